@@ -1,0 +1,1 @@
+"""Train and evaluate video deepfake detectors with JAX and Flax."""

@@ -1,0 +1,25 @@
+"""The faults a user can mend: one sentence each, with the exit code of its kind."""
+
+
+class UserError(Exception):
+    """A fault told in one sentence: what, which file or field, what to do next."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A flag or config field cannot be used."""
+
+    exit_code = 2
+
+
+class CheckpointError(UserError):
+    """A checkpoint, workdir or model file cannot be used."""
+
+    exit_code = 4
+
+
+class NonFiniteError(UserError):
+    """The loss or the gradients stopped being numbers."""
+
+    exit_code = 5

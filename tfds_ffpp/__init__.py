@@ -1,0 +1,1 @@
+"""TFDS builder that packages FaceForensics++ and its neighbours."""

@@ -1,0 +1,7 @@
+"""The fault of the data that a user can mend."""
+
+
+class DataError(Exception):
+    """A fault of the data in one sentence: what, which file, what to do next."""
+
+    exit_code = 3
