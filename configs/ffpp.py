@@ -1,0 +1,135 @@
+"""ResNet-50 + LSTM on FaceForensics++: every field there is, with its meaning.
+
+python -m fakedetect_jax.main --config configs/ffpp.py --workdir runs/ffpp \
+    --config.data.manual_dir=/path/to/FaceForensics++
+Another compression level: --config configs/ffpp.py:c40 (or raw).
+
+The hyperparameters are the original recipe's: clips of 10 out of 30 stored frames at
+224x224, batches of 32 clips, 50 epochs, Adam at 1e-3, binary cross-entropy. Data are
+face crops on the official split; the original's whole frames and its 1500 repeated
+videos per class are dataset.crop="full" and dataset.protocol="seed".
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(compression: str = "c23") -> ConfigDict:
+    """The base config; `compression` is raw, c23 or c40."""
+    config = ConfigDict()
+    config.seed = 0  # parameters, data order, augmentation and dropout follow from it
+
+    # Which dataset: the arguments of tfds_ffpp's FfppConfig. A change is a new dataset.
+    config.dataset = ConfigDict(
+        {
+            "name": compression,  # folder name of the built dataset
+            "layout": "auto",  # how the raw tree is arranged; auto recognises it
+            "compression": compression,  # raw | c23 | c40
+            "num_frames": 30,  # stored frames per video
+            "frame_step": 0,  # source frames between stored ones; 0: spread evenly
+            "image_size": 224,  # pixels, square
+            "crop": "face",  # face (one box per video) | full (whole frame)
+            "margin": 1.3,  # side of the crop in face-box sides
+            "detector": "dlib",  # dlib | yunet | none
+            "protocol": "official",  # official split | seed (1500 per class, repeated)
+            "strict": False,  # leave out the train side of known source overlaps
+        }
+    )
+
+    # A made FF++-shaped tree, written to manual_dir when it is not there yet.
+    config.synthetic = ConfigDict(
+        {
+            "num_identities": 0,  # 0: nothing is made, manual_dir holds real videos
+            "num_frames": 40,  # longest video
+            "frame_size": 224,  # pixels, square
+            "difficulty": 0.3,  # 0 plain traces .. 1 subtle ones
+            "seed": 0,
+        }
+    )
+
+    # How clips are read from the dataset.
+    config.data = ConfigDict(
+        {
+            "data_dir": "~/tensorflow_datasets",  # where built datasets lie
+            "manual_dir": "",  # raw videos; if set, a missing dataset is built from it
+            "clip_frames": 10,  # frames per clip
+            "frame_stride": 1,  # stored frames between two frames of a clip
+            "sampling": "natural",  # natural | class | method | pair (fake + original)
+            "train_clips_per_video": 1,  # clips of each video in one epoch
+            "eval_clips_per_video": 3,  # clips spread over a video, each scored once
+            "num_workers": 0,  # decoding processes; 0: threads of this process
+            "num_threads": 2,  # decoding threads (in each worker, if there are any)
+            "prefetch_batches": 4,  # host batches ready ahead
+            "device_prefetch": 2,  # batches put on the device ahead
+            "cache_mib": 0,  # memory for decoded videos, per process; 0: none
+        }
+    )
+
+    # The arguments of fakedetect_jax.models.FakeDetector.
+    config.model = ConfigDict(
+        {
+            "backbone": "resnet50",  # resnet18|34|50|101|152, or resnet: fields below
+            "stage_sizes": (),  # resnet only: blocks per stage
+            "width": 64,  # resnet only: channels of the first stage
+            "stem": "imagenet",  # resnet only: imagenet | small (3x3) | small2 (3x3 / 2)
+            "block": "basic",  # resnet only: basic | bottleneck
+            "lstm_features": 256,  # hidden units
+            "bidirectional": False,  # LSTM in both directions
+            "pooling": "last",  # over time: last | mean | attention
+            "dropout": 0.0,  # before the logit
+            "frame_only": False,  # no LSTM: mean of per-frame logits (a baseline)
+            "freeze_stages": 0,  # leading backbone stages kept as initialised
+            "remat": False,  # recompute blocks in the backward pass to save memory
+            "dtype": "bfloat16",  # of the computation; parameters stay float32
+        }
+    )
+    config.init_from = ""  # backbone weights: a .safetensors in torchvision/timm names
+
+    # Augmentation on the device: all off here, see docs/augmentation.md.
+    config.augment = ConfigDict({"flip": 0.0})
+
+    config.batch_size = 32  # clips per step over all devices and hosts
+    config.num_epochs = 50  # passes over the training videos
+    config.num_steps = 0  # if > 0: train for so many steps instead of num_epochs
+
+    config.optimizer = ConfigDict(
+        {
+            "learning_rate": 1e-3,  # Adam, peak of the schedule
+            "schedule": "constant",  # constant | cosine (to 0 over the run)
+            "warmup_steps": 0,  # linear from 0
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 0.0,  # decoupled, on kernels only
+            "clip_norm": 0.0,  # global gradient norm; 0: no clipping
+            "backbone_multiplier": 1.0,  # learning rate of the backbone, relative
+            "ema_decay": 0.0,  # of averaged weights used in evaluation; 0: none
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "label_smoothing": 0.0,
+            "frame_weight": 0.0,  # of an auxiliary loss on the per-frame logits
+            "self_blend": 0.0,  # share of real clips turned into self-blended fakes
+        }
+    )
+
+    config.eval = ConfigDict(
+        {
+            "every_epochs": 1,  # validation, then a checkpoint
+            "batch_size": 32,  # clips
+            "final_split": "test",  # evaluated once at the end with the best checkpoint
+            "unscored": "exclude",  # videos without a clip: exclude | as_real | as_fake
+            "dataset": "",  # --mode eval: another built dataset (its folder name)
+        }
+    )
+    config.checkpoint = ConfigDict(
+        {
+            "every_steps": 0,  # extra checkpoints between evaluations; 0: none
+            "keep_latest": 2,
+            "keep_best": 1,  # by video AUC on val
+        }
+    )
+    config.accelerator = "any"  # any | cpu | gpu | tpu: refuse to run on another
+    config.compilation_cache = "~/.cache/fakedetect_jax"  # compiled programs; "": none
+    config.log_every_steps = 10  # progress line; metrics.jsonl holds every step
+    return config.lock()

@@ -1,0 +1,432 @@
+"""Clips from a built dataset: a pure function (seed, step) -> batch, in numpy.
+
+Position p of the endless train order is clip p; global batch s holds positions
+s*B .. s*B+B-1, and process k of n feeds the k-th of n equal runs of its rows. Nothing
+else decides what a batch holds, so neither workers, threads, hosts nor devices change
+it, and a resumed run starts reading at its step.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+import simplejpeg
+from absl import flags
+from tensorflow_datasets.core import decode
+from tensorflow_datasets.proto import tf_example_pb2
+
+from tfds_ffpp.errors import DataError
+
+Batch = dict[str, np.ndarray]
+Video = dict[str, Any]  # a line of videos-<split>.jsonl: an example without its frames
+
+
+class ClipRef(NamedTuple):
+    """Which stored frames of which video make a clip."""
+
+    video: int
+    start: int
+    stride: int
+
+
+def read_videos(dataset_dir: Path, split: str) -> list[Video]:
+    """What is known of each record of a split, in record order, without its frames."""
+    path = Path(dataset_dir) / f"videos-{split}.jsonl"
+    if not path.exists():
+        known = sorted(p.stem[7:] for p in Path(dataset_dir).glob("videos-*.jsonl"))
+        raise DataError(
+            f"{dataset_dir} has no split {split}; "
+            f"it has {', '.join(known) or 'none, so build it again'}"
+        )
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def video_key(video: Video) -> tuple[str, str, str]:
+    """What makes a video one: (dataset, method, video id)."""
+    return video["dataset"], video["method"], video["video_id"]
+
+
+# The train order -----------------------------------------------------------------
+
+
+def _random(seed: int, stream: int, counter: int) -> np.random.Generator:
+    """Counter-based numbers: any position's are had without those before it."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=counter))
+
+
+class _Deck:
+    """An endless order of some videos: each round holds each once, shuffled anew."""
+
+    def __init__(self, videos: Sequence[int], seed: int, stream: int):
+        self.videos = np.asarray(videos, np.int32)
+        self._order = functools.lru_cache(maxsize=4)(
+            lambda number: _random(seed, stream, number).permutation(self.videos)
+        )
+
+    def __getitem__(self, position: int) -> int:
+        number, place = divmod(position, len(self.videos))
+        return int(self._order(number)[place])
+
+
+def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:
+    """The groups that take turns in the order; all equally often."""
+    everything = list(range(len(videos)))
+    real = [i for i in everything if videos[i]["label"] == 0]
+    fake = [i for i in everything if videos[i]["label"] == 1]
+    if sampling == "natural":
+        return [everything]
+    if not real or not fake:
+        raise DataError(
+            f"data.sampling={sampling} needs real and fake videos, but the train split "
+            f"has {len(real)} real and {len(fake)} fake; set data.sampling=natural"
+        )
+    if sampling in ("class", "pair"):
+        return [real, fake]
+    methods = sorted({videos[i]["method"] for i in fake})
+    by_method = [[i for i in fake if videos[i]["method"] == m] for m in methods]
+    # Half of the clips are real; the fake half is shared equally by the methods.
+    return [group for fakes in by_method for group in (real, fakes)]
+
+
+def _originals(videos: Sequence[Video]) -> dict[int, int]:
+    """For each fake the record of the real video that it manipulates."""
+    real = {v["target"]: i for i, v in enumerate(videos) if v["label"] == 0}
+    pairs = {}
+    for i, video in enumerate(videos):
+        if video["label"] == 1:
+            if video["target"] not in real:
+                raise DataError(
+                    f"data.sampling=pair: the original {video['target']} of "
+                    f"{video['method']}/{video['video_id']} is not in the train split; "
+                    "set data.sampling=method"
+                )
+            pairs[i] = real[video["target"]]
+    return pairs
+
+
+class TrainOrder:
+    """Position -> clip, for ever; a pure function of the videos and the seed."""
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        *,
+        seed: int,
+        clip_frames: int,
+        frame_stride: int,
+        sampling: str = "natural",
+    ):
+        """Raises DataError when the sampling needs videos that are not there."""
+        self._videos = videos
+        self._seed = seed
+        self._clip_frames = clip_frames
+        self._stride = frame_stride
+        groups = _strata(videos, sampling)
+        self._decks = [_Deck(g, seed, 1 + s) for s, g in enumerate(groups)]
+        self._originals = _originals(videos) if sampling == "pair" else None
+
+    def __getitem__(self, position: int) -> ClipRef:
+        turn, stratum = divmod(position, len(self._decks))
+        if self._originals is not None:
+            # A fake and its own original stand side by side, at the same frames.
+            video = fake = self._decks[1][turn]
+            if stratum == 0:
+                video = self._originals[fake]
+            rng = _random(self._seed, 0, turn)
+            shortest = min(
+                self._videos[fake]["num_valid"],
+                self._videos[self._originals[fake]]["num_valid"],
+            )
+        else:
+            video = self._decks[stratum][turn]
+            rng = _random(self._seed, 0, position)
+            shortest = self._videos[video]["num_valid"]
+        last = max(shortest - clip_span(self._clip_frames, self._stride), 0)
+        return ClipRef(video, int(rng.integers(last + 1)), self._stride)
+
+
+def clip_span(clip_frames: int, frame_stride: int) -> int:
+    """How many stored frames a clip reaches over."""
+    return (clip_frames - 1) * frame_stride + 1
+
+
+def covering_clips(
+    videos: Sequence[Video], *, clip_frames: int, frame_stride: int, per_video: int
+) -> list[ClipRef]:
+    """Fixed clips for evaluation: up to `per_video` distinct ones, spread evenly.
+
+    A video without a usable frame has none.
+    """
+    clips = []
+    for number, video in enumerate(videos):
+        if video["num_valid"] < 1:
+            continue
+        last = max(video["num_valid"] - clip_span(clip_frames, frame_stride), 0)
+        starts = np.unique(np.linspace(0, last, per_video).round().astype(int))
+        if per_video == 1:
+            starts = [last // 2]
+        clips += [ClipRef(number, int(start), frame_stride) for start in starts]
+    return clips
+
+
+# Reading -------------------------------------------------------------------------
+
+
+class FrameReader:
+    """Decodes the frames of a clip straight out of its record.
+
+    Only the frames asked for are decoded. Opens its files on first use, in whichever
+    process that is; safe to use from several threads.
+    """
+
+    def __init__(self, builder, split: str, *, image_size: int, cache_mib: int = 0):
+        self._builder_source = builder.as_data_source(
+            split, deserialize_method=decode.DeserializeMethod.RAW_BYTES
+        )
+        self._split = split
+        self._image_size = image_size
+        self._cache_bytes = cache_mib << 20
+        self._cache: dict[int, np.ndarray] = {}
+
+    def read(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> int:
+        """Fills out uint8[T,H,W,3]; returns how many of its frames are valid.
+
+        After them the last valid frame is repeated. Raises DataError for a record or
+        an image that cannot be read.
+        """
+        wanted = clip.start + clip.stride * np.arange(len(out))
+        length = max(int(np.sum(wanted < num_valid)), 1)
+        wanted = np.minimum(wanted, wanted[length - 1])
+        cached = self._cache.get(clip.video)
+        if cached is None and self._cache_bytes:
+            cached = self._remember(clip.video)
+        if cached is not None:
+            np.take(cached, wanted, axis=0, out=out)
+            return length
+        images = self._images(clip.video)
+        for row, frame in enumerate(wanted[:length]):
+            self._decode(images[frame], clip.video, out[row])
+        out[length:] = out[length - 1]
+        return length
+
+    def _images(self, video: int) -> Sequence[bytes]:
+        try:
+            record = self._builder_source[video]
+            example = tf_example_pb2.Example.FromString(record)
+        except Exception as error:  # array_record and protobuf share no base class
+            raise DataError(
+                f"record {video} of split {self._split} cannot be read "
+                f"({str(error).splitlines()[0]}); build the dataset again"
+            ) from error
+        return example.features.feature["frames"].bytes_list.value
+
+    def _decode(self, image: bytes, video: int, out: np.ndarray) -> None:
+        try:
+            frame = simplejpeg.decode_jpeg(image, "RGB", buffer=out)
+        except ValueError as error:
+            raise DataError(
+                f"a frame of record {video} of split {self._split} is damaged "
+                f"({error}); build the dataset again"
+            ) from error
+        if frame.shape != out.shape:
+            raise DataError(
+                f"record {video} of split {self._split} holds frames of "
+                f"{frame.shape[0]}x{frame.shape[1]} pixels, not {self._image_size}; "
+                "build the dataset again"
+            )
+
+    def _remember(self, video: int) -> np.ndarray | None:
+        side = self._image_size
+        images = self._images(video)
+        size = len(images) * side * side * 3
+        if (len(self._cache) + 1) * size > self._cache_bytes:
+            return None
+        frames = np.empty((len(images), side, side, 3), np.uint8)
+        for image, out in zip(images, frames, strict=True):
+            self._decode(image, video, out)
+        self._cache[video] = frames
+        return frames
+
+    def __getstate__(self):
+        # Workers fill caches of their own.
+        return {**self.__dict__, "_cache": {}}
+
+
+def empty_batch(rows: int, clip_frames: int, image_size: int) -> Batch:
+    """A batch of padding: no clip in it is valid."""
+    side = image_size
+    return {
+        "frames": np.zeros((rows, clip_frames, side, side, 3), np.uint8),
+        "length": np.ones(rows, np.int32),
+        "label": np.zeros(rows, np.float32),
+        "index": np.zeros(rows, np.int32),
+        "valid": np.zeros(rows, bool),
+    }
+
+
+class _Batches:
+    """Random access to this process's rows of each global batch; Grain's source."""
+
+    def __init__(self, order, reader, videos, *, shape, rows: slice, num_batches: int):
+        self._order = order  # position -> ClipRef
+        self._reader = reader
+        self._facts = [(v["num_valid"], v["label"]) for v in videos]
+        self._batch_size, self._clip_frames, self._image_size = shape
+        self._rows = rows
+        self._num_batches = num_batches
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __getitem__(self, number: int) -> Batch:
+        first = int(number) * self._batch_size + self._rows.start
+        count = self._rows.stop - self._rows.start
+        batch = empty_batch(count, self._clip_frames, self._image_size)
+        for row in range(count):
+            position = first + row
+            clip = self._order[position]
+            if clip is None:
+                continue
+            num_valid, label = self._facts[clip.video]
+            batch["length"][row] = self._reader.read(
+                clip, num_valid, batch["frames"][row]
+            )
+            batch["label"][row] = label
+            batch["index"][row] = position % 2**31
+            batch["valid"][row] = True
+        return batch
+
+
+class _Padded:
+    """A finite list of clips, None past its end."""
+
+    def __init__(self, clips: Sequence[ClipRef]):
+        self._clips = clips
+
+    def __getitem__(self, position: int) -> ClipRef | None:
+        return self._clips[position] if position < len(self._clips) else None
+
+
+def _open_feed(batches: _Batches, settings, start: int = 0) -> Iterator[Batch]:
+    if not flags.FLAGS.is_parsed():
+        # Grain reads flags of its own; as a library there is no command line.
+        flags.FLAGS.mark_as_parsed()
+    dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(
+        grain.ReadOptions(
+            num_threads=settings.num_threads,
+            prefetch_buffer_size=settings.prefetch_batches,
+        )
+    )
+    if settings.num_workers:
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=settings.num_workers,
+                per_worker_buffer_size=settings.prefetch_batches,
+            )
+        )
+    return iter(dataset)
+
+
+def train_feed(
+    order: TrainOrder,
+    reader: FrameReader,
+    videos: Sequence[Video],
+    settings,
+    *,
+    shape: tuple[int, int, int],
+    rows: slice,
+    start_step: int,
+    num_steps: int,
+) -> Iterator[Batch]:
+    """The batches of steps start_step .. num_steps-1, this process's rows of each.
+
+    Args:
+      order: position -> clip.
+      reader: decodes clips.
+      videos: the records of the split.
+      settings: the config's data group: num_workers, num_threads, prefetch_batches.
+      shape: (global batch size, frames per clip, image size).
+      rows: this process's rows of the global batch.
+      start_step: the number of completed steps.
+      num_steps: the number of steps of the whole run.
+    """
+    batches = _Batches(
+        order, reader, videos, shape=shape, rows=rows, num_batches=num_steps
+    )
+    return _open_feed(batches, settings, start_step)
+
+
+def eval_feed(
+    clips: Sequence[ClipRef],
+    reader: FrameReader,
+    videos: Sequence[Video],
+    settings,
+    *,
+    shape: tuple[int, int, int],
+    rows: slice,
+) -> Iterator[Batch]:
+    """Each clip exactly once in order; the last batch padded with valid=False.
+
+    Every process gets the same number of batches. Threads only: a pass over an
+    evaluation split is too short to be worth starting workers.
+    """
+    num_batches = -(-len(clips) // shape[0])
+    batches = _Batches(
+        _Padded(clips), reader, videos, shape=shape, rows=rows, num_batches=num_batches
+    )
+    in_process = type(settings)(settings)
+    with in_process.unlocked():
+        in_process.num_workers = 0
+    return _open_feed(batches, in_process)
+
+
+# Getting there -------------------------------------------------------------------
+
+
+def dataset_config(config):
+    """The FfppConfig of a config's dataset group."""
+    from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
+
+    return FfppConfig(**config.dataset.to_dict())
+
+
+def prepare(config, terminal) -> None:
+    """Makes the videos that the config asks for and builds the dataset from them.
+
+    Does nothing for what is there already, nor where data.manual_dir is not set.
+    """
+    if not config.data.manual_dir:
+        return
+    from tfds_ffpp import build, synthetic
+
+    manual_dir = Path(config.data.manual_dir).expanduser()
+    if config.synthetic.num_identities:
+        with terminal.phase("make videos"):
+            synthetic.write_tree(
+                manual_dir,
+                compressions=(config.dataset.compression,),
+                **config.synthetic.to_dict(),
+            )
+    with terminal.phase("build"):
+        build.build(
+            dataset_config(config),
+            data_dir=Path(config.data.data_dir).expanduser(),
+            manual_dir=manual_dir,
+        )
+
+
+def open_dataset(config, name: str = ""):
+    """The builder of the config's dataset, or of another one by its folder name.
+
+    Raises DataError with the command that builds it when it is not there.
+    """
+    from tfds_ffpp import build
+
+    data_dir = Path(config.data.data_dir).expanduser()
+    if name and name != config.dataset.name:
+        return build.open_named(name, data_dir=data_dir)
+    return build.open_dataset(dataset_config(config), data_dir=data_dir)

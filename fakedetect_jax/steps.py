@@ -1,0 +1,265 @@
+"""TrainState, train_step, eval_step, loss and optimiser: pure functions under jit."""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from fakedetect_jax import augment, selfblend
+from fakedetect_jax.models import FakeDetector
+
+# ImageNet statistics of RGB in [0, 1], as torchvision's and timm's weights expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+Batch = dict[str, jax.Array]
+
+
+class Totals(flax.struct.PyTreeNode):
+    """Sums over the clips of the running epoch; part of the state, so that an
+    interrupted epoch reports the same numbers after a resume."""
+
+    loss: jax.Array
+    correct: jax.Array
+    clips: jax.Array
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that a run is, except its config. `step` counts completed updates."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any  # None without averaging
+    totals: Totals
+
+    def eval_params(self) -> Any:
+        """The parameters that evaluation uses: the averaged ones where kept."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+class Recipe(NamedTuple):
+    """What a step needs besides state and batch; hashable parts of the config."""
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    seed: int
+    augment: dict[str, Any]
+    label_smoothing: float = 0.0
+    frame_weight: float = 0.0
+    self_blend: float = 0.0
+    ema_decay: float = 0.0
+
+
+def make_model(config) -> FakeDetector:
+    """The detector of a config."""
+    return FakeDetector(**config.model.to_dict())
+
+
+def make_recipe(config, *, num_steps: int) -> Recipe:
+    """The recipe of a config for a run of num_steps."""
+    return Recipe(
+        model=make_model(config),
+        optimizer=make_optimizer(config.optimizer, num_steps=num_steps),
+        seed=config.seed,
+        augment=config.augment.to_dict(),
+        label_smoothing=config.loss.label_smoothing,
+        frame_weight=config.loss.frame_weight,
+        self_blend=config.loss.self_blend,
+        ema_decay=config.optimizer.ema_decay,
+    )
+
+
+def zero_totals() -> Totals:
+    """Totals of an epoch that has not begun."""
+    return Totals(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+
+
+def create_train_state(recipe: Recipe, clip_shape: tuple[int, ...]) -> TrainState:
+    """A fresh state; clip_shape is (T, H, W, 3). Jit it to have it born sharded."""
+    params_key = jax.random.fold_in(jax.random.key(recipe.seed), 0)
+    frames = jnp.zeros((1, *clip_shape), jnp.float32)
+    length = jnp.ones((1,), jnp.int32)
+    variables = recipe.model.init(params_key, frames, length, train=False)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=recipe.optimizer.init(params),
+        # A copy: two leaves of a donated state must not share a buffer.
+        ema_params=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
+        totals=zero_totals(),
+    )
+
+
+def learning_rate(
+    *, peak: float, schedule: str, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
+    """Steps -> learning rate: linear warm-up, then constant or cosine to zero."""
+    if schedule == "cosine":
+        decay_steps = max(num_steps - warmup_steps, 1)
+        main = optax.cosine_decay_schedule(peak, decay_steps)
+    else:
+        main = optax.constant_schedule(peak)
+    if not warmup_steps:
+        return main
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([warmup, main], [warmup_steps])
+
+
+def make_optimizer(settings, *, num_steps: int) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019)."""
+    rate = learning_rate(
+        peak=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        num_steps=num_steps,
+    )
+    parts = []
+    if settings.clip_norm:
+        parts.append(optax.clip_by_global_norm(settings.clip_norm))
+    parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps))
+    if settings.weight_decay:
+        parts.append(optax.add_decayed_weights(settings.weight_decay, _is_kernel))
+    if settings.backbone_multiplier != 1.0:
+        slower = functools.partial(_scale_backbone, settings.backbone_multiplier)
+        parts.append(optax.stateless(slower))
+    parts.append(optax.scale_by_learning_rate(rate))
+    return optax.chain(*parts)
+
+
+def _is_kernel(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
+    )
+
+
+def _scale_backbone(factor: float, updates, params):
+    del params
+    scaled = jax.tree.map(lambda update: factor * update, updates["backbone"])
+    return {**updates, "backbone": scaled}
+
+
+def normalise(frames: jax.Array) -> jax.Array:
+    """frames in [0, 1], last axis RGB -> zero mean and unit variance on ImageNet."""
+    return (frames - jnp.array(MEAN)) / jnp.array(STD)
+
+
+def clip_losses(
+    logits: jax.Array, label: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+    """Binary cross-entropy of each clip, in nats. logits and label float32[B]."""
+    target = label * (1.0 - smoothing) + 0.5 * smoothing
+    return optax.sigmoid_binary_cross_entropy(logits, target)
+
+
+def weighted_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
+    """The mean of values[B] over valid clips; 0 when there are none."""
+    return jnp.sum(values * valid) / jnp.maximum(jnp.sum(valid), 1)
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update of all parameters on a global batch.
+
+    A batch whose loss or gradients are not finite changes nothing: the returned state
+    is the given one, and metrics["finite"] says so.
+
+    Returns:
+      The next state and scalars: loss, accuracy, gradient_norm, finite.
+    """
+    # fold_in(seed, 1): apart from the parameters' key, which is fold_in(seed, 0).
+    run_key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
+    key = jax.random.fold_in(run_key, state.step)
+    augment_key, blend_key, dropout_key = jax.random.split(key, 3)
+    frames = batch["frames"].astype(jnp.float32) / 255.0
+    label, valid, index = batch["label"], batch["valid"], batch["index"]
+    if recipe.self_blend:
+        frames, label = selfblend.self_blend(
+            frames,
+            label,
+            key=blend_key,
+            index_B=index,
+            probability=recipe.self_blend,
+        )
+    frames = augment.augment_clips(
+        frames, key=augment_key, index_B=index, config=recipe.augment
+    )
+    frames = normalise(frames)
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        arguments: dict[str, Any] = {
+            "train": True,
+            "mutable": ["batch_stats"],
+            "rngs": {"dropout": dropout_key},
+        }
+        if recipe.frame_weight:
+            arguments["method"] = "frame_logits"
+        output, updated = recipe.model.apply(
+            variables, frames, batch["length"], **arguments
+        )
+        frame_logits = output if recipe.frame_weight else None
+        if frame_logits is None:
+            logits = output
+        else:  # the running logit after the last frame is the clip's
+            ends = jnp.maximum(batch["length"], 1)[:, None] - 1
+            logits = jnp.take_along_axis(frame_logits, ends, axis=1)[:, 0]
+        loss = weighted_mean(clip_losses(logits, label, recipe.label_smoothing), valid)
+        objective = loss
+        if frame_logits is not None:
+            per_frame = clip_losses(
+                frame_logits, label[:, None], recipe.label_smoothing
+            )
+            in_clip = jnp.arange(per_frame.shape[1]) < batch["length"][:, None]
+            frame_loss = weighted_mean(per_frame, in_clip & valid[:, None])
+            objective = loss + recipe.frame_weight * frame_loss
+        return objective, (loss, logits, updated["batch_stats"])
+
+    grads, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    gradient_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+        ema_params = optax.incremental_update(
+            params, ema_params, step_size=1.0 - recipe.ema_decay
+        )
+    correct = ((logits > 0) == (label > 0.5)) & valid
+    clips = jnp.sum(valid).astype(jnp.float32)
+    proposed = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=ema_params,
+        totals=Totals(
+            loss=state.totals.loss + loss * clips,
+            correct=state.totals.correct + jnp.sum(correct),
+            clips=state.totals.clips + clips,
+        ),
+    )
+    # A select per leaf costs nothing beside the update that it fuses with, and the
+    # host can learn of the fault a step later without having lost the good state.
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
+    metrics = {
+        "loss": loss,
+        "accuracy": weighted_mean(correct.astype(jnp.float32), valid),
+        "gradient_norm": gradient_norm,
+        "finite": finite,
+    }
+    return kept, metrics
+
+
+def eval_step(model: nn.Module, variables: dict[str, Any], batch: Batch) -> jax.Array:
+    """The logits float32[B] of the clips of a batch; its state is left alone."""
+    frames = normalise(batch["frames"].astype(jnp.float32) / 255.0)
+    return model.apply(variables, frames, batch["length"], train=False)  # pyright: ignore[reportReturnType]

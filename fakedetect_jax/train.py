@@ -1,0 +1,418 @@
+"""The loop: next batch, step, and at each epoch's end evaluate, save."""
+
+import dataclasses
+import functools
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fakedetect_jax import (
+    data,
+    evaluate,
+    metrics,
+    parallel,
+    pretrained,
+    report,
+    steps,
+    workdir,
+)
+from fakedetect_jax.checkpoint import Checkpoints
+from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
+from fakedetect_jax.interrupt import Interrupted
+from fakedetect_jax.workdir import Run
+from fakedetect_jax.writer import MetricsFile
+
+# A changed field of these makes another model or other clips: no resume.
+FIXED_GROUPS = ("model.", "dataset.", "data.clip_frames", "data.frame_stride")
+
+
+class Plan(NamedTuple):
+    """How long the run is."""
+
+    num_steps: int
+    steps_per_epoch: int
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs begun."""
+        return -(-self.num_steps // self.steps_per_epoch)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether `step` completed updates end an epoch or the run."""
+        return step % self.steps_per_epoch == 0 or step == self.num_steps
+
+
+def make_plan(config, num_videos: int) -> Plan:
+    """Epochs in steps. Raises ConfigError when a batch is more than an epoch."""
+    clips = num_videos * config.data.train_clips_per_video
+    per_epoch = clips // config.batch_size
+    if per_epoch == 0:
+        raise ConfigError(
+            f"batch_size {config.batch_size} is more than the {clips} clips of an "
+            "epoch; lower it or raise data.train_clips_per_video"
+        )
+    num_steps = config.num_steps or config.num_epochs * per_epoch
+    return Plan(num_steps, per_epoch)
+
+
+def compile_train_step(recipe: steps.Recipe, mesh) -> Callable:
+    """train_step over the mesh: batch sharded, state replicated and donated."""
+    everywhere = parallel.replicated(mesh)
+    return jax.jit(
+        functools.partial(steps.train_step, recipe),
+        in_shardings=(everywhere, parallel.batch_sharded(mesh)),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+
+
+def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainState:
+    """The state before the first step, born on every device."""
+    create = functools.partial(steps.create_train_state, recipe, clip_shape)
+    state = jax.jit(create, out_shardings=parallel.replicated(mesh))()
+    if not config.init_from:
+        return state
+    backbone, statistics = pretrained.load_backbone(
+        Path(config.init_from).expanduser(),
+        params=state.params["backbone"],
+        batch_stats=state.batch_stats["backbone"],
+    )
+    loaded = state.replace(
+        params={**state.params, "backbone": backbone},
+        batch_stats={**state.batch_stats, "backbone": statistics},
+    )
+    if state.ema_params is not None:
+        loaded = loaded.replace(ema_params=jax.tree.map(np.array, loaded.params))
+    return parallel.put_replicated(loaded, mesh)
+
+
+def check_resume(run: Run, facts: dict[str, Any], step: int) -> None:
+    """Tells which fields changed since a checkpoint was written.
+
+    Raises CheckpointError when one of them makes another model.
+    """
+    changed = workdir.differences(facts["config"], run.config.to_dict())
+    shown = {k: f"{k} was {old} and is {new}" for k, (old, new) in changed.items()}
+    fatal = [text for k, text in shown.items() if k.startswith(FIXED_GROUPS)]
+    if fatal:
+        raise CheckpointError(
+            f"checkpoint {step} in {run.workdir} was written with another config: "
+            f"{'; '.join(fatal)}; use that config or another --workdir"
+        )
+    if shown:
+        run.terminal.warn(f"resumed with changed fields: {'; '.join(shown.values())}")
+    now = workdir.versions()
+    for name, old in facts["versions"].items():
+        if now.get(name) != old:
+            run.terminal.warn(
+                f"{name} was {old} and is {now.get(name)}: losses may differ slightly"
+            )
+
+
+@dataclasses.dataclass
+class _Loop:
+    """A training under way: what its parts need, and what is still to be recorded."""
+
+    run: Run
+    plan: Plan
+    train_split: evaluate.Split
+    val_split: evaluate.Split
+    order: data.TrainOrder
+    checkpoints: Checkpoints
+    facts: dict[str, Any]
+    metrics_file: MetricsFile | None  # on process 0 only
+    eval_step: Callable
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    note: str = ""
+    recorded_at: float = 0.0
+    wait_seconds: float = 0.0
+    epoch_start: float = 0.0
+
+    def start_clock(self) -> None:
+        """Begins to measure an epoch."""
+        self.recorded_at = self.epoch_start = time.perf_counter()
+        self.wait_seconds = 0.0
+
+    def name_videos(self, step: int) -> str:
+        """The videos in the batch of a step, for a message."""
+        size = self.run.config.batch_size
+        clips = [self.order[p] for p in range((step - 1) * size, step * size)]
+        videos = [self.train_split.videos[clip.video] for clip in clips]
+        names = [f"{v['method']}/{v['video_id']}" for v in videos]
+        return ", ".join(dict.fromkeys(names))
+
+    def record(self) -> None:
+        """Fetches the metrics that are still on the device and writes them.
+
+        Raises NonFiniteError naming the step and its videos.
+        """
+        if self.pending is None:
+            return
+        step, device_metrics = self.pending
+        self.pending = None
+        values = {k: v.item() for k, v in parallel.fetch(device_metrics).items()}
+        if not values.pop("finite"):
+            raise NonFiniteError(
+                f"step {step}: the loss is {values['loss']} and the gradient norm "
+                f"{values['gradient_norm']}; the last good checkpoint is kept; its "
+                f"batch held {self.name_videos(step)}; lower optimizer.learning_rate, "
+                "set optimizer.clip_norm, or look at these videos"
+            )
+        now = time.perf_counter()
+        rate = self.run.config.batch_size / max(now - self.recorded_at, 1e-9)
+        self.recorded_at = now
+        self.note = f"loss {values['loss']:.4f}  {rate:.1f} clips/s"
+        if self.metrics_file is not None:
+            values["clips_per_second"] = round(rate, 2)
+            self.metrics_file.write(step, "train", values)
+
+    def save(self, step: int, state, measured=None, calibration=None) -> None:
+        """Starts a checkpoint; the metrics up to it are on disk before."""
+        self.record()
+        if self.metrics_file is not None:
+            self.metrics_file.flush()
+        facts = {**self.facts, **(calibration or {})}
+        self.checkpoints.save(step, state, facts, measured)
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Trains to the end of the plan, resuming from the workdir's newest checkpoint.
+
+    Returns:
+      The report of config.eval.final_split, scored with the best checkpoint; empty
+      without a final split.
+    """
+    config = run.config
+    checkpoints = Checkpoints(
+        run.workdir / "checkpoints",
+        keep_latest=config.checkpoint.keep_latest,
+        keep_best=config.checkpoint.keep_best,
+    )
+    try:
+        _train_to_end(run, checkpoints)
+    finally:
+        checkpoints.close()
+    if not config.eval.final_split:
+        return {}
+    with run.terminal.phase("evaluate"):
+        return evaluate.evaluate(run, config.eval.final_split)
+
+
+def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
+    config, mesh, terminal = run.config, run.mesh, run.terminal
+    for sentence in checkpoints.set_aside_damaged():
+        terminal.warn(sentence)
+    builder = data.open_dataset(config)
+    train_split = evaluate.open_split(builder, "train", config)
+    val_split = evaluate.open_split(builder, "val", config)
+    plan = make_plan(config, len(train_split.videos))
+    start = checkpoints.latest() or 0
+    if start >= plan.num_steps and _is_closed(config, checkpoints, start):
+        terminal.say(f"training is complete: {start} of {plan.num_steps} steps")
+        return
+    recipe = steps.make_recipe(config, num_steps=plan.num_steps)
+    state = _load_or_create(run, recipe, checkpoints, start)
+    _summarise(run, plan, state, (train_split, val_split), start)
+    first = jax.process_index() == 0
+    metrics_file = MetricsFile(run.workdir, resumed_step=start) if first else None
+    loop = _Loop(
+        run=run,
+        plan=plan,
+        train_split=train_split,
+        val_split=val_split,
+        order=data.TrainOrder(
+            train_split.videos,
+            seed=config.seed,
+            clip_frames=config.data.clip_frames,
+            frame_stride=config.data.frame_stride,
+            sampling=config.data.sampling,
+        ),
+        checkpoints=checkpoints,
+        facts={
+            "config": config.to_dict(),
+            "versions": workdir.versions(),
+            "devices": evaluate.describe_devices(mesh),
+        },
+        metrics_file=metrics_file,
+        eval_step=evaluate.compile_eval_step(recipe.model, mesh),
+    )
+    try:
+        _run_steps(loop, recipe, state, start)
+    finally:
+        if metrics_file is not None:
+            metrics_file.close()
+
+
+def _is_closed(config, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether the epoch that a step ends was evaluated."""
+    return not config.eval.every_epochs or bool(checkpoints.metrics(step))
+
+
+def _load_or_create(run: Run, recipe, checkpoints: Checkpoints, start: int):
+    clip_shape = evaluate.clip_shape(run.config)
+    if not start:
+        with run.terminal.phase("initialise"):
+            return first_state(recipe, clip_shape, run.config, run.mesh)
+    check_resume(run, checkpoints.facts(start), start)
+    create = functools.partial(steps.create_train_state, recipe, clip_shape)
+    restored = checkpoints.restore(start, jax.eval_shape(create))
+    return parallel.put_replicated(restored, run.mesh)
+
+
+def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
+    config, say = run.config, run.terminal.say
+    counts = []
+    for split in splits:
+        fakes = sum(v["label"] for v in split.videos)
+        counts.append(f"{split.name} {len(split.videos) - fakes} real + {fakes} fake")
+    devices = run.mesh.devices.size
+    parameters = evaluate.count_parameters(state.params)
+    say(f"devices   {evaluate.describe_devices(run.mesh)}; mesh data={devices}")
+    say(f"model     {parameters:,} parameters, {config.model.dtype}")
+    say(f"dataset   {config.dataset.name}: {'; '.join(counts)} videos")
+    say(
+        f"batch     {config.batch_size} clips of {config.data.clip_frames} frames at "
+        f"{config.dataset.image_size} px, {config.batch_size // devices} per device"
+    )
+    say(f"steps     {plan.num_steps}, {plan.steps_per_epoch} per epoch; from {start}")
+
+
+def _run_steps(loop: _Loop, recipe: steps.Recipe, state, start: int) -> None:
+    run, plan, config = loop.run, loop.plan, loop.run.config
+    if start and plan.ends_epoch(start) and parallel.fetch(state.totals.clips):
+        # The run was stopped between the last step of an epoch and its evaluation.
+        state = _end_epoch(loop, start, state)
+    feed = data.train_feed(
+        loop.order,
+        loop.train_split.reader,
+        loop.train_split.videos,
+        config.data,
+        shape=evaluate.batch_shape(config, config.batch_size),
+        rows=parallel.local_rows(config.batch_size),
+        start_step=start,
+        num_steps=plan.num_steps,
+    )
+    batches = parallel.put_ahead(feed, run.mesh, config.data.device_prefetch)
+    try:
+        with run.terminal.phase("compile"):
+            train_step = _compile(recipe, state, run)
+        run.stop.check()
+        with run.terminal.progress("train", plan.num_steps, start) as bar:
+            loop.start_clock()
+            for step in range(start + 1, plan.num_steps + 1):
+                waiting = time.perf_counter()
+                _, batch = next(batches)
+                loop.wait_seconds += time.perf_counter() - waiting
+                state, device_metrics = train_step(state, batch)
+                loop.record()  # the step before, while this one runs
+                loop.pending = (step, device_metrics)
+                loop.checkpoints.poll()
+                bar.update(step, loop.note)
+                if step % config.log_every_steps == 0:
+                    bar.line(step, loop.note)
+                if _stop_agreed(run):
+                    _save_and_stop(loop, step, state)
+                if plan.ends_epoch(step):
+                    state = _end_epoch(loop, step, state)
+                    loop.start_clock()
+                elif _is_extra_save(config, step):
+                    loop.save(step, state)
+    finally:
+        feed.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _is_extra_save(config, step: int) -> bool:
+    every = config.checkpoint.every_steps
+    return bool(every) and step % every == 0
+
+
+def _compile(recipe: steps.Recipe, state, run: Run):
+    """The compiled step: ahead of the first batch, and never again."""
+    config = run.config
+    empty = data.empty_batch(*evaluate.batch_shape(config, config.batch_size))
+    sharding = parallel.batch_sharded(run.mesh)
+    abstract = {
+        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=sharding)
+        for name, rows in empty.items()
+    }
+    return compile_train_step(recipe, run.mesh).lower(state, abstract).compile()
+
+
+def _stop_agreed(run: Run) -> bool:
+    """Whether any process was asked to stop; all processes get the same answer."""
+    mine = run.stop.signal is not None
+    return parallel.any_process(mine) if jax.process_count() > 1 else mine
+
+
+def _save_and_stop(loop: _Loop, step: int, state) -> None:
+    """Saves the state and ends the run, telling how to go on."""
+    loop.save(step, state)
+    loop.checkpoints.finish()
+    loop.run.terminal.say(f"saved step {step}; go on with: {loop.run.command}")
+    raise Interrupted(loop.run.stop.signal or signal.SIGTERM)
+
+
+def _end_epoch(loop: _Loop, step: int, state):
+    """Prints and evaluates an epoch, then saves the state that it ended with.
+
+    Returns the state with which the next epoch begins.
+    """
+    run, plan, every = loop.run, loop.plan, loop.run.config.eval.every_epochs
+    loop.record()
+    seconds = time.perf_counter() - loop.epoch_start
+    run.terminal.add_phase("train", seconds if loop.epoch_start else 0.0)
+    totals = parallel.fetch(state.totals)
+    epoch = -(-step // plan.steps_per_epoch)
+    measured, calibration = {}, {}
+    if every and (epoch % every == 0 or step == plan.num_steps):
+        rows = _validate(loop, step, state)
+        measured, calibration = metrics.summarise_validation(rows)
+        lines = report.seed_epoch_lines(
+            epoch=epoch,
+            num_epochs=plan.num_epochs,
+            loss=float(totals.loss / totals.clips),
+            accuracy=float(totals.correct / totals.clips),
+            validation_loss=measured["loss"],
+            validation_accuracy=measured["accuracy"],
+        )
+        run.terminal.say(lines)
+        share = loop.wait_seconds / max(seconds, 1e-9)
+        run.terminal.say(
+            f"  validation video AUC {measured['video_auc']:.4f}, "
+            f"{loop.note.split('  ')[-1]}, {share:.1%} of the time waiting for input"
+        )
+        if loop.metrics_file is not None:
+            wait = {"input_wait": round(share, 4)}
+            loop.metrics_file.write(step, "val", {**measured, **wait})
+    state = state.replace(totals=_zero_totals(run.mesh))
+    loop.save(step, state, measured, calibration)
+    return state
+
+
+def _validate(loop: _Loop, step: int, state) -> list[evaluate.Row]:
+    """Scores val; when asked to stop meanwhile, saves the state as it is before."""
+    run = loop.run
+
+    def between(done: int, total: int) -> None:
+        if _stop_agreed(run):
+            _save_and_stop(loop, step, state)
+
+    variables = {"params": state.eval_params(), "batch_stats": state.batch_stats}
+    with run.terminal.phase("validate"):
+        return evaluate.score_clips(
+            loop.eval_step,
+            variables,
+            loop.val_split,
+            run.config,
+            mesh=run.mesh,
+            between_batches=between,
+        )
+
+
+def _zero_totals(mesh) -> steps.Totals:
+    return parallel.put_replicated(steps.zero_totals(), mesh)

@@ -1,0 +1,140 @@
+"""The folder that is a run: its lock, its config, a check that it can be written."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.interrupt import StopRequest
+from fakedetect_jax.writer import Terminal
+
+PACKAGES = (
+    "fakedetect-jax",
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "grain",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
+    """Raises CheckpointError unless files can be made and `need_bytes` would fit."""
+    probe = workdir / f".probe-{os.getpid()}"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(
+            f"workdir {workdir} cannot be written ({error.strerror}); "
+            "choose another --workdir"
+        ) from error
+    free = shutil.disk_usage(workdir).free
+    if free < need_bytes:
+        raise CheckpointError(
+            f"workdir {workdir} needs {need_bytes / 1e6:,.0f} MB for checkpoints but "
+            f"has {free / 1e6:,.0f} MB free; free some space or choose another"
+        )
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for this process; the kernel frees it however we end.
+
+    Raises CheckpointError naming the holder when another run has it.
+    """
+    with open(workdir / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise CheckpointError(
+                f"workdir {workdir} is in use by {holder}; "
+                "wait for that run or choose another --workdir"
+            ) from error
+        file.seek(0)
+        file.truncate()
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
+        file.flush()
+        yield
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"width": 64}} -> {"model.width": 64}."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple]:
+    """The fields of two configs that differ: field -> (old value, new value)."""
+    before, after = flatten(old), flatten(new)
+    return {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name)
+    }
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """The config.json of a workdir: {"config", "versions", "devices", "name"}."""
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        there = sorted(p.name for p in workdir.iterdir()) if workdir.is_dir() else []
+        raise CheckpointError(
+            f"{workdir} is not the workdir of a run: it has no config.json "
+            f"({'it holds ' + ', '.join(there[:5]) if there else 'nothing is there'}); "
+            "train first, or give the right --workdir"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); restore it") from error
+
+
+class Run(NamedTuple):
+    """What every part of a run needs to know of it."""
+
+    config: ConfigDict
+    workdir: Path
+    mesh: Any  # jax.sharding.Mesh; this file works without jax
+    terminal: Terminal
+    stop: StopRequest
+    command: str
+
+
+def write_record(run: Run, devices: str) -> None:
+    """Writes the workdir's config.json."""
+    record = {
+        "config": run.config.to_dict(),
+        "versions": versions(),
+        "devices": devices,
+        "command": run.command,
+    }
+    temporary = run.workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, run.workdir / "config.json")
