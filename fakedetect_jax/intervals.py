@@ -1,0 +1,339 @@
+"""How far a number can be trusted: intervals over identities, paired comparisons.
+
+The videos of one target person share face, room and camera, so they are not
+independent: whole targets are drawn with replacement, not videos (cluster bootstrap;
+Field & Welsh, J. R. Statist. Soc. B 69, 2007).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+from fakedetect_jax.metrics import Items
+
+REPLICATES = 1000
+LEVEL = 0.95
+CHUNK_ELEMENTS = 1 << 21  # of one matrix of weights: 16 MB
+
+
+def clusters(items: Items) -> np.ndarray:
+    """The number of each item's target identity; a video without one stands alone."""
+    numbers: dict[tuple, int] = {}
+    columns = (items.dataset, items.target, items.method, items.video)
+    return np.array(
+        [
+            numbers.setdefault((d, t) if t else (d, "", m, v), len(numbers))
+            for d, t, m, v in zip(*(c.tolist() for c in columns), strict=True)
+        ],
+        dtype=np.int64,
+    )
+
+
+def draw_weights(
+    cluster_of: np.ndarray, *, replicates: int = REPLICATES, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """How often each item occurs in each replicate: float64 [chunk, N] pieces."""
+    rng = np.random.default_rng(seed)
+    num_clusters = int(cluster_of.max()) + 1
+    probabilities = np.full(num_clusters, 1 / num_clusters)
+    chunk = max(CHUNK_ELEMENTS // len(cluster_of), 1)
+    for start in range(0, replicates, chunk):
+        size = min(chunk, replicates - start)
+        drawn = rng.multinomial(num_clusters, probabilities, size=size)
+        yield drawn.astype(np.float64)[:, cluster_of]
+
+
+class Ranked(NamedTuple):
+    """Items sorted by falling score, with the ends of runs of equal scores."""
+
+    order: np.ndarray
+    ends: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+
+
+def rank(labels: np.ndarray, scores: np.ndarray) -> Ranked:
+    """Sorts once what every replicate needs sorted."""
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
+    return Ranked(order, ends, labels[order], falling)
+
+
+def weighted(
+    ranked: Ranked, weights: np.ndarray, *, threshold: float | None = None
+) -> dict[str, np.ndarray]:
+    """Each metric under each row of weights [R, N]; nan where a class has no weight."""
+    sorted_weights = weights[:, ranked.order]
+    fake_weights = sorted_weights * ranked.label
+    real_weights = sorted_weights - fake_weights
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = _ranking(fake_weights, real_weights, ranked.ends)
+        values |= _decisions(fake_weights, real_weights, ranked.score, 0.5, "")
+        if threshold is not None:
+            values |= _decisions(
+                fake_weights, real_weights, ranked.score, threshold, "at_threshold."
+            )
+        error = (ranked.score - ranked.label) ** 2
+        values["brier"] = sorted_weights @ error / sorted_weights.sum(axis=1)
+    return values
+
+
+def _ranking(
+    fake_weights: np.ndarray, real_weights: np.ndarray, ends: np.ndarray
+) -> dict[str, np.ndarray]:
+    """AUC, EER and AP from the counts at every distinct threshold."""
+    true_positive = np.cumsum(fake_weights, axis=1)[:, ends]
+    false_positive = np.cumsum(real_weights, axis=1)[:, ends]
+    fakes, reals = true_positive[:, -1:], false_positive[:, -1:]
+    caught = np.diff(true_positive, axis=1, prepend=0)
+    alarms = np.diff(false_positive, axis=1, prepend=0)
+    pairs = np.sum(alarms * (true_positive - caught / 2), axis=1)
+    called = true_positive + false_positive
+    precision = np.divide(
+        true_positive, called, out=np.zeros_like(called), where=called > 0
+    )
+    ap = np.sum(caught * precision, axis=1) / fakes[:, 0]
+    ap[reals[:, 0] == 0] = np.nan
+    return {
+        "auc": pairs / (fakes * reals)[:, 0],
+        "eer": _equal_error(false_positive / reals, true_positive / fakes),
+        "ap": ap,
+    }
+
+
+def _equal_error(false_rate: np.ndarray, true_rate: np.ndarray) -> np.ndarray:
+    """Where each row's curve, from (0, 0), meets FPR = 1 - TPR."""
+    rows = np.arange(len(false_rate))
+    gap = false_rate + true_rate - 1
+    after = np.argmax(gap >= -1e-12, axis=1)
+    before = np.maximum(after - 1, 0)
+    start = after == 0
+    gap_before = np.where(start, -1.0, gap[rows, before])
+    rate_before = np.where(start, 0.0, false_rate[rows, before])
+    share = -gap_before / (gap[rows, after] - gap_before)
+    return rate_before + share * (false_rate[rows, after] - rate_before)
+
+
+def _decisions(
+    fake_weights: np.ndarray,
+    real_weights: np.ndarray,
+    falling: np.ndarray,
+    threshold: float,
+    prefix: str,
+) -> dict[str, np.ndarray]:
+    called = int(np.searchsorted(-falling, -threshold, side="left"))
+    fakes, reals = fake_weights.sum(axis=1), real_weights.sum(axis=1)
+    caught = fake_weights[:, :called].sum(axis=1)
+    passed = real_weights[:, called:].sum(axis=1)
+    sensitivity, specificity = caught / fakes, passed / reals
+    return {
+        f"{prefix}accuracy": (caught + passed) / (fakes + reals),
+        f"{prefix}balanced_accuracy": (sensitivity + specificity) / 2,
+        f"{prefix}sensitivity": sensitivity,
+        f"{prefix}specificity": specificity,
+    }
+
+
+def bootstrap(
+    items: Items,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    threshold: float | None = None,
+) -> dict[str, np.ndarray]:
+    """Each metric in each replicate: name -> float64 [replicates]."""
+    ranked = rank(items.label, items.score)
+    pieces = [
+        weighted(ranked, weights, threshold=threshold)
+        for weights in draw_weights(clusters(items), replicates=replicates, seed=seed)
+    ]
+    return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+
+def interval(
+    estimate: float | None,
+    replicates: np.ndarray,
+    *,
+    num_clusters: int,
+    step: float,
+    level: float = LEVEL,
+) -> list[float] | None:
+    """The interval of a share in [0, 1], symmetric in log odds.
+
+    logit(estimate) +- t * sd(logit(replicates)), t with num_clusters - 1 degrees of
+    freedom: near 1, where good detectors are, plain percentiles cover 80 to 90 %
+    instead of 95 % (benchmarks/intervals.py). `step` is the smallest change the share can
+    make; shares of 0 and 1 count as half a step inside.
+
+    An estimate of 0 or 1 leaves the bootstrap nothing to see: the far end is then the
+    largest share of targets with an error that gives none among num_clusters with
+    probability (1 - level) / 2. None with one cluster or without an estimate.
+    """
+    finite = replicates[np.isfinite(replicates)]
+    if estimate is None or num_clusters < 2 or len(finite) * 2 < len(replicates):
+        return None
+    tail = (1 - level) / 2
+    if min(estimate, 1 - estimate) < 1e-12:
+        unseen = float(1 - tail ** (1 / num_clusters))
+        return [1 - unseen, 1.0] if estimate > 0.5 else [0.0, unseen]
+    inside = np.clip(np.append(finite, estimate), step / 2, 1 - step / 2)
+    odds = special.logit(inside)
+    reach = stats.t.ppf(1 - tail, num_clusters - 1) * odds[:-1].std(ddof=1)
+    return [float(x) for x in special.expit([odds[-1] - reach, odds[-1] + reach])]
+
+
+def _step(name: str, labels: np.ndarray) -> float:
+    """The smallest change of a metric on these labels."""
+    fakes, reals = int(np.sum(labels == 1)), int(np.sum(labels == 0))
+    base = name.removeprefix("at_threshold.")
+    if base == "auc":
+        return 1 / max(fakes * reals, 1)
+    counts = {"sensitivity": fakes, "specificity": reals, "accuracy": fakes + reals}
+    return 1 / max(counts.get(base, 2 * min(fakes, reals)), 1)
+
+
+def intervals(
+    items: Items,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    threshold: float | None = None,
+) -> dict[str, list[float] | None]:
+    """The 95 % interval of each metric, over identities."""
+    if len(items.label) == 0:
+        return {}
+    cluster_of = clusters(items)
+    drawn = bootstrap(items, replicates=replicates, seed=seed, threshold=threshold)
+    ones = np.ones((1, len(items.label)))
+    ranked = rank(items.label, items.score)
+    exact = weighted(ranked, ones, threshold=threshold)
+    return {
+        name: interval(
+            float(exact[name][0]) if np.isfinite(exact[name][0]) else None,
+            values,
+            num_clusters=int(cluster_of.max()) + 1,
+            step=_step(name, items.label),
+        )
+        for name, values in drawn.items()
+    }
+
+
+def difference_interval(
+    difference: float,
+    replicates: np.ndarray,
+    *,
+    num_clusters: int,
+    level: float = LEVEL,
+) -> list[float] | None:
+    """difference +- t * sd(replicates); None with one cluster."""
+    finite = replicates[np.isfinite(replicates)]
+    if num_clusters < 2 or len(finite) * 2 < len(replicates):
+        return None
+    t = stats.t.ppf((1 + level) / 2, num_clusters - 1)
+    reach = float(t * finite.std(ddof=1))
+    return [difference - reach, difference + reach]
+
+
+# Two runs on the same videos.
+
+
+def _components(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """DeLong's structural components by midranks (Sun & Xu, IEEE SPL 21, 2014).
+
+    For a fake, the share of reals below it; for a real, the share of fakes above it;
+    ties count half. float64 [N].
+    """
+    components = np.empty(len(labels))
+    fake = labels == 1
+    ranks = stats.rankdata(scores)
+    reals, fakes = np.sum(~fake), np.sum(fake)
+    components[fake] = (ranks[fake] - stats.rankdata(scores[fake])) / reals
+    components[~fake] = 1 - (ranks[~fake] - stats.rankdata(scores[~fake])) / fakes
+    return components
+
+
+def auc_difference(
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    cluster_of: np.ndarray | None = None,
+) -> dict[str, float]:
+    """AUC(first) - AUC(second), its standard error and two-sided p.
+
+    Without clusters: DeLong, DeLong & Clarke-Pearson, Biometrics 44, 1988. With them:
+    Obuchowski, Biometrics 53, 1997, which lets the items of one cluster depend on each
+    other, whatever their class. Both classes must be there.
+    """
+    parts = _components(labels, first) - _components(labels, second)
+    fake = labels == 1
+    difference = float(parts[fake].mean())
+    spread = parts - difference
+    own = np.arange(len(labels)) if cluster_of is None else cluster_of
+    size = int(own.max()) + 1
+    sums = [
+        np.bincount(own[c], weights=spread[c], minlength=size) / c.sum()
+        for c in (fake, ~fake)
+    ]
+    present = [len(np.unique(own[c])) for c in (fake, ~fake)]
+    variance = sum(
+        n / max(n - 1, 1) * float(total @ total)
+        for n, total in zip(present, sums, strict=True)
+    )
+    if cluster_of is not None:
+        everyone = len(np.unique(own))
+        shared = float(sums[0] @ sums[1])
+        variance += 2 * everyone / max(everyone - 1, 1) * shared
+    error = float(np.sqrt(max(variance, 0.0)))
+    if error == 0:
+        p = 1.0 if difference == 0 else 0.0
+    else:
+        p = float(2 * stats.norm.sf(abs(difference) / error))
+    return {"difference": difference, "standard_error": error, "p": p}
+
+
+def compare(
+    first: Items, second: Items, *, replicates: int = REPLICATES, seed: int = 0
+) -> dict[str, Any]:
+    """first - second on the videos that both have, drawn together.
+
+    {"num_videos", "left_out": [only in first, only in second], "auc": {"first",
+    "second", "difference", "interval", "delong_p", "clustered_p"}, and the same without
+    p for accuracy and balanced_accuracy}; metrics that have no value are left out.
+    """
+    keys = {key: i for i, key in enumerate(second.keys())}  # noqa: SIM118
+    pairs = np.array(
+        [(i, keys[k]) for i, k in enumerate(first.keys()) if k in keys],  # noqa: SIM118
+        dtype=np.int64,
+    ).reshape(-1, 2)
+    left_out = [len(first.label) - len(pairs), len(second.label) - len(pairs)]
+    result: dict[str, Any] = {"num_videos": len(pairs), "left_out": left_out}
+    one, two = first.take(pairs[:, 0]), second.take(pairs[:, 1])
+    if not len(pairs) or np.any(one.label != two.label):
+        return result
+    drawn = [bootstrap(x, replicates=replicates, seed=seed) for x in (one, two)]
+    ones = np.ones((1, len(pairs)))
+    exact = [weighted(rank(x.label, x.score), ones) for x in (one, two)]
+    for name in ("auc", "accuracy", "balanced_accuracy"):
+        values = [float(e[name][0]) for e in exact]
+        if np.isfinite(values).all():
+            result[name] = {
+                "first": values[0],
+                "second": values[1],
+                "difference": values[0] - values[1],
+                "interval": difference_interval(
+                    values[0] - values[1],
+                    drawn[0][name] - drawn[1][name],
+                    num_clusters=int(clusters(one).max()) + 1,
+                ),
+            }
+    if "auc" in result:
+        args = (one.label, one.score, two.score)
+        result["auc"]["delong_p"] = auc_difference(*args)["p"]
+        result["auc"]["clustered_p"] = auc_difference(*args, cluster_of=clusters(one))[
+            "p"
+        ]
+    return result
