@@ -336,6 +336,14 @@ class Checkpoints:
                     f"checkpoint {step} in {self.directory}: {name} is not what was "
                     "written; delete that step's folder to use the one before"
                 )
+        expected = {k: v for leaves in items.values() for k, v in leaves.items()}
+        for name, leaf in leaves.items():
+            if leaf.shape != expected[name].shape:
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.directory} is of another model: "
+                    f"{name} has shape {leaf.shape}, the config makes it "
+                    f"{expected[name].shape}; use its config or a new workdir"
+                )
         return leaves
 
 

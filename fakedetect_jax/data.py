@@ -58,18 +58,21 @@ def _random(seed: int, stream: int, counter: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=counter))
 
 
+@functools.lru_cache(maxsize=64)
+def _shuffled(seed: int, stream: int, number: int, size: int) -> np.ndarray:
+    return _random(seed, stream, number).permutation(size)
+
+
 class _Deck:
     """An endless order of some videos: each round holds each once, shuffled anew."""
 
     def __init__(self, videos: Sequence[int], seed: int, stream: int):
-        self.videos = np.asarray(videos, np.int32)
-        self._order = functools.lru_cache(maxsize=4)(
-            lambda number: _random(seed, stream, number).permutation(self.videos)
-        )
+        self._videos = np.asarray(videos, np.int32)
+        self._key = seed, stream
 
     def __getitem__(self, position: int) -> int:
-        number, place = divmod(position, len(self.videos))
-        return int(self._order(number)[place])
+        number, place = divmod(position, len(self._videos))
+        return int(self._videos[_shuffled(*self._key, number, len(self._videos))[place]])
 
 
 def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:

@@ -144,6 +144,20 @@ def _row(
     }
 
 
+def validation_numbers(rows: Sequence[Row]) -> dict[str, Any]:
+    """Loss, accuracy and AUC of clips, and the AUC of videos, from val's rows."""
+    clips = metrics.clips(rows)
+    by_clip = metrics.clip_summary(clips)
+    by_video = metrics.summary(metrics.videos(clips))
+    return {
+        "loss": by_clip["loss"],
+        "accuracy": by_clip["accuracy"],
+        "auc": by_clip["auc"],
+        "video_auc": by_video["auc"],
+        "video_accuracy": by_video["accuracy"],
+    }
+
+
 def unscored(split: Split) -> list[Row]:
     """The videos of a split that no clip can be taken from, with the reason."""
     return [

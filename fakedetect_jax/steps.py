@@ -224,7 +224,7 @@ def train_step(
         return objective, (loss, logits, updated["batch_stats"])
 
     grads, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    gradient_norm = optax.global_norm(grads)
+    gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -14,13 +15,13 @@ import numpy as np
 from fakedetect_jax import (
     data,
     evaluate,
-    metrics,
     parallel,
     pretrained,
     report,
     steps,
     workdir,
 )
+from fakedetect_jax.calibration import calibrate
 from fakedetect_jax.checkpoint import Checkpoints
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.interrupt import Interrupted
@@ -371,7 +372,8 @@ def _end_epoch(loop: _Loop, step: int, state):
     measured, calibration = {}, {}
     if every and (epoch % every == 0 or step == plan.num_steps):
         rows = _validate(loop, step, state)
-        measured, calibration = metrics.summarise_validation(rows)
+        measured = evaluate.validation_numbers(rows)
+        calibration = calibrate(rows)
         lines = report.seed_epoch_lines(
             epoch=epoch,
             num_epochs=plan.num_epochs,
@@ -383,7 +385,7 @@ def _end_epoch(loop: _Loop, step: int, state):
         run.terminal.say(lines)
         share = loop.wait_seconds / max(seconds, 1e-9)
         run.terminal.say(
-            f"  validation video AUC {measured['video_auc']:.4f}, "
+            f"  validation video AUC {measured['video_auc'] or math.nan:.4f}, "
             f"{loop.note.split('  ')[-1]}, {share:.1%} of the time waiting for input"
         )
         if loop.metrics_file is not None:

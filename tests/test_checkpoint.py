@@ -1,0 +1,194 @@
+"""Checkpoints are what was written, or they are not used."""
+
+import random
+
+import flax.struct
+import jax
+import numpy as np
+import optax
+import pytest
+
+from fakedetect_jax import parallel
+from fakedetect_jax.checkpoint import Checkpoints
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.steps import TrainState, zero_totals
+
+FACTS = {"config": {"seed": 0}, "versions": {}, "devices": "1 x cpu"}
+
+
+def make_state(step: int, width: int = 4) -> TrainState:
+    params = {"head": {"kernel": np.full((3, width), step, np.float32)}}
+    return TrainState(
+        step=np.int32(step),
+        params=params,
+        batch_stats={"bn": {"mean": np.arange(width, dtype=np.float32)}},
+        opt_state=optax.adam(1e-3).init(params),
+        ema_params=None,
+        totals=zero_totals(),
+    )
+
+
+def put(state, devices: int = 1):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    return parallel.put_replicated(state, mesh)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def write(folder, steps, aucs=(), **options) -> Checkpoints:
+    checkpoints = Checkpoints(folder, **options)
+    for i, step in enumerate(steps):
+        auc = aucs[i] if i < len(aucs) else None
+        metrics = None if auc is None else {"video_auc": auc, "loss": 0.5}
+        checkpoints.save(step, put(make_state(step)), FACTS, metrics)
+    checkpoints.finish()
+    return checkpoints
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, parallel.fetch(put(left)), right)
+
+
+def test_a_state_comes_back_as_it_was(folder):
+    checkpoints = write(folder, [5])
+    restored = checkpoints.restore(5, make_state(0))
+    assert isinstance(restored, TrainState)
+    assert_same(make_state(5), restored)
+    checkpoints.close()
+
+
+def test_a_state_of_eight_devices_is_read_on_one(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(3, put(make_state(3), devices=8), FACTS)
+    checkpoints.close()
+    again = Checkpoints(folder)
+    assert_same(make_state(3), again.restore(3, make_state(0)))
+    again.close()
+
+
+def test_the_model_is_read_without_the_optimiser(folder):
+    checkpoints = write(folder, [2])
+    state = make_state(0)
+    model = checkpoints.restore_model(
+        2, {"params": state.params, "batch_stats": state.batch_stats}
+    )
+    np.testing.assert_array_equal(model["params"]["head"]["kernel"], 2.0)
+    checkpoints.close()
+
+
+def test_newest_and_best_are_kept(folder):
+    checkpoints = write(
+        folder, [1, 2, 3, 4, 5], [0.5, 0.9, 0.6, 0.7, 0.55], keep_latest=2, keep_best=1
+    )
+    assert checkpoints.steps() == [5, 4, 2]
+    assert (checkpoints.best(), checkpoints.latest()) == (2, 5)
+    assert checkpoints.metrics(2)["video_auc"] == 0.9
+    checkpoints.close()
+
+
+def test_a_step_can_be_written_anew_with_its_metrics(folder):
+    checkpoints = write(folder, [4])
+    assert checkpoints.best() is None
+    checkpoints.save(4, put(make_state(4)), FACTS, {"video_auc": 0.8})
+    checkpoints.finish()
+    assert checkpoints.best() == 4
+    checkpoints.close()
+
+
+def data_files(folder, step):
+    return [p for p in (folder / str(step)).rglob("*") if p.is_file()]
+
+
+def flip_bit(path, rng):
+    content = bytearray(path.read_bytes())
+    place = rng.randrange(len(content) * 8)
+    content[place // 8] ^= 1 << (place % 8)
+    path.write_bytes(bytes(content))
+
+
+def test_any_flipped_bit_is_found_and_the_one_before_is_used(folder):
+    write(folder, [1, 2]).close()
+    rng = random.Random(0)
+    candidates = [p for p in data_files(folder, 2) if p.stat().st_size]
+    original = {p: p.read_bytes() for p in candidates}
+    checkpoints = Checkpoints(folder)
+    for path in candidates:
+        flip_bit(path, rng)
+        assert "is not what was written" in (checkpoints.damage(2) or "")
+        assert checkpoints.latest() == 1
+        path.write_bytes(original[path])
+    assert checkpoints.latest() == 2
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("fault", ["truncated", "emptied", "deleted", "no manifest"])
+def test_a_damaged_newest_step_is_set_aside_and_told(folder, fault):
+    write(folder, [1, 2]).close()
+    path = max(data_files(folder, 2), key=lambda p: p.stat().st_size)
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif fault == "emptied":
+        path.write_bytes(b"")
+    elif fault == "deleted":
+        path.unlink()
+    else:
+        (folder / "2.digest.json").unlink()
+    checkpoints = Checkpoints(folder)
+    (sentence,) = checkpoints.set_aside_damaged()
+    assert sentence.startswith("checkpoint 2 is skipped: ")
+    assert checkpoints.steps() == [1]
+    assert (folder.parent / "damaged" / "2").is_dir()
+    assert_same(make_state(1), checkpoints.restore(1, make_state(0)))
+    checkpoints.save(2, put(make_state(2)), FACTS)  # the run comes by again
+    checkpoints.close()
+    assert Checkpoints(folder).latest() == 2
+
+
+def test_when_all_are_damaged_nothing_starts_anew_in_silence(folder):
+    write(folder, [1, 2]).close()
+    for step in (1, 2):
+        flip_bit(max(data_files(folder, step)), random.Random(1))
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint in .* can be used"):
+        checkpoints.set_aside_damaged()
+    assert checkpoints.steps() == [2, 1]
+    checkpoints.close()
+
+
+def test_another_model_is_named_by_its_leaves(folder):
+    checkpoints = write(folder, [1])
+    other = make_state(0).replace(params={"tail": {"kernel": np.zeros(3, np.float32)}})
+    with pytest.raises(CheckpointError, match=r"missing .*params\.tail\.kernel") as e:
+        checkpoints.restore(1, other)
+    assert "params.head.kernel" in str(e.value)
+    with pytest.raises(CheckpointError, match="another model"):
+        checkpoints.restore(1, make_state(0, width=5))
+    checkpoints.close()
+
+
+def test_a_later_format_names_the_cure(folder, monkeypatch):
+    monkeypatch.setattr("fakedetect_jax.checkpoint.FORMAT", 2)
+    write(folder, [1]).close()
+    monkeypatch.setattr("fakedetect_jax.checkpoint.FORMAT", 1)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="has format 2, this version reads up to"):
+        checkpoints.restore(1, make_state(0))
+    checkpoints.close()
+
+
+def test_leaves_and_trees_are_inverse():
+    from fakedetect_jax.checkpoint import from_leaves, to_leaves
+
+    class Pair(flax.struct.PyTreeNode):
+        a: dict
+        b: tuple
+
+    tree = Pair(a={"x": {"y": np.ones(2)}}, b=(np.zeros(1), optax.EmptyState()))
+    leaves = to_leaves(tree)
+    assert set(leaves) == {"a.x.y", "b.0"}
+    doubled = from_leaves(tree, {k: 2 * v for k, v in leaves.items()})
+    np.testing.assert_array_equal(doubled.a["x"]["y"], 2.0)
+    assert isinstance(doubled.b[1], optax.EmptyState)

@@ -1,0 +1,90 @@
+"""Every field of every config is checked, and a wrong one is told in one sentence."""
+
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from fakedetect_jax import settings, steps, train
+from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.evaluate import clip_shape
+from fakedetect_jax.workdir import flatten
+
+CONFIGS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_valid_and_takes_a_step(load_config, name):
+    config = load_config(name)
+    settings.check(config)
+    recipe = steps.make_recipe(config, num_steps=10)
+    shape = clip_shape(config)
+    state = jax.eval_shape(lambda: steps.create_train_state(recipe, shape))
+    rows = config.batch_size
+    batch = {
+        "frames": jax.ShapeDtypeStruct((rows, *shape), "uint8"),
+        "length": jax.ShapeDtypeStruct((rows,), "int32"),
+        "label": jax.ShapeDtypeStruct((rows,), "float32"),
+        "index": jax.ShapeDtypeStruct((rows,), "int32"),
+        "valid": jax.ShapeDtypeStruct((rows,), "bool"),
+    }
+    update = lambda s, b: steps.train_step(recipe, s, b)  # noqa: E731
+    after, metrics = jax.eval_shape(update, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert metrics["loss"].shape == ()
+
+
+def test_the_base_config_is_the_original_recipe(load_config):
+    config = load_config("ffpp", "c40")
+    assert config.dataset.compression == "c40"
+    assert (config.dataset.num_frames, config.data.clip_frames) == (30, 10)
+    assert (config.dataset.image_size, config.batch_size) == (224, 32)
+    assert (config.num_epochs, config.optimizer.learning_rate) == (50, 1e-3)
+    assert config.model.backbone == "resnet50"
+    assert set(config.augment.values()) == {0.0}
+
+
+def test_every_number_has_a_rule(load_config):
+    fields = flatten(load_config("ffpp").to_dict())
+    numbers = {k for k, v in fields.items() if isinstance(v, int | float)}
+    checked_by_their_room = {
+        name for name in numbers if name.startswith(("model.", "augment."))
+    }
+    assert numbers - checked_by_their_room <= set(settings.RULES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("optimizer.learning_rate", math.nan, "a number above 0"),
+        ("optimizer.learning_rate", math.inf, "a number above 0"),
+        ("optimizer.learning_rate", 0.0, "a number above 0"),
+        ("batch_size", 0, "a whole number of at least 1|from 1"),
+        ("data.clip_frames", -1, "a whole number from 1"),
+        ("data.sampling", "balanced", "one of natural, class, method, pair"),
+        ("optimizer.b1", 1.0, "a number from 0 to 0.9999"),
+        ("seed", -1, "a whole number"),
+        ("accelerator", "cuda", "one of any, cpu, gpu, tpu"),
+    ],
+)
+def test_a_wrong_value_names_field_value_and_range(load_config, field, value, message):
+    config = load_config("ffpp")
+    group, _, name = field.rpartition(".")
+    with config.unlocked():
+        (config[group] if group else config)[name] = value
+    with pytest.raises(ConfigError, match=message) as caught:
+        settings.check(config)
+    assert f"config.{field} is {value!r}" in str(caught.value)
+
+
+def test_a_clip_longer_than_the_stored_frames_names_both(load_config):
+    config = load_config("ffpp")
+    config.data.frame_stride = 4
+    with pytest.raises(ConfigError, match="needs 37 stored frames, but .* is 30"):
+        settings.check(config)
+
+
+def test_a_batch_larger_than_an_epoch_is_refused(load_config):
+    with pytest.raises(ConfigError, match="more than the 20 clips"):
+        train.make_plan(load_config("ffpp"), num_videos=20)

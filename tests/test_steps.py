@@ -1,0 +1,124 @@
+"""The update: it learns, is the same on any mesh, and leaves a good state alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from fakedetect_jax import data, parallel, steps, train
+from fakedetect_jax.errors import ConfigError
+
+SIZE, FRAMES = 16, 3
+
+
+@pytest.fixture(scope="module")
+def small(load_config):
+    """The demo's config with a tiny model."""
+    config = load_config("demo")
+    with config.unlocked():
+        config.model.update(stage_sizes=(1, 1), width=8, lstm_features=8)
+        config.dataset.image_size = SIZE
+        config.data.clip_frames = FRAMES
+        config.optimizer.update(learning_rate=1e-2, schedule="constant", warmup_steps=0)
+        config.augment.flip = 0.0
+        config.batch_size = 8
+    return config
+
+
+def random_batch(rows: int, seed: int = 0) -> data.Batch:
+    """Clips of noise with alternating labels."""
+    rng = np.random.default_rng(seed)
+    batch = data.empty_batch(rows, FRAMES, SIZE)
+    batch["frames"][:] = rng.integers(0, 256, batch["frames"].shape)
+    batch["length"][:] = rng.integers(1, FRAMES + 1, rows)
+    batch["label"][:] = np.arange(rows) % 2
+    batch["index"][:] = np.arange(rows)
+    batch["valid"][:] = True
+    return batch
+
+
+def run_steps(config, devices: int, batches: list[data.Batch]):
+    """Trains on the first so many devices; the losses and the last state."""
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    recipe = steps.make_recipe(config, num_steps=len(batches))
+    state = train.first_state(recipe, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    update = train.compile_train_step(recipe, mesh)
+    losses = []
+    for batch in batches:
+        state, metrics = update(state, parallel.to_global(batch, mesh))
+        losses.append(float(metrics["loss"]))
+    return losses, parallel.fetch(state)
+
+
+def test_overfits_eight_clips(small):
+    batch = random_batch(8)
+    losses, state = run_steps(small, 1, [batch] * 80)
+    assert losses[-1] < 0.05
+    assert state.step == 80
+
+
+def test_eight_devices_compute_what_one_does(small):
+    batches = [random_batch(8, seed) for seed in range(10)]
+    alone, one = run_steps(small, 1, batches)
+    together, eight = run_steps(small, 8, batches)
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    for left, right in zip(
+        jax.tree.leaves(one.batch_stats),
+        jax.tree.leaves(eight.batch_stats),
+        strict=True,
+    ):
+        np.testing.assert_allclose(left, right, atol=1e-4)
+
+
+def test_a_state_survives_a_batch_that_is_not_finite(small):
+    config = small.copy_and_resolve_references()
+    with config.unlocked():
+        config.optimizer.learning_rate = 1e30  # the next loss overflows
+    batches = [random_batch(8, seed) for seed in range(4)]
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    recipe = steps.make_recipe(config, num_steps=4)
+    state = train.first_state(recipe, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    update = train.compile_train_step(recipe, mesh)
+    finite = []
+    for batch in batches:
+        before = parallel.fetch(state)
+        state, metrics = update(state, parallel.to_global(batch, mesh))
+        finite.append(bool(metrics["finite"]))
+        if not finite[-1]:
+            jax.tree.map(np.testing.assert_array_equal, before, parallel.fetch(state))
+    assert finite[0] and not all(finite)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(parallel.fetch(state)))
+
+
+def test_padding_clips_count_for_nothing():
+    losses = steps.clip_losses(np.float32([3, -1]), np.float32([1, 1]))
+    mean = steps.weighted_mean(losses, np.array([True, False]))
+    np.testing.assert_allclose(mean, np.log1p(np.exp(-3.0)), rtol=1e-6)
+
+
+def test_averaged_weights_follow_slowly(small):
+    config = small.copy_and_resolve_references()
+    with config.unlocked():
+        config.optimizer.ema_decay = 0.9
+    _, start = run_steps(config, 1, [])
+    _, state = run_steps(config, 1, [random_batch(8)])
+    expected = jax.tree.map(
+        lambda old, new: 0.9 * old + 0.1 * new, start.params, state.params
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        expected,
+        state.eval_params(),
+    )
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    rate = steps.learning_rate(
+        peak=0.1, schedule="cosine", warmup_steps=10, num_steps=110
+    )
+    np.testing.assert_allclose([rate(0), rate(10), rate(110)], [0, 0.1, 0], atol=1e-6)
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest_sizes():
+    mesh = parallel.make_mesh(jax.devices())
+    with pytest.raises(ConfigError, match="batch_size 30 .* 8 devices; .*24 and 32"):
+        parallel.check_divisible("batch_size", 30, mesh)
