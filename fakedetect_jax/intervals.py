@@ -165,8 +165,8 @@ def interval(
 
     logit(estimate) +- t * sd(logit(replicates)), t with num_clusters - 1 degrees of
     freedom: near 1, where good detectors are, plain percentiles cover 80 to 90 %
-    instead of 95 % (benchmarks/intervals.py). `step` is the smallest change the share can
-    make; shares of 0 and 1 count as half a step inside.
+    instead of 95 % (benchmarks/intervals.py). `step` is the smallest change the share
+    can make; shares of 0 and 1 count as half a step inside.
 
     An estimate of 0 or 1 leaves the bootstrap nothing to see: the far end is then the
     largest share of targets with an error that gives none among num_clusters with

@@ -47,7 +47,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return special.expit(logits)
 
 
-def logit(scores: np.ndarray) -> np.ndarray:
+def logit(scores: np.ndarray | float) -> np.ndarray:
     """The inverse of sigmoid, held within +-16: a saturated mean stays finite."""
     return special.logit(np.clip(scores, 1e-7, 1 - 1e-7))
 

@@ -1,0 +1,279 @@
+"""An evaluation as one offline page, with its figures, tables and model card.
+
+python -m fakedetect_jax.report RUN...   lays evaluations or whole runs side by side.
+"""
+
+import base64
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from fakedetect_jax import calibration, figures, metrics, results
+
+Report = dict[str, Any]
+
+STRIP_HEIGHT = 96  # pixels; a page of strips at full size would weigh 5 MB
+STRIP_FRAMES = 10
+STRIPS_PER_KIND = 6
+
+
+def write_report(
+    eval_dir: str | os.PathLike, *, metrics_file: str | os.PathLike | None = None
+) -> Report:
+    """Writes the report of an evaluation beside its scores; report.json comes last.
+
+    Args:
+      eval_dir: folder with scores.jsonl, context.json and perhaps strips.jsonl.
+      metrics_file: the run's metrics.jsonl, for the training curves.
+
+    Returns:
+      The content of report.json.
+
+    Raises:
+      DataError: when a file is missing or damaged.
+    """
+    folder = Path(eval_dir)
+    evaluation = results.read_evaluation(folder)
+    report = results.summarise(evaluation)
+    with matplotlib.rc_context(figures.STYLE):
+        drawn = draw(evaluation, report, read_metrics(metrics_file))
+    files: dict[str, str | bytes] = {
+        f"{name}.png": figures.to_png(figure) for name, (_, figure) in drawn.items()
+    }
+    svgs = {n: (title, figures.to_svg(f)) for n, (title, f) in drawn.items()}
+    files["videos.csv"] = videos_csv(results.videos_of(evaluation), report)
+    files["MODEL_CARD.md"] = render("model_card.md", report=report)
+    files["report.html"] = render(
+        "report.html",
+        report=report,
+        figures=svgs,
+        strips=strips(evaluation.strips),
+    )
+    files["report.json"] = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    write_whole(folder, files)
+    return report
+
+
+def read_metrics(path: str | os.PathLike | None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; half-written ones don't count."""
+    rows = []
+    if path is not None and Path(path).exists():
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
+    return rows
+
+
+def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Writes files so that each is whole or absent, and the last comes last."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as scratch:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            (Path(scratch) / name).write_bytes(data)
+        for name in files:
+            os.replace(Path(scratch) / name, folder / name)
+
+
+# Figures and tables.
+
+
+def draw(
+    evaluation: results.Evaluation,
+    report: Report,
+    training_rows: Sequence[Mapping[str, Any]],
+) -> dict[str, tuple[str, Figure]]:
+    """Name -> (title, figure), in the page's order."""
+    videos, video = results.videos_of(evaluation), report["video"]
+    scored = videos.take(videos.num_clips > 0)
+    temperature = report["temperature"]
+    calibrated = None
+    if temperature is not None:
+        calibrated = calibration.apply_temperature(scored.score, temperature)
+    loss = [("train", "loss", "train loss", "-"), ("val", "loss", "val loss", "--")]
+    quality = [
+        ("val", "video_auc", "val video AUC", "-"),
+        ("val", "accuracy", "val accuracy (clips)", "--"),
+        ("train", "accuracy", "train accuracy (clips)", ":"),
+    ]
+    drawn = {
+        "roc": ("ROC", figures.roc(videos, evaluation.clips)),
+        "methods": ("AUC by method", figures.methods(video["by_method"])),
+        "confusion": ("Confusion matrix", figures.confusion(video["confusion"], 0.5)),
+        "scores": ("Video scores", figures.histogram(videos, report["threshold"])),
+        "precision_recall": ("Precision and recall", figures.precision_recall(videos)),
+        "det": ("Detection error trade-off", figures.detection_error(videos)),
+        "reliability": (
+            "Reliability",
+            figures.reliability(scored, calibrated, temperature),
+        ),
+        "training_loss": ("Loss", figures.training(training_rows, loss)),
+        "training_quality": (
+            "Accuracy and AUC",
+            figures.training(training_rows, quality),
+        ),
+    }
+    return {n: (title, f) for n, (title, f) in drawn.items() if f is not None}
+
+
+def videos_csv(videos: metrics.Items, report: Report) -> str:
+    """One line per video with its score and decisions, worst errors first."""
+    temperature, threshold = report["temperature"], report["threshold"]
+    calibrated = [""] * len(videos.score)
+    if temperature is not None:
+        values = calibration.apply_temperature(videos.score, temperature)
+        calibrated = [f"{v:.6f}" for v in values]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["dataset", "method", "video", "compression", "target", "label", "num_clips"]
+        + ["score", "calibrated", "called_fake", "called_fake_at_threshold"]
+    )
+    for i in np.argsort(-np.abs(videos.label - videos.score), kind="stable"):
+        score = float(videos.score[i])
+        called = "" if threshold is None else int(score > threshold)
+        writer.writerow(
+            [videos.dataset[i], videos.method[i], videos.video[i]]
+            + [videos.compression[i], videos.target[i], int(videos.label[i])]
+            + [int(videos.num_clips[i]), f"{score:.6f}", calibrated[i]]
+            + [int(score > 0.5), called]
+        )
+    return out.getvalue()
+
+
+def strips(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Kind -> clips to show with their frames, small, as data URIs."""
+
+    def wrong(row: Mapping[str, Any]) -> float:
+        return abs(row["label"] - row["score"])
+
+    errors = [r for r in sorted(rows, key=wrong, reverse=True) if wrong(r) > 0.5]
+    right = [r for r in sorted(rows, key=wrong) if wrong(r) <= 0.5]
+    unsure = sorted(rows, key=lambda r: abs(r["score"] - 0.5))
+    kinds = {
+        "Worst errors": errors,
+        "Surest fakes": [r for r in right if r["label"] == 1],
+        "Surest reals": [r for r in right if r["label"] == 0],
+        "Least certain": unsure,
+    }
+    return {
+        kind: [_strip(row) for row in chosen[:STRIPS_PER_KIND]]
+        for kind, chosen in kinds.items()
+    }
+
+
+def _strip(row: Mapping[str, Any]) -> dict[str, Any]:
+    images = row.get("frames") or []
+    if len(images) > STRIP_FRAMES:
+        chosen = np.linspace(0, len(images) - 1, STRIP_FRAMES).round().astype(int)
+        images = [images[i] for i in chosen]
+    return {**row, "frames": [shrink(image) for image in images]}
+
+
+def shrink(image: str) -> str:
+    """A base64 JPEG as a data URI of at most STRIP_HEIGHT pixels."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(image))) as opened:
+        small = opened.convert("RGB")
+    if small.height > STRIP_HEIGHT:
+        width = max(round(small.width * STRIP_HEIGHT / small.height), 1)
+        small = small.resize((width, STRIP_HEIGHT), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# Templates.
+
+
+def render(template: str, **values: Any) -> str:
+    """A page or card from fakedetect_jax/templates."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fakedetect_jax"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        number=number, percent=percent, span=span, compact=compact
+    )
+    return environment.get_template(template).render(**values)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """0.9871 -> "0.987"; None -> an em dash."""
+    return "—" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.9871 -> "98.7 %"; None -> an em dash."""
+    return "—" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def span(values: Sequence[float] | None, digits: int = 3) -> str:
+    """[0.95, 0.99] -> "0.950–0.990"; None -> nothing."""
+    return "" if not values else f"{values[0]:.{digits}f}–{values[1]:.{digits}f}"
+
+
+def compact(value: Any) -> str:
+    """A config value on one line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# The seed's printed lines.
+
+
+def seed_epoch_lines(
+    *,
+    epoch: int,
+    num_epochs: int,
+    loss: float,
+    accuracy: float,
+    validation_loss: float,
+    validation_accuracy: float,
+) -> str:
+    """The two lines of an epoch; losses and accuracies are of clips."""
+    return (
+        f"Epoch {epoch}/{num_epochs}\n"
+        f"Loss: {loss:.4f} - Accuracy: {accuracy:.4f} - "
+        f"Validation Loss: {validation_loss:.4f} - "
+        f"Validation Accuracy: {validation_accuracy:.4f}"
+    )
+
+
+def seed_result_lines(report: Mapping[str, Any]) -> str:
+    """Loss, accuracy and confusion matrix of a report's clips, then the video AUC."""
+    clip, video = report["clip"], report["video"]
+    (tn, fp), (fn, tp) = clip["confusion"]
+    name = str(report["split"]).capitalize()
+    width = max(len(str(n)) for n in (tn, fp, fn, tp, "Predicted Negative"))
+    rows = [
+        ("", "Predicted Negative", "Predicted Positive"),
+        ("Actual Negative", tn, fp),
+        ("Actual Positive", fn, tp),
+    ]
+    table = "\n".join(f"{a:<15}  {b!s:>{width}}  {c!s:>{width}}" for a, b, c in rows)
+    interval = span(video["intervals"].get("auc"))
+    between = f" (95 % interval {interval})" if interval else ""
+    return (
+        f"{name} Loss: {number(clip['loss'], 4)}, "
+        f"{name} Accuracy: {100 * clip['accuracy']:.2f}%\n"
+        f"Confusion Matrix:\n{table}\n"
+        f"{name} Video AUC: {number(video['auc'], 4)}{between}"
+    )
