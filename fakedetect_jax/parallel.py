@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -156,8 +157,23 @@ def from_first(value: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(value))
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set on any process; every process must call it."""
-    from jax.experimental import multihost_utils
+class Vote:
+    """Whether any process says yes: the same answer on all, one call late.
 
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+    All processes must call it equally often. It never waits for the devices longer
+    than the metrics of the step before do.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._mesh = mesh
+        self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
+        self._pending: jax.Array | None = None
+
+    def __call__(self, mine: bool) -> bool:
+        """Casts this process's ballot; the result of the call before."""
+        if jax.process_count() == 1:
+            return mine
+        ballots = np.full(jax.local_device_count(), mine)
+        cast = self._any(to_global({"ballots": ballots}, self._mesh)["ballots"])
+        before, self._pending = self._pending, cast
+        return before is not None and bool(fetch(before))

@@ -128,6 +128,7 @@ class _Loop:
     facts: dict[str, Any]
     metrics_file: MetricsFile | None  # on process 0 only
     eval_step: Callable
+    vote: parallel.Vote
     pending: tuple[int, dict[str, jax.Array]] | None = None
     note: str = ""
     recorded_at: float = 0.0
@@ -138,6 +139,10 @@ class _Loop:
         """Begins to measure an epoch."""
         self.recorded_at = self.epoch_start = time.perf_counter()
         self.wait_seconds = 0.0
+
+    def stop_agreed(self) -> bool:
+        """Whether any process was asked to stop; the same answer on all."""
+        return self.vote(self.run.stop.signal is not None)
 
     def name_videos(self, step: int) -> str:
         """The videos in the batch of a step, for a message."""
@@ -241,6 +246,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         },
         metrics_file=metrics_file,
         eval_step=evaluate.compile_eval_step(recipe.model, mesh),
+        vote=parallel.Vote(mesh),
     )
     try:
         _run_steps(loop, recipe, state, start)
@@ -302,7 +308,6 @@ def _run_steps(loop: _Loop, recipe: steps.Recipe, state, start: int) -> None:
     try:
         with run.terminal.phase("compile"):
             train_step = _compile(recipe, state, run)
-        run.stop.check()
         with run.terminal.progress("train", plan.num_steps, start) as bar:
             loop.start_clock()
             for step in range(start + 1, plan.num_steps + 1):
@@ -316,7 +321,7 @@ def _run_steps(loop: _Loop, recipe: steps.Recipe, state, start: int) -> None:
                 bar.update(step, loop.note)
                 if step % config.log_every_steps == 0:
                     bar.line(step, loop.note)
-                if _stop_agreed(run):
+                if loop.stop_agreed():
                     _save_and_stop(loop, step, state)
                 if plan.ends_epoch(step):
                     state = _end_epoch(loop, step, state)
@@ -342,12 +347,6 @@ def _compile(recipe: steps.Recipe, state, run: Run):
         for name, rows in empty.items()
     }
     return compile_train_step(recipe, run.mesh).lower(state, abstract).compile()
-
-
-def _stop_agreed(run: Run) -> bool:
-    """Whether any process was asked to stop; all processes get the same answer."""
-    mine = run.stop.signal is not None
-    return parallel.any_process(mine) if jax.process_count() > 1 else mine
 
 
 def _save_and_stop(loop: _Loop, step: int, state) -> None:
@@ -401,7 +400,7 @@ def _validate(loop: _Loop, step: int, state) -> list[evaluate.Row]:
     run = loop.run
 
     def between(done: int, total: int) -> None:
-        if _stop_agreed(run):
+        if loop.stop_agreed():
             _save_and_stop(loop, step, state)
 
     variables = {"params": state.eval_params(), "batch_stats": state.batch_stats}
