@@ -1,0 +1,66 @@
+"""What is made of one video, kept in a file until the dataset is whole.
+
+An entry is a line of JSON, then the encoded frames one after another. It is written
+beside its place and renamed, so an entry that is there is whole.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Meta = dict[str, Any]
+
+
+def entry_name(path: str, facts: object) -> str:
+    """Name of a file's entry: another content, place or recipe has another name."""
+    status = os.stat(path)
+    told = [os.path.abspath(path), status.st_size, status.st_mtime_ns, facts]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def write_entry(path: Path, meta: Meta, frames: Sequence[bytes]) -> None:
+    """Writes an entry so that it is there whole or not at all."""
+    blob = b"".join(frames)
+    line = json.dumps({**meta, "_sizes": [len(f) for f in frames], "_crc": _crc(blob)})
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(line.encode() + b"\n" + blob)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _crc(blob: bytes) -> int:
+    return zlib.crc32(blob)
+
+
+def read_meta(path: Path) -> Meta | None:
+    """The JSON of an entry; None when there is no whole entry."""
+    try:
+        with path.open("rb") as file:
+            meta = json.loads(file.readline())
+            whole = file.tell() + sum(meta["_sizes"]) == os.fstat(file.fileno()).st_size
+    except (OSError, ValueError, KeyError):
+        return None
+    return {k: v for k, v in meta.items() if k[0] != "_"} if whole else None
+
+
+def read_frames(path: Path) -> list[bytes]:
+    """The encoded frames of an entry. Raises OSError if they are damaged."""
+    with path.open("rb") as file:
+        meta = json.loads(file.readline())
+        blob = file.read()
+    if _crc(blob) != meta["_crc"]:
+        path.unlink()
+        raise OSError(f"{path} is damaged and was removed; run the build again")
+    frames, start = [], 0
+    for size in meta["_sizes"]:
+        frames.append(blob[start : start + size])
+        start += size
+    return frames

@@ -1,0 +1,188 @@
+"""The dataset card: what a dataset holds, how it was made, what to beware of."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from tfds_ffpp.layout import Scan
+from tfds_ffpp.splits import Splits
+
+Row = Mapping[str, Any]
+MAX_COVERAGE_GAP = 0.05  # between reals and fakes
+NUMBERS = ("bit_rate", "fps", "source_frames", "width", "height")
+WORDS = ("codec", "pixel_format")
+PACKAGES = ("av", "dlib-bin", "opencv-python-headless", "simplejpeg", "numpy")
+
+
+def rank_auc(real: Sequence[float], fake: Sequence[float]) -> float:
+    """Chance that a fake's value is above a real's, ties half."""
+    real_, fake_ = np.sort(real), np.asarray(fake)
+    below = np.searchsorted(real_, fake_, "left")
+    upto = np.searchsorted(real_, fake_, "right")
+    return float((below + upto).mean() / 2 / len(real_))
+
+
+def shortcuts(rows: Sequence[Row]) -> list[str]:
+    """Warnings about facts of the files that tell real from fake, with numbers."""
+    real = [r for r in rows if r["label"] == 0]
+    fake = [r for r in rows if r["label"] == 1]
+    if len(real) < 2 or len(fake) < 2:
+        return []
+    warnings = []
+    # Three standard errors of the AUC of a fact that tells nothing.
+    chance = 3 * ((len(real) + len(fake) + 1) / (12 * len(real) * len(fake))) ** 0.5
+    for name in NUMBERS:
+        a, b = [r[name] for r in real], [r[name] for r in fake]
+        auc = rank_auc(a, b)
+        if abs(auc - 0.5) > max(0.2, chance):
+            warnings.append(
+                f"{name} alone separates real from fake with an AUC of "
+                f"{max(auc, 1 - auc):.2f}: its median is {np.median(a):g} in real and "
+                f"{np.median(b):g} in fake videos."
+            )
+    for name in WORDS:
+        shares = [
+            {k: v / len(group) for k, v in Counter(r[name] for r in group).items()}
+            for group in (real, fake)
+        ]
+        for value in sorted(set(shares[0]) | set(shares[1])):
+            a, b = (s.get(value, 0.0) for s in shares)
+            if abs(a - b) > max(0.2, chance):
+                warnings.append(
+                    f"{name} differs by label: {100 * a:.0f} % of the real and "
+                    f"{100 * b:.0f} % of the fake videos are {value}."
+                )
+    return warnings
+
+
+def coverage_gap(rows: Sequence[Row]) -> list[str]:
+    """A warning when faces are found in one class more often than in the other."""
+    shares = [
+        [float(r["num_valid"] > 0) for r in rows if r["label"] == label]
+        for label in (0, 1)
+    ]
+    if not all(shares):
+        return []
+    real, fake = (1 - float(np.mean(s)) for s in shares)
+    if abs(real - fake) <= MAX_COVERAGE_GAP:
+        return []
+    return [
+        f"No face was found in {100 * real:.1f} % of the real and {100 * fake:.1f} % "
+        "of the fake videos: what is left out depends on the label."
+    ]
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "videos": len(rows),
+        "real": sum(r["label"] == 0 for r in rows),
+        "fake": sum(r["label"] == 1 for r in rows),
+        "methods": dict(sorted(Counter(r["method"] for r in rows).items())),
+        "no_face": sum(r["num_valid"] == 0 for r in rows),
+        "several_faces": sum(r["num_faces"] > 1 for r in rows),
+        "shorter_than_asked": sum(
+            0 < r["num_valid"] < len(r["frame_index"]) for r in rows
+        ),
+        "damaged": sum(r["damaged"] for r in rows),
+    }
+
+
+def _coverage(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    told = {}
+    for label, name in enumerate(("real", "fake")):
+        group = [r for r in rows if r["label"] == label]
+        if group:
+            told[name] = {
+                "no_face": float(np.mean([r["num_valid"] == 0 for r in group])),
+                "coverage": float(np.mean([r["coverage"] for r in group])),
+            }
+    return told
+
+
+def make_card(
+    videos: Mapping[str, Sequence[Row]],
+    *,
+    rejected: Sequence[Row],
+    scan: Scan,
+    split: Splits,
+    config: Mapping[str, Any],
+    version: str,
+) -> dict[str, Any]:
+    """The card of a dataset as plain JSON data.
+
+    Args:
+      videos: split -> the facts of its videos.
+      rejected: the lines of the ledger.
+      scan: what the tree held.
+      split: how it was split.
+      config: the builder config's fields.
+      version: the builder's version.
+    """
+    rows = [r for part in videos.values() for r in part]
+    warnings = [*split.warnings, *shortcuts(rows), *coverage_gap(rows)]
+    missing = {m: list(names) for m, names in sorted(scan.missing.items())}
+    warnings += [
+        f"{m} lacks {len(names)} videos that others have, first {names[0]}."
+        for m, names in missing.items()
+    ]
+    if rejected:
+        warnings.append(f"{len(rejected)} files were left out; see rejected.jsonl.")
+    return {
+        "name": config["name"],
+        "version": version,
+        "official_split": split.official,
+        "split_source": split.source,
+        "splits": {s: _counts(part) for s, part in videos.items()},
+        "coverage": _coverage(rows),
+        "dropped": dict(split.dropped),
+        "rejected": dict(Counter(r["reason"] for r in rejected).most_common()),
+        "missing": missing,
+        "warnings": warnings,
+        "notes": list(scan.notes),
+        "layout": scan.layout,
+        "detector": config["detector"] if config["crop"] == "face" else "none",
+        "config": dict(config),
+        "versions": {p: metadata.version(p) for p in PACKAGES},
+    }
+
+
+def as_markdown(card: Mapping[str, Any]) -> str:
+    """The card for a reader."""
+    official = (
+        "the official split"
+        if card["official_split"]
+        else (f"**not the official split** ({card['split_source']})")
+    )
+    lines = [
+        f"# tfds_ffpp/{card['name']} {card['version']}",
+        "",
+        f"Layout {card['layout']}; {official}; faces by {card['detector']}.",
+        "",
+        "| split | videos | real | fake | no face | several faces | short | damaged |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for split, c in card["splits"].items():
+        lines.append(
+            f"| {split} | {c['videos']} | {c['real']} | {c['fake']} | {c['no_face']} "
+            f"| {c['several_faces']} | {c['shorter_than_asked']} | {c['damaged']} |"
+        )
+    methods = sorted({m for c in card["splits"].values() for m in c["methods"]})
+    lines += ["", "| method | " + " | ".join(card["splits"]) + " |"]
+    lines.append("|---|" + "---|" * len(card["splits"]))
+    for method in methods:
+        counts = [str(c["methods"].get(method, 0)) for c in card["splits"].values()]
+        lines.append(f"| {method} | " + " | ".join(counts) + " |")
+    for title, values in (
+        ("Beware", [f"- {w}" for w in card["warnings"]]),
+        ("Notes", [f"- {n}" for n in card["notes"]]),
+        ("Left out", [f"- {n} x {r}" for r, n in card["rejected"].items()]),
+        ("Dropped", [f"- {n}: {r}" for r, n in card["dropped"].items()]),
+        ("Config", [f"- {k}: {v}" for k, v in card["config"].items()]),
+        ("Versions", [f"- {k} {v}" for k, v in card["versions"].items()]),
+    ):
+        if values:
+            lines += ["", f"## {title}", "", *values]
+    return "\n".join(lines) + "\n"

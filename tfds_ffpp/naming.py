@@ -1,0 +1,95 @@
+"""What a video is: the record every layout yields, and FaceForensics++ file names."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One video file and what its place and name say about it.
+
+    (dataset, method, video_id) is unique; label is 0 for real and 1 for fake.
+    target is the identity that the video shows, source the one whose face was put
+    there; both are "" where a layout does not tell. original names the real video that
+    a fake was made from as "method/video_id", "" if unknown. listed is the split that
+    the set's own list puts the video in, "" where it has none.
+    """
+
+    path: Path
+    dataset: str
+    method: str
+    video_id: str
+    target: str
+    source: str
+    compression: str
+    label: int
+    original: str = ""
+    listed: str = ""
+
+    @property
+    def key(self) -> str:
+        """dataset/method/video_id: the key of the example."""
+        return f"{self.dataset}/{self.method}/{self.video_id}"
+
+    @property
+    def original_key(self) -> str:
+        """Key of the real video that this fake was made from; "" if unknown."""
+        return f"{self.dataset}/{self.original}" if self.original else ""
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The people seen or used in the video: no split may share one with another."""
+        return tuple(dict.fromkeys(i for i in (self.target, self.source) if i))
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a FaceForensics++ file name says. kind: youtube, actors, fake, dfd."""
+
+    kind: str
+    target: str
+    source: str = ""
+    original: str = ""
+
+
+_PATTERNS = (
+    ("youtube", re.compile(r"(?P<target>[0-9]{3})")),
+    ("fake", re.compile(r"(?P<target>[0-9]{3})_(?P<source>[0-9]{3})")),
+    ("actors", re.compile(r"(?P<target>[0-9]{2})__(?P<scene>[^/]+)")),
+    (
+        "dfd",
+        re.compile(
+            r"(?P<target>[0-9]{2})_(?P<source>[0-9]{2})__(?P<scene>[^/]+)"
+            r"__[A-Za-z0-9]{8}"
+        ),
+    ),
+)
+
+
+def parse_name(stem: str) -> Name | None:
+    """The parts of an official file name without suffix; None for any other name."""
+    for kind, pattern in _PATTERNS:
+        match = pattern.fullmatch(stem)
+        if match is None:
+            continue
+        parts = match.groupdict()
+        target = parts["target"]
+        if kind == "fake":
+            return Name(kind, target, parts["source"], f"youtube/{target}")
+        if kind == "dfd":
+            original = f"actors/{target}__{parts['scene']}"
+            return Name(kind, target, parts["source"], original)
+        return Name(kind, target)
+    return None
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name can be written down; others cannot be keys."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

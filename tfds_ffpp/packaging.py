@@ -1,0 +1,412 @@
+"""From a tree to the list of stored videos: what the builder writes and build checks.
+
+Holds no TFDS: it prepares every video of every split into the cache, in processes or by
+Beam, judges the result, and tells what stands in which shard.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfds_ffpp import cache, card, layout, splits
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.naming import VideoRecord
+from tfds_ffpp.progress import Progress
+from tfds_ffpp.workers import run_jobs
+
+TIME_LIMIT = 300.0  # seconds for one video
+MANUAL_DIR_HELP = f"manual_dir must hold\n{layout.OFFICIAL_TREE}\n{layout.WHERE_TO_ASK}"
+CACHE = ".tfds_ffpp_cache"
+# Bytes of a stored pixel, generous for JPEG of quality 95 without subsampling.
+BYTES_PER_PIXEL = 0.8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored video: facts are all features but the frames, which lie at path."""
+
+    key: str
+    path: Path
+    facts: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its entry, about those of its record."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A video that is not in the dataset. expected: it should have been one."""
+
+    path: Path
+    reason: str
+    expected: bool = True
+    record: VideoRecord | None = None
+
+    def line(self) -> dict[str, Any]:
+        """As a line of rejected.jsonl."""
+        record = self.record
+        return {
+            "path": os.fsencode(self.path).decode(errors="replace"),
+            "reason": self.reason,
+            "dataset": record.dataset if record else "",
+            "method": record.method if record else "",
+            "video_id": record.video_id if record else "",
+            "label": record.label if record else -1,
+        }
+
+
+@dataclass
+class Packed:
+    """All that goes into a dataset."""
+
+    entries: dict[str, list[Entry]]
+    rejected: list[Rejected]
+    scan: layout.Scan
+    split: splits.Splits
+    seconds: Counter = field(default_factory=Counter)
+
+    def shards(self, shard_bytes: int) -> dict[str, list[list[Entry]]]:
+        """Per split, runs of entries of about as many bytes."""
+        shards: dict[str, list[list[Entry]]] = {}
+        for split, entries in self.entries.items():
+            runs: list[list[Entry]] = [[]]
+            filled = 0
+            for entry in entries:
+                if filled + entry.size > shard_bytes and runs[-1]:
+                    runs.append([])
+                    filled = 0
+                runs[-1].append(entry)
+                filled += entry.size
+            shards[split] = runs
+        return shards
+
+    def write_tables(
+        self, folder: Path, *, config: dict[str, Any], version: str
+    ) -> None:
+        """Writes videos-<split>.jsonl, rejected.jsonl, card.json and card.md."""
+        for split, entries in self.entries.items():
+            _write_lines(folder / f"videos-{split}.jsonl", (e.facts for e in entries))
+        _write_lines(folder / "rejected.jsonl", (r.line() for r in self.rejected))
+        told = card.make_card(
+            {s: [e.facts for e in es] for s, es in self.entries.items()},
+            rejected=[r.line() for r in self.rejected],
+            scan=self.scan,
+            split=self.split,
+            config=config,
+            version=version,
+        )
+        (folder / "card.json").write_text(json.dumps(told, indent=1) + "\n")
+        (folder / "card.md").write_text(card.as_markdown(told))
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def select(config, manual_dir: Path) -> tuple[layout.Scan, splits.Splits]:
+    """What the tree holds and which split each video is in. Reads names only."""
+    found = layout.scan(
+        manual_dir,
+        compression=config.compression,
+        layout=config.layout,
+        methods=config.methods,
+        allow_missing=config.allow_missing,
+    )
+    if config.protocol == "seed":
+        split = splits.assign_seed(
+            found.records,
+            per_class=config.seed_videos_per_class,
+            num_val=config.seed_val_videos,
+        )
+    else:
+        split = splits.assign(found.records, root=found.root, strict=config.strict)
+    return found, split
+
+
+class Work:
+    """The preparing of one dataset; a context that holds its cache locked."""
+
+    def __init__(
+        self,
+        config,
+        *,
+        manual_dir: Path,
+        data_dir: Path,
+        dataset_dir: Path,
+        download_config: Any = None,
+        num_processes: int | None = None,
+        time_limit: float = TIME_LIMIT,
+    ):
+        """Reads the names of the tree; writes nothing. Raises DataError."""
+        self._config = config
+        self._recipe = dataclasses.asdict(config.recipe)
+        self._scan, self._split = select(config, manual_dir)
+        self._data_dir = data_dir.expanduser()
+        self._dataset_dir = dataset_dir
+        self._num_processes = num_processes or os.cpu_count() or 1
+        self._time_limit = time_limit
+        limit = getattr(download_config, "max_examples_per_split", None)
+        if limit:
+            self._split = dataclasses.replace(
+                self._split,
+                records={s: r[:limit] for s, r in self._split.records.items()},
+            )
+        self._beam_options = getattr(download_config, "beam_options", None)
+        self._beam_runner = getattr(download_config, "beam_runner", None)
+        told = json.dumps(self._recipe, sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        self._cache = self._data_dir / CACHE / digest
+        self._lock: Any = None
+
+    def __enter__(self) -> "Work":
+        _need_space(self._data_dir, self._split, self._config)
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._cache.parent / f"{self._cache.name}.lock").open("w")
+        except OSError as error:
+            raise DataError(
+                f"cannot write to {self._data_dir} ({error.strerror}); "
+                "give a data_dir that can be written"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise DataError(
+                f"another build is working in {self._cache}; wait for it to end"
+            ) from None
+        for stale in self._dataset_dir.parent.glob(
+            f"incomplete.*_{self._dataset_dir.name}"
+        ):
+            shutil.rmtree(stale, ignore_errors=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        self._lock.close()
+
+    def forget(self) -> None:
+        """Removes the cache of a dataset that is whole."""
+        shutil.rmtree(self._cache, ignore_errors=True)
+        (self._cache.parent / f"{self._cache.name}.lock").unlink(missing_ok=True)
+        try:
+            self._cache.parent.rmdir()
+        except OSError:
+            return  # others' caches are there
+
+    # Preparing --------------------------------------------------------------------
+
+    def prepare(self) -> Packed:
+        """Prepares every video. Raises DataError when too many cannot be used."""
+        chosen = {
+            r.path: r for records in self._split.records.values() for r in records
+        }
+        by_key = {r.key: r for r in self._scan.records}
+        # Of the videos that fakes take their boxes from; of no split, with `strict`.
+        originals = {
+            o.path: o
+            for r in chosen.values()
+            if (o := by_key.get(r.original_key)) is not None
+        }
+        if self._config.crop == "full":
+            originals = {}
+        first = {
+            **originals,
+            **{
+                p: r
+                for p, r in chosen.items()
+                if not originals or r.original_key not in by_key
+            },
+        }
+        seconds: Counter = Counter()
+        done: dict[Path, Path] = {}  # video -> entry
+        reasons: dict[Path, str] = {}
+        self._run("1/2", list(first.values()), {}, (done, reasons, seconds))
+        faces = {}
+        for path, original in originals.items():
+            meta = cache.read_meta(done[path]) if path in done else None
+            if meta is not None:
+                faces[original.key] = meta["faces"]
+        second = [r for p, r in chosen.items() if p not in first]
+        self._run("2/2", second, faces, (done, reasons, seconds))
+        return self._pack(done, reasons, faces, seconds)
+
+    def _run(self, label: str, records: Sequence[VideoRecord], faces, results) -> None:
+        """Prepares records that have no entry yet; fills results."""
+        done, reasons, seconds = results
+        jobs = []
+        for record in records:
+            told = faces.get(record.original_key) if record.original else None
+            job = self._job(record, told)
+            if isinstance(job, str):
+                reasons[record.path] = job
+            elif cache.read_meta(Path(job["entry"])) is not None:
+                done[record.path] = Path(job["entry"])
+            else:
+                jobs.append(job)
+        with Progress(f"Preparing videos {label}", len(jobs)) as progress:
+            for job, result in self._results(jobs):
+                path = Path(job["path"])
+                if "reason" in result:
+                    reasons[path] = result["reason"]
+                else:
+                    done[path] = Path(job["entry"])
+                    seconds.update(result["seconds"])
+                progress.step()
+
+    def _results(self, jobs: list[dict]) -> Iterator[tuple[dict, dict]]:
+        if not jobs:
+            return iter(())
+        if self._beam_options is not None or self._beam_runner is not None:
+            from tfds_ffpp import beam
+
+            return beam.run_jobs(jobs, self._beam_runner, self._beam_options)
+        return run_jobs(jobs, min(self._num_processes, len(jobs)))
+
+    def _job(self, record: VideoRecord, faces) -> dict[str, Any] | str:
+        path = os.path.abspath(record.path)
+        try:
+            name = cache.entry_name(path, [self._recipe, faces])
+        except OSError as error:
+            return error.strerror or "cannot be read"
+        return {
+            "path": path,
+            "entry": str(self._cache / name),
+            "recipe": self._recipe,
+            "faces": faces,
+            "time_limit": self._time_limit,
+        }
+
+    # Judging ----------------------------------------------------------------------
+
+    def _pack(self, done, reasons, faces, seconds: Counter) -> Packed:
+        entries: dict[str, list[Entry]] = {}
+        rejected = [Rejected(o.path, o.reason, False) for o in self._scan.odd]
+        seen: set[Path] = set()
+        for split, records in self._split.records.items():
+            entries[split] = []
+            for record in records:
+                path = Path(os.path.abspath(record.path))
+                meta = cache.read_meta(done[path]) if path in done else None
+                if meta is not None:
+                    facts = _facts(record, meta)
+                    entries[split].append(Entry(record.key, done[path], facts))
+                elif path not in seen:
+                    seen.add(path)
+                    reason = reasons.get(path, "its entry in the cache is gone")
+                    rejected.append(Rejected(record.path, reason, record=record))
+        self._judge(entries, rejected)
+        return Packed(entries, rejected, self._scan, self._split, seconds)
+
+    def _judge(self, entries, rejected: list[Rejected]) -> None:
+        bad = [r for r in rejected if r.expected]
+        total = len(bad) + sum(len(e) for e in entries.values())
+        if len(bad) > self._config.max_rejected * total:
+            ledger = self._cache.parent / "rejected.jsonl"
+            _write_lines(ledger, (r.line() for r in rejected))
+            common = Counter(r.reason for r in bad).most_common(1)[0]
+            raise DataError(
+                f"{len(bad)} of {total} videos cannot be used, more than "
+                f"max_rejected={self._config.max_rejected:g} allows; mostly "
+                f"{common[0]!r} ({common[1]}), first {bad[0].path}; all are in {ledger}"
+            )
+        for split, kept in entries.items():
+            if not kept:
+                raise DataError(
+                    f"no video of the {split} split can be used; "
+                    f"first {bad[0].path}: {bad[0].reason}"
+                )
+        if self._config.protocol != "seed":
+            _refuse_shared_content(entries)
+
+
+def _facts(record: VideoRecord, meta: dict[str, Any]) -> dict[str, Any]:
+    told = {k: v for k, v in meta.items() if k != "faces"}
+    return {
+        "dataset": record.dataset,
+        "method": record.method,
+        "video_id": record.video_id,
+        "label": record.label,
+        "target": record.target,
+        "source": record.source,
+        "original": record.original,
+        "compression": record.compression,
+        **told,
+    }
+
+
+def _refuse_shared_content(entries: dict[str, list[Entry]]) -> None:
+    """Raises DataError when the same bytes stand in two splits."""
+    home: dict[str, dict[str, str]] = defaultdict(dict)
+    for split, kept in entries.items():
+        for entry in kept:
+            home[entry.facts["sha256"]].setdefault(split, entry.key)
+    shared = [places for places in home.values() if len(places) > 1]
+    if shared:
+        said = " and ".join(f"{key} ({split})" for split, key in shared[0].items())
+        raise DataError(
+            f"{len(shared)} videos stand in two splits under different names, first "
+            f"{said}; remove one of each pair"
+        )
+
+
+def _need_space(data_dir: Path, split: splits.Splits, config) -> None:
+    """Raises DataError when the disk is too small for the cache and the dataset."""
+    videos = sum(len(r) for r in split.records.values())
+    pixels = videos * config.num_frames * config.image_size**2
+    need = int(2 * pixels * BYTES_PER_PIXEL)
+    place = data_dir
+    while not place.exists():
+        place = place.parent
+    have = shutil.disk_usage(place).free
+    if have < need:
+        raise DataError(
+            f"{videos} videos need about {need / 1e9:.1f} GB under {data_dir} "
+            f"(half of it until the build ends), but {have / 1e9:.1f} GB are free; "
+            "give another data_dir or a smaller num_frames or image_size"
+        )
+
+
+def check_same_config(dataset_dir: Path, config) -> None:
+    """Raises DataError when the dataset there was built from another config."""
+    path = Path(dataset_dir) / "card.json"
+    try:
+        built = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError):
+        raise DataError(
+            f"{path} is missing or damaged; remove {dataset_dir} and build again"
+        ) from None
+    asked = json.loads(json.dumps(config.content()))
+    other = {k: (built.get(k), v) for k, v in asked.items() if built.get(k) != v}
+    if other:
+        said = "; ".join(f"{k} is {a!r}, not {b!r}" for k, (a, b) in other.items())
+        raise DataError(
+            f"the dataset in {dataset_dir} was built from another config: {said}; "
+            "give the new one another name, or remove the old one"
+        )
+
+
+def writing(write: Callable[[], None], dataset_dir: Path) -> None:
+    """Writes the dataset; turns a full disk into a DataError."""
+    try:
+        write()
+    except (OSError, RuntimeError) as error:
+        if "No space left" not in str(error):
+            raise
+        free = shutil.disk_usage(dataset_dir.parent).free
+        raise DataError(
+            f"the disk got full while writing {dataset_dir} ({free / 1e9:.2f} GB are "
+            "free); nothing half-written is left; make room and build again"
+        ) from None

@@ -1,0 +1,237 @@
+"""FaceForensics++ as a TFDS dataset: one example is one video."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tfds_ffpp import cache, packaging
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.prepare import Recipe
+
+SHARD_BYTES = 64 << 20  # what writing needs in memory, about
+
+
+@dataclasses.dataclass
+class FfppConfig(tfds.core.BuilderConfig):
+    """What a dataset is made of; two datasets of equal configs are equal.
+
+    name: folder of the built dataset.
+    compression: raw, c23 or c40.
+    layout: auto, official, mirror_c23, mirror_flat.
+    methods: fakes to take; () is all there are but DeepFakeDetection.
+    allow_missing: go on without a method that was asked for.
+    num_frames: frames stored of each video.
+    frame_step: 0 spreads them evenly over the video; k > 0 takes a run of frames, k
+      apart, from its middle.
+    image_size: side of the stored square, in pixels.
+    crop: face (one box per video) or full (the whole frame, squeezed to a square).
+    margin: side of the face crop in sides of the detected box.
+    detector: dlib, yunet (needs detector_model) or none (largest centred square).
+    detector_model: the .onnx file of yunet.
+    jpeg_quality, jpeg_subsampling: of the stored frames.
+    protocol: official (the official split, or our own where its lists are missing) or
+      seed (the original recipe's repeated videos).
+    seed_videos_per_class, seed_val_videos: of the seed protocol.
+    strict: leave out the train side of the known source overlaps.
+    max_rejected: share of unusable videos above which the build fails.
+    """
+
+    compression: str = "c23"
+    layout: str = "auto"
+    methods: tuple[str, ...] = ()
+    allow_missing: bool = False
+    num_frames: int = 30
+    frame_step: int = 0
+    image_size: int = 224
+    crop: str = "face"
+    margin: float = 1.3
+    detector: str = "dlib"
+    detector_model: str = ""
+    jpeg_quality: int = 95
+    jpeg_subsampling: str = "444"
+    protocol: str = "official"
+    seed_videos_per_class: int = 1500
+    seed_val_videos: int = 200
+    strict: bool = False
+    max_rejected: float = 0.01
+
+    def __post_init__(self):
+        """Takes lists, as JSON and config files give them, for tuples."""
+        self.methods = tuple(self.methods)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What decides the stored frames of a video."""
+        names = [f.name for f in dataclasses.fields(Recipe)]
+        return Recipe(**{name: getattr(self, name) for name in names})
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide what the dataset holds, as plain JSON data."""
+        ours = [f.name for f in dataclasses.fields(FfppConfig)][_INHERITED:]
+        told = {name: getattr(self, name) for name in ours}
+        return {**told, "methods": list(self.methods)}
+
+
+_INHERITED = len(dataclasses.fields(tfds.core.BuilderConfig))
+
+CONFIGS = (
+    FfppConfig(name="c23", description="Face crops, official split, light H.264."),
+    FfppConfig(name="raw", description="Face crops, lossless.", compression="raw"),
+    FfppConfig(name="c40", description="Face crops, heavy H.264.", compression="c40"),
+    FfppConfig(
+        name="seed",
+        description="Whole frames, 1500 videos per class with reals repeated.",
+        crop="full",
+        protocol="seed",
+    ),
+)
+NAMED_CONFIGS = {config.name: config for config in CONFIGS}
+
+
+def features(config: FfppConfig) -> tfds.features.FeaturesDict:
+    """The features of an example; see docs/data.md for their meaning."""
+    fts = tfds.features
+    side, count = config.image_size, config.num_frames
+    image = fts.Image(shape=(side, side, 3), encoding_format="jpeg")
+    return fts.FeaturesDict(
+        {
+            "frames": fts.Sequence(image, length=count),
+            "frame_index": fts.Sequence(fts.Scalar(np.int32), length=count),
+            "timestamp": fts.Sequence(fts.Scalar(np.float32), length=count),
+            "num_valid": fts.Scalar(np.int32),
+            "label": fts.ClassLabel(names=["real", "fake"]),
+            "method": fts.Text(),
+            "compression": fts.Text(),
+            "dataset": fts.Text(),
+            "video_id": fts.Text(),
+            "target": fts.Text(),
+            "source": fts.Text(),
+            "original": fts.Text(),
+            "box": fts.Tensor(shape=(4,), dtype=np.float32),
+            "coverage": fts.Scalar(np.float32),
+            "num_faces": fts.Scalar(np.int32),
+            "damaged": fts.Scalar(np.int32),
+            "sha256": fts.Text(),
+            "codec": fts.Text(),
+            "pixel_format": fts.Text(),
+            "width": fts.Scalar(np.int32),
+            "height": fts.Scalar(np.int32),
+            "fps": fts.Scalar(np.float32),
+            "bit_rate": fts.Scalar(np.int64),
+            "source_frames": fts.Scalar(np.int32),
+        }
+    )
+
+
+class Builder(tfds.core.ShardBasedBuilder):
+    """Prepares videos in worker processes, then writes them shard by shard."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = list(CONFIGS[:1])  # what `tfds build` makes without --config
+    builder_configs = NAMED_CONFIGS
+    MANUAL_DOWNLOAD_INSTRUCTIONS = packaging.MANUAL_DIR_HELP
+
+    def __init__(self, *, file_format: Any = None, **kwargs: Any):
+        """As other builders; array_record unless another format is asked for."""
+        self.num_processes: int | None = None
+        self.keep_cache = False
+        self.time_limit = packaging.TIME_LIMIT
+        self._packed: packaging.Packed | None = None
+        self._download_config: Any = None
+        super().__init__(file_format=file_format or "array_record", **kwargs)
+
+    def _create_builder_config(self, builder_config, version):
+        # A config of a known name with other fields is taken; card.json tells it apart.
+        if isinstance(builder_config, FfppConfig):
+            return builder_config
+        return super()._create_builder_config(builder_config, version)
+
+    @property
+    def _config(self) -> FfppConfig:
+        assert isinstance(self.builder_config, FfppConfig)  # noqa: S101
+        return self.builder_config
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=features(self._config),
+            supervised_keys=None,
+            disable_shuffling=True,
+            homepage="https://github.com/ondyari/FaceForensics",
+        )
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """Builds unless the dataset is there; see tfds.core.DatasetBuilder.
+
+        Raises DataError; under the `tfds` command it ends with the sentence alone.
+        """
+        try:
+            self._build(**kwargs)
+        except DataError as error:
+            if Path(sys.argv[0]).name != "tfds":
+                raise
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(error.exit_code)
+
+    def _build(self, **kwargs: Any) -> None:
+        if self.is_prepared():
+            packaging.check_same_config(Path(self.data_path), self._config)
+            return
+        self._download_config = kwargs.get("download_config")
+        manual_dir = getattr(self._download_config, "manual_dir", None) or (
+            Path(self._data_dir_root) / "downloads" / "manual"
+        )
+        work = packaging.Work(
+            self._config,
+            manual_dir=Path(manual_dir),
+            data_dir=Path(self._data_dir_root),
+            dataset_dir=Path(self.data_path),
+            download_config=self._download_config,
+            num_processes=self.num_processes,
+            time_limit=self.time_limit,
+        )
+        with work:
+            self._packed = work.prepare()
+            packaging.writing(
+                functools.partial(super().download_and_prepare, **kwargs),
+                Path(self.data_path),
+            )
+            if not self.keep_cache:
+                work.forget()
+
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> Mapping[str, Sequence[Any]]:
+        del dl_manager  # the videos are prepared by now
+        assert self._packed is not None  # noqa: S101
+        return {
+            split: [functools.partial(generate_examples, s) for s in shards]
+            for split, shards in self._packed.shards(SHARD_BYTES).items()
+        }
+
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        # Here the folder still has its temporary name: it gets whole at once.
+        assert self._packed is not None  # noqa: S101
+        self._packed.write_tables(
+            Path(self.data_path),
+            config={
+                "name": self._config.name,
+                **self._config.content(),
+            },
+            version=str(self.version),
+        )
+
+
+def generate_examples(
+    entries: Sequence[packaging.Entry],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The examples of one shard, with their keys."""
+    for entry in entries:
+        yield entry.key, {**entry.facts, "frames": cache.read_frames(entry.path)}

@@ -1,0 +1,334 @@
+"""One video file -> upright RGB frames. The only file that knows PyAV.
+
+Frames are counted in presentation order. Variable frame rates need no care: frames are
+chosen by index everywhere, and each carries its time.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+
+from tfds_ffpp.errors import DataError
+
+# Containers that hold everything in the one file; playlists are not among them.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
+MAX_PIXELS = 7680 * 4320  # 8K; a frame of it takes 100 MB as RGB
+MIN_DECODED = 0.9  # share of the promised frames that a damaged video must still yield
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+# swscale's accurate path with bicubic chroma, as the ffmpeg command line scales.
+_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+
+
+class UnusableVideoError(DataError):
+    """This file cannot be used; its text is the reason, without the path."""
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a file's header says.
+
+    width, height: of the upright picture, in pixels; fps: frames per second;
+    bit_rate: bits per second, of the whole file; num_frames: promised, 0 if unsaid.
+    """
+
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    fps: float
+    bit_rate: int
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Some frames of a video.
+
+    frames: RGB uint8[H,W,3] each, upright, each of its own size; indices: positions in
+    presentation order; timestamps: seconds; source_frames: how many the video has;
+    damaged: frames of it could not be decoded.
+    """
+
+    frames: list[np.ndarray]
+    indices: list[int]
+    timestamps: list[float]
+    source_frames: int
+    damaged: bool
+    facts: VideoFacts
+
+
+Plan = Callable[[int], Sequence[int]]
+
+
+def even_plan(num_frames: int) -> Plan:
+    """The middles of num_frames equal parts of the video; all of a shorter one."""
+    return lambda total: (
+        range(total)
+        if total <= num_frames
+        else [(2 * i + 1) * total // (2 * num_frames) for i in range(num_frames)]
+    )
+
+
+def run_plan(num_frames: int, step: int) -> Plan:
+    """A run of frames, step apart, from the middle of the video."""
+
+    def plan(total: int) -> Sequence[int]:
+        count = min(num_frames, -(-total // step))
+        start = (total - (count - 1) * step - 1) // 2
+        return [start + i * step for i in range(count)]
+
+    return plan
+
+
+def _check_file(path: Path) -> None:
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise UnusableVideoError(error.strerror or "cannot be read") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise UnusableVideoError("not a regular file")
+    if facts.st_size == 0:
+        raise UnusableVideoError("empty file")
+
+
+def _open(path: Path):
+    """Opens a local regular file of a known container; nothing else is reachable."""
+    _check_file(path)
+    try:
+        # "file:" keeps names with a colon or a leading dash from being an address.
+        container = av.open(
+            f"file:{os.path.abspath(path)}", options=_OPTIONS, metadata_errors="replace"
+        )
+    except (FFmpegError, OSError, ValueError) as error:
+        raise UnusableVideoError(f"not a readable video ({_reason(error)})") from None
+    return container
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def _video_stream(container):
+    for stream in container.streams.video:
+        if "ATTACHED_PIC" not in str(stream.disposition).upper():
+            break
+    else:
+        raise UnusableVideoError("no video stream")
+    context = stream.codec_context
+    if context.width * context.height > MAX_PIXELS:
+        raise UnusableVideoError(
+            f"{context.width}x{context.height} pixels are more than the "
+            f"{MAX_PIXELS} allowed"
+        )
+    return stream
+
+
+def _facts(path: Path, container, stream, upright: tuple[int, int]) -> VideoFacts:
+    context = stream.codec_context
+    rate = stream.average_rate or stream.base_rate
+    seconds = (container.duration or 0) / av.time_base
+    size = os.path.getsize(path)
+    return VideoFacts(
+        codec=context.name,
+        pixel_format=context.pix_fmt or "unknown",
+        width=upright[1],
+        height=upright[0],
+        fps=float(rate) if rate else 0.0,
+        bit_rate=container.bit_rate or (int(8 * size / seconds) if seconds else 0),
+        num_frames=stream.frames,
+    )
+
+
+def probe(path: str | Path) -> VideoFacts:
+    """Reads the header only; width and height are those of the coded picture."""
+    path = Path(path)
+    with _open(path) as container:
+        stream = _video_stream(container)
+        size = stream.codec_context.height, stream.codec_context.width
+        return _facts(path, container, stream, size)
+
+
+def to_rgb(frame: VideoFrame) -> np.ndarray:
+    """A decoded frame as upright RGB uint8[H,W,3]."""
+    if frame.width * frame.height > MAX_PIXELS:
+        raise UnusableVideoError(f"a frame of {frame.width}x{frame.height} pixels")
+    rgb = frame.to_ndarray(format="rgb24", interpolation=_SCALING)
+    turns = round(frame.rotation / 90) % 4  # counterclockwise, as np.rot90
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _packets(container, stream) -> Iterator[av.Packet]:
+    """The packets of the stream up to its end or the first unreadable one."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (FFmpegError, OSError, ValueError):
+            return
+        if packet.size and not packet.is_discard:
+            yield packet
+
+
+def _groups_needed(packets: Sequence[av.Packet], wanted: set[int]) -> list[bool]:
+    """Which packets to decode for the frames with these pts: whole groups of pictures.
+
+    A group starts at a key frame. Frames shown before their group's key frame may need
+    the group before.
+    """
+    needed = [False] * len(packets)
+    starts = [i for i, p in enumerate(packets) if p.is_keyframe]
+    if not starts or starts[0] != 0:
+        starts.insert(0, 0)
+    ends = [*starts[1:], len(packets)]
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        shown = [p.pts for p in packets[start:end]]
+        hits = [t for t in shown if t is not None and t in wanted]
+        if not hits:
+            continue
+        if number and min(hits) < (packets[start].pts or 0):
+            start = starts[number - 1]
+        last = max(i for i in range(start, end) if packets[i].pts in wanted)
+        needed[start : last + 1] = [True] * (last + 1 - start)
+    return needed
+
+
+def _decode_wanted(context, packets, wanted: set[int]) -> dict[int, VideoFrame] | None:
+    """pts -> frame for the wanted pts, or None if anything at all is odd."""
+    needed = _groups_needed(packets, wanted)
+    frames: dict[int, VideoFrame] = {}
+
+    def keep(decoded) -> bool:
+        for frame in decoded:
+            if frame.is_corrupt:
+                return False
+            if frame.pts in wanted:
+                frames[frame.pts] = frame
+        return True
+
+    try:
+        previous = True
+        for packet, use in zip(packets, needed, strict=True):
+            if use:
+                if not previous:
+                    context.flush_buffers()
+                # Frames that nothing else is predicted from need not be decoded.
+                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+                if not keep(context.decode(packet)):
+                    return None
+            elif previous and not keep(context.decode(None)):
+                return None
+            previous = use
+        if previous and not keep(context.decode(None)):
+            return None
+    except (FFmpegError, OSError, ValueError):
+        return None
+    return frames if len(frames) == len(wanted) else None
+
+
+def read_clip(path: str | Path, plan: Plan) -> Clip:
+    """Decodes the frames that the plan chooses from the video's frame count.
+
+    Raises UnusableVideoError with the reason when the file is not a video, has no
+    frames, or is damaged so that under 90 % of its frames decode.
+    """
+    path = Path(path)
+    with _open(path) as container:
+        stream = _video_stream(container)
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        packets = list(_packets(container, stream))
+        promised = max(stream.frames, len(packets))
+        order = sorted({p.pts for p in packets if p.pts is not None})
+        regular = len(order) == len(packets) and not any(p.is_corrupt for p in packets)
+        if packets and regular and len(packets) >= MIN_DECODED * promised:
+            indices = list(plan(len(packets)))
+            wanted = {order[i] for i in indices}
+            frames = _decode_wanted(stream.codec_context, packets, wanted)
+            if frames is not None:
+                chosen = [frames[order[i]] for i in indices]
+                damaged = len(packets) < promised
+                total = len(packets)
+                return _clip(
+                    path, container, stream, chosen, indices, total, damaged=damaged
+                )
+    return _read_damaged(path, plan, promised)
+
+
+def _clip(path, container, stream, chosen, indices, total, *, damaged: bool) -> Clip:
+    rgb = [to_rgb(frame) for frame in chosen]
+    rate = float(stream.average_rate or 0) or 25.0
+    # A drained decoder's frames have lost their own time base.
+    unit = float(stream.time_base)
+    return Clip(
+        frames=rgb,
+        indices=[int(i) for i in indices],
+        timestamps=[
+            i / rate if f.pts is None else f.pts * unit
+            for f, i in zip(chosen, indices, strict=True)
+        ],
+        source_frames=total,
+        damaged=damaged,
+        facts=_facts(path, container, stream, rgb[0].shape[:2]),
+    )
+
+
+def decode_all(container, stream) -> Iterator[VideoFrame]:
+    """Every frame that decodes without error, in presentation order."""
+    context = stream.codec_context
+    for packet in _packets(container, stream):
+        try:
+            decoded = context.decode(packet)
+        except (FFmpegError, OSError, ValueError):
+            continue
+        yield from (f for f in decoded if not f.is_corrupt)
+    try:
+        yield from (f for f in context.decode(None) if not f.is_corrupt)
+    except (FFmpegError, OSError, ValueError):
+        return
+
+
+def _read_damaged(path: Path, plan: Plan, promised: int) -> Clip:
+    """Counts what decodes, then takes the plan's frames of that count."""
+    with _open(path) as container:
+        stream = _video_stream(container)
+        total = sum(1 for _ in decode_all(container, stream))
+    promised = max(promised, total)
+    if total == 0:
+        raise UnusableVideoError("0 frames decoded")
+    if total < MIN_DECODED * promised:
+        raise UnusableVideoError(f"only {total} of {promised} frames decode")
+    with _open(path) as container:
+        stream = _video_stream(container)
+        indices = list(plan(total))
+        wanted = set(indices)
+        kept = {
+            i: frame
+            for i, frame in enumerate(decode_all(container, stream))
+            if i in wanted
+        }
+        chosen = [kept[i] for i in indices]
+        damaged = total < promised
+        return _clip(path, container, stream, chosen, indices, total, damaged=damaged)
+
+
+def read_frames(path: str | Path, indices: Sequence[int]) -> Clip:
+    """Decodes the frames of these indices; raises if one of them is not there."""
+
+    def plan(total: int) -> Sequence[int]:
+        if indices and max(indices) >= total:
+            raise UnusableVideoError(
+                f"frame {max(indices)} asked for, but the video has {total}"
+            )
+        return indices
+
+    return read_clip(path, plan)

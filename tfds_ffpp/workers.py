@@ -1,0 +1,141 @@
+"""A pool of worker processes that survives the death or hanging of any of them."""
+
+import json
+import os
+import queue
+import select
+import signal
+import subprocess  # noqa: S404
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.worker import Job, Result
+
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
+
+
+class Worker:
+    """One worker process, started on the first job and again after each death."""
+
+    def __init__(self):
+        """Starts nothing yet."""
+        self._process: subprocess.Popen | None = None
+        self._rest = b""
+
+    def _start(self) -> subprocess.Popen:
+        # -P and a path of our own: what lies in the working directory is not imported.
+        path = os.pathsep.join(
+            p for p in (_PACKAGE_PARENT, os.environ.get("PYTHONPATH")) if p
+        )
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", "-m", "tfds_ffpp.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        self._process, self._rest = process, b""
+        return process
+
+    def run(self, job: Job) -> Result:
+        """The job's result; {"reason": …} when the process died or took too long."""
+        process = self._process or self._start()
+        assert process.stdin is not None  # noqa: S101
+        with suppress(OSError):  # it is dead; reading says so
+            process.stdin.write(json.dumps(job).encode() + b"\n")
+            process.stdin.flush()
+        line = self._read_line(process, job["time_limit"])
+        if line is None:
+            self.close()
+            return {"reason": f"took longer than {job['time_limit']:g} seconds"}
+        if line.endswith(b"\n"):
+            return json.loads(line)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        self.close()
+        code = process.returncode
+        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        return {"reason": f"the decoding process died ({how})"}
+
+    def _read_line(self, process: subprocess.Popen, limit: float) -> bytes | None:
+        """A line; less than one when the process ended; None when time is up."""
+        assert process.stdout is not None  # noqa: S101
+        end = time.monotonic() + limit
+        file = process.stdout.fileno()
+        while b"\n" not in self._rest:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([file], [], [], left)[0]:
+                return None
+            chunk = os.read(file, 65536)
+            if not chunk:
+                return self._rest
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line + b"\n"
+
+    def close(self) -> None:
+        """Ends the process at once."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.poll()
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+        process.wait()
+
+
+def run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[tuple[Job, Result]]:
+    """Runs jobs in worker processes; yields each with its result as it is done.
+
+    Raises DataError for what would befall every further job too.
+    """
+    source = iter(jobs)
+    lock, stop = threading.Lock(), threading.Event()
+    done: queue.Queue = queue.Queue()
+    workers = [Worker() for _ in range(num_processes)]
+
+    def work(worker: Worker) -> None:
+        try:
+            while not stop.is_set():
+                with lock:
+                    job = next(source, None)
+                if job is None:
+                    break
+                done.put((job, worker.run(job)))
+        except Exception as error:  # handed to the thread that reads the queue
+            done.put((None, error))
+        finally:
+            done.put(None)
+
+    threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        running = len(threads)
+        while running:
+            item = done.get()
+            if item is None:
+                running -= 1
+                continue
+            job, result = item
+            if job is None:
+                if stop.is_set():
+                    continue
+                raise result
+            if "fatal" in result:
+                raise DataError(result["fatal"])
+            yield job, result
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.close()
+        for thread in threads:
+            thread.join(timeout=5)
