@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
@@ -37,7 +36,10 @@ STYLE: Any = {
     "grid.alpha": 0.25,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "legend.frameon": False,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.borderpad": 0.2,
     "figure.constrained_layout.use": True,
     "figure.facecolor": PAPER,
     "axes.facecolor": PAPER,
@@ -72,6 +74,11 @@ def to_png(figure: Figure) -> bytes:
 def _plot(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size)
     return figure, figure.subplots()
+
+
+def _legend_above(figure: Figure) -> None:
+    """For curves that leave no corner free."""
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1, handlelength=1.6)
 
 
 def _unit_square(axes: Axes, horizontal: str, vertical: str) -> None:
@@ -160,18 +167,12 @@ def confusion(matrix: Sequence[Sequence[int]], threshold: float) -> Figure:
     for row, counts in enumerate(matrix):
         for column, count in enumerate(counts):
             share = count / max(sum(counts), 1)
-            right = row == column
-            axes.add_patch(
-                Rectangle(
-                    (column - 0.48, row - 0.48),
-                    0.96,
-                    0.96,
-                    facecolor=REAL if right else FAKE,
-                    alpha=0.12 + 0.5 * share,
-                    edgecolor=INK,
-                    hatch=None if right else "///",
-                )
-            )
+            corner = (column - 0.48, row - 0.48)
+            colour, hatch = (REAL, None) if row == column else (FAKE, "///")
+            shade = {"facecolor": colour, "alpha": 0.12 + 0.5 * share}
+            axes.add_patch(Rectangle(corner, 0.96, 0.96, **shade))
+            edge = {"facecolor": "none", "edgecolor": colour, "hatch": hatch}
+            axes.add_patch(Rectangle(corner, 0.96, 0.96, **edge))
             axes.text(column, row, f"{count:,}", ha="center", va="center", size=15)
             axes.text(column, row + 0.26, f"{share:.1%}", ha="center", va="center")
     axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5))
@@ -190,16 +191,10 @@ def methods(by_method: Mapping[str, Mapping[str, Any]]) -> Figure:
     hatches = ("", "///", "\\\\\\", "xxx", "...", "---")
     for row, (name, values) in enumerate(named.items()):
         area, span = values["auc"], values["intervals"].get("auc")
-        axes.barh(
-            row,
-            area - 0.5,
-            left=0.5,
-            height=0.6,
-            color=FAKE,
-            alpha=0.55,
-            edgecolor=INK,
-            hatch=hatches[row % len(hatches)],
-        )
+        bar = {"y": row, "width": area - 0.5, "left": 0.5, "height": 0.6}
+        axes.barh(**bar, color=FAKE, alpha=0.45)
+        hatch = hatches[row % len(hatches)]
+        axes.barh(**bar, facecolor="none", edgecolor=FAKE, hatch=hatch)
         if span:
             axes.plot(span, [row, row], "|-", color=INK, lw=1.4, ms=8)
         axes.text(0.515, row, f"{name}  {area:.3f}", va="center", size=9).set_bbox(
@@ -224,37 +219,43 @@ def histogram(videos: metrics.Items, threshold: float | None) -> Figure:
     ):
         scores = videos.score[videos.label == value]
         if len(scores):
-            axes.hist(
-                scores,
+            share = np.histogram(scores, edges)[0] / len(scores)
+            label = f"{name} ({len(scores):,})"
+            axes.stairs(share, edges, fill=True, color=colour, alpha=0.3)
+            axes.stairs(
+                share,
                 edges,
-                weights=np.full(len(scores), 1 / len(scores)),
-                histtype="stepfilled",
-                facecolor=(*to_rgb(colour), 0.35),
+                fill=True,
+                facecolor="none",
                 edgecolor=colour,
                 lw=1.4,
                 hatch=hatch,
-                label=f"{name} ({len(scores):,})",
+                label=label,
             )
     axes.axvline(0.5, ls=":", color=INK, lw=1)
     if threshold is not None and abs(threshold - 0.5) > 1e-9:
         label = f"val's threshold {threshold:.2f}"
         axes.axvline(threshold, ls="--", color=INK, lw=1, label=label)
     axes.set(xlim=(0, 1), xlabel="video score", ylabel="share of the class")
-    axes.legend(loc="upper center")
+    _legend_above(figure)
     return figure
 
 
 def reliability(
     videos: metrics.Items, calibrated: np.ndarray | None, temperature: float | None
 ) -> Figure:
-    """Share of fakes over the score, before and after the temperature."""
+    """Share of fakes over the score, before and after the temperature.
+
+    Few videos are drawn in fewer bins than their ECE has.
+    """
     figure, axes = _plot()
     curves = [(videos.score, "as scored", "o--", REAL)]
     if calibrated is not None:
-        label = f"after temperature {temperature:.2f}"
+        label = f"with T = {temperature:.2f}"
         curves.append((calibrated, label, "s-", FAKE))
+    bins = int(np.clip(len(videos.label) // 20, 4, metrics.CALIBRATION_BINS))
     for scores, name, style, colour in curves:
-        binned = metrics.reliability(videos.label, scores)
+        binned = metrics.reliability(videos.label, scores, bins)
         error = metrics.ece(videos.label, scores)
         label = f"{name}, ECE {error:.3f}"
         axes.plot(
@@ -266,7 +267,7 @@ def reliability(
         )
     axes.plot([0, 1], [0, 1], ":", color=INK, lw=1)
     _unit_square(axes, "mean score", "share of fakes")
-    axes.legend(loc="upper left")
+    _legend_above(figure)
     return figure
 
 

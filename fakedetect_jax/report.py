@@ -120,9 +120,9 @@ def draw(
             "Reliability",
             figures.reliability(scored, calibrated, temperature),
         ),
-        "training_loss": ("Loss", figures.training(training_rows, loss)),
+        "training_loss": ("Training: loss", figures.training(training_rows, loss)),
         "training_quality": (
-            "Accuracy and AUC",
+            "Training: accuracy and AUC",
             figures.training(training_rows, quality),
         ),
     }
@@ -211,7 +211,11 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        number=number, percent=percent, span=span, compact=compact
+        number=number,
+        percent=percent,
+        span=span,
+        percent_span=percent_span,
+        compact=compact,
     )
     return environment.get_template(template).render(**values)
 
@@ -222,13 +226,18 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """0.9871 -> "98.7 %"; None -> an em dash."""
-    return "—" if value is None else f"{100 * value:.{digits}f} %"
+    """0.9871 -> "98.7 %", which does not break; None -> an em dash."""
+    return "—" if value is None else f"{100 * value:.{digits}f}\u202f%"
 
 
 def span(values: Sequence[float] | None, digits: int = 3) -> str:
     """[0.95, 0.99] -> "0.950–0.990"; None -> nothing."""
     return "" if not values else f"{values[0]:.{digits}f}–{values[1]:.{digits}f}"
+
+
+def percent_span(values: Sequence[float] | None, digits: int = 1) -> str:
+    """[0.95, 0.99] -> "95.0–99.0 %"; None -> nothing."""
+    return f"{span([100 * v for v in values], digits)}\u202f%" if values else ""
 
 
 def compact(value: Any) -> str:
