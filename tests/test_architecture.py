@@ -14,7 +14,8 @@ LEVELS = [
     ["evaluate", "explain"],
     ["steps", "timeline"],
     ["models", "augment", "selfblend", "report", "checkpoint", "data", "pretrained"],
-    ["workdir", "calibration", "intervals"],
+    ["workdir", "results"],
+    ["calibration", "intervals", "figures"],
     ["metrics", "convolution", "parallel", "interrupt", "writer", "settings"],
     ["errors"],
 ]
@@ -22,14 +23,14 @@ LEVELS = [
 DOORS = {
     "orbax": {"checkpoint"},
     "grain": {"data"},
-    "tensorflow_datasets": {"data", "tfds_ffpp_dataset_builder", "build"},
-    "av": {"video", "synthetic", "decoding"},
+    "tensorflow_datasets": {"data", "tfds_ffpp_dataset_builder", "build", "packaging"},
+    "av": {"video", "worker", "synthetic"},
     "dlib": {"faces"},
-    "array_record": {"data", "build", "tfds_ffpp_dataset_builder"},
+    "array_record": {"data", "packaging"},
     "tensorboardX": {"writer"},
 }
 # Anything of these runs in data workers or serves people without a device.
-WITHOUT_JAX = {"data", "metrics", "report", "calibration", "intervals", "settings"}
+WITHOUT_JAX = {"data", "metrics", "report", "calibration", "intervals", "results", "figures", "settings"}
 
 
 def modules(package: str) -> dict[str, Path]:
