@@ -115,6 +115,49 @@ def roc(videos: metrics.Items, clips: metrics.Items) -> Figure:
     return figure
 
 
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+
+
+def several_rocs(named: Mapping[str, metrics.Items]) -> Figure:
+    """ROC of the videos of each run."""
+    figure, axes = _plot((SIZE[0] * 1.25, SIZE[1] * 1.25))
+    for i, (name, videos) in enumerate(named.items()):
+        if metrics.has_both(videos.label):
+            area = metrics.auc(videos.label, videos.score)
+            curve = thin(*metrics.roc(videos.label, videos.score))
+            colour = (FAKE, REAL, THIRD)[i % 3]
+            style = LINES[i % len(LINES)]
+            label = f"{name}, {area:.3f}"
+            axes.plot(*curve, ls=style, color=colour, lw=1.6, label=label)
+    axes.plot([0, 1], [0, 1], ":", color=INK, lw=0.8)
+    _unit_square(axes, "real called fake (FPR)", "fake called fake (TPR)")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", title="video AUC")
+    return figure
+
+
+def several_areas(named: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Video AUC of each run with its interval."""
+    figure, axes = _plot((SIZE[0] * 1.25, max(1.2 + 0.5 * len(named), 2.2)))
+    for row, (name, video) in enumerate(named.items()):
+        if video["auc"] is None:
+            continue
+        reach = video["intervals"].get("auc")
+        if reach:
+            axes.plot(reach, [row, row], "|-", color=INK, lw=1.4, ms=8)
+        axes.plot(video["auc"], row, "o", color=FAKE, ms=7)
+        label = f"{name}  {video['auc']:.3f}"
+        axes.annotate(
+            label, (video["auc"], row), (0, 7), textcoords="offset points", ha="right"
+        )
+    axes.set(ylim=(len(named) - 0.5, -0.8), xlabel="video AUC, 95 % interval")
+    left, _ = axes.get_xlim()
+    axes.set_xlim(min(left, 0.9), 1.005)
+    axes.set_yticks([])
+    axes.grid(False, axis="y")
+    return figure
+
+
 def precision_recall(videos: metrics.Items) -> Figure:
     """Precision over recall of videos, with what chance gives."""
     from sklearn.metrics import precision_recall_curve

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import special, stats
 
 from fakedetect_jax.metrics import Items
+from tfds_ffpp.errors import DataError
 
 REPLICATES = 1000
 LEVEL = 0.95
@@ -139,18 +140,30 @@ def _decisions(
 
 def bootstrap(
     items: Items,
+    cluster_of: np.ndarray,
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
     threshold: float | None = None,
 ) -> dict[str, np.ndarray]:
-    """Each metric in each replicate: name -> float64 [replicates]."""
+    """Each metric in each replicate: name -> float64 [replicates].
+
+    Equal clusters and seeds give equal draws, whatever the scores.
+    """
     ranked = rank(items.label, items.score)
     pieces = [
         weighted(ranked, weights, threshold=threshold)
-        for weights in draw_weights(clusters(items), replicates=replicates, seed=seed)
+        for weights in draw_weights(cluster_of, replicates=replicates, seed=seed)
     ]
     return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+
+def exact(items: Items, *, threshold: float | None = None) -> dict[str, float]:
+    """The same metrics of the items as they are; nan where one has no value."""
+    ones = np.ones((1, len(items.label)))
+    ranked = rank(items.label, items.score)
+    found = weighted(ranked, ones, threshold=threshold)
+    return {name: float(values[0]) for name, values in found.items()}
 
 
 def interval(
@@ -206,13 +219,13 @@ def intervals(
     if len(items.label) == 0:
         return {}
     cluster_of = clusters(items)
-    drawn = bootstrap(items, replicates=replicates, seed=seed, threshold=threshold)
-    ones = np.ones((1, len(items.label)))
-    ranked = rank(items.label, items.score)
-    exact = weighted(ranked, ones, threshold=threshold)
+    drawn = bootstrap(
+        items, cluster_of, replicates=replicates, seed=seed, threshold=threshold
+    )
+    estimates = exact(items, threshold=threshold)
     return {
         name: interval(
-            float(exact[name][0]) if np.isfinite(exact[name][0]) else None,
+            estimates[name] if np.isfinite(estimates[name]) else None,
             values,
             num_clusters=int(cluster_of.max()) + 1,
             step=_step(name, items.label),
@@ -295,30 +308,50 @@ def auc_difference(
     return {"difference": difference, "standard_error": error, "p": p}
 
 
+def pair(first: Items, second: Items) -> tuple[Items, Items]:
+    """The videos that both have, in one order.
+
+    Raises DataError when they disagree on a label.
+    """
+    number = {key: i for i, key in enumerate(second.keys())}  # noqa: SIM118
+    shared = [(i, number[k]) for i, k in enumerate(first.keys()) if k in number]  # noqa: SIM118
+    chosen = np.array(shared, dtype=np.int64).reshape(-1, 2)
+    one, two = first.take(chosen[:, 0]), second.take(chosen[:, 1])
+    differ = np.flatnonzero(one.label != two.label)
+    if differ.size:
+        name = "/".join(one.take(differ[:1]).keys()[0])
+        raise DataError(
+            f"video {name} is real in one run and fake in the other; "
+            "evaluate both on the same dataset"
+        )
+    return one, two
+
+
 def compare(
     first: Items, second: Items, *, replicates: int = REPLICATES, seed: int = 0
 ) -> dict[str, Any]:
     """first - second on the videos that both have, drawn together.
 
-    {"num_videos", "left_out": [only in first, only in second], "auc": {"first",
-    "second", "difference", "interval", "delong_p", "clustered_p"}, and the same without
-    p for accuracy and balanced_accuracy}; metrics that have no value are left out.
+    {"num_videos", "num_identities", "left_out": [only in first, only in second], and
+    for auc, accuracy and balanced_accuracy {"first", "second", "difference",
+    "interval"}, for auc also "delong_p" and "clustered_p"}; a metric without a value is
+    left out.
     """
-    keys = {key: i for i, key in enumerate(second.keys())}  # noqa: SIM118
-    pairs = np.array(
-        [(i, keys[k]) for i, k in enumerate(first.keys()) if k in keys],  # noqa: SIM118
-        dtype=np.int64,
-    ).reshape(-1, 2)
-    left_out = [len(first.label) - len(pairs), len(second.label) - len(pairs)]
-    result: dict[str, Any] = {"num_videos": len(pairs), "left_out": left_out}
-    one, two = first.take(pairs[:, 0]), second.take(pairs[:, 1])
-    if not len(pairs) or np.any(one.label != two.label):
+    one, two = pair(first, second)
+    shared = len(one.label)
+    left_out = [len(first.label) - shared, len(second.label) - shared]
+    result: dict[str, Any] = {"num_videos": shared, "left_out": left_out}
+    if not shared:
         return result
-    drawn = [bootstrap(x, replicates=replicates, seed=seed) for x in (one, two)]
-    ones = np.ones((1, len(pairs)))
-    exact = [weighted(rank(x.label, x.score), ones) for x in (one, two)]
+    cluster_of = clusters(one)
+    result["num_identities"] = int(cluster_of.max()) + 1
+    drawn = [
+        bootstrap(items, cluster_of, replicates=replicates, seed=seed)
+        for items in (one, two)
+    ]
+    estimates = [exact(items) for items in (one, two)]
     for name in ("auc", "accuracy", "balanced_accuracy"):
-        values = [float(e[name][0]) for e in exact]
+        values = [estimate[name] for estimate in estimates]
         if np.isfinite(values).all():
             result[name] = {
                 "first": values[0],
@@ -327,13 +360,12 @@ def compare(
                 "interval": difference_interval(
                     values[0] - values[1],
                     drawn[0][name] - drawn[1][name],
-                    num_clusters=int(clusters(one).max()) + 1,
+                    num_clusters=result["num_identities"],
                 ),
             }
     if "auc" in result:
-        args = (one.label, one.score, two.score)
-        result["auc"]["delong_p"] = auc_difference(*args)["p"]
-        result["auc"]["clustered_p"] = auc_difference(*args, cluster_of=clusters(one))[
-            "p"
-        ]
+        scores = (one.label, one.score, two.score)
+        plain = auc_difference(*scores)
+        clustered = auc_difference(*scores, cluster_of=cluster_of)
+        result["auc"] |= {"delong_p": plain["p"], "clustered_p": clustered["p"]}
     return result

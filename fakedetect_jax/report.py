@@ -3,11 +3,13 @@
 python -m fakedetect_jax.report RUN...   lays evaluations or whole runs side by side.
 """
 
+import argparse
 import base64
 import csv
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +19,13 @@ import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from fakedetect_jax import calibration, figures, metrics, results
+from fakedetect_jax import calibration, comparison, figures, metrics, results
+from tfds_ffpp.errors import DataError
 
 Report = dict[str, Any]
 
@@ -211,6 +218,7 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
+        signed=signed,
         number=number,
         percent=percent,
         span=span,
@@ -238,6 +246,11 @@ def span(values: Sequence[float] | None, digits: int = 3) -> str:
 def percent_span(values: Sequence[float] | None, digits: int = 1) -> str:
     """[0.95, 0.99] -> "95.0–99.0 %"; None -> nothing."""
     return f"{span([100 * v for v in values], digits)}\u202f%" if values else ""
+
+
+def signed(value: float) -> str:
+    """0.0123 -> "+0.012", -0.0123 -> "−0.012"."""
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def compact(value: Any) -> str:
@@ -286,3 +299,116 @@ def seed_result_lines(report: Mapping[str, Any]) -> str:
         f"Confusion Matrix:\n{table}\n"
         f"{name} Video AUC: {number(video['auc'], 4)}{between}"
     )
+
+
+# Several runs.
+
+
+def write_comparison(entries: Sequence[comparison.Entry], path: Path) -> dict[str, Any]:
+    """Writes the page and, beside it, the same numbers as JSON; returns them."""
+    compared = comparison.compare(entries)
+    with matplotlib.rc_context(figures.STYLE):
+        drawn = {
+            "roc": ("ROC", figures.several_rocs({e.name: e.videos for e in entries})),
+            "auc": (
+                "Video AUC",
+                figures.several_areas({e.name: e.report["video"] for e in entries}),
+            ),
+        }
+    svgs = {n: (title, figures.to_svg(f)) for n, (title, f) in drawn.items()}
+    page = render("comparison.html", compared=compared, figures=svgs)
+    numbers = json.dumps(compared, indent=1, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path.parent, {path.name: page, path.stem + ".json": numbers})
+    return compared
+
+
+def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
+    """The table of runs and, where videos are shared, of differences."""
+    table = Table("run", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("videos", "scored", "video AUC", "EER", "bal. acc."):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("chosen on")
+    for run in compared["runs"]:
+        video, coverage = run["video"], run["coverage"]
+        reach = video["intervals"].get("auc")
+        table.add_row(
+            Text(run["name"]),
+            f"{video['num_real'] + video['num_fake']:,}",
+            percent(coverage["share"]),
+            f"{number(video['auc'])} ({span(reach)})"
+            if reach
+            else number(video["auc"]),
+            percent(video["eer"]),
+            percent(video["balanced_accuracy"]),
+            Text(str(run["selected_on"] or "not recorded").split(",")[0]),
+        )
+    console.print(table)
+    for difference in compared["differences"]:
+        if "auc" in difference:
+            console.print(difference_line(difference), markup=False)
+
+
+def difference_line(difference: Mapping[str, Any]) -> str:
+    """One sentence about the AUCs of two runs."""
+    area = difference["auc"]
+    reach = area["interval"]
+    between = f" [{reach[0]:+.3f}, {reach[1]:+.3f}]" if reach else ""
+    return (
+        f"{difference['run']} against {difference['reference']}: "
+        f"video AUC {area['difference']:+.3f}{between}, "
+        f"p = {area['clustered_p']:.2g} over identities "
+        f"(DeLong {area['delong_p']:.2g}), {difference['num_videos']} videos"
+    )
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; a wrong one exits with 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fakedetect_jax.report",
+        description="Lays evaluations side by side and writes one page about them.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a workdir, or one evaluation"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page; comparison.html in the one workdir, or here, if not set",
+    )
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="write each evaluation's own report anew from its scores",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compares the runs named on the command line; returns the exit code."""
+    arguments = parse_arguments(argv)
+    output = arguments.output
+    if output is None:
+        only = arguments.runs[0] if len(arguments.runs) == 1 else Path()
+        output = only / "comparison.html"
+    try:
+        if arguments.rebuild:
+            for run in arguments.runs:
+                for folder in comparison.find_evaluations(run):
+                    write_report(folder, metrics_file=folder / "../../metrics.jsonl")
+        compared = write_comparison(comparison.read_entries(arguments.runs), output)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:
+        print(f"error: {output} cannot be written ({error.strerror})", file=sys.stderr)
+        return 3
+    console = Console(highlight=False)
+    print_comparison(compared, console)
+    console.print(f"page: {output}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
