@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fakedetect_jax import calibration, comparison, figures, metrics, results
@@ -325,13 +325,15 @@ def write_comparison(entries: Sequence[comparison.Entry], path: Path) -> dict[st
 
 def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
     """The table of runs and, where videos are shared, of differences."""
-    table = Table("run", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        Column("run", overflow="fold"), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for name in ("videos", "scored", "video AUC", "EER", "bal. acc."):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("chosen on")
     for run in compared["runs"]:
         video, coverage = run["video"], run["coverage"]
-        reach = video["intervals"].get("auc")
+        reach = span(video["intervals"].get("auc"))
         table.add_row(
             Text(run["name"]),
             f"{video['num_real'] + video['num_fake']:,}",
