@@ -338,9 +338,7 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
             Text(run["name"]),
             f"{video['num_real'] + video['num_fake']:,}",
             percent(coverage["share"]),
-            f"{number(video['auc'])} ({span(reach)})"
-            if reach
-            else number(video["auc"]),
+            number(video["auc"]) + (f" ({reach})" if reach else ""),
             percent(video["eer"]),
             percent(video["balanced_accuracy"]),
             Text(str(run["selected_on"] or "not recorded").split(",")[0]),

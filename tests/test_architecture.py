@@ -14,7 +14,8 @@ LEVELS = [
     ["evaluate", "explain"],
     ["steps", "timeline"],
     ["models", "augment", "selfblend", "report", "checkpoint", "data", "pretrained"],
-    ["workdir", "results"],
+    ["workdir", "comparison"],
+    ["results"],
     ["calibration", "intervals", "figures"],
     ["metrics", "convolution", "parallel", "interrupt", "writer", "settings"],
     ["errors"],
@@ -30,7 +31,17 @@ DOORS = {
     "tensorboardX": {"writer"},
 }
 # Anything of these runs in data workers or serves people without a device.
-WITHOUT_JAX = {"data", "metrics", "report", "calibration", "intervals", "results", "figures", "settings"}
+WITHOUT_JAX = {
+    "data",
+    "metrics",
+    "report",
+    "comparison",
+    "results",
+    "calibration",
+    "intervals",
+    "figures",
+    "settings",
+}
 
 
 def modules(package: str) -> dict[str, Path]:
