@@ -1,0 +1,182 @@
+"""Self-blended clips: fakes made from real clips alone, on the device.
+
+After Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR 2022,
+from the paper's text. Two deviations. The paper deforms the hull of facial landmarks;
+here the mask is a random face-shaped region of the face crop, deformed alike, since a
+stored clip has no landmarks. The paper treats images; here one mask and one pair of
+transforms serve the whole clip and drift a little over it, as a bad tracker does.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fakedetect_jax import imaging
+
+# The paper's blending ratios (section 3.2), drawn with equal chance.
+RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
+# Regions as (centre y, centre x, semi-axis y, semi-axis x) in sides of a face crop
+# whose face box is 1/1.3 of the side: whole face, lower half, mouth, eyes.
+REGIONS = (
+    (0.52, 0.50, 0.36, 0.28),
+    (0.62, 0.50, 0.24, 0.26),
+    (0.68, 0.50, 0.12, 0.17),
+    (0.42, 0.50, 0.13, 0.27),
+)
+
+
+def self_blend(
+    frames_BTHWC: jax.Array,
+    label_B: jax.Array,
+    *,
+    key: jax.Array,
+    index_B: jax.Array,
+    probability: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Turn some real clips (label 0) into self-blended fakes (label 1).
+
+    Args:
+      frames_BTHWC: float RGB in [0, 1].
+      label_B: float32[B], fake is 1.
+      key: of the run's seed and the step.
+      index_B: int32[B], the clips' indices; equal index and key give equal draws.
+      probability: that a real clip is turned; at 0 nothing is compiled.
+
+    Returns:
+      Frames of the same shape and type, and the new labels.
+    """
+    if not probability:
+        return frames_BTHWC, label_B
+
+    def one_clip(frames_THWC, label, index):
+        choice, rest = jax.random.split(jax.random.fold_in(key, index))
+        chosen = jax.random.bernoulli(choice, probability) & (label < 0.5)
+        blended = blend_clip(frames_THWC, rest)
+        new_label = jnp.where(chosen, jnp.ones_like(label), label)
+        return jnp.where(chosen, blended, frames_THWC), new_label
+
+    return jax.vmap(one_clip)(frames_BTHWC, label_B, index_B)
+
+
+def blend_clip(frames_THWC: jax.Array, key: jax.Array) -> jax.Array:
+    """A clip blended with a changed copy of itself, in 8-bit levels."""
+    keys = jax.random.split(key, 5)
+    planes = imaging.to_planes(frames_THWC)
+    changed = change_statistics(planes, keys[0])
+    # The change goes to the source or to the target, never to both (section 3.2).
+    into_source = jax.random.bernoulli(keys[1])
+    source = jnp.where(into_source, changed, planes)
+    target = jnp.where(into_source, planes, changed)
+    source = move(source, keys[2])
+    ratio = jax.random.choice(keys[3], jnp.array(RATIOS))
+    mask_THW = ratio * face_mask(planes.shape[1:], keys[4])
+    blended = imaging.to_bytes_and_back(target + mask_THW * (source - target))
+    return imaging.to_frames(blended).astype(frames_THWC.dtype)
+
+
+def change_statistics(planes_CTHW: jax.Array, key: jax.Array) -> jax.Array:
+    """Colour, light and frequency content, slightly off for the whole clip."""
+    keys = jax.random.split(key, 7)
+    within = [
+        jax.random.uniform(keys[i], shape, minval=-1.0)
+        for i, shape in enumerate(((3,), (), (), (), ()))
+    ]
+    shift_C, hue, saturation, brightness, contrast = within
+    matrix = imaging.colour_matrix(
+        contrast=1.0 + 0.1 * contrast,
+        saturation=1.0 + 0.3 * saturation,
+        hue=0.02 * hue,
+    )
+    offset_C = 0.08 * shift_C + 0.1 * brightness - 0.05 * contrast
+    recoloured = imaging.recolour(planes_CTHW, matrix, offset_C)
+    soften = jax.random.bernoulli(keys[5])
+    strength = jax.random.uniform(keys[6])
+    low_pass = imaging.resample(
+        recoloured,
+        *(
+            imaging.rescale_matrix(side, factor=jnp.where(soften, 1 + 3 * strength, 2))
+            for side in planes_CTHW.shape[2:]
+        ),
+    )
+    amount = jnp.where(soften, -1.0, strength)  # low_pass itself, or away from it
+    return imaging.sharpen(recoloured, low_pass, amount)
+
+
+def drift(key: jax.Array, count: int) -> jax.Array:
+    """float32[T] in [-1, 1]: a slow random wave, for what moves over a clip."""
+    turns_key, phase_key = jax.random.split(key)
+    turns = jax.random.uniform(turns_key, minval=0.25, maxval=2.0)
+    phase = jax.random.uniform(phase_key)
+    time = jnp.arange(count) / max(count, 1)
+    return jnp.sin(2 * jnp.pi * (turns * time + phase))
+
+
+def move(planes_CTHW: jax.Array, key: jax.Array) -> jax.Array:
+    """Resize by up to 5 % and shift by up to 3 %, a fifth of the shift drifting."""
+    keys = jax.random.split(key, 5)
+    count, *sides = planes_CTHW.shape[1:]
+    matrices = []
+    for axis, side in enumerate(sides):
+        scale = jax.random.uniform(keys[axis], minval=0.95, maxval=1.05)
+        shift = jax.random.uniform(keys[2 + axis], minval=-0.03, maxval=0.03)
+        wave_T = drift(jax.random.fold_in(keys[4], axis), count)
+        place = jax.vmap(
+            lambda shift, scale=scale, side=side: imaging.zoom_matrix(
+                side, scale=scale, shift=shift
+            )
+        )
+        matrices.append(place(shift + 0.006 * wave_T))
+    return imaging.resample(planes_CTHW, *matrices)
+
+
+def face_mask(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+    """float32[T,H,W] in [0, 1]: a soft, deformed face region that drifts a little.
+
+    The elastic deformation bends the coordinates by slow waves before the region is
+    evaluated; the edge is then blurred by a Gaussian of 1 to 6 % of the side.
+    """
+    count, height, width = shape
+    keys = jax.random.split(key, 7)
+    region = jnp.array(REGIONS)[jax.random.randint(keys[0], (), 0, len(REGIONS))]
+    centre = region[:2] + jax.random.uniform(keys[1], (2,), minval=-0.04, maxval=0.04)
+    axes = region[2:] * jax.random.uniform(keys[2], (2,), minval=0.8, maxval=1.15)
+    y, x = jnp.meshgrid(
+        (jnp.arange(height) + 0.5) / height,
+        (jnp.arange(width) + 0.5) / width,
+        indexing="ij",
+    )
+    bent_y, bent_x = bend(y, x, keys[3])
+    wave_T2 = jnp.stack([drift(k, count) for k in jax.random.split(keys[4])], axis=-1)
+    places_T2 = centre + 0.008 * wave_T2
+    across = (bent_x[None] - places_T2[:, 1, None, None]) / axes[1]
+    down = (bent_y[None] - places_T2[:, 0, None, None]) / axes[0]
+    # Distance beyond the edge in units of the smaller axis, as a one-pixel ramp.
+    beyond = (jnp.sqrt(across**2 + down**2 + 1e-12) - 1.0) * jnp.min(axes)
+    mask_THW = jnp.clip(0.5 - beyond * min(height, width), 0.0, 1.0)
+    sigma = jax.random.uniform(keys[5], minval=0.01, maxval=0.06)
+    blurs = [imaging.blur_matrix(side, sigma=sigma * side) for side in (height, width)]
+    return imaging.resample(mask_THW[None], *blurs)[0]
+
+
+def bend(y: jax.Array, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Coordinates in sides, displaced by three slow waves per axis."""
+    keys = jax.random.split(key, 3)
+    frequency = jax.random.uniform(keys[0], (2, 3, 2), minval=-3.0, maxval=3.0)
+    phase = jax.random.uniform(keys[1], (2, 3))
+    size = jax.random.uniform(keys[2], (2, 3), maxval=0.025)
+
+    def displacement(axis: int) -> jax.Array:
+        return sum(
+            size[axis, i]
+            * jnp.sin(
+                2
+                * jnp.pi
+                * (
+                    frequency[axis, i, 0] * y
+                    + frequency[axis, i, 1] * x
+                    + phase[axis, i]
+                )
+            )
+            for i in range(3)
+        )
+
+    return y + displacement(0), x + displacement(1)
