@@ -72,7 +72,9 @@ class _Deck:
 
     def __getitem__(self, position: int) -> int:
         number, place = divmod(position, len(self._videos))
-        return int(self._videos[_shuffled(*self._key, number, len(self._videos))[place]])
+        return int(
+            self._videos[_shuffled(*self._key, number, len(self._videos))[place]]
+        )
 
 
 def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:
@@ -404,10 +406,12 @@ def prepare(config, terminal) -> None:
     """
     if not config.data.manual_dir:
         return
-    from tfds_ffpp import build, synthetic
+    from tfds_ffpp import build
 
     manual_dir = Path(config.data.manual_dir).expanduser()
     if config.synthetic.num_identities:
+        from tfds_ffpp import synthetic
+
         with terminal.phase("make videos"):
             synthetic.write_tree(
                 manual_dir,
