@@ -45,13 +45,13 @@ def apply_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
 def pick_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """The threshold with the best balanced accuracy, among equals the nearest to 0.5.
 
-    Candidates are 0.5 and the middles between neighbouring scores. Returns 0.5 when a
-    class is missing.
+    Candidates are 0.5, 1 (nothing is fake) and the middles between neighbouring
+    scores. Returns 0.5 when a class is missing.
     """
     if not metrics.has_both(labels):
         return 0.5
     distinct = np.unique(scores)
-    candidates = np.append((distinct[1:] + distinct[:-1]) / 2, 0.5)
+    candidates = np.append((distinct[1:] + distinct[:-1]) / 2, [0.5, 1.0])
     real, fake = np.sort(scores[labels == 0]), np.sort(scores[labels == 1])
     specificity = np.searchsorted(real, candidates, side="right") / len(real)
     sensitivity = 1 - np.searchsorted(fake, candidates, side="right") / len(fake)

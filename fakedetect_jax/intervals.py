@@ -177,7 +177,7 @@ def interval(
     """The interval of a share in [0, 1], symmetric in log odds.
 
     logit(estimate) +- t * sd(logit(replicates)), t with num_clusters - 1 degrees of
-    freedom: near 1, where good detectors are, plain percentiles cover 80 to 90 %
+    freedom: near 1, where good detectors are, plain percentiles cover 60 to 90 %
     instead of 95 % (benchmarks/intervals.py). `step` is the smallest change the share
     can make; shares of 0 and 1 count as half a step inside.
 
@@ -198,14 +198,19 @@ def interval(
     return [float(x) for x in special.expit([odds[-1] - reach, odds[-1] + reach])]
 
 
-def _step(name: str, labels: np.ndarray) -> float:
-    """The smallest change of a metric on these labels."""
-    fakes, reals = int(np.sum(labels == 1)), int(np.sum(labels == 0))
-    base = name.removeprefix("at_threshold.")
-    if base == "auc":
-        return 1 / max(fakes * reals, 1)
-    counts = {"sensitivity": fakes, "specificity": reals, "accuracy": fakes + reals}
-    return 1 / max(counts.get(base, 2 * min(fakes, reals)), 1)
+def _step(name: str, labels: np.ndarray, cluster_of: np.ndarray) -> float:
+    """The smallest change of a metric if each target had one video of each class.
+
+    Counted in targets, not videos: copies of a target's videos add nothing.
+    """
+    fakes, reals = (len(np.unique(cluster_of[labels == c])) for c in (1, 0))
+    counts = {
+        "auc": fakes * reals,
+        "sensitivity": fakes,
+        "specificity": reals,
+        "balanced_accuracy": 2 * min(fakes, reals),
+    }
+    return 1 / max(counts.get(name.removeprefix("at_threshold."), fakes + reals), 1)
 
 
 def intervals(
@@ -228,7 +233,7 @@ def intervals(
             estimates[name] if np.isfinite(estimates[name]) else None,
             values,
             num_clusters=int(cluster_of.max()) + 1,
-            step=_step(name, items.label),
+            step=_step(name, items.label, cluster_of),
         )
         for name, values in drawn.items()
     }

@@ -48,8 +48,8 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def logit(scores: np.ndarray | float) -> np.ndarray:
-    """The inverse of sigmoid, held within +-16: a saturated mean stays finite."""
-    return special.logit(np.clip(scores, 1e-7, 1 - 1e-7))
+    """The inverse of sigmoid, held within +-34.5: a saturated mean stays finite."""
+    return special.logit(np.clip(scores, 1e-15, 1 - 1e-15))
 
 
 # Grouping.

@@ -65,9 +65,22 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"{folder / 'context.json'} cannot be read ({error}); "
             "evaluate the split again"
         ) from error
+    _check_whole(folder, context, clips)
     strips_file = folder / "strips.jsonl"
     strips = read_lines(strips_file) if strips_file.exists() else []
     return Evaluation(folder, clips, context, strips)
+
+
+def _check_whole(
+    folder: Path, context: Mapping[str, Any], clips: metrics.Items
+) -> None:
+    """Raises DataError when clips are missing of those that the evaluation counted."""
+    counted = context.get("num_clips")
+    if counted is not None and counted != len(clips.label):
+        raise DataError(
+            f"{folder / 'scores.jsonl'} has {len(clips.label)} of {counted} clips; "
+            "evaluate the split again"
+        )
 
 
 def videos_of(evaluation: Evaluation) -> metrics.Items:

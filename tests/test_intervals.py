@@ -1,0 +1,239 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fakedetect_jax import intervals, metrics
+from tests.made_scores import made_rows
+from tfds_ffpp.errors import DataError
+
+
+def videos_of(rows):
+    return metrics.videos(metrics.clips(rows))
+
+
+def made_items(labels, scores, targets):
+    rows = [
+        {
+            "dataset": "d",
+            "method": "fake" if label else "real",
+            "video": str(i),
+            "target": str(target),
+            "compression": "c23",
+            "label": int(label),
+            "clip": 0,
+            "logit": float(metrics.logit(score)),
+            "score": float(score),
+        }
+        for i, (label, score, target) in enumerate(
+            zip(labels, scores, targets, strict=True)
+        )
+    ]
+    return videos_of(rows)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 3)),
+        min_size=3,
+        max_size=25,
+    ),
+    st.sampled_from([0.5, 1 / 3, 0.9]),
+)
+@settings(deadline=None, max_examples=150)
+def test_a_weight_is_a_repetition(triples, threshold):
+    labels, scores, weights = (
+        np.array(column) for column in zip(*triples, strict=True)
+    )
+    scores = scores / 6
+    labels, scores = labels.astype(int), scores
+    found = intervals.weighted(
+        intervals.rank(labels, scores),
+        weights[None, :].astype(float),
+        threshold=threshold,
+    )
+    repeated_labels, repeated = np.repeat(labels, weights), np.repeat(scores, weights)
+    if not metrics.has_both(repeated_labels):
+        assert np.isnan(found["auc"][0])
+        return
+    expected = {
+        "auc": metrics.auc(repeated_labels, repeated),
+        "eer": metrics.eer(repeated_labels, repeated),
+        "ap": metrics.average_precision(repeated_labels, repeated),
+        "brier": metrics.brier(repeated_labels, repeated),
+    }
+    for prefix, at in (("", 0.5), ("at_threshold.", threshold)):
+        decided = metrics.decisions(repeated_labels, repeated, at)
+        for name in ("accuracy", "balanced_accuracy", "sensitivity", "specificity"):
+            expected[prefix + name] = decided[name]
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(
+        expected
+    )
+
+
+def test_identities_are_drawn_not_videos():
+    """Copies of a target's videos tell nothing new, so intervals must not shrink."""
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 30)
+    scores = metrics.sigmoid(rng.normal(2.0 * labels - 1, 1))
+    targets = np.repeat(np.arange(30), 2)
+    once = intervals.intervals(made_items(labels, scores, targets))
+    labels, scores = np.tile(labels, 9), np.tile(scores, 9)
+    ninefold = intervals.intervals(made_items(labels, scores, np.tile(targets, 9)))
+    alone = intervals.intervals(made_items(labels, scores, np.arange(540)))
+
+    def width(found):
+        low, high = found["auc"]
+        return high - low
+
+    assert width(ninefold) == pytest.approx(width(once), rel=0.05)
+    assert width(alone) < 0.5 * width(once)
+
+
+def simulated(rng, num_targets, separation, spread=0.7, methods=4):
+    """Labels, scores and targets; a target's videos share its ease."""
+    labels = np.tile([0] + [1] * methods, num_targets)
+    ease, gain = rng.normal(0, spread, (2, num_targets)).repeat(methods + 1, axis=1)
+    latent = ease + labels * (separation + gain) + rng.normal(0, 1, labels.size)
+    return labels, latent, np.repeat(np.arange(num_targets), methods + 1)
+
+
+def true_auc(separation, spread=0.7):
+    """Of a fake and a real of different targets."""
+    return stats.norm.cdf(separation / np.sqrt(3 * spread**2 + 2))
+
+
+@pytest.mark.parametrize(("num_targets", "separation"), [(40, 3.0), (70, 1.5)])
+def test_intervals_cover_the_truth_as_often_as_they_say(num_targets, separation):
+    rng = np.random.default_rng(7)
+    runs, hits = 600, 0
+    for seed in range(runs):
+        labels, scores, targets = simulated(rng, num_targets, separation)
+        ranked = intervals.rank(labels, scores)
+        drawn = [
+            intervals.weighted(ranked, weights)["auc"]
+            for weights in intervals.draw_weights(targets, replicates=200, seed=seed)
+        ]
+        found = intervals.interval(
+            metrics.auc(labels, scores),
+            np.concatenate(drawn),
+            num_clusters=num_targets,
+            step=1 / num_targets**2,
+        )
+        assert found is not None
+        hits += found[0] <= true_auc(separation) <= found[1]
+    assert 0.93 <= hits / runs <= 0.97
+
+
+def test_the_p_of_equal_detectors_is_uniform_over_identities():
+    rng = np.random.default_rng(11)
+    rejected = []
+    for _ in range(600):
+        labels, first, targets = simulated(rng, 40, 2.0)
+        own = rng.normal(0, 1.2, (2, 40)).repeat(5, axis=1)  # each detector's likes
+        signs = np.where(labels == 1, 1, -1)
+        scores = [first + signs * likes for likes in own]
+        found = intervals.auc_difference(labels, *scores, cluster_of=targets)
+        plain = intervals.auc_difference(labels, *scores)
+        rejected.append((found["p"] < 0.05, plain["p"] < 0.05))
+    clustered, independent = np.mean(rejected, axis=0)
+    assert 0.03 <= clustered <= 0.075
+    assert independent > 0.12  # what ignoring identities would have claimed
+
+
+def brute_delong(labels, first, second):
+    """The variance of a difference of AUCs, pair by pair."""
+    fake, real = labels == 1, labels == 0
+
+    def components(scores):
+        kernel = np.array(
+            [
+                [float(f > r) + 0.5 * float(f == r) for r in scores[real]]
+                for f in scores[fake]
+            ]
+        )
+        return kernel.mean(axis=1), kernel.mean(axis=0), kernel.mean()
+
+    (f1, r1, a1), (f2, r2, a2) = components(first), components(second)
+    variance = (
+        np.var(f1 - f2, ddof=1) / fake.sum() + np.var(r1 - r2, ddof=1) / real.sum()
+    )
+    return a1 - a2, np.sqrt(variance)
+
+
+def test_delong_is_its_definition_with_ties():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 60)
+    first = np.round(rng.normal(labels, 1), 1)
+    second = np.round(rng.normal(labels * 0.5, 1), 1)
+    difference, error = brute_delong(labels, first, second)
+    found = intervals.auc_difference(labels, first, second)
+    assert found["difference"] == pytest.approx(difference)
+    assert found["standard_error"] == pytest.approx(error)
+    assert found["p"] == pytest.approx(2 * stats.norm.sf(abs(difference) / error))
+    alone = intervals.auc_difference(labels, first, second, cluster_of=np.arange(60))
+    assert alone["standard_error"] == pytest.approx(error)
+
+
+def test_a_run_does_not_differ_from_itself():
+    videos = videos_of(made_rows())
+    found = intervals.compare(videos, videos)
+    assert found["auc"]["difference"] == 0
+    assert found["auc"]["interval"] == [0, 0]
+    assert found["auc"]["delong_p"] == found["auc"]["clustered_p"] == 1
+    assert (found["num_videos"], found["left_out"]) == (100, [0, 0])
+
+
+def test_runs_are_paired_by_video_not_by_line():
+    rows = made_rows(num_identities=20)
+    noisy = [
+        {**row, "score": (row["score"] + 0.3 * ((i * 7) % 5) / 5) / 1.3}
+        for i, row in enumerate(rows)
+    ]
+    straight = intervals.compare(videos_of(rows), videos_of(noisy))
+    turned = intervals.compare(videos_of(rows), videos_of(noisy[::-1]))
+    assert turned == straight
+    some = [row for row in noisy if row["target"] != "003"]
+    assert intervals.compare(videos_of(rows), videos_of(some))["left_out"] == [5, 0]
+
+
+def test_runs_that_disagree_on_a_label_are_not_compared():
+    rows = made_rows(num_identities=4)
+    turned = [{**row, "label": 1 - row["label"]} for row in rows]
+    with pytest.raises(DataError, match="real in one run and fake in the other"):
+        intervals.compare(videos_of(rows), videos_of(turned))
+
+
+def test_runs_without_a_shared_video_have_no_difference():
+    one, two = made_rows(num_identities=4), made_rows(num_identities=4, dataset="dfd")
+    found = intervals.compare(videos_of(one), videos_of(two))
+    assert found == {"num_videos": 0, "left_out": [20, 20]}
+
+
+def test_a_flawless_result_is_not_certain():
+    labels, targets = np.tile([0, 1], 10), np.repeat(np.arange(10), 2)
+    found = intervals.intervals(made_items(labels, labels * 0.8 + 0.1, targets))
+    least = 0.025 ** (1 / 10)  # no error among 10 targets
+    assert found["auc"] == pytest.approx([least, 1])
+    assert found["eer"] == pytest.approx([0, 1 - least])
+
+
+def test_one_identity_or_one_class_has_no_interval():
+    labels, scores = np.array([0, 1, 1]), np.array([0.2, 0.7, 0.1])
+    one = intervals.intervals(made_items(labels, scores, ["a"] * 3))
+    assert one["auc"] is None
+    fakes = intervals.intervals(made_items(np.ones(3, int), scores, ["a", "b", "c"]))
+    assert fakes["auc"] is None
+    assert fakes["accuracy"] is not None
+
+
+def test_videos_without_a_target_stand_alone():
+    items = made_items([0, 1, 1, 0], [0.1, 0.9, 0.8, 0.3], ["", "", "x", "x"])
+    assert intervals.clusters(items).tolist() == [0, 1, 2, 2]
+
+
+def test_equal_seeds_give_equal_intervals():
+    videos = videos_of(made_rows())
+    assert intervals.intervals(videos) == intervals.intervals(videos)
+    assert intervals.intervals(videos) != intervals.intervals(videos, seed=1)
