@@ -89,11 +89,14 @@ def _run(argv: list[str]) -> int:
     started = time.perf_counter()
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     import jax
+    from absl import logging
 
     from fakedetect_jax import data, evaluate, parallel, report, train, workdir
     from fakedetect_jax.interrupt import Interrupted, StopRequest
     from fakedetect_jax.writer import Terminal
 
+    # The libraries' notes on each save are not for our users; ours say what matters.
+    logging.set_verbosity(logging.ERROR)
     config, folder = FLAGS.config, _workdir()
     workdir.ensure_writable(folder)
     if config.compilation_cache:
