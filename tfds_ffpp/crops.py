@@ -1,53 +1,71 @@
 """Frames and one box -> square crops. Training and serving crop by this one code."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from tfds_ffpp.video import Clip
+
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1
 
 
-def crop_frame(
-    frame: np.ndarray, box: Box, reference: tuple[int, int], image_size: int
-) -> np.ndarray:
-    """Cuts the box out of a frame and resizes it to a square.
+@dataclass(frozen=True)
+class Cut:
+    """Where a box lies in a frame: the region inside it and what is missing of it.
 
-    Args:
-      frame: RGB uint8[H,W,3].
-      box: in pixels of a picture of the reference size; may reach over its edges,
-        where the edge pixels are repeated.
-      reference: (height, width) that the box is given in; frames of another size are
-        cut at the same relative place.
-      image_size: S.
-
-    Returns:
-      uint8[S,S,3].
+    region: y0, x0, y1, x1 in pixels; pads: rows above, below, columns left, right.
     """
-    height, width = frame.shape[:2]
-    scale_y, scale_x = height / reference[0], width / reference[1]
-    y0, y1 = (round(box[i] * scale_y) for i in (0, 2))
-    x0, x1 = (round(box[i] * scale_x) for i in (1, 3))
-    y1, x1 = max(y1, y0 + 1), max(x1, x0 + 1)
-    inside = frame[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
-    pads = max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0)
-    if any(pads):
-        inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_REPLICATE)
+
+    region: tuple[int, int, int, int]
+    pads: tuple[int, int, int, int]
+
+
+def place_box(size: tuple[int, int], box: Box, reference: tuple[int, int]) -> Cut:
+    """Where to cut a frame of this (height, width).
+
+    The box is in pixels of a picture of the reference size; frames of another size are
+    cut at the same relative place. What reaches over an edge is padding.
+    """
+    scale = size[0] / reference[0], size[1] / reference[1]
+    bounds = []
+    for axis in (0, 1):
+        low = round(box[axis] * scale[axis])
+        high = max(round(box[axis + 2] * scale[axis]), low + 1)
+        inner = min(max(low, 0), size[axis] - 1), max(min(high, size[axis]), 1)
+        bounds.append((low, high, *inner))
+    (y0, y1, top, bottom), (x0, x1, left, right) = bounds
+    pads = max(top - y0, 0), max(y1 - bottom, 0), max(left - x0, 0), max(x1 - right, 0)
+    return Cut((top, left, bottom, right), pads)
+
+
+def finish_crop(inside: np.ndarray, cut: Cut, image_size: int) -> np.ndarray:
+    """Pads a cut region by repeating its edges; resizes it to uint8[S,S,3]."""
+    if any(cut.pads):
+        inside = cv2.copyMakeBorder(inside, *cut.pads, cv2.BORDER_REPLICATE)
     shrinks = inside.shape[0] >= image_size and inside.shape[1] >= image_size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(inside, (image_size, image_size), interpolation=how)
 
 
 def clip_crops(
-    frames: Sequence[np.ndarray],
+    clip: Clip,
     box: Box,
     image_size: int,
     *,
     reference: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """The same box of each frame as uint8[N,S,S,3].
+    """The same box of each frame of a clip as uint8[N,S,S,3].
 
-    reference defaults to the first frame's size.
+    Args:
+      clip: decoded frames; only the box is turned to RGB.
+      box: in pixels of a picture of the reference size; may reach over its edges,
+        where the edge pixels are repeated.
+      image_size: S.
+      reference: (height, width); defaults to the first frame's.
     """
-    reference = reference or frames[0].shape[:2]
-    return np.stack([crop_frame(f, box, reference, image_size) for f in frames])
+    crops = np.empty((len(clip), image_size, image_size, 3), np.uint8)
+    for i, crop in enumerate(crops):
+        cut = place_box(clip.size(i), box, reference or clip.size(0))
+        crop[:] = finish_crop(clip.rgb(i, cut.region), cut, image_size)
+    return crops

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfds_ffpp.crops import Box
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.video import Clip
 
 # Longest side in pixels at which frames are looked at. The next is tried when no frame
 # shows a face; a frame is never enlarged more than twice.
@@ -202,7 +203,7 @@ def _look(
 
 
 def clip_box(
-    frames: Sequence[np.ndarray],
+    clip: Clip,
     *,
     detector: Detector,
     margin: float = 1.3,
@@ -211,16 +212,16 @@ def clip_box(
     """Looks at a few frames spread over the clip; boxes the largest lasting face.
 
     Args:
-      frames: RGB uint8[H,W,3] each.
+      clip: decoded frames.
       detector: finds faces in one picture.
       margin: side of the square in face-box sides.
       num_looks: how many frames are looked at.
     """
-    reference = frames[0].shape[:2]
-    count = min(num_looks, len(frames))
-    looks = [frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count)]
+    reference = clip.size(0)
     if detector.name == "none":
-        return Faces(detector.find(frames[0])[0], reference, 1.0, 1)
+        return Faces(detector.find(clip.rgb(0))[0], reference, 1.0, 1)
+    count = min(num_looks, len(clip))
+    looks = [clip.rgb((2 * i + 1) * len(clip) // (2 * count)) for i in range(count)]
     tracks: list[list[Box]] = []
     for side in SIDES:
         tracks = link_tracks([_look(detector, f, side, reference) for f in looks])

@@ -58,12 +58,12 @@ def file_digest(path: str | Path) -> str:
 def find_faces(clip: Clip, recipe: Recipe) -> Faces:
     """The face box of a clip as the recipe says."""
     detector = open_detector(recipe.detector, recipe.detector_model)
-    return clip_box(clip.frames, detector=detector, margin=recipe.margin)
+    return clip_box(clip, detector=detector, margin=recipe.margin)
 
 
 def whole_frame(clip: Clip) -> Faces:
     """The box of crop="full"."""
-    height, width = clip.frames[0].shape[:2]
+    height, width = clip.size(0)
     return Faces((0.0, 0.0, float(height), float(width)), (height, width), 1.0, 0)
 
 
@@ -83,7 +83,7 @@ def _store(clip: Clip, faces: Faces, recipe: Recipe) -> tuple[int, list[bytes], 
     if faces.box is None:
         blank = encode(np.zeros((side, side, 3), np.uint8), recipe)
         return 0, [blank] * recipe.num_frames, 0.0
-    crops = clip_crops(clip.frames, faces.box, side, reference=faces.reference)
+    crops = clip_crops(clip, faces.box, side, reference=faces.reference)
     start = perf_counter()
     encoded = [encode(crop, recipe) for crop in crops]
     valid = len(encoded)
@@ -129,7 +129,7 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
         "frame_index": _pad(clip.indices, recipe.num_frames),
         "timestamp": _pad(clip.timestamps, recipe.num_frames),
         "num_valid": num_valid,
-        "box": list(_source_box(faces, clip.frames[0].shape[:2])),
+        "box": list(_source_box(faces, clip.size(0))),
         "coverage": faces.coverage,
         "num_faces": faces.num_faces,
         "damaged": int(clip.damaged),

@@ -135,7 +135,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = list(CONFIGS[:1])  # what `tfds build` makes without --config
-    builder_configs = NAMED_CONFIGS
+    builder_configs = {**NAMED_CONFIGS}  # pyright: ignore
     MANUAL_DOWNLOAD_INSTRUCTIONS = packaging.MANUAL_DIR_HELP
 
     def __init__(self, *, file_format: Any = None, **kwargs: Any):
@@ -180,7 +180,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             sys.exit(error.exit_code)
 
     def _build(self, **kwargs: Any) -> None:
-        if self.is_prepared():
+        if (Path(self.data_path) / "dataset_info.json").exists():
             packaging.check_same_config(Path(self.data_path), self._config)
             return
         self._download_config = kwargs.get("download_config")

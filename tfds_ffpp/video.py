@@ -8,13 +8,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.filter import Graph
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
 
 from tfds_ffpp.errors import DataError
 
@@ -23,8 +24,6 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 MAX_PIXELS = 7680 * 4320  # 8K; a frame of it takes 100 MB as RGB
 MIN_DECODED = 0.9  # share of the promised frames that a damaged video must still yield
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-# swscale's accurate path with bicubic chroma, as the ffmpeg command line scales.
-_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 
 
 class UnusableVideoError(DataError):
@@ -48,21 +47,51 @@ class VideoFacts:
     num_frames: int
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Some frames of a video.
+Region = tuple[int, int, int, int]  # y0, x0, y1, x1 in pixels of the upright frame
+_BLOCK = 4  # no pixel format shares chroma over more pixels
 
-    frames: RGB uint8[H,W,3] each, upright, each of its own size; indices: positions in
-    presentation order; timestamps: seconds; source_frames: how many the video has;
-    damaged: frames of it could not be decoded.
+
+class Clip:
+    """Some decoded frames of a video, turned to RGB when asked.
+
+    indices: positions in presentation order; timestamps: seconds; source_frames: how
+    many frames the video has; damaged: some of it could not be decoded.
     """
 
-    frames: list[np.ndarray]
-    indices: list[int]
-    timestamps: list[float]
-    source_frames: int
-    damaged: bool
-    facts: VideoFacts
+    def __init__(
+        self,
+        decoded: Sequence[VideoFrame],
+        *,
+        indices: Sequence[int],
+        timestamps: Sequence[float],
+        source_frames: int,
+        damaged: bool,
+        facts: VideoFacts,
+    ):
+        """Made by read_clip."""
+        self._decoded = decoded
+        self._converter = _Converter()
+        self.indices = list(indices)
+        self.timestamps = list(timestamps)
+        self.source_frames = source_frames
+        self.damaged = damaged
+        self.facts = facts
+
+    def __len__(self) -> int:
+        """How many frames."""
+        return len(self._decoded)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of the upright frame i; frames may differ."""
+        return _upright_size(self._decoded[i])
+
+    def rgb(self, i: int, region: Region | None = None) -> np.ndarray:
+        """The upright frame i, or a region of it, as RGB uint8[H,W,3]."""
+        return self._converter.rgb(self._decoded[i], region)
+
+    def frames(self) -> list[np.ndarray]:
+        """All frames, whole, as RGB uint8[H,W,3]."""
+        return [self.rgb(i) for i in range(len(self))]
 
 
 Plan = Callable[[int], Sequence[int]]
@@ -86,6 +115,91 @@ def run_plan(num_frames: int, step: int) -> Plan:
         return [start + i * step for i in range(count)]
 
     return plan
+
+
+# Colours ---------------------------------------------------------------------------
+
+
+def _turns(frame: VideoFrame) -> int:
+    """Quarter turns counterclockwise that make the frame upright."""
+    return round(frame.rotation / 90) % 4
+
+
+def _upright_size(frame: VideoFrame) -> tuple[int, int]:
+    if _turns(frame) % 2:
+        return frame.width, frame.height
+    return frame.height, frame.width
+
+
+def _spreads_chroma(frame: VideoFrame) -> bool:
+    """Whether a pixel's colour depends on rows next to it."""
+    deep = frame.format.components[0].bits > 8
+    return deep and frame.format.chroma_height(frame.height) != frame.height
+
+
+class _Converter:
+    """Decoded frames -> upright RGB as ffmpeg's own command line makes it.
+
+    Goes through its filters, since the bare scaler misplaces the chroma of deep
+    pictures; keeps the filters while the frames are alike.
+    """
+
+    def __init__(self):
+        self._graph: Graph | None = None
+        self._key: tuple = ()
+
+    def rgb(self, frame: VideoFrame, region: Region | None) -> np.ndarray:
+        if frame.width * frame.height > MAX_PIXELS:
+            raise UnusableVideoError(f"a frame of {frame.width}x{frame.height} pixels")
+        turns = _turns(frame)
+        if region is None or turns or _spreads_chroma(frame):
+            rgb = np.rot90(
+                self._convert(frame, (0, 0, frame.height, frame.width)), turns
+            )
+            y0, x0, y1, x1 = region or (0, 0, *rgb.shape[:2])
+            return np.ascontiguousarray(rgb[y0:y1, x0:x1])
+        # Whole blocks of chroma, which several pixels share.
+        y0, x0, y1, x1 = region
+        top, left = y0 - y0 % _BLOCK, x0 - x0 % _BLOCK
+        bottom = min(y1 + -y1 % _BLOCK, frame.height)
+        right = min(x1 + -x1 % _BLOCK, frame.width)
+        rgb = self._convert(frame, (top, left, bottom, right))
+        return np.ascontiguousarray(rgb[y0 - top : y1 - top, x0 - left : x1 - left])
+
+    def _convert(self, frame: VideoFrame, region: Region) -> np.ndarray:
+        key = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            frame.colorspace,
+            frame.color_range,
+            region,
+        )
+        if self._graph is None or key != self._key:
+            self._graph, self._key = _rgb_graph(frame, region), key
+        self._graph.push(frame)
+        converted = self._graph.pull()
+        assert isinstance(converted, VideoFrame)  # noqa: S101
+        return converted.to_ndarray()
+
+
+def _rgb_graph(frame: VideoFrame, region: Region) -> Graph:
+    y0, x0, y1, x1 = region
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=Fraction(1, 25),
+    )
+    crop = graph.add("crop", f"{x1 - x0}:{y1 - y0}:{x0}:{y0}")
+    scale = graph.add("scale", "flags=bicubic")
+    rgb = graph.add("format", "rgb24")
+    graph.link_nodes(source, crop, scale, rgb, graph.add("buffersink")).configure()
+    return graph
+
+
+# Files -----------------------------------------------------------------------------
 
 
 def _check_file(path: Path) -> None:
@@ -154,15 +268,6 @@ def probe(path: str | Path) -> VideoFacts:
         stream = _video_stream(container)
         size = stream.codec_context.height, stream.codec_context.width
         return _facts(path, container, stream, size)
-
-
-def to_rgb(frame: VideoFrame) -> np.ndarray:
-    """A decoded frame as upright RGB uint8[H,W,3]."""
-    if frame.width * frame.height > MAX_PIXELS:
-        raise UnusableVideoError(f"a frame of {frame.width}x{frame.height} pixels")
-    rgb = frame.to_ndarray(format="rgb24", interpolation=_SCALING)
-    turns = round(frame.rotation / 90) % 4  # counterclockwise, as np.rot90
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
 def _packets(container, stream) -> Iterator[av.Packet]:
@@ -249,7 +354,12 @@ def read_clip(path: str | Path, plan: Plan) -> Clip:
         packets = list(_packets(container, stream))
         promised = max(stream.frames, len(packets))
         order = sorted({p.pts for p in packets if p.pts is not None})
-        regular = len(order) == len(packets) and not any(p.is_corrupt for p in packets)
+        # AVI has no presentation times.
+        regular = (
+            len(order) == len(packets)
+            and "avi" not in container.format.name
+            and not any(p.is_corrupt for p in packets)
+        )
         if packets and regular and len(packets) >= MIN_DECODED * promised:
             indices = list(plan(len(packets)))
             wanted = {order[i] for i in indices}
@@ -261,16 +371,15 @@ def read_clip(path: str | Path, plan: Plan) -> Clip:
                 return _clip(
                     path, container, stream, chosen, indices, total, damaged=damaged
                 )
-    return _read_damaged(path, plan, promised)
+    return _read_in_order(path, plan, promised)
 
 
 def _clip(path, container, stream, chosen, indices, total, *, damaged: bool) -> Clip:
-    rgb = [to_rgb(frame) for frame in chosen]
     rate = float(stream.average_rate or 0) or 25.0
     # A drained decoder's frames have lost their own time base.
     unit = float(stream.time_base)
     return Clip(
-        frames=rgb,
+        chosen,
         indices=[int(i) for i in indices],
         timestamps=[
             i / rate if f.pts is None else f.pts * unit
@@ -278,7 +387,7 @@ def _clip(path, container, stream, chosen, indices, total, *, damaged: bool) -> 
         ],
         source_frames=total,
         damaged=damaged,
-        facts=_facts(path, container, stream, rgb[0].shape[:2]),
+        facts=_facts(path, container, stream, _upright_size(chosen[0])),
     )
 
 
@@ -297,8 +406,8 @@ def decode_all(container, stream) -> Iterator[VideoFrame]:
         return
 
 
-def _read_damaged(path: Path, plan: Plan, promised: int) -> Clip:
-    """Counts what decodes, then takes the plan's frames of that count."""
+def _read_in_order(path: Path, plan: Plan, promised: int) -> Clip:
+    """Counts what decodes, then takes the plan's frames of that count; any file."""
     with _open(path) as container:
         stream = _video_stream(container)
         total = sum(1 for _ in decode_all(container, stream))
