@@ -1,15 +1,19 @@
 """Builds and opens datasets from Python: no TensorFlow needed."""
 
-import os
+import contextlib
 import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from tfds_ffpp import packaging
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, Builder, FfppConfig
+
+NEW = ".tfds_ffpp_new"  # where the replacement of a finished dataset is built
 
 
 def build_command(config: FfppConfig, data_dir: str | Path) -> str:
@@ -45,15 +49,29 @@ def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
     return Builder(config=config, data_dir=data_dir)
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build; none of it changes what is built.
+
+    keep_cache: keep the prepared videos after the build; overwrite: replace a finished
+    dataset, once the new one is whole; time_limit: seconds that one video may take;
+    beam_options: prepare by this Apache Beam pipeline (its PipelineOptions) instead of
+    by processes.
+    """
+
+    keep_cache: bool = False
+    overwrite: bool = False
+    time_limit: float = packaging.TIME_LIMIT
+    beam_options: Any = None
+
+
 def build(
     config: FfppConfig,
     *,
     data_dir: str | Path,
     manual_dir: str | Path,
     num_processes: int | None = None,
-    keep_cache: bool = False,
-    overwrite: bool = False,
-    time_limit: float = packaging.TIME_LIMIT,
+    options: BuildOptions = BuildOptions(),  # noqa: B008
 ) -> Builder:
     """Builds the dataset unless it is there; returns its builder, ready to read.
 
@@ -62,33 +80,44 @@ def build(
       data_dir: where datasets lie.
       manual_dir: the raw videos.
       num_processes: worker processes; None is one per core.
-      keep_cache: keep the prepared videos after the build.
-      overwrite: replace a finished dataset, once the new one is whole.
-      time_limit: seconds that one video may take.
+      options: how.
 
     Raises DataError in one sentence.
     """
     data_dir = Path(data_dir).expanduser()
     final = data_dir / Builder.name / config.name / str(Builder.VERSION)
-    if final.exists() and not overwrite:
+    _finish_swap(final)
+    if final.exists() and not options.overwrite:
         return open_dataset(config, data_dir)
-    # A finished dataset stays until the new one, in a folder of its own, is whole.
-    place = data_dir / f".tfds_ffpp_new.{os.getpid()}" if final.exists() else data_dir
+    # A finished dataset stays until the new one, in a folder beside it, is whole.
+    shutil.rmtree(data_dir / NEW, ignore_errors=True)
+    place = data_dir / NEW if final.exists() else data_dir
     builder = Builder(config=config, data_dir=place)
-    builder.num_processes, builder.keep_cache = num_processes, keep_cache
-    builder.time_limit = time_limit
-    try:
+    builder.num_processes = num_processes
+    builder.cache_dir = data_dir / packaging.CACHE
+    builder.keep_cache, builder.time_limit = options.keep_cache, options.time_limit
+    with contextlib.redirect_stdout(None):  # TFDS tells of downloads that there are not
         builder.download_and_prepare(
+            download_dir=builder.cache_dir / "downloads",
             download_config=tfds.download.DownloadConfig(
-                manual_dir=Path(manual_dir).expanduser()
-            )
+                manual_dir=Path(manual_dir).expanduser(),
+                beam_options=options.beam_options,
+            ),
         )
-        if place != data_dir:
-            old = final.with_name(f"{final.name}.old")
-            final.rename(old)
-            Path(builder.data_path).rename(final)
-            shutil.rmtree(old)
-    finally:
-        if place != data_dir:
-            shutil.rmtree(place, ignore_errors=True)
+    if place != data_dir:
+        final.rename(_old(final))
+        Path(builder.data_path).rename(final)
+        shutil.rmtree(place)
+        shutil.rmtree(_old(final))
     return open_dataset(config, data_dir)
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
+def _finish_swap(final: Path) -> None:
+    """Undoes a replacement that was killed between its two renames."""
+    if _old(final).exists() and not final.exists():
+        _old(final).rename(final)
+    shutil.rmtree(_old(final), ignore_errors=True)

@@ -75,6 +75,11 @@ def coverage_gap(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def versions() -> dict[str, str]:
+    """The versions of what decides the stored bytes."""
+    return {p: metadata.version(p) for p in PACKAGES}
+
+
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "videos": len(rows),
@@ -145,7 +150,7 @@ def make_card(
         "layout": scan.layout,
         "detector": config["detector"] if config["crop"] == "face" else "none",
         "config": dict(config),
-        "versions": {p: metadata.version(p) for p in PACKAGES},
+        "versions": versions(),
     }
 
 

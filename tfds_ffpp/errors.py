@@ -5,3 +5,9 @@ class DataError(Exception):
     """A fault of the data in one sentence: what, which file, what to do next."""
 
     exit_code = 3
+
+
+class SettingError(DataError):
+    """A field of the dataset's config that cannot be; says which and what can."""
+
+    exit_code = 2

@@ -3,15 +3,21 @@
 `python -m tfds_ffpp.layout ROOT` shows what a tree holds and changes nothing.
 """
 
+import argparse
 import difflib
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.naming import VIDEO_SUFFIXES, VideoRecord, is_utf8, parse_name
+from tfds_ffpp.other_sets import OTHER_SETS, OtherSet
 
 METHODS = (
     "Deepfakes",
@@ -23,6 +29,7 @@ METHODS = (
 )
 REALS = ("youtube", "actors")
 COMPRESSIONS = ("raw", "c23", "c40")
+LAYOUTS = ("official", "mirror_c23", "mirror_flat", *OTHER_SETS)
 # How many videos the whole set has.
 EXPECTED = {**dict.fromkeys((*METHODS, "youtube"), 1000)}
 EXPECTED |= {"DeepFakeDetection": 3068, "actors": 363}
@@ -59,7 +66,8 @@ class Scan:
     """What a tree holds of one compression level.
 
     missing: method -> names that another method or the original makes one expect.
-    counts: (method, compression) -> videos, of all levels.
+    counts: (method, compression) -> videos, of all levels. list_file: where the
+    records' `listed` comes from.
     """
 
     root: Path
@@ -69,6 +77,7 @@ class Scan:
     missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    list_file: Path | None = None
 
 
 # Finding the tree -----------------------------------------------------------------
@@ -279,7 +288,7 @@ def scan(
     Args:
       root: the tree, the folder above it or one inside it.
       compression: raw, c23 or c40.
-      layout: auto, official, mirror_c23 or mirror_flat.
+      layout: auto, or one of LAYOUTS.
       methods: the methods wanted; () is all that are there but DeepFakeDetection
         (with its actors), which has no official split and is had by name.
       allow_missing: go on without a method that was asked for.
@@ -288,6 +297,13 @@ def scan(
       DataError: no known tree, level, method, or no real videos.
     """
     root = Path(root).expanduser().absolute()
+    if layout not in ("auto", *LAYOUTS):
+        near = difflib.get_close_matches(layout, LAYOUTS, 1)
+        hint = f"; did you mean {near[0]}" if near else ""
+        raise DataError(f"layout {layout} is not one of {', '.join(LAYOUTS)}{hint}")
+    for name, read in OTHER_SETS.items():
+        if layout in ("auto", name) and (other := read(root)) is not None:
+            return _scan_other(root, name, other, methods, allow_missing=allow_missing)
     tree = _find_tree(root, layout, compression) if root.is_dir() else None
     if tree is None:
         raise _nothing_found(root, layout)
@@ -325,6 +341,34 @@ def scan(
         missing=_missing(wanted),
         counts=dict(counts),
         notes=tuple(notes),
+    )
+
+
+def _scan_other(
+    root: Path,
+    layout: str,
+    other: OtherSet,
+    methods: Sequence[str],
+    *,
+    allow_missing: bool,
+) -> Scan:
+    if methods:
+        records = _wanted(
+            other.records, methods, root, "unknown", allow_missing=allow_missing
+        )
+    else:
+        records = other.records
+    refuse_duplicates(records)
+    if not any(r.label == 0 for r in records):
+        raise DataError(f"{root} has no real videos of the layout {layout}")
+    missing = {"the list": other.missing} if other.missing else {}
+    return Scan(
+        root=root,
+        layout=layout,
+        records=tuple(records),
+        missing=missing,
+        counts=dict(Counter((r.method, r.compression) for r in records)),
+        list_file=other.list_file,
     )
 
 
@@ -372,3 +416,90 @@ def _wanted(
 
 def _has_ffpp(records: Sequence[VideoRecord]) -> bool:
     return any(r.dataset == "ffpp" for r in records)
+
+
+# The table ------------------------------------------------------------------------
+
+# Of a 224-pixel crop as JPEG 95 without subsampling, measured; see docs/data.md.
+FRAME_BYTES = 22_000
+CORE_SECONDS = 0.5  # to prepare a 300-frame 720p video, measured
+
+
+def survey(root: str | Path, layout: str = "auto") -> list[Scan]:
+    """A scan of every compression level that is there. Raises DataError if none is."""
+    scans = []
+    problem: DataError | None = None
+    for level in COMPRESSIONS:
+        try:
+            found = scan(root, compression=level, layout=layout)
+        except DataError as error:
+            problem = error
+            continue
+        scans.append(found)
+        if found.layout not in ("official",):
+            break  # the level is not told by the tree
+    if not scans and problem is not None:
+        raise problem
+    return scans
+
+
+def table_rows(found: Scan) -> list[tuple[str, str, int, str, int, int]]:
+    """(method, level, have, of how many, missing, odd) for each method of a scan."""
+    rows = []
+    every = {r.method: r.compression for r in found.records}
+    for method, level in found.counts:
+        if level == next(iter(every.values())):
+            every.setdefault(method, level)
+    for method, level in sorted(every.items()):
+        have = found.counts.get((method, level), 0)
+        expected = str(EXPECTED.get(method, "?")) if found.layout == "official" else "?"
+        odd = sum(_folder_method(o.path) == method for o in found.odd)
+        missing = len(found.missing.get(method, ()))
+        rows.append((method, level, have, expected, missing, odd))
+    return rows
+
+
+def _folder_method(path: Path) -> str:
+    """The method of the folder that a file lies in."""
+    folder = path.parent.parent.parent if path.parent.name == "videos" else path.parent
+    name = _canonical(folder.name, (*METHODS, *REALS))
+    return "youtube" if name in ("original", "real") else name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints what a tree holds; changes nothing. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_ffpp.layout",
+        description="Shows what a tree of videos holds; changes nothing.",
+    )
+    parser.add_argument("root", help="the tree of videos")
+    parser.add_argument("--layout", default="auto", help=", ".join(LAYOUTS))
+    args = parser.parse_args(argv)
+    try:
+        scans = survey(args.root, args.layout)
+    except DataError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    console = Console()
+    for found in scans:
+        shown = Table(title=f"{found.layout} at {found.root}", title_justify="left")
+        for column in ("method", "level", "have", "of", "missing", "odd"):
+            shown.add_column(column, justify="left" if column == "method" else "right")
+        for row in table_rows(found):
+            shown.add_row(*(str(cell) for cell in row))
+        console.print(shown)
+        for note in found.notes:
+            console.print(f"note: {note}")
+        for odd in found.odd[:5]:
+            console.print(f"odd: {odd.path}: {odd.reason}")
+        videos = len(found.records)
+        console.print(
+            f"{videos} videos; as 30 faces of 224 pixels each about "
+            f"{videos * 30 * FRAME_BYTES / 1e9:.1f} GB, and "
+            f"{videos * CORE_SECONDS / 3600:.1f} core hours to build"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

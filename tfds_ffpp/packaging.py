@@ -19,6 +19,7 @@ from typing import Any
 from tfds_ffpp import cache, card, layout, splits
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.naming import VideoRecord
+from tfds_ffpp.other_sets import OTHER_SETS
 from tfds_ffpp.progress import Progress
 from tfds_ffpp.workers import run_jobs
 
@@ -130,6 +131,10 @@ def select(config, manual_dir: Path) -> tuple[layout.Scan, splits.Splits]:
             per_class=config.seed_videos_per_class,
             num_val=config.seed_val_videos,
         )
+    elif config.protocol == "disjoint":
+        split = splits.assign_disjoint(found.records, root=found.root)
+    elif found.layout in OTHER_SETS and found.layout != "deeperforensics":
+        split = splits.assign_listed(found.records)
     else:
         split = splits.assign(found.records, root=found.root, strict=config.strict)
     return found, split
@@ -145,6 +150,7 @@ class Work:
         manual_dir: Path,
         data_dir: Path,
         dataset_dir: Path,
+        cache_dir: Path | None = None,
         download_config: Any = None,
         num_processes: int | None = None,
         time_limit: float = TIME_LIMIT,
@@ -165,9 +171,9 @@ class Work:
             )
         self._beam_options = getattr(download_config, "beam_options", None)
         self._beam_runner = getattr(download_config, "beam_runner", None)
-        told = json.dumps(self._recipe, sort_keys=True)
+        told = json.dumps([self._recipe, card.versions()], sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        self._cache = self._data_dir / CACHE / digest
+        self._cache = (cache_dir or self._data_dir / CACHE) / digest
         self._lock: Any = None
 
     def __enter__(self) -> "Work":
@@ -199,6 +205,7 @@ class Work:
 
     def forget(self) -> None:
         """Removes the cache of a dataset that is whole."""
+        shutil.rmtree(self._cache.parent / "downloads", ignore_errors=True)
         shutil.rmtree(self._cache, ignore_errors=True)
         (self._cache.parent / f"{self._cache.name}.lock").unlink(missing_ok=True)
         try:
@@ -396,6 +403,17 @@ def check_same_config(dataset_dir: Path, config) -> None:
             f"the dataset in {dataset_dir} was built from another config: {said}; "
             "give the new one another name, or remove the old one"
         )
+
+
+def summary(dataset_dir: str | os.PathLike) -> str:
+    """What was built, in a few lines."""
+    told = json.loads((Path(dataset_dir) / "card.json").read_text())
+    counts = ", ".join(
+        f"{split} {c['real']} real + {c['fake']} fake"
+        for split, c in told["splits"].items()
+    )
+    warnings = "".join(f"warning: {warning}\n" for warning in told["warnings"])
+    return f"{dataset_dir}: {counts}\n{warnings}"
 
 
 def writing(write: Callable[[], None], dataset_dir: Path) -> None:

@@ -246,7 +246,7 @@ def assign(
     *,
     root: Path,
     strict: bool = False,
-    split_dir: Path | None = None,
+    official: bool = True,
 ) -> Splits:
     """Puts each record in a split.
 
@@ -255,32 +255,37 @@ def assign(
       root: the tree; its folder `splits` holds the official lists, if any.
       strict: leave out the train side (val, where train is not one of the two) of the
         known source overlaps of the official split.
-      split_dir: where the lists are instead.
+      official: use the lists, if they are there.
 
     Raises:
       DataError: malformed lists, ids or pairs that leak, a split without videos.
     """
-    folder = split_dir or find_split_dir(root)
+    folder = find_split_dir(root) if official else None
     warnings: list[str] = []
     dropped: dict[str, int] = {}
     dfd = [r for r in records if r.dataset == "dfd"]
     rest = [r for r in records if r.dataset != "dfd"]
     if folder is not None and rest:
         taken, dropped, warnings = _assign_official(rest, folder)
-        official, source = True, f"official lists in {folder.name}/"
+        by_list, source = True, f"official lists in {folder.name}/"
     else:
         taken = _assign_disjoint(rest)
-        official, source = False, "identity-disjoint, by hash"
+        by_list, source = False, "identity-disjoint, by hash"
         if rest:
             warnings.append(
-                "This is not the official split: no train.json, val.json and test.json "
-                f"lie under {root / 'splits'}, so identities were split by hash."
+                "This is not the official split: identities were split by hash"
+                + (
+                    f", since no train.json, val.json and test.json lie in "
+                    f"{root / 'splits'}."
+                    if official
+                    else ", as was asked for."
+                )
             )
     if dfd:
         of_dfd, crossing = _assign_actors(dfd)
         for split in SPLITS:
             taken[split] += of_dfd[split]
-        official = official and not dfd
+        by_list = by_list and not dfd
         warnings.append(
             "DeepFakeDetection has no official split: its actors were split by hash, "
             f"and {crossing} fakes whose two actors are in different splits were left "
@@ -304,11 +309,48 @@ def assign(
             )
     return Splits(
         records={s: _in_order(taken[s]) for s in SPLITS},
-        official=official,
+        official=by_list,
         source=source,
         warnings=tuple(warnings),
         dropped=dropped,
     )
+
+
+def assign_listed(records: Sequence[VideoRecord]) -> Splits:
+    """By the set's own list; where it has none, all videos are the test split."""
+    listed = [r for r in records if r.listed]
+    if not listed:
+        return Splits(
+            records={"test": _in_order(records)},
+            official=False,
+            source="no list: all videos are the test split",
+            warnings=("This set has no list: all its videos are the test split.",),
+        )
+    taken = {s: _in_order(r for r in listed if r.listed == s) for s in SPLITS}
+    homes: dict[str, set[str]] = defaultdict(set)
+    for record in listed:
+        for person in record.identities:
+            homes[person].add(record.listed)
+    shared = sorted(i for i, splits in homes.items() if len(splits) > 1)
+    warnings = []
+    if shared:
+        warnings.append(
+            f"{len(shared)} people stand in two splits of the set's own list, "
+            f"first {shared[0]}."
+        )
+    left = len(records) - len(listed)
+    return Splits(
+        records={s: kept for s, kept in taken.items() if kept},
+        official=True,
+        source="the set's own list",
+        warnings=tuple(warnings),
+        dropped={"the set's own list does not name it": left} if left else {},
+    )
+
+
+def assign_disjoint(records: Sequence[VideoRecord], *, root: Path) -> Splits:
+    """The identity-disjoint split by hash, whatever lists there are."""
+    return assign(records, root=root, official=False)
 
 
 def _overlap_warning(overlaps, taken, *, strict: bool) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_ffpp import cache, packaging
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.prepare import Recipe
 
 SHARD_BYTES = 64 << 20  # what writing needs in memory, about
@@ -23,7 +23,8 @@ class FfppConfig(tfds.core.BuilderConfig):
 
     name: folder of the built dataset.
     compression: raw, c23 or c40.
-    layout: auto, official, mirror_c23, mirror_flat.
+    layout: auto, official, mirror_c23, mirror_flat, celebdf_v2, dfdc, dfdc_preview,
+      deeperforensics or csv.
     methods: fakes to take; () is all there are but DeepFakeDetection.
     allow_missing: go on without a method that was asked for.
     num_frames: frames stored of each video.
@@ -35,8 +36,9 @@ class FfppConfig(tfds.core.BuilderConfig):
     detector: dlib, yunet (needs detector_model) or none (largest centred square).
     detector_model: the .onnx file of yunet.
     jpeg_quality, jpeg_subsampling: of the stored frames.
-    protocol: official (the official split, or our own where its lists are missing) or
-      seed (the original recipe's repeated videos).
+    protocol: official (the official split, or our own where its lists are missing),
+      disjoint (our own, whatever lists there are) or seed (the original recipe's
+      repeated videos).
     seed_videos_per_class, seed_val_videos: of the seed protocol.
     strict: leave out the train side of the known source overlaps.
     max_rejected: share of unusable videos above which the build fails.
@@ -62,8 +64,17 @@ class FfppConfig(tfds.core.BuilderConfig):
     max_rejected: float = 0.01
 
     def __post_init__(self):
-        """Takes lists, as JSON and config files give them, for tuples."""
+        """Takes lists for tuples, as JSON gives them. Raises SettingError."""
         self.methods = tuple(self.methods)
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}"
+                )
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not low <= value <= high:
+                raise SettingError(f"{name}={value!r} is not from {low} to {high}")
 
     @property
     def recipe(self) -> Recipe:
@@ -78,6 +89,23 @@ class FfppConfig(tfds.core.BuilderConfig):
         return {**told, "methods": list(self.methods)}
 
 
+_CHOICES = {
+    "compression": ("raw", "c23", "c40"),
+    "crop": ("face", "full"),
+    "detector": ("dlib", "yunet", "none"),
+    "jpeg_subsampling": ("444", "422", "420"),
+    "protocol": ("official", "disjoint", "seed"),
+}
+_RANGES = {
+    "num_frames": (1, 10_000),
+    "frame_step": (0, 10_000),
+    "image_size": (16, 2048),
+    "margin": (0.5, 4.0),
+    "jpeg_quality": (1, 100),
+    "seed_videos_per_class": (2, 1_000_000),
+    "seed_val_videos": (1, 1_000_000),
+    "max_rejected": (0.0, 1.0),
+}
 _INHERITED = len(dataclasses.fields(tfds.core.BuilderConfig))
 
 CONFIGS = (
@@ -89,6 +117,23 @@ CONFIGS = (
         description="Whole frames, 1500 videos per class with reals repeated.",
         crop="full",
         protocol="seed",
+    ),
+    FfppConfig(
+        name="dfd",
+        description="DeepFakeDetection and its actors, split by actors.",
+        methods=("DeepFakeDetection",),
+    ),
+    FfppConfig(
+        name="celebdf_v2",
+        description="The 518 test videos of Celeb-DF v2.",
+        layout="celebdf_v2",
+    ),
+    FfppConfig(name="dfdc", description="DFDC's test list.", layout="dfdc"),
+    FfppConfig(name="dfdc_preview", description="DFDC preview.", layout="dfdc_preview"),
+    FfppConfig(
+        name="deeperforensics",
+        description="DeeperForensics-1.0 with FaceForensics++ reals.",
+        layout="deeperforensics",
     ),
 )
 NAMED_CONFIGS = {config.name: config for config in CONFIGS}
@@ -142,6 +187,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         """As other builders; array_record unless another format is asked for."""
         self.num_processes: int | None = None
         self.keep_cache = False
+        self.cache_dir: Path | None = None  # default: in the data dir
         self.time_limit = packaging.TIME_LIMIT
         self._packed: packaging.Packed | None = None
         self._download_config: Any = None
@@ -191,6 +237,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             self._config,
             manual_dir=Path(manual_dir),
             data_dir=Path(self._data_dir_root),
+            cache_dir=self.cache_dir,
             dataset_dir=Path(self.data_path),
             download_config=self._download_config,
             num_processes=self.num_processes,

@@ -1,0 +1,133 @@
+"""`python -m tfds_ffpp`: builds a dataset as `tfds build` does, without TensorFlow."""
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from tfds_ffpp import packaging
+from tfds_ffpp.build import BuildOptions, build
+from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
+
+
+def make_config(told: str, changes: Sequence[str]) -> FfppConfig:
+    """A named config or one given as JSON, with field=value changes.
+
+    Raises SettingError.
+    """
+    fields = {f.name: f for f in dataclasses.fields(FfppConfig)}
+    values: dict[str, Any] = {}
+    if told.startswith("{"):
+        try:
+            values = json.loads(told)
+        except json.JSONDecodeError as error:
+            raise SettingError(f"--config is not JSON ({error})") from None
+        base = FfppConfig(name=str(values.get("name", "custom")))
+    elif told in NAMED_CONFIGS:
+        base = NAMED_CONFIGS[told]
+    else:
+        # A dataset of one's own under its own name.
+        base = FfppConfig(name=told)
+    for change in changes:
+        name, _, text = change.partition("=")
+        values[name] = _parse(text, getattr(base, name, None))
+    unknown = [name for name in values if name not in fields]
+    if unknown:
+        raise SettingError(
+            f"{unknown[0]} is not a field of the config; the fields are "
+            f"{', '.join(sorted(base.content()))}"
+        )
+    try:
+        return dataclasses.replace(base, **values)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"the config is not valid: {error}") from None
+
+
+def _parse(text: str, like: Any) -> Any:
+    """The text as a value of the type of `like`."""
+    if isinstance(like, tuple):
+        return tuple(word for word in text.strip("[]()").split(",") if word)
+    if isinstance(like, str):
+        return text
+    try:
+        return json.loads(text.lower())
+    except json.JSONDecodeError:
+        return text  # its own check says what is wrong
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tfds_ffpp", description=__doc__)
+    parser.add_argument("--manual_dir", required=True, help="the raw videos")
+    parser.add_argument(
+        "--data_dir", default="~/tensorflow_datasets", help="where datasets lie"
+    )
+    parser.add_argument(
+        "--config", default="c23", help=f"{', '.join(NAMED_CONFIGS)}, a name, or JSON"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes"
+    )
+    parser.add_argument("--num_processes", type=int, help="default: one per core")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace it once the new one is whole"
+    )
+    parser.add_argument("--keep_cache", action="store_true", help="of prepared videos")
+    parser.add_argument(
+        "--time_limit", type=float, default=packaging.TIME_LIMIT, help="s per video"
+    )
+    parser.add_argument(
+        "--beam_pipeline_options", help="prepare by Apache Beam: comma-separated flags"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser.parse_args(argv)
+
+
+def _beam_options(flags: str | None) -> Any:
+    if flags is None:
+        return None
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise SettingError(
+            "--beam_pipeline_options needs apache-beam: pip install apache-beam"
+        ) from None
+    return PipelineOptions(flags=[f"--{flag}" for flag in flags.split(",")])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds; returns the exit code."""
+    args = parse_args(argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        builder = build(
+            make_config(args.config, args.changes),
+            data_dir=args.data_dir,
+            manual_dir=args.manual_dir,
+            num_processes=args.num_processes,
+            options=BuildOptions(
+                keep_cache=args.keep_cache,
+                overwrite=args.overwrite,
+                time_limit=args.time_limit,
+                beam_options=_beam_options(args.beam_pipeline_options),
+            ),
+        )
+    except DataError as error:
+        if args.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where this stopped\n")
+        return 130
+    sys.stdout.write(packaging.summary(builder.data_path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
