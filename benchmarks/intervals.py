@@ -44,7 +44,7 @@ def covered(
         metrics.auc(labels, scores),
         over_targets,
         num_clusters=num_targets,
-        step=1 / num_targets**2,
+        step=1 / int(np.sum(labels) * np.sum(1 - labels)),
     )
     spans = [
         ours,

@@ -342,19 +342,20 @@ def training(
 
     None when metrics.jsonl has none of them.
     """
+    series = [(_series(rows, kind, field), kind) for kind, field, _, _ in names]
+    if not any(len(steps) for (steps, _), _ in series):
+        return None
     figure, axes = _plot()
-    drawn = False
-    for (kind, field, label, style), colour in zip(
-        names, (REAL, FAKE, THIRD), strict=False
+    colours = (REAL, FAKE, THIRD)
+    for (curve, kind), (_, _, label, style), colour in zip(
+        series, names, colours, strict=False
     ):
-        steps, values = _series(rows, kind, field)
-        if len(steps):
-            averaged = _averaged(steps, values)
+        if len(curve[0]):
+            averaged = _averaged(*curve)
             marker = "o" if len(averaged[0]) <= 60 and kind == "val" else None
             axes.plot(
                 *averaged, style, color=colour, marker=marker, ms=3.5, label=label
             )
-            drawn = True
     axes.set_xlabel("step")
     axes.legend(loc="best")
-    return figure if drawn else None
+    return figure

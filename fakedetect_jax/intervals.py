@@ -198,12 +198,9 @@ def interval(
     return [float(x) for x in special.expit([odds[-1] - reach, odds[-1] + reach])]
 
 
-def _step(name: str, labels: np.ndarray, cluster_of: np.ndarray) -> float:
-    """The smallest change of a metric if each target had one video of each class.
-
-    Counted in targets, not videos: copies of a target's videos add nothing.
-    """
-    fakes, reals = (len(np.unique(cluster_of[labels == c])) for c in (1, 0))
+def _step(name: str, labels: np.ndarray) -> float:
+    """The smallest change that a metric can make on these labels."""
+    fakes, reals = int(np.sum(labels == 1)), int(np.sum(labels == 0))
     counts = {
         "auc": fakes * reals,
         "sensitivity": fakes,
@@ -233,7 +230,7 @@ def intervals(
             estimates[name] if np.isfinite(estimates[name]) else None,
             values,
             num_clusters=int(cluster_of.max()) + 1,
-            step=_step(name, items.label, cluster_of),
+            step=_step(name, items.label),
         )
         for name, values in drawn.items()
     }

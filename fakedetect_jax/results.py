@@ -247,7 +247,8 @@ def _number_warnings(report: Mapping[str, Any]) -> list[str]:
     found, video = [], report["video"]
     identities = report["interval"]["num_identities"]
     if video["undefined"]:
-        found.append(f"{video['undefined']}.".capitalize())
+        reason = str(video["undefined"])
+        found.append(f"{reason[0].upper()}{reason[1:]}.")
     if identities < FEW_IDENTITIES:
         found.append(
             f"Only {identities} target identities: the intervals are wide, and hold "

@@ -1,0 +1,116 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from fakedetect_jax import comparison, report
+from tests.made_scores import made_rows, write_run
+from tfds_ffpp.errors import DataError
+
+
+def noisier(rows, seed=1):
+    rng = np.random.default_rng(seed)
+    changed = []
+    for row in rows:
+        logit = row["logit"] + float(rng.normal(0, 6))
+        score = 1 / (1 + math.exp(-logit))
+        changed.append({**row, "logit": logit, "score": score})
+    return changed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs on the same videos, the first also on another dataset."""
+    root = tmp_path_factory.mktemp("runs")
+    rows = made_rows(num_identities=30)
+    config = {"optimizer.learning_rate": 0.001, "seed": 0}
+    write_run(root / "good", rows, strips=False, config=config)
+    write_run(root / "bad", noisier(rows), strips=False, config={**config, "seed": 1})
+    other = made_rows(num_identities=12, methods={"synthesis": 0.6}, dataset="celebdf")
+    write_run(
+        root / "good",
+        other,
+        strips=False,
+        name="celebdf-test@1200",
+        config=config,
+        split="celebdf-test",
+    )
+    return root
+
+
+def test_runs_stand_side_by_side_and_paired(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    page = tmp_path / "out" / "side.html"
+    code = report.main([str(runs / "good"), str(runs / "bad"), "--output", str(page)])
+    assert code == 0
+    compared = json.loads(page.with_suffix(".json").read_text())
+    names = [run["name"] for run in compared["runs"]]
+    assert names == ["good/celebdf-test@1200", "good/test@1200", "bad/test@1200"]
+    (difference,) = compared["differences"]  # another dataset's videos are not paired
+    assert difference["run"] == "bad/test@1200"
+    assert difference["reference"] == "good/test@1200"
+    area = difference["auc"]
+    videos = {run["name"]: run["video"]["auc"] for run in compared["runs"]}
+    assert area["difference"] == pytest.approx(
+        videos["bad/test@1200"] - videos["good/test@1200"]
+    )
+    assert area["interval"][0] < area["difference"] < area["interval"][1] < 0
+    assert area["clustered_p"] < 0.05
+    assert set(difference["by_method"]) == {
+        "Deepfakes",
+        "Face2Face",
+        "FaceSwap",
+        "NeuralTextures",
+    }
+    assert compared["config"] == {"seed": [0, 0, 1]}
+    shown = capsys.readouterr().out
+    assert "bad/test@1200 against good/test@1200" in shown
+    assert f"{area['difference']:+.3f}" in shown
+    assert "http" not in page.read_text()
+
+
+def test_one_workdir_gives_one_table_of_its_evaluations(runs, capsys):
+    assert report.main([str(runs / "good")]) == 0
+    page = (runs / "good" / "comparison.html").read_text()
+    assert "celebdf-test@1200" in page
+    assert "nothing to pair" in page
+    assert "celebdf" in capsys.readouterr().out
+
+
+def test_rebuild_writes_each_report_from_its_scores(runs, tmp_path):
+    evaluation = runs / "bad" / "eval" / "test@1200"
+    assert not (evaluation / "report.html").exists()
+    assert report.main([str(runs / "bad"), "--rebuild"]) == 0
+    assert (evaluation / "report.html").exists()
+    assert (evaluation / "training_loss.png").exists()
+
+
+def test_a_folder_that_is_no_run_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("")
+    assert report.main([str(tmp_path)]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert "it holds notes.txt" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "comparison.html").exists()
+    assert report.main([str(tmp_path / "none")]) == 3
+    assert "nothing is there" in capsys.readouterr().err
+
+
+def test_a_damaged_report_is_named(runs, tmp_path):
+    folder = write_run(tmp_path, made_rows(num_identities=4), strips=False)
+    (folder / "report.json").write_text('{"split": ')
+    with pytest.raises(DataError, match=r"report.json is damaged .* --rebuild"):
+        comparison.read_entries([tmp_path])
+
+
+def test_names_are_the_shortest_that_tell_apart(tmp_path):
+    folders = [tmp_path / run / "eval" / "test@1" for run in ("a", "b")]
+    assert comparison.short_names(folders) == ["a/test@1", "b/test@1"]
+    assert comparison.short_names(folders[:1]) == ["test@1"]
+
+
+def test_a_run_named_twice_stands_once(runs):
+    entries = comparison.read_entries([runs / "bad", runs / "bad"])
+    assert len(entries) == 1
