@@ -8,6 +8,7 @@ import base64
 import csv
 import io
 import json
+import math
 import os
 import sys
 import tempfile
@@ -219,6 +220,8 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters.update(
         signed=signed,
+        share=share,
+        count=count,
         number=number,
         percent=percent,
         span=span,
@@ -236,6 +239,16 @@ def number(value: float | None, digits: int = 3) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """0.9871 -> "98.7 %", which does not break; None -> an em dash."""
     return "—" if value is None else f"{100 * value:.{digits}f}\u202f%"
+
+
+def share(value: float | None) -> str:
+    """A percentage that is 100 only when nothing is missing."""
+    return percent(value if value is None else math.floor(1000 * value) / 1000)
+
+
+def count(value: int) -> str:
+    """12345 -> "12,345"."""
+    return f"{value:,}"
 
 
 def span(values: Sequence[float] | None, digits: int = 3) -> str:
@@ -337,7 +350,7 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
         table.add_row(
             Text(run["name"]),
             f"{video['num_real'] + video['num_fake']:,}",
-            percent(coverage["share"]),
+            share(coverage["share"]),
             number(video["auc"]) + (f" ({reach})" if reach else ""),
             percent(video["eer"]),
             percent(video["balanced_accuracy"]),

@@ -274,7 +274,8 @@ def _coverage_warnings(report: Mapping[str, Any]) -> list[str]:
             "as_fake": "counted as called fake",
         }[report["policy"]]
         found.append(
-            f"{missing} of {coverage['of']} videos have no score and are {done}."
+            f"Videos without a score: {missing:,} of {coverage['of']:,}; "
+            f"they are {done}."
         )
     shares = [c["share"] for c in coverage["by_class"].values()]
     if None not in shares and abs(shares[0] - shares[1]) > CLASS_COVERAGE_GAP:

@@ -270,7 +270,7 @@ def test_unscored_videos_are_counted_listed_and_decided(tmp_path):
     assert result["video"]["num_fake"] == 88
     assert result["coverage"]["scored"] == 100
     text = plain(folder)
-    assert "8 of 108 videos have no score and are counted as called real" in text
+    assert "Videos without a score: 8 of 108; they are counted as called real" in text
     assert "100 of 108 videos scored" in text
     assert "FaceSwap 903_913 fake no face in 30 frames" in text
     assert "Coverage differs by class: 100.0% of the real and 90.9%" in text
@@ -325,6 +325,13 @@ def test_a_half_written_line_of_metrics_is_passed_over(tmp_path):
     path.write_text('{"step": 1, "kind": "train", "loss": 0.5}\n{"step": 2, "ki')
     assert [row["step"] for row in report.read_metrics(path)] == [1]
     assert report.read_metrics(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.0, "100.0"), (0.9999, "99.9"), (0.5, "50.0")]
+)
+def test_coverage_is_whole_only_when_nothing_is_missing(value, text):
+    assert report.share(value).startswith(text)
 
 
 # The seed's lines.
