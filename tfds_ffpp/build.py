@@ -49,6 +49,18 @@ def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
     return Builder(config=config, data_dir=data_dir)
 
 
+def open_named(name: str, *, data_dir: str | Path) -> Builder:
+    """The builder of a finished dataset of whatever config, by its folder's name.
+
+    Raises DataError as open_dataset.
+    """
+    data_dir = Path(data_dir).expanduser()
+    card = data_dir / Builder.name / name / str(Builder.VERSION) / "card.json"
+    if not card.exists():
+        return open_dataset(FfppConfig(name=name), data_dir)  # says what is missing
+    return open_dataset(packaging.built_config(card, FfppConfig), data_dir)
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """How to build; none of it changes what is built.

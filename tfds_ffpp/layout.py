@@ -129,7 +129,13 @@ def _mirror_folders(root: Path) -> list[Folder]:
             folders.append(Folder(sub, "actors", _compression(level), 0))
         elif method in METHODS:
             folders.append(Folder(sub, method, _compression(level), 1))
-    return folders if any(f.label == 0 for f in folders) else []
+    reals = [f for f in folders if f.label == 0]
+    return folders if any(_has_videos(f.path) for f in reals) else []
+
+
+def _has_videos(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(Path(e.name).suffix.lower() in VIDEO_SUFFIXES for e in entries)
 
 
 def _flat_folders(root: Path, compression: str) -> list[Folder]:
@@ -144,14 +150,14 @@ def _flat_folders(root: Path, compression: str) -> list[Folder]:
 
 
 def _candidates(root: Path) -> Iterable[Path]:
-    """The root, folders up to two levels below it, then up to two above it."""
+    """The root, folders up to two levels below it, then up to four above it."""
     yield root
     below = _subfolders(root)
     yield from below
     for folder in below:
         if folder.name not in ("original_sequences", "manipulated_sequences"):
             yield from _subfolders(folder)
-    yield from list(root.parents)[:3]
+    yield from list(root.parents)[:4]
 
 
 def _find_tree(root: Path, layout: str, compression: str):

@@ -386,17 +386,33 @@ def _need_space(data_dir: Path, split: splits.Splits, config) -> None:
         )
 
 
-def check_same_config(dataset_dir: Path, config) -> None:
-    """Raises DataError when the dataset there was built from another config."""
-    path = Path(dataset_dir) / "card.json"
+def _built(card_file: Path) -> dict[str, Any]:
     try:
-        built = json.loads(path.read_text())["config"]
+        return json.loads(card_file.read_text())["config"]
     except (OSError, ValueError, KeyError):
         raise DataError(
-            f"{path} is missing or damaged; remove {dataset_dir} and build again"
+            f"{card_file} is missing or damaged; "
+            f"remove {card_file.parent} and build again"
         ) from None
+
+
+def built_config(card_file: Path, config_class: Callable[..., Any]) -> Any:
+    """The config that a dataset was built from."""
+    names = {f.name for f in dataclasses.fields(config_class)}  # pyright: ignore
+    told = {k: v for k, v in _built(card_file).items() if k in names}
+    return config_class(**told)
+
+
+def check_same_config(dataset_dir: Path, config) -> None:
+    """Raises DataError when the dataset there was built from another config."""
+    built = _built(Path(dataset_dir) / "card.json")
     asked = json.loads(json.dumps(config.content()))
-    other = {k: (built.get(k), v) for k, v in asked.items() if built.get(k) != v}
+    asked["max_examples_per_split"] = None
+    other = {
+        k: (built.get(k), v)
+        for k, v in asked.items()
+        if built.get(k) != v and k != "max_rejected"
+    }
     if other:
         said = "; ".join(f"{k} is {a!r}, not {b!r}" for k, (a, b) in other.items())
         raise DataError(

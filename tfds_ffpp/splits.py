@@ -192,8 +192,12 @@ def _share_out(groups: Sequence[tuple[str, ...]]) -> dict[str, str]:
     total = sum(len(g) for g in groups)
     have = dict.fromkeys(SPLITS, 0)
     home = {}
-    for group in sorted(groups, key=lambda g: (_hash(g[0]), g)):
-        split = max(SPLITS, key=lambda s: SHARES[s] * total - have[s])
+    ordered = sorted(groups, key=lambda g: (_hash(g[0]), g))
+    for left, group in zip(range(len(groups), 0, -1), ordered, strict=True):
+        empty = [s for s in SPLITS if not have[s]]
+        # The last few groups go where there would be none.
+        open_ = empty if left <= len(empty) else SPLITS
+        split = max(open_, key=lambda s: SHARES[s] * total - have[s])
         have[split] += len(group)
         home.update(dict.fromkeys(group, split))
     return home

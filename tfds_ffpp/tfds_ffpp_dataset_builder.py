@@ -271,6 +271,9 @@ class Builder(tfds.core.ShardBasedBuilder):
             config={
                 "name": self._config.name,
                 **self._config.content(),
+                "max_examples_per_split": getattr(
+                    self._download_config, "max_examples_per_split", None
+                ),
             },
             version=str(self.version),
         )

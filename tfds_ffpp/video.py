@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.logging
 import numpy as np
 from av.error import FFmpegError
 from av.filter import Graph
@@ -95,6 +96,11 @@ class Clip:
 
 
 Plan = Callable[[int], Sequence[int]]
+
+
+def quiet() -> None:
+    """Silences the decoders: what is wrong with a file is said by its reason."""
+    av.logging.set_level(None)
 
 
 def even_plan(num_frames: int) -> Plan:

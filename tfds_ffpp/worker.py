@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import av.logging
 import cv2
 
 from tfds_ffpp.cache import write_entry
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.prepare import Recipe, faces_from_json, prepare
-from tfds_ffpp.video import UnusableVideoError
+from tfds_ffpp.video import UnusableVideoError, quiet
 
 Job = dict[str, Any]
 Result = dict[str, Any]
@@ -68,7 +67,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the build ends us
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    av.logging.set_level(None)
+    quiet()
     cv2.setNumThreads(1)
     serve(sys.stdin.buffer, results)
 
