@@ -183,7 +183,8 @@ def interval(
 
     An estimate of 0 or 1 leaves the bootstrap nothing to see: the far end is then the
     largest share of targets with an error that gives none among num_clusters with
-    probability (1 - level) / 2. None with one cluster or without an estimate.
+    probability (1 - level) / 2. None with one cluster, without an estimate, and where
+    every replicate gives the same (one answer for all, on targets that are alike).
     """
     finite = replicates[np.isfinite(replicates)]
     if estimate is None or num_clusters < 2 or len(finite) * 2 < len(replicates):
@@ -194,7 +195,10 @@ def interval(
         return [1 - unseen, 1.0] if estimate > 0.5 else [0.0, unseen]
     inside = np.clip(np.append(finite, estimate), step / 2, 1 - step / 2)
     odds = special.logit(inside)
-    reach = stats.t.ppf(1 - tail, num_clusters - 1) * odds[:-1].std(ddof=1)
+    spread = odds[:-1].std(ddof=1)
+    if spread < 1e-9:
+        return None
+    reach = stats.t.ppf(1 - tail, num_clusters - 1) * spread
     return [float(x) for x in special.expit([odds[-1] - reach, odds[-1] + reach])]
 
 

@@ -332,7 +332,7 @@ def groups(items: Items) -> dict[str, np.ndarray]:
         name = f"{dataset}/{method}" if several_datasets else method
         name = f"{name}@{level}" if several_levels else name
         named[name] = np.flatnonzero(reals | own)
-    return named
+    return dict(sorted(named.items()))
 
 
 def _distinct(columns: Iterable[np.ndarray], chosen: np.ndarray) -> list[tuple]:
@@ -358,7 +358,7 @@ def coverage(scored: Items, missing: Sequence[Row]) -> dict[str, Any]:
         )
         for name, value in (("real", 0), ("fake", 1))
     }
-    methods = dict.fromkeys([*scored.method.tolist(), *(r["method"] for r in missing)])
+    methods = sorted({*scored.method.tolist(), *(r["method"] for r in missing)})
     return {
         **share(len(scored.label), len(missing)),
         "by_class": by_class,

@@ -254,6 +254,13 @@ def _number_warnings(report: Mapping[str, Any]) -> list[str]:
             f"Only {identities} target identities: the intervals are wide, and hold "
             "for people like these."
         )
+    low, high = calibration.TEMPERATURE_BOUNDS
+    temperature = report["temperature"]
+    if temperature is not None and not 1.01 * low < temperature < 0.99 * high:
+        found.append(
+            f"The temperature ended at its bound ({temperature:.3g}): val's scores "
+            "hardly tell the classes apart, so calibrated probabilities mean little."
+        )
     total = video["num_real"] + video["num_fake"]
     constant = max(video["num_real"], video["num_fake"]) / total
     if video["accuracy"] <= constant < 1:

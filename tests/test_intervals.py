@@ -228,6 +228,13 @@ def test_one_identity_or_one_class_has_no_interval():
     assert fakes["accuracy"] is not None
 
 
+def test_a_number_that_no_draw_can_change_has_no_interval():
+    labels, targets = np.tile([0, 1, 1, 1, 1], 8), np.repeat(np.arange(8), 5)
+    found = intervals.intervals(made_items(labels, np.full(40, 0.9), targets))
+    assert found["accuracy"] is None  # 0.8 in every draw: each target has its 1 : 4
+    assert found["specificity"] == pytest.approx([0, 1 - 0.025 ** (1 / 8)])
+
+
 def test_videos_without_a_target_stand_alone():
     items = made_items([0, 1, 1, 0], [0.1, 0.9, 0.8, 0.3], ["", "", "x", "x"])
     assert intervals.clusters(items).tolist() == [0, 1, 2, 2]

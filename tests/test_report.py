@@ -251,6 +251,11 @@ def test_an_accuracy_that_one_answer_reaches_is_told():
     assert "no better than one answer for every video (80.0%)" in warnings_of(rows)
 
 
+def test_a_temperature_at_its_bound_is_told():
+    assert "ended at its bound" in warnings_of(temperature=0.05)
+    assert "ended at its bound" not in warnings_of(temperature=1.3)
+
+
 UNSCORED = [
     {
         "dataset": "ffpp",
