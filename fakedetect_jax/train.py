@@ -16,7 +16,6 @@ from fakedetect_jax import (
     data,
     evaluate,
     parallel,
-    pretrained,
     report,
     steps,
     workdir,
@@ -78,6 +77,8 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
     state = jax.jit(create, out_shardings=parallel.replicated(mesh))()
     if not config.init_from:
         return state
+    from fakedetect_jax import pretrained
+
     backbone, statistics = pretrained.load_backbone(
         Path(config.init_from).expanduser(),
         params=state.params["backbone"],
