@@ -217,9 +217,21 @@ def clip_box(
       margin: side of the square in face-box sides.
       num_looks: how many frames are looked at.
     """
+    return clip_boxes(clip, detector=detector, margin=margin, num_looks=num_looks)[0]
+
+
+def clip_boxes(
+    clip: Clip,
+    *,
+    detector: Detector,
+    margin: float = 1.3,
+    num_looks: int = 5,
+) -> list[Faces]:
+    """As clip_box for every face, the largest lasting one first; one without a box
+    where there is no face."""
     reference = clip.size(0)
     if detector.name == "none":
-        return Faces(detector.find(clip.rgb(0))[0], reference, 1.0, 1)
+        return [Faces(detector.find(clip.rgb(0))[0], reference, 1.0, 1)]
     count = min(num_looks, len(clip))
     looks = [clip.rgb((2 * i + 1) * len(clip) // (2 * count)) for i in range(count)]
     tracks: list[list[Box]] = []
@@ -228,10 +240,18 @@ def clip_box(
         if tracks or side >= 2 * max(reference):
             break
     if not tracks:
-        return Faces(None, reference, 0.0, 0)
+        return [Faces(None, reference, 0.0, 0)]
     # The sum of areas prefers faces that are large and seen often; ties by place.
-    best = max(
-        tracks, key=lambda t: (sum((b[2] - b[0]) * (b[3] - b[1]) for b in t), t[0])
+    tracks.sort(
+        key=lambda t: (sum((b[2] - b[0]) * (b[3] - b[1]) for b in t), t[0]),
+        reverse=True,
     )
-    box = square_box(best, reference, margin)
-    return Faces(box, reference, len(best) / count, len(tracks))
+    return [
+        Faces(
+            square_box(track, reference, margin),
+            reference,
+            len(track) / count,
+            len(tracks),
+        )
+        for track in tracks
+    ]

@@ -11,7 +11,7 @@ import simplejpeg
 
 from tfds_ffpp.crops import Box, clip_crops
 from tfds_ffpp.faces import Faces, clip_box, open_detector
-from tfds_ffpp.video import Clip, even_plan, read_clip, run_plan
+from tfds_ffpp.video import Clip, Plan, even_plan, read_clip, run_plan
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,19 @@ def whole_frame(clip: Clip) -> Faces:
     return Faces((0.0, 0.0, float(height), float(width)), (height, width), 1.0, 0)
 
 
+def frame_plan(recipe: Recipe) -> Plan:
+    """Which frames the recipe stores."""
+    if recipe.frame_step:
+        return run_plan(recipe.num_frames, recipe.frame_step)
+    return even_plan(recipe.num_frames)
+
+
 def read_planned(path: str | Path, recipe: Recipe) -> Clip:
     """Decodes the frames that the recipe stores."""
-    plan = (
-        run_plan(recipe.num_frames, recipe.frame_step)
-        if recipe.frame_step
-        else even_plan(recipe.num_frames)
-    )
-    return read_clip(path, plan)
+    return read_clip(path, frame_plan(recipe))
 
 
-def _store(clip: Clip, faces: Faces, recipe: Recipe) -> tuple[int, list[bytes], float]:
+def store(clip: Clip, faces: Faces, recipe: Recipe) -> tuple[int, list[bytes], float]:
     """(valid frames, encoded frames, seconds spent encoding)."""
     side = recipe.image_size
     if faces.box is None:
@@ -91,11 +93,12 @@ def _store(clip: Clip, faces: Faces, recipe: Recipe) -> tuple[int, list[bytes], 
     return valid, encoded, perf_counter() - start
 
 
-def _pad(values: list, length: int) -> list:
+def pad(values: list, length: int) -> list:
+    """The last value repeated up to a length."""
     return values + values[-1:] * (length - len(values))
 
 
-def _source_box(faces: Faces, size: tuple[int, int]) -> Box:
+def source_box(faces: Faces, size: tuple[int, int]) -> Box:
     """The box in pixels of a picture of this size; all 0 without a face."""
     if faces.box is None:
         return 0.0, 0.0, 0.0, 0.0
@@ -123,13 +126,13 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
     elif faces is None:
         faces = find_faces(clip, recipe)
     detected = perf_counter()
-    num_valid, frames, encoding = _store(clip, faces, recipe)
+    num_valid, frames, encoding = store(clip, faces, recipe)
     facts = clip.facts
     meta = {
-        "frame_index": _pad(clip.indices, recipe.num_frames),
-        "timestamp": _pad(clip.timestamps, recipe.num_frames),
+        "frame_index": pad(clip.indices, recipe.num_frames),
+        "timestamp": pad(clip.timestamps, recipe.num_frames),
         "num_valid": num_valid,
-        "box": list(_source_box(faces, clip.size(0))),
+        "box": list(source_box(faces, clip.size(0))),
         "coverage": faces.coverage,
         "num_faces": faces.num_faces,
         "damaged": int(clip.damaged),

@@ -6,7 +6,9 @@ chosen by index everywhere, and each carries its time.
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +31,10 @@ _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
 class UnusableVideoError(DataError):
     """This file cannot be used; its text is the reason, without the path."""
+
+
+class IrregularVideoError(Exception):
+    """The frames of this file are only known by decoding all of them in order."""
 
 
 @dataclass(frozen=True)
@@ -290,41 +296,45 @@ def _packets(container, stream) -> Iterator[av.Packet]:
             yield packet
 
 
-def _groups_needed(packets: Sequence[av.Packet], wanted: set[int]) -> list[bool]:
+def _groups_needed(
+    times: Sequence[int | None], keys: Sequence[int], wanted: set[int]
+) -> list[bool]:
     """Which packets to decode for the frames with these pts: whole groups of pictures.
 
-    A group starts at a key frame. Frames shown before their group's key frame may need
-    the group before.
+    times and keys are the packets' pts and whether each is a key frame. A group starts
+    at a key frame. Frames shown before their group's key frame may need the group
+    before.
     """
-    needed = [False] * len(packets)
-    starts = [i for i, p in enumerate(packets) if p.is_keyframe]
+    needed = [False] * len(times)
+    starts = [i for i, key in enumerate(keys) if key]
     if not starts or starts[0] != 0:
         starts.insert(0, 0)
-    ends = [*starts[1:], len(packets)]
+    ends = [*starts[1:], len(times)]
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        shown = [p.pts for p in packets[start:end]]
-        hits = [t for t in shown if t is not None and t in wanted]
+        hits = [t for t in times[start:end] if t is not None and t in wanted]
         if not hits:
             continue
-        if number and min(hits) < (packets[start].pts or 0):
+        if number and min(hits) < (times[start] or 0):
             start = starts[number - 1]
-        last = max(i for i in range(start, end) if packets[i].pts in wanted)
+        last = max(i for i in range(start, end) if times[i] in wanted)
         needed[start : last + 1] = [True] * (last + 1 - start)
     return needed
 
 
-def _decode_wanted(context, packets, wanted: set[int]) -> dict[int, VideoFrame] | None:
-    """pts -> frame for the wanted pts, or None if anything at all is odd."""
-    needed = _groups_needed(packets, wanted)
-    frames: dict[int, VideoFrame] = {}
+def _decode_wanted(
+    context, packets: Iterable[av.Packet], needed: Sequence[bool], wanted: set[int]
+) -> Iterator[VideoFrame]:
+    """The frames with the wanted pts, as they come out of the decoder.
 
-    def keep(decoded) -> bool:
+    Raises IrregularVideoError if anything at all is odd.
+    """
+
+    def keep(decoded) -> Iterator[VideoFrame]:
         for frame in decoded:
             if frame.is_corrupt:
-                return False
+                raise IrregularVideoError
             if frame.pts in wanted:
-                frames[frame.pts] = frame
-        return True
+                yield frame
 
     try:
         previous = True
@@ -334,16 +344,14 @@ def _decode_wanted(context, packets, wanted: set[int]) -> dict[int, VideoFrame] 
                     context.flush_buffers()
                 # Frames that nothing else is predicted from need not be decoded.
                 context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-                if not keep(context.decode(packet)):
-                    return None
-            elif previous and not keep(context.decode(None)):
-                return None
+                yield from keep(context.decode(packet))
+            elif previous:
+                yield from keep(context.decode(None))
             previous = use
-        if previous and not keep(context.decode(None)):
-            return None
+        if previous:
+            yield from keep(context.decode(None))
     except (FFmpegError, OSError, ValueError):
-        return None
-    return frames if len(frames) == len(wanted) else None
+        raise IrregularVideoError from None
 
 
 def read_clip(path: str | Path, plan: Plan) -> Clip:
@@ -369,8 +377,15 @@ def read_clip(path: str | Path, plan: Plan) -> Clip:
         if packets and regular and len(packets) >= MIN_DECODED * promised:
             indices = list(plan(len(packets)))
             wanted = {order[i] for i in indices}
-            frames = _decode_wanted(stream.codec_context, packets, wanted)
-            if frames is not None:
+            times = [p.pts for p in packets]
+            needed = _groups_needed(times, [p.is_keyframe for p in packets], wanted)
+            context = stream.codec_context
+            frames = {}
+            with suppress(IrregularVideoError):
+                frames = {
+                    f.pts: f for f in _decode_wanted(context, packets, needed, wanted)
+                }
+            if len(frames) == len(wanted):
                 chosen = [frames[order[i]] for i in indices]
                 damaged = len(packets) < promised
                 total = len(packets)
@@ -412,16 +427,26 @@ def decode_all(container, stream) -> Iterator[VideoFrame]:
         return
 
 
-def _read_in_order(path: Path, plan: Plan, promised: int) -> Clip:
-    """Counts what decodes, then takes the plan's frames of that count; any file."""
+def _count_frames(
+    path: Path, promised: int, alive: Callable[[], None] = lambda: None
+) -> int:
+    """How many frames decode. Raises UnusableVideoError when they are too few."""
+    total = 0
     with _open(path) as container:
-        stream = _video_stream(container)
-        total = sum(1 for _ in decode_all(container, stream))
+        for _ in decode_all(container, _video_stream(container)):
+            total += 1
+            alive()
     promised = max(promised, total)
     if total == 0:
         raise UnusableVideoError("0 frames decoded")
     if total < MIN_DECODED * promised:
         raise UnusableVideoError(f"only {total} of {promised} frames decode")
+    return total
+
+
+def _read_in_order(path: Path, plan: Plan, promised: int) -> Clip:
+    """Counts what decodes, then takes the plan's frames of that count; any file."""
+    total = _count_frames(path, promised)
     with _open(path) as container:
         stream = _video_stream(container)
         indices = list(plan(total))
@@ -447,3 +472,112 @@ def read_frames(path: str | Path, indices: Sequence[int]) -> Clip:
         return indices
 
     return read_clip(path, plan)
+
+
+# Long videos -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a video, frames start to stop - 1, and the chosen ones of it.
+
+    Of the clip, indices, timestamps and source_frames are those of the whole video.
+    """
+
+    start: int
+    stop: int
+    clip: Clip
+
+
+Cut = Callable[[int], Sequence[tuple[int, int]]]  # frame count -> (start, stop) each
+
+
+def read_windows(
+    path: str | Path,
+    cut: Cut,
+    plan: Plan,
+    *,
+    in_order: bool = False,
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[Window]:
+    """Decodes a video of any length in one pass, one window in memory at a time.
+
+    A video of one window gives the frames that read_clip gives.
+
+    Args:
+      path: the video.
+      cut: where the windows lie, in order and apart.
+      plan: chooses the frames of a window from its length.
+      in_order: decode every frame; what to do after IrregularVideoError.
+      alive: called often, to show that work goes on.
+
+    Raises:
+      UnusableVideoError: as read_clip.
+      IrregularVideoError: some windows may have been given by then; they are void.
+    """
+    path = Path(path)
+    times, keys, promised = _index(path, alive)
+    if in_order:
+        total = _count_frames(path, max(promised, len(times)), alive)
+    else:
+        total = len(times)
+        if not total or total < MIN_DECODED * promised:
+            raise IrregularVideoError
+    windows = [(a, b, [a + int(i) for i in plan(b - a)]) for a, b in cut(total)]
+    with _open(path) as container:
+        stream = _video_stream(container)
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        order: Sequence[int] = range(total) if in_order else sorted(times)
+        if in_order:
+            frames = enumerate(decode_all(container, stream))
+        else:
+            wanted = {order[i] for _, _, indices in windows for i in indices}
+            needed = _groups_needed(times, keys, wanted)
+            packets = _packets(container, stream)
+            found = _decode_wanted(stream.codec_context, packets, needed, wanted)
+            frames = ((f.pts or 0, f) for f in found)
+        kept: dict[int, VideoFrame] = {}
+        for start, stop, indices in windows:
+            missing = {order[i] for i in indices} - kept.keys()
+            while missing:
+                name, frame = next(frames, (None, None))
+                if name is None or frame is None:
+                    raise IrregularVideoError
+                alive()
+                if name in missing or not in_order:
+                    kept[name] = frame
+                    missing.discard(name)
+            chosen = [kept.pop(order[i]) for i in indices]
+            clip = _clip(
+                path,
+                container,
+                stream,
+                chosen,
+                indices,
+                total,
+                damaged=total < promised,
+            )
+            yield Window(start, stop, clip)
+
+
+def _index(path: Path, alive: Callable[[], None]) -> tuple[array, bytearray, int]:
+    """Each packet's pts and whether it is a key frame, and the frames promised.
+
+    Nothing of a video that has no such times, which then holds no packet here.
+    """
+    times, keys = array("q"), bytearray()
+    with _open(path) as container:
+        stream = _video_stream(container)
+        regular = "avi" not in container.format.name
+        for packet in _packets(container, stream):
+            alive()
+            if not regular or packet.pts is None or packet.is_corrupt:
+                regular = False
+                break
+            times.append(packet.pts)
+            keys.append(packet.is_keyframe)
+        promised = stream.frames
+    if not regular or len(set(times)) != len(times):
+        return array("q"), bytearray(), promised
+    return times, keys, promised

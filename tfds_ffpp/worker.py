@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +19,11 @@ from tfds_ffpp.cache import write_entry
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.prepare import Recipe, faces_from_json, prepare
 from tfds_ffpp.video import UnusableVideoError, quiet
+from tfds_ffpp.windows import prepare_windows
 
 Job = dict[str, Any]
 Result = dict[str, Any]
+ALIVE_SECONDS = 1.0  # between two signs of life
 
 
 def run_job(job: Job) -> Result:
@@ -32,21 +36,52 @@ def run_job(job: Job) -> Result:
         prepared = prepare(
             job["path"], Recipe(**job["recipe"]), faces_from_json(job["faces"])
         )
-    except UnusableVideoError as error:
-        return {"reason": str(error)}
-    except DataError as error:
-        return {"fatal": str(error)}
-    except MemoryError:
-        return {"reason": "its frames take more memory than there is"}
-    except OSError as error:
-        return {"reason": error.strerror or str(error)}
-    except Exception as error:  # a decoder's bug must cost one video only
-        return {"reason": f"{type(error).__name__}: {str(error).splitlines()[:1]}"}
+    except Exception as error:
+        return fault(error)
     try:
         write_entry(Path(job["entry"]), prepared.meta, prepared.frames)
     except OSError as error:
         return {"fatal": f"cannot write {job['entry']}: {error.strerror}"}
     return {"seconds": prepared.seconds}
+
+
+def fault(error: Exception) -> Result:
+    """What an error means: for this video, or for all."""
+    if isinstance(error, UnusableVideoError):
+        return {"reason": str(error)}
+    if isinstance(error, DataError):
+        return {"fatal": str(error)}
+    if isinstance(error, MemoryError):
+        return {"reason": "its frames take more memory than there is"}
+    if isinstance(error, OSError):
+        return {"reason": error.strerror or str(error)}
+    # A decoder's bug must cost one video only.
+    first_line = (str(error).splitlines() or [""])[0]
+    return {"reason": f"{type(error).__name__}: {first_line}"}
+
+
+def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
+    """Prepares a video of any length, window by window.
+
+    A job has path, folder, recipe, window_frames, all_faces and memory_limit (bytes,
+    or None). The results are {"more": True, "window": …} and at the end {"summary": …},
+    {"reason": …} or {"fatal": …}.
+    """
+    if job["memory_limit"]:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (job["memory_limit"], hard))
+    try:
+        for told in prepare_windows(
+            job["path"],
+            Recipe(**job["recipe"]),
+            window_frames=job["window_frames"],
+            all_faces=job["all_faces"],
+            folder=Path(job["folder"]),
+            alive=alive,
+        ):
+            yield {"more": True, **told} if "summary" not in told else told
+    except Exception as error:
+        yield fault(error)
 
 
 def serve(jobs: BinaryIO, results: BinaryIO) -> None:
@@ -55,11 +90,30 @@ def serve(jobs: BinaryIO, results: BinaryIO) -> None:
         job = json.loads(line)
         # Should the build be gone, nobody else ends a hanging decoder.
         signal.setitimer(signal.ITIMER_REAL, job["time_limit"] + 5)
-        result = run_job(job)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        results.write(json.dumps(result).encode() + b"\n")
-        results.flush()
+
+        def write(result: Result) -> None:
+            results.write(json.dumps(result).encode() + b"\n")
+            results.flush()
+
+        told = run_windows_job(job, _Pulse(write)) if "folder" in job else None
+        for result in told or [run_job(job)]:
+            result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            if not result.get("more"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            write(result)
+
+
+class _Pulse:
+    """Tells now and then that work goes on; free to be called often."""
+
+    def __init__(self, write: Callable[[Result], None]):
+        self._write = write
+        self._next = time.monotonic() + ALIVE_SECONDS
+
+    def __call__(self) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + ALIVE_SECONDS
+            self._write({"more": True})
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """A pool of worker processes that survives the death or hanging of any of them."""
 
+import functools
 import json
 import os
 import queue
@@ -9,7 +10,7 @@ import subprocess  # noqa: S404
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,19 +43,31 @@ class Worker:
         self._process, self._rest = process, b""
         return process
 
-    def run(self, job: Job) -> Result:
-        """The job's result; {"reason": …} when the process died or took too long."""
+    def run(self, job: Job, more: Callable[[Result], None] = lambda _: None) -> Result:
+        """The job's last result; {"reason": …} when the process died or took too long.
+
+        The results before, which have "more", are handed to `more`. A job's
+        stall_limit, if it has one, is how many seconds may pass between two.
+        """
         process = self._process or self._start()
         assert process.stdin is not None  # noqa: S101
         with suppress(OSError):  # it is dead; reading says so
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
-        line = self._read_line(process, job["time_limit"])
-        if line is None:
-            self.close()
-            return {"reason": f"took longer than {job['time_limit']:g} seconds"}
-        if line.endswith(b"\n"):
-            return json.loads(line)
+        end = time.monotonic() + job["time_limit"]
+        stall = job.get("stall_limit", job["time_limit"])
+        while True:
+            limit = min(stall, end - time.monotonic())
+            line = self._read_line(process, limit)
+            if line is None:
+                self.close()
+                return {"reason": _too_long(job, stalled=limit == stall)}
+            if not line.endswith(b"\n"):
+                break
+            result = json.loads(line)
+            if not result.get("more"):
+                return result
+            more(result)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
         self.close()
@@ -92,8 +105,18 @@ class Worker:
         process.wait()
 
 
+def _too_long(job: Job, *, stalled: bool) -> str:
+    if stalled and "stall_limit" in job:
+        return f"nothing came of it for {job['stall_limit']:g} seconds"
+    return f"took longer than {job['time_limit']:g} seconds"
+
+
+def _hand_on(done: queue.Queue, job: Job, result: Result) -> None:
+    done.put((job, result))
+
+
 def run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[tuple[Job, Result]]:
-    """Runs jobs in worker processes; yields each with its result as it is done.
+    """Runs jobs in worker processes; yields each with its results as they come.
 
     Raises DataError for what would befall every further job too.
     """
@@ -109,7 +132,8 @@ def run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[tuple[Job, Res
                     job = next(source, None)
                 if job is None:
                     break
-                done.put((job, worker.run(job)))
+                more = functools.partial(_hand_on, done, job)
+                done.put((job, worker.run(job, more)))
         except Exception as error:  # handed to the thread that reads the queue
             done.put((None, error))
         finally:
