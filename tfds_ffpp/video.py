@@ -18,6 +18,7 @@ import av.logging
 import numpy as np
 from av.error import FFmpegError
 from av.filter import Graph
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 
 from tfds_ffpp.errors import DataError
@@ -244,7 +245,7 @@ def _reason(error: Exception) -> str:
 
 def _video_stream(container):
     for stream in container.streams.video:
-        if "ATTACHED_PIC" not in str(stream.disposition).upper():
+        if not stream.disposition & Disposition.attached_pic:
             break
     else:
         raise UnusableVideoError("no video stream")
