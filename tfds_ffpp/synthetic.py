@@ -1,0 +1,347 @@
+"""Writes an FF++-shaped tree of made videos: `python -m tfds_ffpp.synthetic OUT`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from tfds_ffpp import forgeries, rendering
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.forgeries import Clip, Frame
+
+FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+CRF = {"raw": "0", "c23": "23", "c40": "40"}
+RENDERER = 1  # raised when equal parameters no longer give equal files
+FACES, SCENES, MOTIONS, GRAIN, LENGTHS, PAIRS, FORGERIES = range(7)  # random streams
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All that decides the tree's bytes."""
+
+    num_identities: int
+    num_frames: int
+    frame_size: int
+    seed: int
+    difficulty: float
+    compressions: tuple[str, ...]
+    methods: tuple[str, ...]
+    split_shares: tuple[float, float, float]
+    renderer: int = RENDERER
+
+
+def write_tree(
+    out: str | os.PathLike,
+    *,
+    num_identities: int = 64,
+    num_frames: int = 40,
+    frame_size: int = 224,
+    seed: int = 0,
+    difficulty: float = 0.3,
+    compressions: Sequence[str] = ("c23",),
+    methods: Sequence[str] = FOUR,
+    split_shares: Sequence[float] = (0.6, 0.2, 0.2),
+    num_processes: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Makes the tree under `out`, or what is missing of it; returns its path.
+
+    The longest video has `num_frames` frames, the shortest three quarters of them;
+    frames are `frame_size` pixels square. Files depend on the parameters alone, not
+    on `num_processes` (default: the CPUs at hand). A complete tree is left as it is.
+
+    Raises:
+        DataError: `out` holds something else, or a parameter is out of range.
+    """
+    parameters = Parameters(
+        num_identities=num_identities,
+        num_frames=num_frames,
+        frame_size=frame_size,
+        seed=seed,
+        difficulty=float(difficulty),
+        compressions=tuple(compressions),
+        methods=tuple(methods),
+        split_shares=tuple(map(float, split_shares)),  # type: ignore[arg-type]
+    )
+    _check(parameters)
+    root = Path(out)
+    started, finished = root / "synthetic.partial.json", root / "synthetic.json"
+    _claim(root, parameters, started=started, finished=finished)
+    targets = [
+        target
+        for target in range(num_identities)
+        if not all(path.is_file() for path in _video_paths(root, parameters, target))
+    ]
+    if targets:
+        _remove_leftovers(root)
+        _write_videos(
+            root, parameters, targets, num_processes=num_processes, progress=progress
+        )
+    _write_splits(root, parameters)
+    if started.exists():
+        started.replace(finished)
+    return root
+
+
+def _check(p: Parameters) -> None:
+    faults = {
+        "num_identities must be even and from 2 to 1000": p.num_identities % 2
+        or not 2 <= p.num_identities <= 1000,
+        "num_frames must be at least 2": p.num_frames < 2,
+        "frame_size must be even and at least 64": p.frame_size % 2
+        or p.frame_size < 64,
+        "difficulty must lie in [0, 1]": not 0 <= p.difficulty <= 1,
+        f"compressions must be among {', '.join(CRF)}": not p.compressions
+        or set(p.compressions) - set(CRF),
+        f"methods must be among {', '.join(forgeries.METHODS)}": set(p.methods)
+        - set(forgeries.METHODS),
+        "split_shares must be three shares that sum to 1": len(p.split_shares) != 3
+        or min(p.split_shares) < 0
+        or abs(sum(p.split_shares) - 1) > 1e-6,
+    }
+    for sentence, fault in faults.items():
+        if fault:
+            raise DataError(f"{sentence}, got {p}")
+
+
+def _claim(root: Path, p: Parameters, *, started: Path, finished: Path) -> None:
+    """Takes an empty folder, or one begun with equal parameters; else raises."""
+    wanted = json.loads(json.dumps(asdict(p)))
+    for path in (finished, started):
+        if path.is_file():
+            found = json.loads(path.read_text())
+            if found != wanted:
+                names = [k for k in wanted if found.get(k) != wanted[k]]
+                raise DataError(
+                    f"{path} was made with other values of {', '.join(names)}; "
+                    "choose another folder or delete this one"
+                )
+            return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(
+            f"{root} holds files that are not a made tree; choose an empty folder"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    _write_text(started, json.dumps(wanted, indent=1) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _remove_leftovers(root: Path) -> None:
+    for path in root.rglob("*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _rng(p: Parameters, *stream: int) -> np.random.Generator:
+    return np.random.default_rng([p.seed, *stream])
+
+
+def pairs(p: Parameters) -> list[tuple[int, int]]:
+    """The identities in random pairs; each pair's two swap faces with each other."""
+    order = _rng(p, PAIRS).permutation(p.num_identities).tolist()
+    return list(zip(order[::2], order[1::2], strict=True))
+
+
+def _partner(p: Parameters, target: int) -> int:
+    return next(a + b - target for a, b in pairs(p) if target in (a, b))
+
+
+def _write_splits(root: Path, p: Parameters) -> None:
+    named = [[f"{a:03d}", f"{b:03d}"] for a, b in pairs(p)]
+    num_val, num_test = (round(share * len(named)) for share in p.split_shares[1:])
+    num_train = len(named) - num_val - num_test
+    parts = {
+        "train": named[:num_train],
+        "val": named[num_train : num_train + num_val],
+        "test": named[num_train + num_val :],
+    }
+    for split, part in parts.items():
+        path = root / "splits" / f"{split}.json"
+        if not path.is_file():
+            _write_text(path, json.dumps(part, indent=1) + "\n")
+
+
+def _real_path(root: Path, compression: str, target: int) -> Path:
+    folder = root / "original_sequences" / "youtube" / compression / "videos"
+    return folder / f"{target:03d}.mp4"
+
+
+def _fake_path(root: Path, method: str, level: str, pair: tuple[int, int]) -> Path:
+    """Where a fake lies; `level` is a compression or "masks"."""
+    name = f"{pair[0]:03d}_{pair[1]:03d}.mp4"
+    return root / "manipulated_sequences" / method / level / "videos" / name
+
+
+def _video_paths(root: Path, p: Parameters, target: int) -> Iterator[Path]:
+    pair = (target, _partner(p, target))
+    for compression in p.compressions:
+        yield _real_path(root, compression, target)
+        for method in p.methods:
+            yield _fake_path(root, method, compression, pair)
+    for method in p.methods:
+        yield _fake_path(root, method, "masks", pair)
+
+
+def _write_videos(
+    root: Path,
+    p: Parameters,
+    targets: list[int],
+    *,
+    num_processes: int | None,
+    progress: bool,
+) -> None:
+    count = min(num_processes or len(os.sched_getaffinity(0)), len(targets))
+    work = partial(write_identity, root, p)
+    columns = (
+        TextColumn("made videos"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("identities"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("", total=len(targets))
+        if count == 1:
+            for target in targets:
+                work(target)
+                bar.advance(task)
+            return
+        context = get_context("spawn")
+        with ProcessPoolExecutor(count, mp_context=context) as pool:
+            for done in as_completed([pool.submit(work, t) for t in targets]):
+                done.result()
+                bar.advance(task)
+
+
+def write_identity(root: Path, p: Parameters, target: int) -> None:
+    """Writes the real video of an identity and all fakes made of it."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        clip, source = (
+            make_clip(p, target),
+            make_clip(p, _partner(p, target), bare=True),
+        )
+        rate = int(_rng(p, LENGTHS, target).choice([25, 30]))
+        for compression in p.compressions:
+            path = _real_path(root, compression, target)
+            _encode(path, clip.frames, crf=CRF[compression], rate=rate)
+        for number, method in enumerate(p.methods):
+            _write_fake(root, p, clip, source, target=target, method=method, rate=rate)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _write_fake(root, p, clip, source, *, target: int, method: str, rate: int) -> None:
+    pair = (target, _partner(p, target))
+    rng = _rng(p, FORGERIES, target, sorted(forgeries.METHODS).index(method))
+    length = len(clip.frames)
+    if rng.random() < 0.2:  # some generators drop the last frames
+        length = max(length - int(rng.integers(1, 4)), round(0.75 * p.num_frames), 2)
+    cut = replace(clip, frames=clip.frames[:length], moments=clip.moments[:length])
+    forged = forgeries.METHODS[method](cut, source, rng, p.difficulty)
+    for compression in p.compressions:
+        path = _fake_path(root, method, compression, pair)
+        _encode(path, forged.frames, crf=CRF[compression], rate=rate)
+    masks = [
+        np.repeat((255 * mask[..., None]).astype(np.uint8), 3, 2)
+        for mask in forged.masks
+    ]
+    _encode(_fake_path(root, method, "masks", pair), masks, crf="23", rate=rate)
+
+
+def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
+    """Renders an identity's real video; `bare` leaves the frames out."""
+    face = rendering.make_face(_rng(p, FACES, target))
+    scene = rendering.make_scene(_rng(p, SCENES, target), p.frame_size)
+    scene = rendering.neck_layer(face, scene)
+    low = max(2, round(0.75 * p.num_frames))
+    length = int(_rng(p, LENGTHS, target, 1).integers(low, p.num_frames + 1))
+    moments = rendering.make_performance(_rng(p, MOTIONS, target), length)
+    rng = _rng(p, GRAIN, target)
+    frames = [] if bare else [_photograph(face, scene, m, rng) for m in moments]
+    return Clip(face=face, scene=scene, moments=moments, frames=frames)
+
+
+def _photograph(face, scene, moment, rng) -> Frame:
+    head = rendering.render_head(face, scene, moment)
+    picture = rendering.compose(scene, moment, head=head)
+    return rendering.expose(picture, rendering.grain(scene, rng))
+
+
+def _encode(path: Path, frames: list[Frame], *, crf: str, rate: int) -> None:
+    """Writes H.264 4:4:4 by one thread, without times or tags, then renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    exact = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with av.open(str(temporary), "w", format="mp4", options=exact) as container:
+        options = {"crf": crf, "preset": "veryfast", "bf": "2", "threads": "1"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv444p"
+        stream.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+    temporary.replace(path)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_ffpp.synthetic", description=__doc__
+    )
+    parser.add_argument("out", help="an empty folder, or one to complete")
+    parser.add_argument("--num_identities", type=int, default=64)
+    parser.add_argument("--num_frames", type=int, default=40, help="longest video")
+    parser.add_argument("--frame_size", type=int, default=224, help="pixels, square")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--difficulty", type=float, default=0.3, help="0 easy .. 1 subtle"
+    )
+    parser.add_argument("--compressions", nargs="+", default=["c23"], choices=list(CRF))
+    parser.add_argument(
+        "--methods", nargs="+", default=list(FOUR), choices=list(forgeries.METHODS)
+    )
+    parser.add_argument("--split_shares", nargs=3, type=float, default=[0.6, 0.2, 0.2])
+    parser.add_argument("--num_processes", type=int, default=None)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 3 when the folder or a parameter is at fault."""
+    flags = vars(_parse(argv))
+    try:
+        root = write_tree(flags.pop("out"), **flags)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{root}: {sum(1 for _ in root.rglob('*.mp4'))} videos")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
