@@ -50,6 +50,7 @@ def write_video(
     with av.open(str(path), "w", options=container or {}) as file:
         file.metadata.update(metadata or {})
         stream = file.add_stream(codec, rate=25, options=options or {"crf": "18"})
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format
         stream.thread_count = 1
