@@ -87,8 +87,18 @@ def _zeros(leaves: Mapping[str, Any]) -> Leaves:
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, directory: Path, *, keep_latest: int = 2, keep_best: int = 1):
-        """Opens the folder, making it if need be, and clears leftovers."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        read_only: bool = False,
+    ):
+        """Opens the folder, making it if need be, and clears leftovers.
+
+        With read_only nothing is written: a run may be saving there meanwhile.
+        """
         self.directory = Path(os.path.abspath(directory))  # Orbax takes no relative one
         self._pending: int | None = None
         policies = ocp.checkpoint_managers
@@ -110,7 +120,9 @@ class Checkpoints:
                 preservation_policy=keep,
                 best_fn=lambda metrics: metrics[METRIC],
                 best_mode="max",
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
             ),
             item_names=("model", "training", "facts"),
         )

@@ -181,6 +181,15 @@ def covering_clips(
 # Reading -------------------------------------------------------------------------
 
 
+def frames_of(
+    clip: ClipRef, num_valid: int, clip_frames: int
+) -> tuple[np.ndarray, int]:
+    """The stored frames int[T] of a clip, the last valid one repeated; how many are."""
+    wanted = clip.start + clip.stride * np.arange(clip_frames)
+    length = max(int(np.sum(wanted < num_valid)), 1)
+    return np.minimum(wanted, wanted[length - 1]), length
+
+
 class FrameReader:
     """Decodes the frames of a clip straight out of its record.
 
@@ -203,9 +212,7 @@ class FrameReader:
         After them the last valid frame is repeated. Raises DataError for a record or
         an image that cannot be read.
         """
-        wanted = clip.start + clip.stride * np.arange(len(out))
-        length = max(int(np.sum(wanted < num_valid)), 1)
-        wanted = np.minimum(wanted, wanted[length - 1])
+        wanted, length = frames_of(clip, num_valid, len(out))
         cached = self._cache.get(clip.video)
         if cached is None and self._cache_bytes:
             cached = self._remember(clip.video)

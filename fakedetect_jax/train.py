@@ -244,6 +244,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "config": config.to_dict(),
             "versions": workdir.versions(),
             "devices": evaluate.describe_devices(mesh),
+            "source_frames": _source_frames(train_split.videos),
         },
         metrics_file=metrics_file,
         eval_step=evaluate.compile_eval_step(recipe.model, mesh),
@@ -254,6 +255,12 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     finally:
         if metrics_file is not None:
             metrics_file.close()
+
+
+def _source_frames(videos) -> dict[str, int]:
+    """How long the videos were, which decides how longer ones are cut up."""
+    counts = sorted(video["source_frames"] for video in videos)
+    return {"median": counts[len(counts) // 2], "max": counts[-1]}
 
 
 def _is_closed(config, checkpoints: Checkpoints, step: int) -> bool:

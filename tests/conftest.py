@@ -7,8 +7,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import runpy
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+
+from tfds_ffpp import synthetic
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,3 +26,57 @@ def load_config():
         )
 
     return load
+
+
+class TinyRun(NamedTuple):
+    """A small run on made videos, trained for two steps and evaluated on test."""
+
+    workdir: Path
+    videos: Path  # the made tree
+    config: Any
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, load_config) -> TinyRun:
+    """Twelve made videos, a tiny float32 model, two steps, one evaluation."""
+    import jax
+
+    from fakedetect_jax import data, evaluate, parallel, train, workdir
+    from fakedetect_jax.interrupt import StopRequest
+    from fakedetect_jax.writer import Terminal
+
+    folder = tmp_path_factory.mktemp("tiny_run")
+    config = load_config("demo").copy_and_resolve_references()
+    with config.unlocked():
+        config.dataset.update(image_size=32, num_frames=8)
+        config.synthetic.num_identities = 0
+        config.data.update(
+            data_dir=str(folder / "tfds"),
+            manual_dir=str(folder / "videos"),
+            clip_frames=4,
+            eval_clips_per_video=2,
+            num_threads=1,
+        )
+        config.model.update(stage_sizes=(1, 1), width=8, lstm_features=8)
+        config.compilation_cache = ""
+        config.batch_size = config.eval.batch_size = 8
+        config.num_steps = 2
+        config.eval.final_split = "test"
+    synthetic.write_tree(
+        folder / "videos",
+        num_identities=6,
+        num_frames=20,
+        frame_size=128,
+        difficulty=0.0,
+        methods=("Deepfakes",),
+        num_processes=2,
+    )
+    terminal = Terminal(quiet=True)
+    data.prepare(config, terminal)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    place = folder / "run"
+    place.mkdir()
+    run = workdir.Run(config.lock(), place, mesh, terminal, StopRequest(), "test")
+    workdir.write_record(run, evaluate.describe_devices(mesh))
+    return TinyRun(place, folder / "videos", config, train.train(run))
