@@ -177,7 +177,7 @@ def interval(
     """The interval of a share in [0, 1], symmetric in log odds.
 
     logit(estimate) +- t * sd(logit(replicates)), t with num_clusters - 1 degrees of
-    freedom: near 1, where good detectors are, plain percentiles cover 60 to 90 %
+    freedom: near 1, where good detectors are, plain percentiles cover 59 to 95 %
     instead of 95 % (benchmarks/intervals.py). `step` is the smallest change the share
     can make; shares of 0 and 1 count as half a step inside.
 

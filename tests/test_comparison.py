@@ -114,3 +114,15 @@ def test_names_are_the_shortest_that_tell_apart(tmp_path):
 def test_a_run_named_twice_stands_once(runs):
     entries = comparison.read_entries([runs / "bad", runs / "bad"])
     assert len(entries) == 1
+
+
+def test_runs_of_one_class_are_laid_side_by_side_without_a_difference(tmp_path):
+    fakes = [row for row in made_rows(num_identities=4) if row["label"]]
+    for name in ("a", "b"):
+        write_run(tmp_path / name, fakes, strips=False)
+    page = tmp_path / "page.html"
+    runs = [str(tmp_path / name) for name in ("a", "b")]
+    assert report.main([*runs, "--output", str(page)]) == 0
+    (difference,) = json.loads(page.with_suffix(".json").read_text())["differences"]
+    assert "auc" not in difference
+    assert difference["accuracy"]["difference"] == 0
