@@ -17,9 +17,10 @@ from tfds_ffpp.crops import Box
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.video import Clip
 
-# Longest side in pixels at which frames are looked at. The next is tried when no frame
-# shows a face; a frame is never enlarged more than twice.
-SIDES = (640, 1280)
+# How frames are looked at, until a face is seen: longest side in pixels, how much they
+# may be enlarged, and whether uncertain finds count, if they last.
+LOOKS = ((640, 1.0, False), (1280, 2.0, False), (640, 1.0, True))
+MIN_LASTING = 0.6  # of the looked-at frames that must show an uncertain face
 MIN_OVERLAP = 0.2  # of a face with the one before, to be the same
 
 
@@ -29,8 +30,8 @@ class Detector(Protocol):
     name: str
     version: str
 
-    def find(self, image: np.ndarray) -> list[Box]:
-        """The boxes of all faces in RGB uint8[H,W,3], in pixels."""
+    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
+        """The boxes in pixels of all faces in RGB uint8[H,W,3]; faint: maybes too."""
         ...
 
 
@@ -46,9 +47,9 @@ class DlibDetector:
         self.version = str(dlib.__version__)
         self._detector = dlib.get_frontal_face_detector()  # pyright: ignore
 
-    def find(self, image: np.ndarray) -> list[Box]:
+    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
         """See Detector."""
-        found, scores, _ = self._detector.run(image, 0, 0.0)
+        found, scores, _ = self._detector.run(image, 0, -0.2 if faint else 0.0)
         order = sorted(range(len(found)), key=lambda i: -scores[i])
         return [
             (
@@ -81,8 +82,9 @@ class YunetDetector:
             ) from None
         self.version = f"opencv {metadata.version('opencv-python-headless')}"
 
-    def find(self, image: np.ndarray) -> list[Box]:
+    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
         """See Detector."""
+        self._detector.setScoreThreshold(0.5 if faint else 0.8)
         self._detector.setInputSize((image.shape[1], image.shape[0]))
         _, faces = self._detector.detect(np.ascontiguousarray(image[..., ::-1]))
         rows = np.empty((0, 4)) if faces is None else np.asarray(faces)
@@ -98,8 +100,9 @@ class NoDetector:
     name = "none"
     version = ""
 
-    def find(self, image: np.ndarray) -> list[Box]:
+    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
         """See Detector."""
+        del faint
         height, width = image.shape[:2]
         side = min(height, width)
         y0, x0 = (height - side) / 2, (width - side) / 2
@@ -133,7 +136,7 @@ class Faces:
     num_faces: int
 
 
-def _overlap(a: Box, b: Box) -> float:
+def overlap(a: Box, b: Box) -> float:
     """Intersection over union."""
     height = min(a[2], b[2]) - max(a[0], b[0])
     width = min(a[3], b[3]) - max(a[1], b[1])
@@ -150,8 +153,8 @@ def link_tracks(found: Sequence[Sequence[Box]]) -> list[list[Box]]:
     for boxes in found:
         free = list(range(len(tracks)))
         for box in boxes:
-            best = max(free, key=lambda t: _overlap(tracks[t][-1], box), default=None)
-            if best is not None and _overlap(tracks[best][-1], box) >= MIN_OVERLAP:
+            best = max(free, key=lambda t: overlap(tracks[t][-1], box), default=None)
+            if best is not None and overlap(tracks[best][-1], box) >= MIN_OVERLAP:
                 tracks[best].append(box)
                 free.remove(best)
             else:
@@ -182,24 +185,43 @@ def square_box(track: Sequence[Box], size: tuple[int, int], margin: float) -> Bo
     return y0, x0, y0 + side, x0 + side
 
 
-def _look(
-    detector: Detector, frame: np.ndarray, side: int, reference: tuple[int, int]
-) -> list[Box]:
-    """The boxes of a frame looked at with this longest side, in reference pixels."""
-    height, width = frame.shape[:2]
-    scale = min(side / max(height, width), 2.0)
+def _look(detector: Detector, frame: np.ndarray, scale: float, *, faint: bool):
+    """The boxes of a frame looked at in another size, in its own pixels."""
+    image = frame
     if scale != 1.0:
+        height, width = frame.shape[:2]
         size = max(round(width * scale), 1), max(round(height * scale), 1)
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         image = cv2.resize(frame, size, interpolation=how)
-    else:
-        image = frame
-    to_y = reference[0] / image.shape[0]
-    to_x = reference[1] / image.shape[1]
+    to_y, to_x = frame.shape[0] / image.shape[0], frame.shape[1] / image.shape[1]
     return [
         (y0 * to_y, x0 * to_x, y1 * to_y, x1 * to_x)
-        for y0, x0, y1, x1 in detector.find(image)
+        for y0, x0, y1, x1 in detector.find(image, faint=faint)
     ]
+
+
+def _find_tracks(
+    detector: Detector, frames: Sequence[np.ndarray], reference: tuple[int, int]
+) -> list[list[Box]]:
+    """The tracks of the first way of looking that shows any, in reference pixels."""
+    for side, enlarge, faint in LOOKS:
+        found = []
+        for frame in frames:
+            scale = min(side / max(frame.shape[:2]), enlarge)
+            to_y = reference[0] / frame.shape[0]
+            to_x = reference[1] / frame.shape[1]
+            found.append(
+                [
+                    (y0 * to_y, x0 * to_x, y1 * to_y, x1 * to_x)
+                    for y0, x0, y1, x1 in _look(detector, frame, scale, faint=faint)
+                ]
+            )
+        tracks = link_tracks(found)
+        if faint:
+            tracks = [t for t in tracks if len(t) >= MIN_LASTING * len(frames)]
+        if tracks:
+            return tracks
+    return []
 
 
 def clip_box(
@@ -234,11 +256,7 @@ def clip_boxes(
         return [Faces(detector.find(clip.rgb(0))[0], reference, 1.0, 1)]
     count = min(num_looks, len(clip))
     looks = [clip.rgb((2 * i + 1) * len(clip) // (2 * count)) for i in range(count)]
-    tracks: list[list[Box]] = []
-    for side in SIDES:
-        tracks = link_tracks([_look(detector, f, side, reference) for f in looks])
-        if tracks or side >= 2 * max(reference):
-            break
+    tracks = _find_tracks(detector, looks, reference)
     if not tracks:
         return [Faces(None, reference, 0.0, 0)]
     # The sum of areas prefers faces that are large and seen often; ties by place.

@@ -1,0 +1,177 @@
+"""Which face, and one square box for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.made_videos import write_video
+from tfds_ffpp import faces, synthetic
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.faces import DlibDetector, clip_box, link_tracks, square_box
+from tfds_ffpp.video import even_plan, read_clip
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return DlibDetector()
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Clips of the made people."""
+    root = tmp_path_factory.mktemp("people") / "tree"
+    synthetic.write_tree(
+        root, num_identities=6, num_frames=8, methods=(), num_processes=2
+    )
+    folder = root / "original_sequences" / "youtube" / "c23" / "videos"
+    return [read_clip(p, even_plan(4)) for p in sorted(folder.glob("*.mp4"))]
+
+
+def centre(box):
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def test_a_face_is_found_and_boxed_square(people, detector):
+    found = [clip_box(clip, detector=detector) for clip in people]
+    seen = [f for f in found if f.box is not None]
+    assert len(seen) >= 5
+    for f in seen:
+        assert f.box is not None and 0.2 <= f.coverage <= 1
+        y0, x0, y1, x1 = f.box
+        assert y1 - y0 == pytest.approx(x1 - x0)
+        assert f.reference == (224, 224)
+        assert 50 < y1 - y0 <= 224
+
+
+def test_the_margin_is_a_multiple_of_the_face(people, detector):
+    small, large = (
+        clip_box(people[0], detector=detector, margin=m).box for m in (1.0, 1.5)
+    )
+    assert small is not None and large is not None
+    assert large[2] - large[0] > 1.2 * (small[2] - small[0])
+
+
+def test_detection_is_deterministic(people, detector):
+    again = DlibDetector()
+    for clip in people[:2]:
+        assert clip_box(clip, detector=detector) == clip_box(clip, detector=again)
+
+
+def side_by_side(people, left: float, right: float) -> list[np.ndarray]:
+    """Frames with two people of different sizes."""
+    import cv2
+
+    frames = []
+    for a, b in zip(people[0].frames(), people[1].frames(), strict=True):
+        frame = np.zeros((320, 640, 3), np.uint8)
+        for image, scale, x in ((a, left, 0), (b, right, 320)):
+            side = round(320 * scale)
+            frame[:side, x : x + side] = cv2.resize(image, (side, side))
+        frames.append(frame)
+    return frames
+
+
+@pytest.mark.parametrize(("left", "right"), [(1.0, 0.75), (0.75, 1.0)])
+def test_of_several_faces_the_largest(people, detector, tmp_path, left, right):
+    frames = side_by_side(people, left, right)
+    clip = read_clip(write_video(tmp_path / "v.mp4", frames), even_plan(4))
+    found = clip_box(clip, detector=detector)
+    assert found.num_faces == 2 and found.box is not None
+    assert (centre(found.box)[1] < 320) == (left > right)
+
+
+def test_no_face_is_an_outcome(detector, tmp_path):
+    clip = read_clip(write_video(tmp_path / "v.mp4", 4), even_plan(4))
+    found = clip_box(clip, detector=detector)
+    assert found.box is None and found.coverage == 0 and found.num_faces == 0
+
+
+def test_a_face_in_some_frames_only(people, detector, tmp_path):
+    frames = people[0].frames()
+    frames[0] = frames[1] = np.full_like(frames[0], 128)
+    clip = read_clip(write_video(tmp_path / "v.mp4", frames), even_plan(4))
+    found = clip_box(clip, detector=detector)
+    assert found.box is not None and found.coverage == pytest.approx(0.5, abs=0.26)
+
+
+def test_small_faces_are_looked_for_closer(people, detector, tmp_path):
+    frames = []
+    for frame in people[0].frames():
+        large = np.full((720, 1280, 3), 90, np.uint8)
+        large[300:524, 600:824] = frame
+        frames.append(large)
+    clip = read_clip(write_video(tmp_path / "v.mp4", frames), even_plan(2))
+    found = clip_box(clip, detector=detector)
+    assert found.box is not None
+    y, x = centre(found.box)
+    assert 300 < y < 524 and 600 < x < 824
+
+
+def test_without_a_detector_it_is_the_centre(tmp_path):
+    clip = read_clip(write_video(tmp_path / "v.mp4", 3), even_plan(3))
+    found = clip_box(clip, detector=faces.NoDetector())
+    assert found.box == (0, 8, 48, 56)
+
+
+def test_detectors_by_name(tmp_path):
+    assert faces.open_detector("none").name == "none"
+    with pytest.raises(DataError, match="detector mtcnn is not one of"):
+        faces.open_detector("mtcnn")
+    with pytest.raises(DataError, match="needs detector_model"):
+        faces.open_detector("yunet")
+    bad = tmp_path / "model.onnx"
+    bad.write_bytes(b"not a model")
+    with pytest.raises(DataError, match="is not a YuNet model"):
+        faces.open_detector("yunet", str(bad))
+
+
+def test_a_faint_face_counts_only_if_it_lasts(people, tmp_path):
+    class Faint:
+        name, version = "faint", "1"
+
+        def __init__(self, per_frame):
+            self.per_frame = iter(per_frame)
+
+        def find(self, image, *, faint=False):
+            return next(self.per_frame) if faint else []
+
+    face = (10.0, 10.0, 50.0, 50.0)
+    lasting = clip_box(people[0], detector=Faint([[face], [face], [], [face]]))
+    assert lasting.box is not None and lasting.coverage == 0.75
+    passing = clip_box(people[0], detector=Faint([[face], [], [], [face]]))
+    assert passing.box is None
+
+
+# Tracks and boxes -----------------------------------------------------------------
+
+number = st.floats(0, 300)
+boxes = st.builds(
+    lambda y, x, s: (y, x, y + s, x + s), number, number, st.floats(5, 200)
+)
+
+
+@given(st.lists(st.lists(boxes, max_size=3), min_size=1, max_size=5))
+def test_every_box_is_in_one_track(found):
+    tracks = link_tracks(found)
+    assert sorted(b for t in tracks for b in t) == sorted(b for f in found for b in f)
+
+
+def test_tracks_follow_a_moving_face():
+    face = [(10.0 + 5 * i, 10.0, 60.0 + 5 * i, 60.0) for i in range(4)]
+    other = (200.0, 200.0, 230.0, 230.0)
+    tracks = link_tracks([[face[0], other], [other, face[1]], [face[2]], [face[3]]])
+    assert sorted(map(len, tracks)) == [2, 4]
+
+
+@given(st.lists(boxes, min_size=1, max_size=6), st.floats(1.0, 2.0))
+def test_the_box_is_square_and_inside_where_it_fits(track, margin):
+    y0, x0, y1, x1 = square_box(track, (480, 640), margin)
+    assert y1 - y0 == pytest.approx(x1 - x0)
+    face = np.median([max(b[2] - b[0], b[3] - b[1]) for b in track])
+    assert margin * face - 1e-6 <= y1 - y0 <= 2 * margin * face + 1e-6
+    for low, high, size in ((y0, y1, 480), (x0, x1, 640)):
+        if high - low <= size:
+            assert low >= -1e-6 and high <= size + 1e-6
+        else:
+            assert low + high == pytest.approx(size)
