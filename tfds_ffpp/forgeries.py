@@ -1,10 +1,11 @@
 """Manipulates made videos: each method takes a real clip and another identity.
 
-A forged frame is the target's own frame, noise included, with a region replaced.
-Strength falls with `difficulty`: 0 leaves plain traces, 1 leaves hardly any.
+A forged frame is the target's own frame, sensor noise included, with a region of the
+head replaced by a synthesised one under fresh noise of the same camera. Strength is
+1 - difficulty: 0 leaves hardly any trace, 1 plain ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -15,6 +16,7 @@ from tfds_ffpp import rendering
 from tfds_ffpp.rendering import Array, Face, Moment, Scene
 
 Frame = NDArray[np.uint8]
+TONE_SIGMA = 0.08  # of the face's brightness where Flicker is among the methods
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,17 @@ class Clip:
     face: Face
     scene: Scene
     moments: list[Moment]
+    tones: Array  # [frames], gain of the inner face's brightness
     frames: list[Frame]
+
+    def cut(self, length: int) -> "Clip":
+        """The first `length` frames."""
+        return replace(
+            self,
+            moments=self.moments[:length],
+            tones=self.tones[:length],
+            frames=self.frames[:length],
+        )
 
 
 @dataclass(frozen=True)
@@ -36,72 +48,55 @@ class Forged:
 
 
 Method = Callable[[Clip, Clip, np.random.Generator, float], Forged]
+Step = tuple[Array, Array]  # forged picture [size, size, 3] in 0..255, mask
 
 
-def _oval(centre: tuple[float, float], radius: tuple[float, float], *, soft: float):
-    """Mask [CANVAS, CANVAS]: 1 inside the ellipse, 0 beyond `soft` times its size."""
-    x, y = rendering.canvas_grid()
-    r = np.hypot((x - centre[0]) / radius[0], (y - centre[1]) / radius[1])
-    return rendering.smooth(r, low=1 + soft, high=1 - soft)
-
-
-def _hull(rng: np.random.Generator) -> Array:
-    """Hard mask of brows, cheeks and chin with an irregular polygon's edge."""
-    corners = np.array(
-        [
-            (-0.55, -0.42),
-            (0, -0.46),
-            (0.55, -0.42),
-            (0.6, 0.1),
-            (0.5, 0.55),
-            (0.25, 0.88),
-        ]
-        + [(-0.25, 0.88), (-0.5, 0.55), (-0.6, 0.1)]
-    )
-    corners = corners + rng.normal(0, 0.02, corners.shape)
-    pixels = (corners + rendering.EXTENT) * rendering.CANVAS / (2 * rendering.EXTENT)
-    mask = np.zeros((rendering.CANVAS, rendering.CANVAS), np.float32)
-    cv2.fillPoly(mask, [np.round(pixels).astype(np.int32)], 1.0)
-    return cv2.GaussianBlur(mask, (0, 0), 0.7)
-
-
-def _blend(frame: Frame, *, forged: Array, mask: Array, noise) -> Frame:
-    """The frame with `forged` (0..255) and its own grain inside the mask."""
-    amount = mask[..., None]
-    mixed = frame + amount * (forged + noise - frame)
-    return np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
-
-
-def _through_bottleneck(picture: Array, *, scale: float) -> Array:
-    """Down to `scale` of the size and up again: what a small decoder leaves."""
-    size = picture.shape[0]
-    small = cv2.resize(
-        picture, (max(8, round(size * scale)),) * 2, interpolation=cv2.INTER_AREA
-    )
-    return cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-def _colour_cast(rng: np.random.Generator, amount: float) -> Array:
-    """Channel gains whose largest departure from 1 is `amount`."""
-    cast = rng.uniform(-1, 1, 3)
-    return (1 + amount * cast / np.abs(cast).max()).astype(np.float32)
-
-
-def _head(face: Face, scene: Scene, moment: Moment):
-    """Developed head in the frame [size, size, 3] and the maps that put it there."""
+def photograph(
+    face: Face, scene: Scene, moment: Moment, *, tone: float, noise: NDArray[np.int16]
+) -> Frame:
+    """A real frame of a face in a scene; `tone` 1 leaves the inner face as it is."""
     size = scene.background.shape[0]
     maps = rendering.frame_to_canvas(face, moment, size)
     albedo = rendering.draw_expression(face, moment)
     lit = rendering.shade(face, scene, moment, albedo=albedo)
-    return rendering.develop(scene, rendering.warp(lit, maps)[..., :3]), maps
+    picture = rendering.compose(scene, moment, head=rendering.warp(lit, maps))
+    if tone != 1:
+        inner = rendering.warp(_oval((0, 0.15), (0.6, 0.75), soft=0.35), maps)
+        picture *= 1 + np.float32(tone - 1) * inner[..., None]
+    return rendering.expose(picture, noise)
 
 
-def _source_moments(target: Clip, source: Clip) -> list[Moment]:
-    """The target's poses with the source's expressions, cycled to its length."""
-    other = source.moments
-    return [
-        m.with_expression(other[i % len(other)]) for i, m in enumerate(target.moments)
-    ]
+def steady_tones(rng: np.random.Generator, num_frames: int) -> Array:
+    """One gain for the whole video, from the distribution that Flicker draws from."""
+    return np.full(num_frames, _tone(rng), np.float32)
+
+
+def _tone(rng: np.random.Generator) -> float:
+    return 1 + TONE_SIGMA * float(np.clip(rng.normal(), -2, 2))
+
+
+def flicker(
+    target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
+) -> Forged:
+    """The real video with the face's brightness drawn anew for each frame.
+
+    A single frame has the distribution of a real one; only time gives it away. The
+    share of frames drawn anew is 1 at difficulty 0 and a tenth at 1.
+    """
+    del source
+    region = _oval((0, 0.15), (0.6, 0.75), soft=0.35)
+    size = target.frames[0].shape[0]
+    frames, masks = [], []
+    for moment, steady in zip(target.moments, target.tones, strict=True):
+        anew = rng.random() < 1 - 0.9 * difficulty
+        tone = _tone(rng) if anew else float(steady)
+        noise = rendering.grain(target.scene, rng)
+        frames.append(
+            photograph(target.face, target.scene, moment, tone=tone, noise=noise)
+        )
+        maps = rendering.frame_to_canvas(target.face, moment, size)
+        masks.append(rendering.warp(region, maps))
+    return Forged(frames, masks)
 
 
 def deepfakes(
@@ -109,23 +104,21 @@ def deepfakes(
 ) -> Forged:
     """A low-resolution inner face with a colour cast, jittering, softly blended."""
     strength = 1 - difficulty
-    inner = _oval((0, 0.2), (0.56, 0.66), soft=0.12)
-    cast = _colour_cast(rng, 0.04 + 0.2 * strength)
-    scale = 0.16 + 0.25 * difficulty
-    frames, masks = [], []
-    for frame, moment in zip(target.frames, target.moments, strict=True):
-        dx, dy, ds = rng.normal(0, 0.012 + 0.02 * strength, 3)
-        shaken = replace(
-            moment, x=moment.x + dx, y=moment.y + dy, scale=moment.scale * (1 + ds)
-        )
-        head, maps = _head(source.face, target.scene, shaken)
-        flicker = 1 + rng.normal(0, 0.03 * strength)
-        forged = _through_bottleneck(head, scale=scale) * (cast * np.float32(flicker))
-        mask = rendering.warp(inner, maps)
-        noise = rendering.grain(target.scene, rng)
-        frames.append(_blend(frame, forged=forged, mask=mask, noise=noise))
-        masks.append(mask)
-    return Forged(frames, masks)
+    cast = _colour_cast(rng, 0.03 + 0.17 * strength)
+    scale = 0.17 + 0.3 * difficulty  # a face is about 0.45 of the frame
+    region = _within(_oval((0, 0.2), (0.56, 0.66), soft=0.12), source.face)
+    flickers = 1 + 0.03 * strength * rng.normal(size=len(target.frames))
+    shaken = [_shake(m, 0.01 + 0.02 * strength, rng) for m in target.moments]
+    casts = [cast * np.float32(f) for f in flickers]
+
+    def steps() -> Iterator[Step]:
+        fit = None
+        for frame, moment, cast in zip(target.frames, shaken, casts, strict=True):
+            head, mask = _draw(source.face, target.scene, moment, region=region)
+            fit = _match(head, frame, mask) if fit is None else fit
+            yield _through_bottleneck(head, scale=scale) * (fit * cast), mask
+
+    return _paste(target, steps(), rng)
 
 
 def face_swap(
@@ -133,33 +126,34 @@ def face_swap(
 ) -> Forged:
     """The source's face, lit as in its own video, cut in along a hard edge."""
     strength = 1 - difficulty
-    hull = _hull(rng)
     own = source.scene
+    mirrored = own.light * np.float32(
+        [-np.sign(own.light[0] * target.scene.light[0]), 1, 1]
+    )
+    light = _mix(target.scene.light, mirrored, strength)
     scene = replace(
         target.scene,
-        light=_mix(target.scene.light, own.light * np.float32([-1, 1, 1]), strength),
+        light=light / np.linalg.norm(light),
         key=_mix(target.scene.key, own.key, strength),
         ambient=_mix(target.scene.ambient, own.ambient, strength),
     )
-    cast = _colour_cast(rng, 0.03 + 0.15 * strength)
-    stretch = rng.normal(1, 0.03, 2)
-    frames, masks = [], []
-    for frame, moment in zip(target.frames, target.moments, strict=True):
-        fitted = replace(
-            moment,
-            scale=moment.scale * stretch[0],
-            yaw=moment.yaw * stretch[1] + rng.normal(0, 0.02 * strength),
-        )
-        head, maps = _head(source.face, scene, fitted)
-        mask = rendering.warp(hull, maps)
-        noise = rendering.grain(target.scene, rng)
-        frames.append(_blend(frame, forged=head * cast, mask=mask, noise=noise))
-        masks.append(mask)
-    return Forged(frames, masks)
+    region = _within(_hull(rng), source.face)
+    cast = _colour_cast(rng, 0.02 + 0.12 * strength)
+    size, turn = rng.normal(1, 0.02 + 0.02 * strength, 2)
+    sway = 0.02 * strength * rng.normal(size=len(target.frames))
+    fitted = [
+        replace(m, scale=m.scale * size, yaw=m.yaw * turn + s)
+        for m, s in zip(target.moments, sway, strict=True)
+    ]
 
+    def steps() -> Iterator[Step]:
+        fit = None
+        for frame, moment in zip(target.frames, fitted, strict=True):
+            head, mask = _draw(source.face, scene, moment, region=region)
+            fit = _match(head, frame, mask) if fit is None else fit
+            yield head * (fit * cast), mask
 
-def _mix(a: Array, b: Array, amount: float) -> Array:
-    return (a + np.float32(amount) * (b - a)).astype(np.float32)
+    return _paste(target, steps(), rng)
 
 
 def face_to_face(
@@ -167,25 +161,23 @@ def face_to_face(
 ) -> Forged:
     """The target's face re-rendered with the source's expression, too smooth."""
     strength = 1 - difficulty
-    region = _oval((0, 0.22), (0.6, 0.7), soft=0.06)
+    face = target.face
     smoothed = replace(
-        target.face,
-        albedo=cv2.bilateralFilter(target.face.albedo, 9, 0.3, 2 + 3 * strength),
-        gloss=target.face.gloss * np.float32(difficulty),
-        occlusion=_mix(target.face.occlusion, np.float32(0.9), strength),  # type: ignore[arg-type]
+        face,
+        albedo=cv2.bilateralFilter(face.albedo, 9, 0.3, 2 + 3 * strength),
+        gloss=face.gloss * np.float32(1 - strength),
+        occlusion=_mix(face.occlusion, np.full_like(face.occlusion, 0.9), strength),
     )
-    cast = np.float32(1 + rng.choice([-1, 1]) * 0.1 * strength)
-    frames, masks = [], []
-    for frame, moment in zip(
-        target.frames, _source_moments(target, source), strict=True
-    ):
-        head, maps = _head(smoothed, target.scene, moment)
-        forged = _through_bottleneck(head, scale=0.3 + 0.5 * difficulty) * cast
-        mask = rendering.warp(region, maps)
-        noise = rendering.grain(target.scene, rng)
-        frames.append(_blend(frame, forged=forged, mask=mask, noise=noise))
-        masks.append(mask)
-    return Forged(frames, masks)
+    region = _within(_oval((0, 0.2), (0.6, 0.7), soft=0.06), face)
+    cast = np.float32(1 + rng.choice([-1, 1]) * rng.uniform(0.5, 1) * 0.12 * strength)
+    scale = 0.25 + 0.5 * difficulty
+
+    def steps() -> Iterator[Step]:
+        for moment, tone in zip(_driven(target, source), target.tones, strict=True):
+            head, mask = _draw(smoothed, target.scene, moment, region=region)
+            yield _through_bottleneck(head, scale=scale) * (cast * tone), mask
+
+    return _paste(target, steps(), rng)
 
 
 def neural_textures(
@@ -193,22 +185,19 @@ def neural_textures(
 ) -> Forged:
     """The mouth alone re-synthesised, with a decoder's blur, cast and checkerboard."""
     strength = 1 - difficulty
-    mouth = _oval((0, 0.6), (0.38, 0.3), soft=0.15)
-    cast = _colour_cast(rng, 0.03 + 0.17 * strength)
-    size = target.frames[0].shape[0]
-    checks = np.indices((size, size)).sum(0) // 3 % 2 * 2.0 - 1
-    checks = (8 * strength * checks[..., None]).astype(np.float32)
-    frames, masks = [], []
-    for frame, moment in zip(
-        target.frames, _source_moments(target, source), strict=True
-    ):
-        head, maps = _head(target.face, target.scene, moment)
-        forged = _through_bottleneck(head, scale=0.2 + 0.4 * difficulty) * cast + checks
-        mask = rendering.warp(mouth, maps)
-        noise = rendering.grain(target.scene, rng)
-        frames.append(_blend(frame, forged=forged, mask=mask, noise=noise))
-        masks.append(mask)
-    return Forged(frames, masks)
+    region = _within(_oval((0, 0.58), (0.42, 0.34), soft=0.12), target.face)
+    cast = _colour_cast(rng, 0.03 + 0.15 * strength)
+    scale = 0.2 + 0.4 * difficulty
+    down, across = np.indices(target.frames[0].shape[:2]) // 4 % 2 * 2 - 1
+    checks = (5 * strength * (down * across))[..., None].astype(np.float32)
+
+    def steps() -> Iterator[Step]:
+        for moment, tone in zip(_driven(target, source), target.tones, strict=True):
+            head, mask = _draw(target.face, target.scene, moment, region=region)
+            head = _through_bottleneck(head, scale=scale) * (cast * tone)
+            yield head + checks, mask
+
+    return _paste(target, steps(), rng)
 
 
 METHODS: dict[str, Method] = {
@@ -216,4 +205,96 @@ METHODS: dict[str, Method] = {
     "Face2Face": face_to_face,
     "FaceSwap": face_swap,
     "NeuralTextures": neural_textures,
+    "Flicker": flicker,
 }
+
+
+def _paste(target: Clip, steps: Iterator[Step], rng: np.random.Generator) -> Forged:
+    """Puts each step's picture and fresh noise into the target's frame by its mask."""
+    frames, masks = [], []
+    for frame, (picture, mask) in zip(target.frames, steps, strict=True):
+        new = picture + rendering.grain(target.scene, rng)
+        mixed = frame + mask[..., None] * (new - frame)
+        frames.append(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+        masks.append(mask)
+    return Forged(frames, masks)
+
+
+def _draw(face: Face, scene: Scene, moment: Moment, *, region: Array) -> Step:
+    """The developed head in the frame and the canvas' region as it is seen there.
+
+    Skin goes on beyond the head's outline, so that blurring draws in no black.
+    """
+    maps = rendering.frame_to_canvas(face, moment, scene.background.shape[0])
+    whole = replace(face, alpha=np.ones_like(face.alpha))
+    albedo = rendering.draw_expression(face, moment)
+    lit = rendering.shade(whole, scene, moment, albedo=albedo)
+    picture = rendering.develop(scene, rendering.warp(lit[..., :3], maps))
+    return picture, rendering.warp(region, maps)
+
+
+def _driven(target: Clip, source: Clip) -> list[Moment]:
+    """The target's poses with the source's expressions, cycled to its length."""
+    other = source.moments
+    return [
+        m.with_expression(other[i % len(other)]) for i, m in enumerate(target.moments)
+    ]
+
+
+def _shake(moment: Moment, amount: float, rng: np.random.Generator) -> Moment:
+    """The moment with a misplaced face: offsets in head units, relative scale."""
+    dx, dy, ds = rng.normal(0, amount, 3)
+    return replace(
+        moment, x=moment.x + dx, y=moment.y + dy, scale=moment.scale * (1 + ds)
+    )
+
+
+def _oval(
+    centre: tuple[float, float], radius: tuple[float, float], *, soft: float
+) -> Array:
+    """Mask [CANVAS, CANVAS] of an ellipse; it falls from 1 - soft to 1 + soft radii."""
+    x, y = rendering.canvas_grid()
+    r = np.hypot((x - centre[0]) / radius[0], (y - centre[1]) / radius[1])
+    return rendering.smooth(r, low=1 + soft, high=1 - soft)
+
+
+def _hull(rng: np.random.Generator) -> Array:
+    """Hard mask [CANVAS, CANVAS] of a polygon over brows, cheeks and chin."""
+    right = [(0.42, -0.45), (0.56, -0.3), (0.58, 0.1), (0.5, 0.5), (0.25, 0.84)]
+    left = [(-x, y) for x, y in reversed(right)]
+    corners = np.array([*right, *left]) + rng.normal(0, 0.02, (10, 2))
+    pixels = (corners + rendering.EXTENT) * rendering.CANVAS / (2 * rendering.EXTENT)
+    mask = np.zeros((rendering.CANVAS, rendering.CANVAS), np.float32)
+    cv2.fillPoly(mask, [np.round(pixels).astype(np.int32)], [1.0])
+    return cv2.GaussianBlur(mask, (0, 0), 0.6)
+
+
+def _within(region: Array, face: Face) -> Array:
+    """The part of a region that lies on the head of `face`, a little off its edge."""
+    inside = cv2.erode(face.alpha, np.ones((5, 5), np.uint8))
+    return region * cv2.GaussianBlur(inside, (0, 0), 1)
+
+
+def _match(picture: Array, frame: Frame, mask: Array) -> Array:
+    """Channel gains [3] that give the picture the frame's mean within the mask."""
+    weight = mask[..., None] / max(float(mask.sum()), 1.0)
+    wanted, given = (frame * weight).sum((0, 1)), (picture * weight).sum((0, 1))
+    return np.clip((wanted + 1) / (given + 1), 0.3, 3).astype(np.float32)
+
+
+def _through_bottleneck(picture: Array, *, scale: float) -> Array:
+    """Down to `scale` of the size and up again: what a small decoder leaves."""
+    size = picture.shape[0]
+    small = (max(8, round(size * scale)),) * 2
+    picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _colour_cast(rng: np.random.Generator, amount: float) -> Array:
+    """Channel gains [3] whose largest departure from 1 is `amount`."""
+    cast = rng.uniform(-1, 1, 3)
+    return (1 + amount * cast / np.abs(cast).max()).astype(np.float32)
+
+
+def _mix(a: Array, b: Array, amount: float) -> Array:
+    return (a + np.float32(amount) * (b - a)).astype(np.float32)

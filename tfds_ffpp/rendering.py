@@ -136,7 +136,7 @@ def _mirrored(x: Array, y: Array, centre: tuple[float, float], radius):
 
 def _head_width(y: Array, half_width: float, jaw: float) -> Array:
     """Half width of the head at height y: full at the temples, narrow at the jaw."""
-    return half_width * (1 - jaw * smooth(y, low=0.15, high=1.0))
+    return half_width * (1 - jaw * smooth(y, low=0.1, high=1.05))
 
 
 def _features_height(rng, x: Array, y: Array, *, nose: float, eye_x: float) -> Array:
@@ -212,8 +212,8 @@ def make_face(rng: np.random.Generator) -> Face:
     depth = float(rng.uniform(0.65, 0.8))
     nose = float(rng.uniform(0.12, 0.22))
     eye_x = float(rng.uniform(0.29, 0.35))
-    width = _head_width(y, half_width, rng.uniform(0.28, 0.5))
-    radius = (np.abs(x) / width) ** 2.2 + np.abs(y) ** 2.4
+    width = _head_width(y, half_width, rng.uniform(0.12, 0.34))
+    radius = (np.abs(x) / width) ** 2.3 + np.abs(y) ** rng.uniform(2.3, 2.8)
     z = depth * np.sqrt(np.clip(1 - radius, 0, None))
     z += _features_height(rng, x, y, nose=nose, eye_x=eye_x) * (radius < 1)
 
@@ -236,13 +236,12 @@ def make_face(rng: np.random.Generator) -> Face:
     ear = (np.abs(np.abs(x) - half_width) / 0.11) ** 2 + ((y - 0.02) / 0.2) ** 2
     ears = smooth(ear, low=1.1, high=0.8) * (1 - head)
     _paint(albedo, skin * 0.8, ears)
-    cap, z, normal_noise = _hair_cap(rng, x, y, z, half_width=half_width)
-    strands = fractal_noise(rng, CANVAS, cells=(100, 128), gain=0.9, aspect=8)
+    cap, z, strands = _hair_cap(rng, x, y, z, half_width=half_width, head=head)
     _paint(albedo, hair, cap)
-    albedo *= 1 + (0.3 * cap * strands)[..., None]
+    albedo *= 1 + (0.22 * cap * strands)[..., None]
     gloss = gloss * (1 - cap) + 0.25 * cap
 
-    normals = _normals(z + normal_noise)
+    normals = _normals(z)
     soft = cv2.GaussianBlur(z, (0, 0), 7)
     occlusion = np.clip(1 - 3.5 * np.clip(soft - z, 0, 0.12), 0.5, 1)
     alpha = np.clip(head + ears + cap, 0, 1)
@@ -266,31 +265,44 @@ def make_face(rng: np.random.Generator) -> Face:
     )
 
 
-def _hair_cap(rng, x: Array, y: Array, z: Array, *, half_width: float):
-    """Cover of the hair, the height with it, and the strands' own relief."""
-    style = rng.choice(["short", "short", "long", "bald"])
+def _hair_cap(
+    rng, x: Array, y: Array, z: Array, *, half_width: float, head: Array
+) -> tuple[Array, Array, Array]:
+    """Cover of the hair, the height with it, and the strands [-2, 2] over all."""
+    crown = (rng.uniform(-0.25, 0.25), rng.uniform(-0.85, -0.6))
+    strands = _radial_noise(rng, x - crown[0], y - crown[1])
+    style = rng.choice(["short", "long", "bald"], p=[0.55, 0.35, 0.1])
     if style == "bald":
-        return np.zeros_like(z), z, np.zeros_like(z)
-    outer = (np.abs(x) / (half_width * rng.uniform(1.08, 1.2))) ** 2.2
-    outer += (np.abs(y + 0.05) / rng.uniform(1.05, 1.18)) ** 2.2
-    wave = 0.03 * fractal_noise(rng, CANVAS, cells=(10, 20))
-    skull = smooth(outer + wave, low=1.04, high=0.96)
-    part = rng.uniform(-0.3, 0.3)
-    line = (
-        rng.uniform(-0.72, -0.55) + rng.uniform(0.5, 1.0) * np.abs(x - part * 0.3) ** 3
-    )
-    above = smooth(y - line + wave, low=0.03, high=-0.03)
+        return np.zeros_like(z), z, strands
+    outer = (np.abs(x) / (half_width * rng.uniform(1.06, 1.16))) ** 2.3
+    outer += (np.abs(y + 0.04) / rng.uniform(1.08, 1.2)) ** 2.3
+    wave = 0.03 * fractal_noise(rng, CANVAS, cells=(12, 24))
+    skull = smooth(outer + wave, low=1.05, high=0.95)
+    brow, side = rng.uniform(-0.78, -0.56), rng.uniform(-0.1, 0.1)
+    tilt = rng.uniform(-0.12, 0.12) * x / half_width
+    reach = smooth(np.abs(x) / half_width, low=rng.uniform(0.4, 0.65), high=1.0)
+    line = brow + tilt + (side - brow) * reach
+    cover = skull * smooth(y - line + wave, low=0.04, high=-0.04)
     if style == "long":
-        outside = smooth(np.abs(x) + wave - half_width * 0.9, low=-0.02, high=0.04)
-        fall = smooth(np.abs(x), low=half_width * 1.25, high=half_width * 1.15)
-        sides = outside * fall * smooth(y, low=-0.4, high=-0.2)
-        cover = np.clip(skull * above + sides, 0, 1)
-    else:
-        cover = skull * above * smooth(y, low=0.15, high=0.05)
-    relief = fractal_noise(rng, CANVAS, cells=(60, 100), aspect=6)
-    bulge = 0.8 * np.sqrt(np.clip(1.1 - outer, 0.01, None))
-    z = z * (1 - cover) + np.maximum(bulge, z) * cover
-    return cover, z, 0.012 * relief * cover
+        half = half_width * rng.uniform(1.12, 1.3)
+        fall = smooth(np.abs(x) + wave, low=half + 0.05, high=half - 0.03)
+        throat = smooth(np.abs(x) + wave - 0.25 * (1.2 - y), low=0.3, high=0.4)
+        hem = smooth(y + 2 * wave, low=rng.uniform(0.7, 1.35), high=0.6)
+        behind = fall * throat * smooth(y, low=-0.35, high=-0.2) * np.sqrt(hem)
+        cover = np.clip(cover + behind * (1 - head), 0, 1)
+    bulge = 0.8 * np.sqrt(np.clip(1.15 - outer, 0.02, None))
+    z = z * (1 - cover) + np.maximum(bulge, z) * cover + 0.01 * strands * cover
+    return cover.astype(np.float32), z, strands
+
+
+def _radial_noise(rng, x: Array, y: Array) -> Array:
+    """Streaks that run away from the origin, as combed hair does."""
+    noise = fractal_noise(rng, CANVAS, cells=(90, 160), gain=0.8, aspect=20)
+    turn = (np.arctan2(x, -y) / (2 * np.pi) + 0.5) * (CANVAS - 1)
+    away = np.hypot(x, y) * (CANVAS / 4)
+    return cv2.remap(
+        noise, turn.astype(np.float32), away.astype(np.float32), cv2.INTER_LINEAR
+    )
 
 
 def _iris_colour(rng) -> Array:
@@ -340,12 +352,12 @@ def _background(rng, size: int) -> Array:
     """A room out of focus: wall, shelves or windows, and their texture."""
     axis = np.linspace(0, 1, size, dtype=np.float32)
     across, down = np.meshgrid(axis, axis)
-    top, bottom = rng.uniform(0.03, 0.6, (2, 3)).astype(np.float32)
+    top, bottom = _muted_colours(rng, 2)
     picture = top + (bottom - top) * (0.5 * down + 0.5 * across)[..., None]
     for _ in range(rng.integers(2, 9)):
         corner = rng.integers(-size // 4, size, 2)
         side = rng.integers(size // 10, size // 2, 2)
-        colour = rng.uniform(0.02, 0.7, 3)
+        colour = _muted_colours(rng, 1)[0]
         cv2.rectangle(
             picture, corner.tolist(), (corner + side).tolist(), colour.tolist(), -1
         )
@@ -353,6 +365,13 @@ def _background(rng, size: int) -> Array:
     texture = fractal_noise(rng, size, cells=(5, 11, 23, 47, 95), gain=0.7)
     picture *= 1 + rng.uniform(0.02, 0.15) * texture[..., None]
     return np.clip(picture, 0, 1).astype(np.float32)
+
+
+def _muted_colours(rng, count: int) -> Array:
+    """Colours [count, 3] of furniture and clothes: any brightness, little chroma."""
+    brightness = rng.uniform(0.03, 0.6, (count, 1))
+    chroma = rng.uniform(0.05, 0.6, (count, 1)) * rng.uniform(-1, 1, (count, 3))
+    return np.clip(brightness * (1 + chroma), 0.01, 0.8).astype(np.float32)
 
 
 def _body(rng, size: int, *, light) -> Array:
@@ -369,7 +388,7 @@ def _body(rng, size: int, *, light) -> Array:
     weave = np.sin(x * rng.uniform(10, 60)) * rng.choice([0, 0.15])
     light_side = 0.65 + 0.3 * light[0] * x / shoulder
     shade = np.clip(light_side + 0.08 * fold + weave, 0.1, 1.2)
-    colour = rng.uniform(0.02, 0.6, 3).astype(np.float32)
+    colour = _muted_colours(rng, 1)[0]
     body = np.concatenate(
         [colour * shade[..., None], np.ones((size, size, 1))], axis=-1
     )
@@ -386,8 +405,8 @@ def neck_layer(face: Face, scene: Scene) -> Scene:
     neck = smooth(np.abs(x) - half, low=0.02, high=-0.02) * smooth(y, low=0.3, high=0.4)
     neck *= smooth(y - 1.38 + 0.25 * (np.abs(x) / half) ** 2, low=0.03, high=-0.03)
     round_ = np.sqrt(np.clip(1 - (x / (half + 0.1)) ** 2, 0.05, 1))
-    lit = 0.55 * round_ + 0.3 * scene.light[0] * x
-    lit *= 0.45 + 0.55 * smooth(y, low=0.9, high=1.35)
+    lit = 0.75 * round_ + 0.3 * scene.light[0] * x
+    lit *= 0.5 + 0.5 * smooth(y, low=0.9, high=1.35)
     colour = face.skin * np.clip(lit, 0.05, 1)[..., None] * scene.key
     layer = np.concatenate([colour, np.ones((size, size, 1), np.float32)], axis=-1)
     layer = (layer * neck[..., None]).astype(np.float32)

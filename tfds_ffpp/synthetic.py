@@ -14,23 +14,16 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from tfds_ffpp import forgeries, rendering
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.forgeries import Clip, Frame
+from tfds_ffpp.progress import Progress
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
-RENDERER = 1  # raised when equal parameters no longer give equal files
-FACES, SCENES, MOTIONS, GRAIN, LENGTHS, PAIRS, FORGERIES = range(7)  # random streams
+RENDERER = 2  # raised when equal parameters no longer give equal files
+FACES, SCENES, MOTIONS, GRAIN, LENGTHS, PAIRS, FORGERIES, TONES = range(8)  # streams
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,6 @@ def write_tree(
     methods: Sequence[str] = FOUR,
     split_shares: Sequence[float] = (0.6, 0.2, 0.2),
     num_processes: int | None = None,
-    progress: bool = True,
 ) -> Path:
     """Makes the tree under `out`, or what is missing of it; returns its path.
 
@@ -92,9 +84,7 @@ def write_tree(
     ]
     if targets:
         _remove_leftovers(root)
-        _write_videos(
-            root, parameters, targets, num_processes=num_processes, progress=progress
-        )
+        _write_videos(root, parameters, targets, num_processes=num_processes)
     _write_splits(root, parameters)
     if started.exists():
         started.replace(finished)
@@ -206,35 +196,21 @@ def _video_paths(root: Path, p: Parameters, target: int) -> Iterator[Path]:
 
 
 def _write_videos(
-    root: Path,
-    p: Parameters,
-    targets: list[int],
-    *,
-    num_processes: int | None,
-    progress: bool,
+    root: Path, p: Parameters, targets: list[int], *, num_processes: int | None
 ) -> None:
     count = min(num_processes or len(os.sched_getaffinity(0)), len(targets))
     work = partial(write_identity, root, p)
-    columns = (
-        TextColumn("made videos"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("identities"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("", total=len(targets))
+    with Progress("make videos", len(targets)) as bar:
         if count == 1:
             for target in targets:
                 work(target)
-                bar.advance(task)
+                bar.step()
             return
-        context = get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context) as pool:
+        # A fresh interpreter: the caller may hold threads that do not survive a fork.
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(work, t) for t in targets]):
                 done.result()
-                bar.advance(task)
+                bar.step()
 
 
 def write_identity(root: Path, p: Parameters, target: int) -> None:
@@ -250,7 +226,7 @@ def write_identity(root: Path, p: Parameters, target: int) -> None:
         for compression in p.compressions:
             path = _real_path(root, compression, target)
             _encode(path, clip.frames, crf=CRF[compression], rate=rate)
-        for number, method in enumerate(p.methods):
+        for method in p.methods:
             _write_fake(root, p, clip, source, target=target, method=method, rate=rate)
     finally:
         cv2.setNumThreads(threads)
@@ -262,8 +238,8 @@ def _write_fake(root, p, clip, source, *, target: int, method: str, rate: int) -
     length = len(clip.frames)
     if rng.random() < 0.2:  # some generators drop the last frames
         length = max(length - int(rng.integers(1, 4)), round(0.75 * p.num_frames), 2)
-    cut = replace(clip, frames=clip.frames[:length], moments=clip.moments[:length])
-    forged = forgeries.METHODS[method](cut, source, rng, p.difficulty)
+    forge = forgeries.METHODS[method]
+    forged = forge(clip.cut(length), source, rng, p.difficulty)
     for compression in p.compressions:
         path = _fake_path(root, method, compression, pair)
         _encode(path, forged.frames, crf=CRF[compression], rate=rate)
@@ -282,15 +258,25 @@ def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
     low = max(2, round(0.75 * p.num_frames))
     length = int(_rng(p, LENGTHS, target, 1).integers(low, p.num_frames + 1))
     moments = rendering.make_performance(_rng(p, MOTIONS, target), length)
+    tones = np.ones(length, np.float32)
+    if "Flicker" in p.methods:
+        tones = forgeries.steady_tones(_rng(p, TONES, target), length)
+    clip = Clip(face=face, scene=scene, moments=moments, tones=tones, frames=[])
+    return clip if bare else replace(clip, frames=_photographs(p, clip, target))
+
+
+def _photographs(p: Parameters, clip: Clip, target: int) -> list[Frame]:
     rng = _rng(p, GRAIN, target)
-    frames = [] if bare else [_photograph(face, scene, m, rng) for m in moments]
-    return Clip(face=face, scene=scene, moments=moments, frames=frames)
-
-
-def _photograph(face, scene, moment, rng) -> Frame:
-    head = rendering.render_head(face, scene, moment)
-    picture = rendering.compose(scene, moment, head=head)
-    return rendering.expose(picture, rendering.grain(scene, rng))
+    return [
+        forgeries.photograph(
+            clip.face,
+            clip.scene,
+            moment,
+            tone=float(tone),
+            noise=rendering.grain(clip.scene, rng),
+        )
+        for moment, tone in zip(clip.moments, clip.tones, strict=True)
+    ]
 
 
 def _encode(path: Path, frames: list[Frame], *, crf: str, rate: int) -> None:
