@@ -120,7 +120,7 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 def several_rocs(named: Mapping[str, metrics.Items]) -> Figure:
     """ROC of the videos of each run."""
-    figure, axes = _plot((SIZE[0] * 1.25, SIZE[1] * 1.25))
+    figure, axes = _plot()
     for i, (name, videos) in enumerate(named.items()):
         if metrics.has_both(videos.label):
             area = metrics.auc(videos.label, videos.score)
@@ -138,7 +138,7 @@ def several_rocs(named: Mapping[str, metrics.Items]) -> Figure:
 
 def several_areas(named: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Video AUC of each run with its interval."""
-    figure, axes = _plot((SIZE[0] * 1.25, max(1.2 + 0.5 * len(named), 2.2)))
+    figure, axes = _plot((SIZE[0], max(1.2 + 0.5 * len(named), 2.2)))
     for row, (name, video) in enumerate(named.items()):
         if video["auc"] is None:
             continue
