@@ -67,8 +67,8 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
         folder / "videos",
         num_identities=6,
         num_frames=20,
-        frame_size=128,
-        difficulty=0.0,
+        frame_size=192,
+        difficulty=0.3,
         methods=("Deepfakes",),
         num_processes=2,
     )

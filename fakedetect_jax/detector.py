@@ -1,0 +1,494 @@
+"""Videos -> scores, by the code that prepared the training videos.
+
+A video is cut into windows no longer than the longest training video. Each window is
+prepared as the dataset stores a video: the same frames of it, one box per face, JPEG.
+Its clips are those that the evaluation would score. So the score of a video that fits
+one window and shows one face is its score in an evaluation.
+"""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import simplejpeg
+
+from fakedetect_jax import bundle, data, evaluate, metrics, parallel, steps
+from fakedetect_jax.calibration import apply_temperature
+from fakedetect_jax.errors import ConfigError
+from tfds_ffpp import cache, workers
+from tfds_ffpp.faces import overlap
+
+# A face is out of the model's range where its crop must be enlarged more than this.
+MAX_ENLARGEMENT = 4.0
+WARN_ENLARGEMENT = 2.0
+WARN_COVERAGE = 0.6
+# Of two windows' boxes of one face.
+MIN_OVERLAP = 0.2
+STALL_SECONDS = 120.0  # without any sign of life from the decoder
+Row = dict[str, Any]
+
+
+class Limits(NamedTuple):
+    """What decoding one video may take: seconds, bytes of memory."""
+
+    seconds: float = 3600.0
+    memory: int = 4 << 30
+
+
+@dataclass
+class Face:
+    """One face of a video over its windows: where it was and which clips show it."""
+
+    box: list[float]
+    last_window: int
+    entries: list[Row] = field(default_factory=list)  # of windows, with "window"
+    clips: list[Row] = field(default_factory=list)
+
+
+@dataclass
+class Pending:
+    """A video under way."""
+
+    name: str
+    folder: Path
+    windows: list[Row] = field(default_factory=list)
+    faces: list[Face] = field(default_factory=list)
+    waiting: int = 0  # clips not scored yet
+    end: Row | None = None
+
+
+class Detector:
+    """Scores videos with a trained model.
+
+    >>> detector = Detector.load("runs/demo")            # or an exported folder
+    >>> detector.score("video.mp4")["probability"]
+    """
+
+    def __init__(
+        self,
+        model: bundle.Model,
+        *,
+        batch_size: int = 0,
+        window_frames: int = 0,
+        all_faces: bool = True,
+        num_processes: int = 1,
+        limits: Limits | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """See `load`."""
+        self.model = model
+        self._mesh = parallel.make_mesh(list(devices or jax.local_devices()))
+        self._batch_size = batch_size or default_batch_size(self._mesh)
+        self._window_frames = window_frames or model.window_frames
+        self._all_faces = all_faces
+        self._num_processes = num_processes
+        self._limits = limits or Limits()
+        self.network = steps.make_model(model.config)
+        self.variables = parallel.put_replicated(model.variables, self._mesh)
+        self._eval_step = evaluate.compile_eval_step(self.network, self._mesh)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, step: int | None = None, **options: Any
+    ) -> "Detector":
+        """The detector of a workdir or of an exported folder.
+
+        Args:
+          path: the folder; it is only read, and nothing is unpickled.
+          step: of a workdir: the checkpoint; the best on val if None.
+          options: batch_size: clips per call; window_frames: source frames of a
+            window, by default those of the longest training video; all_faces: score
+            every face (True) or the largest alone, as the evaluation does (False);
+            num_processes: that decode; limits: of decoding one video; devices: that
+            compute, all of this host if not given.
+
+        Raises CheckpointError, in one sentence, for what is not a model.
+        """
+        return cls(bundle.load(path, step=step), **options)
+
+    # Pixels ------------------------------------------------------------------------
+
+    def logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
+        """Logits float32[B] of clips that are prepared already.
+
+        Args:
+          frames: RGB uint8[B,T,S,S,3]; T and S are the model's clip_frames and
+            image_size.
+          length: int[B], how many frames of each clip count.
+        """
+        shape = evaluate.clip_shape(self.model.config)
+        if frames.shape[1:] != shape or frames.dtype != np.uint8:
+            raise ConfigError(
+                f"clips are {frames.dtype}{list(frames.shape[1:])}, the model takes "
+                f"uint8{list(shape)}"
+            )
+        found = []
+        for first in range(0, len(frames), self._batch_size):
+            some = slice(first, first + self._batch_size)
+            found.append(self._logits(frames[some], length[some]))
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    def _logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
+        # Few sizes, so that few programs are compiled.
+        rows = self._mesh.devices.size
+        while rows < len(frames):
+            rows *= 2
+        batch = data.empty_batch(rows, frames.shape[1], frames.shape[2])
+        batch["frames"][: len(frames)] = frames
+        batch["length"][: len(frames)] = length
+        batch["valid"][: len(frames)] = True
+        logits = self._eval_step(self.variables, parallel.to_global(batch, self._mesh))
+        return parallel.fetch(logits)[: len(frames)]
+
+    def read_clip(self, images: Sequence[bytes], clip: data.ClipRef, num_valid: int):
+        """The frames uint8[T,S,S,3] of a clip of a stored window, and its length."""
+        shape = evaluate.clip_shape(self.model.config)
+        wanted, length = data.frames_of(clip, num_valid, shape[0])
+        frames = np.empty(shape, np.uint8)
+        for out, index in zip(frames, wanted, strict=True):
+            simplejpeg.decode_jpeg(images[index], "RGB", buffer=out)
+        return frames, length
+
+    def clips_of(self, num_valid: int, per_window: int = 0) -> list[data.ClipRef]:
+        """The clips of a stored window: the evaluation's, or another number."""
+        settings = self.model.config.data
+        return data.covering_clips(
+            [{"num_valid": num_valid}],
+            clip_frames=settings.clip_frames,
+            frame_stride=settings.frame_stride,
+            per_video=per_window or settings.eval_clips_per_video,
+        )
+
+    # Videos ------------------------------------------------------------------------
+
+    def score(self, video: str | Path) -> Row:
+        """The result of one video; see `score_all`."""
+        return next(iter(self.score_all([video])))
+
+    def score_all(
+        self,
+        videos: Iterable[str | Path],
+        *,
+        on_window: Callable[[str, Row], None] = lambda name, window: None,
+        inspect: Callable[[Row, Pending], None] = lambda result, video: None,
+    ) -> Iterator[Row]:
+        """Results in the order of the videos, scored in batches across them.
+
+        Args:
+          videos: paths of local files.
+          on_window: called with the video and each prepared window (its `stop` of
+            `total` frames are read), to show progress.
+          inspect: called with each result while the video's prepared frames, see
+            Pending, are still there.
+
+        Yields:
+          {"video", "outcome", "reason", …} as docs/predict.md tells; `outcome` is
+          "scored", "no face", "too short", "out of range" or "unreadable". Only with
+          "scored" are `score`, `probability` and `verdict` not None.
+        """
+        with tempfile.TemporaryDirectory(prefix="fakedetect-") as place:
+            session = _Session(self, Path(place), on_window, inspect)
+            yield from session.run(videos, self._num_processes)
+
+    def job(self, video: Pending) -> Row:
+        """What a worker is told to do with a video."""
+        return {
+            "path": video.name,
+            "folder": str(video.folder),
+            "recipe": self.model.recipe,
+            "window_frames": self._window_frames,
+            "all_faces": self._all_faces,
+            "time_limit": self._limits.seconds,
+            "stall_limit": min(STALL_SECONDS, self._limits.seconds),
+            "memory_limit": self._limits.memory,
+        }
+
+    @property
+    def batch_size(self) -> int:
+        """Clips per call of the network."""
+        return self._batch_size
+
+    def calibrated(self, score: float) -> float | None:
+        """The probability of fake behind a score; None without a temperature."""
+        if self.model.temperature is None:
+            return None
+        return float(apply_temperature(np.array([score]), self.model.temperature)[0])
+
+    def verdict(self, score: float) -> str:
+        """Which side of the threshold a score lies on: "fake" or "real"."""
+        return "fake" if score > self.threshold else "real"
+
+    @property
+    def threshold(self) -> float:
+        """Above it a score is called fake: chosen on val, else 0.5."""
+        return 0.5 if self.model.threshold is None else self.model.threshold
+
+
+def default_batch_size(mesh) -> int:
+    """Clips per call: small on CPU, where larger ones are no faster."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return max(8 if on_cpu else 32, mesh.devices.size)
+
+
+class _Session:
+    """One pass over some videos: windows come in, batches are scored, results go out.
+
+    At most a few videos are under way, and of them only the clips of one batch are in
+    memory; the prepared frames lie in files until their video is done.
+    """
+
+    def __init__(self, detector: Detector, place: Path, on_window, inspect):
+        self._detector = detector
+        self._place = place
+        self._on_window, self._inspect = on_window, inspect
+        self._videos: dict[int, Pending] = {}
+        self._queue: list[tuple[Pending, Row, np.ndarray, int]] = []
+        self._results: dict[int, Row] = {}
+        self._closed = threading.Event()
+
+    def run(self, videos: Iterable[str | Path], num_processes: int) -> Iterator[Row]:
+        in_flight = 2 * num_processes + 2
+        self._slots = threading.Semaphore(in_flight)
+        following = 0
+        try:
+            results = workers.run_jobs(self._jobs(videos), num_processes)
+            for job, result in results:
+                self._take(job["number"], result)
+                finished = sum(v.end is not None for v in self._videos.values())
+                # All decoders may be waiting for a place: then score what there is.
+                if 2 * finished >= in_flight:
+                    self._score_queue()
+                while following in self._results:
+                    yield self._results.pop(following)
+                    following += 1
+            self._score_queue()
+            while following in self._results:
+                yield self._results.pop(following)
+                following += 1
+        finally:
+            self._closed.set()
+
+    def _jobs(self, videos: Iterable[str | Path]) -> Iterator[Row]:
+        for number, name in enumerate(videos):
+            while not self._slots.acquire(timeout=0.2):
+                if self._closed.is_set():
+                    return
+            folder = self._place / str(number)
+            folder.mkdir()
+            video = self._videos[number] = Pending(str(name), folder)
+            yield {**self._detector.job(video), "number": number}
+
+    def _take(self, number: int, result: Row) -> None:
+        video = self._videos[number]
+        if "window" in result:
+            self._add_window(video, result["window"])
+            self._on_window(video.name, result["window"])
+        elif not result.get("more"):
+            video.end = result
+            self._close_if_done(number)
+        while len(self._queue) >= self._detector.batch_size:
+            self._score_queue(self._detector.batch_size)
+
+    def _add_window(self, video: Pending, window: Row) -> None:
+        if window["number"] == 0 and video.windows:  # read again, in order
+            queued = [item for item in self._queue if item[0] is not video]
+            self._queue, video.waiting = queued, 0
+            video.windows, video.faces = [], []
+        video.windows.append(window)
+        free = [f for f in video.faces if f.last_window == window["number"] - 1]
+        for stored in window["faces"]:
+            face = _same_face(free, stored["box"])
+            if face is None:
+                face = Face(stored["box"], -1)
+                video.faces.append(face)
+            else:
+                free.remove(face)
+            face.box, face.last_window = stored["box"], window["number"]
+            face.entries.append({**stored, "window": window["number"]})
+            if _is_usable(self._detector, stored):
+                self._add_clips(video, face, window, stored)
+
+    def _add_clips(self, video: Pending, face: Face, window: Row, stored: Row) -> None:
+        images = cache.read_frames(Path(stored["entry"]))
+        for clip in self._detector.clips_of(stored["num_valid"]):
+            frames, length = self._detector.read_clip(images, clip, stored["num_valid"])
+            row = {
+                "window": window["number"],
+                "start": clip.start,
+                "length": length,
+                **span_of(window, clip, length),
+            }
+            face.clips.append(row)
+            video.waiting += 1
+            self._queue.append((video, row, frames, length))
+
+    def _score_queue(self, count: int | None = None) -> None:
+        """Scores the first clips of the queue, all without a count."""
+        count = len(self._queue) if count is None else count
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        if not taken:
+            return
+        logits = self._detector.logits(
+            np.stack([frames for _, _, frames, _ in taken]),
+            np.array([length for _, _, _, length in taken]),
+        )
+        for (video, row, _, _), logit in zip(taken, logits, strict=True):
+            row["logit"] = float(logit)
+            row["score"] = float(metrics.sigmoid(np.array(logit, float)))
+            video.waiting -= 1
+        for number in list(self._videos):
+            self._close_if_done(number)
+
+    def _close_if_done(self, number: int) -> None:
+        video = self._videos[number]
+        if video.end is None or video.waiting:
+            return
+        result = summarise(self._detector, video)
+        self._inspect(result, video)
+        for path in video.folder.iterdir():
+            path.unlink()
+        video.folder.rmdir()
+        del self._videos[number]
+        self._results[number] = result
+        self._slots.release()
+
+
+def _same_face(faces: Sequence[Face], box: list[float]) -> Face | None:
+    def shared(face: Face) -> float:
+        return overlap(tuple(face.box), tuple(box))  # pyright: ignore
+
+    best = max(faces, key=shared, default=None)
+    return best if best is not None and shared(best) >= MIN_OVERLAP else None
+
+
+def _is_usable(detector: Detector, stored: Row) -> bool:
+    frames = detector.model.config.data.clip_frames
+    return stored["num_valid"] >= frames and enlargement(detector, stored) <= (
+        MAX_ENLARGEMENT
+    )
+
+
+def enlargement(detector: Detector, stored: Row) -> float:
+    """Pixels of the crop for one of the source, along a side."""
+    side = max(stored["box"][2] - stored["box"][0], 1.0)
+    return detector.model.config.dataset.image_size / side
+
+
+def span_of(window: Row, clip: data.ClipRef, length: int) -> Row:
+    """Which source frames and seconds a clip reaches over."""
+    last = min(clip.start + clip.stride * (length - 1), len(window["frame_index"]) - 1)
+    return {
+        "frames": [window["frame_index"][clip.start], window["frame_index"][last]],
+        "seconds": [window["timestamp"][clip.start], window["timestamp"][last]],
+    }
+
+
+# Results ---------------------------------------------------------------------------
+
+
+def summarise(detector: Detector, video: Pending) -> Row:
+    """The result of a video whose clips are all scored; docs/predict.md tells it."""
+    end = video.end or {}
+    result = {
+        "video": video.name,
+        "outcome": "scored",
+        "reason": None,
+        "verdict": None,
+        "score": None,
+        "probability": None,
+        "threshold": detector.threshold,
+        "faces": [],
+        "warnings": [],
+        "model": {"step": detector.model.step, "weights": detector.model.digest[:16]},
+    }
+    if "reason" in end:
+        return {**result, "outcome": "unreadable", "reason": end["reason"]}
+    summary = end["summary"]
+    result |= {
+        "file": summary,
+        "windows": len(video.windows),
+        "windows_without_face": sum(not w["faces"] for w in video.windows),
+        "frames_looked_at": sum(len(w["frame_index"]) for w in video.windows),
+    }
+    scored = [face for face in video.faces if face.clips]
+    if not scored:
+        outcome, reason = _why_unscored(detector, video)
+        return {**result, "outcome": outcome, "reason": reason}
+    faces = [_face_result(detector, face) for face in scored]
+    if not all(np.isfinite(face["score"]) for face in faces):
+        reason = "the network's output is not a number"
+        return {**result, "outcome": "out of range", "reason": reason}
+    top = max(faces, key=lambda face: face["score"])
+    result |= {k: top[k] for k in ("score", "probability", "verdict")}
+    result["faces"] = faces
+    result["most_suspicious"] = max(
+        (clip for face in faces for clip in face["clips"]), key=lambda c: c["score"]
+    )
+    result["warnings"] = _warnings(detector, video, summary)
+    return result
+
+
+def _face_result(detector: Detector, face: Face) -> Row:
+    # The mean over clips, as metrics.videos has it.
+    score = float(np.mean([clip["score"] for clip in face.clips]))
+    return {
+        "score": score,
+        "probability": detector.calibrated(score),
+        "verdict": detector.verdict(score),
+        "seconds": [face.clips[0]["seconds"][0], face.clips[-1]["seconds"][1]],
+        "box": face.entries[0]["box"],
+        "coverage": float(np.mean([e["coverage"] for e in face.entries])),
+        "clips": face.clips,
+    }
+
+
+def _why_unscored(detector: Detector, video: Pending) -> tuple[str, str]:
+    """(outcome, reason) of a video without a clip."""
+    stored = [s for window in video.windows for s in window["faces"]]
+    if not stored:
+        looked = len(video.windows)
+        where = f" in any of {looked} windows" if looked > 1 else ""
+        return "no face", f"no face was found{where}"
+    frames = detector.model.config.data.clip_frames
+    longest = max(s["num_valid"] for s in stored)
+    if longest < frames:
+        return (
+            "too short",
+            f"the video has {longest} frames, a clip of the model takes {frames}",
+        )
+    side = max(s["box"][2] - s["box"][0] for s in stored)
+    least = detector.model.config.dataset.image_size / MAX_ENLARGEMENT
+    return (
+        "out of range",
+        f"the face's square is {side:.0f} pixels wide, the model needs {least:.0f}",
+    )
+
+
+def _warnings(detector: Detector, video: Pending, summary: Row) -> list[str]:
+    told = []
+    stored = [s for face in video.faces for s in face.entries]
+    blurred = max(enlargement(detector, s) for s in stored)
+    if blurred > WARN_ENLARGEMENT:
+        told.append(
+            f"a face is small: its crop was enlarged {blurred:.1f} times, so fine "
+            "traces are lost"
+        )
+    least = min(s["coverage"] for s in stored)
+    if least < WARN_COVERAGE:
+        told.append(
+            f"a face was seen in only {least:.0%} of the frames looked at: the crop "
+            "may show something else in the others"
+        )
+    without = sum(not window["faces"] for window in video.windows)
+    if without:
+        told.append(f"{without} of {len(video.windows)} windows show no face")
+    if summary["damaged"]:
+        told.append("the file is damaged: some of its frames could not be decoded")
+    if detector.model.temperature is None:
+        told.append("the model was not calibrated: its score is no probability")
+    return told

@@ -1,0 +1,331 @@
+"""Scores any video files with a trained model.
+
+python -m fakedetect_jax.predict --workdir runs/demo VIDEO...
+
+`from fakedetect_jax.predict import Detector` is the same from Python.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from fakedetect_jax import sources
+from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
+from tfds_ffpp.errors import DataError
+
+if TYPE_CHECKING:
+    from fakedetect_jax.detector import Detector as Detector
+
+Row = dict[str, Any]
+# Outcomes that say that the work could not be done; they make the exit code 3.
+FAILURES = ("unreadable", "refused")
+
+
+def __getattr__(name: str) -> Any:
+    # Only who asks for it waits for JAX.
+    if name == "Detector":
+        from fakedetect_jax.detector import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; a wrong one exits with 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fakedetect_jax.predict",
+        description="Scores videos: the probability that a face in them is forged. "
+        "A score is a hint, never a proof.",
+        epilog="Exit codes: 0 every video has an outcome, 2 wrong usage, 3 a video "
+        "could not be read, 4 the model cannot be used, 130 or 143 interrupted.",
+    )
+    parser.add_argument(
+        "videos",
+        nargs="+",
+        metavar="VIDEO",
+        help="a video file, a folder of them, or a .txt with a path on each line",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--workdir", metavar="W", help="the workdir of a training run")
+    where.add_argument("--model", metavar="DIR", help="a folder that export wrote")
+    parser.add_argument("--step", type=int, help="checkpoint; the best if not set")
+    parser.add_argument(
+        "--output", metavar="FILE", help="JSON lines, one per video; - is stdout"
+    )
+    parser.add_argument(
+        "--report", metavar="DIR", help="an HTML page per video, with the evidence"
+    )
+    parser.add_argument(
+        "--faces",
+        choices=("all", "largest"),
+        default="all",
+        help="score every face (default), or the largest as the evaluation does",
+    )
+    _add_limits(parser)
+    return parser.parse_args(argv)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--window-frames",
+        type=_positive,
+        metavar="N",
+        help="cut videos into windows of at most N frames; the longest training "
+        "video's length if not set",
+    )
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="in clips")
+    parser.add_argument(
+        "--processes", type=_positive, metavar="N", help="that decode; one per core"
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=_positive_number,
+        metavar="SECONDS",
+        default=3600.0,
+        help="for decoding one video (3600)",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=_positive_number,
+        metavar="GIB",
+        default=4.0,
+        help="for decoding one video (4)",
+    )
+    parser.add_argument(
+        "--compilation-cache",
+        metavar="DIR",
+        default="~/.cache/fakedetect_jax",
+        help='compiled programs; "" keeps none',
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _positive_number(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, _end_on_signal)
+    try:
+        return _run(arguments)
+    except (UserError, DataError) as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, _Terminated) as error:
+        number = getattr(error, "number", signal.SIGINT)
+        place = arguments.output if arguments.output not in (None, "-") else ""
+        kept = f"; the results so far are in {place}.partial" if place else ""
+        print(f"interrupted{kept}", file=sys.stderr)
+        return 128 + number
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; what is under way is cleaned up on the way out."""
+
+    number = signal.SIGTERM
+
+
+def _end_on_signal(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
+    raise _Terminated
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    asked = sources.find(arguments.videos)
+    model = Path(arguments.workdir or arguments.model).expanduser()
+    if not model.exists():  # told at once, before JAX is there
+        raise CheckpointError(f"{model} is not there; give a workdir or an export")
+    report = _folder(arguments.report)
+    good = [source.name for source in asked if not source.refusal]
+    detector = _load(arguments, model) if good else None
+    failed = False
+    with _open_output(arguments.output) as output, _Table(asked, output) as table:
+        scored = _score(detector, good, table, report) if detector else iter(())
+        with contextlib.closing(scored) if detector else contextlib.nullcontext():
+            for source in asked:
+                row = refused(source) if source.refusal else next(scored)
+                failed |= row["outcome"] in FAILURES
+                if output is not None:
+                    output.write(json.dumps(row, allow_nan=False) + "\n")
+                    output.flush()
+                table.add(row)
+    return DataError.exit_code if failed else 0
+
+
+def refused(source: sources.Source) -> Row:
+    """The row of what is no video file."""
+    return {"video": source.name, "outcome": "refused", "reason": source.refusal}
+
+
+def _load(arguments: argparse.Namespace, model: Path) -> "Detector":
+    import jax
+    from absl import logging
+
+    from fakedetect_jax.detector import Detector, Limits
+
+    # The libraries' notes on each restore are not for our users.
+    logging.set_verbosity(logging.ERROR)
+    if arguments.compilation_cache:
+        cache = str(Path(arguments.compilation_cache).expanduser())
+        jax.config.update("jax_compilation_cache_dir", cache)
+    return Detector.load(
+        model,
+        step=arguments.step,
+        batch_size=arguments.batch_size or 0,
+        window_frames=arguments.window_frames or 0,
+        all_faces=arguments.faces == "all",
+        num_processes=arguments.processes or os.cpu_count() or 1,
+        limits=Limits(arguments.time_limit, int(arguments.memory_limit * 2**30)),
+    )
+
+
+def _score(detector, videos: list[str], table: "_Table", report: Path | None):
+    if report is None:
+        return detector.score_all(videos, on_window=table.show_window)
+    from fakedetect_jax import evidence
+
+    def inspect(result: Row, video: Any) -> None:
+        result["page"] = str(evidence.write_page(detector, result, video, report))
+
+    return detector.score_all(videos, on_window=table.show_window, inspect=inspect)
+
+
+def _folder(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    folder = Path(name).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--report {folder} cannot be made ({error.strerror}); choose another"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _open_output(name: str | None) -> Iterator[TextIO | None]:
+    """The file of --output, which gets its name when it is whole."""
+    if name in (None, "-"):
+        yield sys.stdout if name else None
+        return
+    path = Path(name).expanduser()
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--output {name} cannot be written ({error.strerror}); choose another"
+        ) from error
+    with file:
+        yield file
+    partial.replace(path)
+
+
+# The terminal ----------------------------------------------------------------------
+
+HEADER = f"{'outcome':<12}  {'fake':>7}  {'score':>6}  {'faces':>5}  {'at':<15}  video"
+LINE_SECONDS = 10.0  # between two lines of progress where there is no bar
+
+
+class _Table:
+    """A line per video as it is done, and below them a bar of what is under way."""
+
+    def __init__(self, asked: Sequence[sources.Source], output: TextIO | None):
+        self._console = Console(
+            stderr=output is sys.stdout, highlight=False, soft_wrap=True
+        )
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed} of {task.total} {task.fields[unit]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._total = len(asked)
+        self._windows: dict[str, Any] = {}
+        self._next_line = time.monotonic() + LINE_SECONDS
+
+    def __enter__(self) -> "_Table":
+        self._bar.start()
+        self._videos = self._bar.add_task("videos", total=self._total, unit="videos")
+        self._console.print(HEADER, style="bold")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show_window(self, name: str, window: Row) -> None:
+        """Shows how far into a video of several windows we are."""
+        stop, total = window["stop"], window["total"]
+        if name not in self._windows:
+            self._windows[name] = self._bar.add_task(
+                Path(name).name, total=total, unit="frames"
+            )
+        self._bar.update(self._windows[name], completed=stop)
+        if not self._console.is_terminal and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + LINE_SECONDS
+            print(f"{name}: frame {stop:,} of {total:,}", file=sys.stderr, flush=True)
+
+    def add(self, row: Row) -> None:
+        """Prints a result."""
+        task = self._windows.pop(row["video"], None)
+        if task is not None:
+            self._bar.remove_task(task)
+        self._bar.advance(self._videos)
+        self._console.print(line(row), markup=False)
+
+
+def line(row: Row) -> str:
+    """A result as a line of the table."""
+    # A name is somebody else's text: nothing in it may steer the terminal.
+    name = "".join(c if c.isprintable() else "?" for c in row["video"])
+    if row["outcome"] != "scored":
+        return (
+            f"{row['outcome']:<12}  {'—':>7}  {'—':>6}  {'—':>5}  {'':<15}  {name}: "
+            + (row["reason"] or "")
+        )
+    chance = row["probability"]
+    top = row["most_suspicious"]["seconds"]
+    told = "—" if chance is None else f"{100 * chance:.1f} %"
+    where = f"{clock(top[0])}–{clock(top[1])}"
+    verdict = row["verdict"]
+    return (
+        f"{verdict:<12}  {told:>7}  {row['score']:6.3f}  {len(row['faces']):5}  "
+        f"{where:<15}  {name}"
+    )
+
+
+def clock(seconds: float) -> str:
+    """61.24 -> "1:01.2"."""
+    tenths = round(10 * max(seconds, 0.0))
+    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
