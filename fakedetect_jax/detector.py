@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import simplejpeg
 
-from fakedetect_jax import bundle, data, evaluate, metrics, parallel, steps
+from fakedetect_jax import bundle, data, evaluate, explain, metrics, parallel, steps
 from fakedetect_jax.calibration import apply_temperature
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp import cache, workers
@@ -88,9 +88,10 @@ class Detector:
         self._all_faces = all_faces
         self._num_processes = num_processes
         self._limits = limits or Limits()
-        self.network = steps.make_model(model.config)
-        self.variables = parallel.put_replicated(model.variables, self._mesh)
-        self._eval_step = evaluate.compile_eval_step(self.network, self._mesh)
+        self._network = steps.make_model(model.config)
+        self._variables = parallel.put_replicated(model.variables, self._mesh)
+        self._eval_step = evaluate.compile_eval_step(self._network, self._mesh)
+        self._explain_step: Callable | None = None
 
     @classmethod
     def load(
@@ -134,7 +135,23 @@ class Detector:
         return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     def _logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
-        # Few sizes, so that few programs are compiled.
+        logits = self._eval_step(self._variables, self._batch(frames, length))
+        return parallel.fetch(logits)[: len(frames)]
+
+    def explain(self, frames: np.ndarray, length: np.ndarray) -> explain.Explanation:
+        """As `logits`, with the running score and the heat map of every frame."""
+        if self._explain_step is None:
+            self._explain_step = explain.compile_explain_step(self._network, self._mesh)
+        found = []
+        for first in range(0, len(frames), self._batch_size):
+            some = slice(first, first + self._batch_size)
+            batch = self._batch(frames[some], length[some])
+            told = parallel.fetch(self._explain_step(self._variables, batch))
+            found.append([part[: len(frames[some])] for part in told])
+        return explain.Explanation(*map(np.concatenate, zip(*found, strict=True)))
+
+    def _batch(self, frames: np.ndarray, length: np.ndarray) -> dict[str, jax.Array]:
+        """Clips padded to one of few sizes, so that few programs are compiled."""
         rows = self._mesh.devices.size
         while rows < len(frames):
             rows *= 2
@@ -142,8 +159,7 @@ class Detector:
         batch["frames"][: len(frames)] = frames
         batch["length"][: len(frames)] = length
         batch["valid"][: len(frames)] = True
-        logits = self._eval_step(self.variables, parallel.to_global(batch, self._mesh))
-        return parallel.fetch(logits)[: len(frames)]
+        return parallel.to_global(batch, self._mesh)
 
     def read_clip(self, images: Sequence[bytes], clip: data.ClipRef, num_valid: int):
         """The frames uint8[T,S,S,3] of a clip of a stored window, and its length."""
@@ -402,6 +418,7 @@ def summarise(detector: Detector, video: Pending) -> Row:
         "score": None,
         "probability": None,
         "threshold": detector.threshold,
+        "probability_threshold": detector.calibrated(detector.threshold),
         "faces": [],
         "warnings": [],
         "model": {"step": detector.model.step, "weights": detector.model.digest[:16]},

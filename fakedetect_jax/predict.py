@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fakedetect_jax import sources
 from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
+from fakedetect_jax.writer import clock
 from tfds_ffpp.errors import DataError
 
 if TYPE_CHECKING:
@@ -319,12 +320,6 @@ def line(row: Row) -> str:
         f"{verdict:<12}  {told:>7}  {row['score']:6.3f}  {len(row['faces']):5}  "
         f"{where:<15}  {name}"
     )
-
-
-def clock(seconds: float) -> str:
-    """61.24 -> "1:01.2"."""
-    tenths = round(10 * max(seconds, 0.0))
-    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
 
 
 if __name__ == "__main__":

@@ -99,6 +99,12 @@ def _parse(line: str) -> dict[str, Any] | None:
         return None  # a line that a killed run left half written
 
 
+def clock(seconds: float) -> str:
+    """A place in a video: 61.24 -> "1:01.2"."""
+    tenths = round(10 * max(seconds, 0.0))
+    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
+
+
 class Terminal:
     """Lines and a progress bar for a person; silent on all processes but the first."""
 

@@ -10,14 +10,17 @@ ROOT = Path(__file__).parent.parent
 # From the top of the house down; a module imports only from lines below its own.
 LEVELS = [
     ["main", "predict", "export"],
-    ["train"],
+    ["train", "evidence"],
+    ["detector"],
+    ["bundle"],
     ["evaluate", "explain"],
     ["steps", "timeline"],
     ["models", "augment", "selfblend", "report", "checkpoint", "data", "pretrained"],
     ["workdir", "comparison"],
     ["results"],
     ["calibration", "intervals", "figures"],
-    ["metrics", "convolution", "parallel", "interrupt", "writer", "settings"],
+    ["metrics", "convolution", "imaging", "parallel", "interrupt", "writer", "settings"],
+    ["sources"],
     ["errors"],
 ]
 # Who may import a library; the others go through it.
@@ -41,6 +44,8 @@ WITHOUT_JAX = {
     "intervals",
     "figures",
     "settings",
+    "sources",
+    "timeline",
 }
 
 
