@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Scalar = jax.Array | float
 EXACT = jax.lax.Precision.HIGHEST  # TF32 or bfloat16 products would add noise
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -37,7 +38,7 @@ def _unit_rows(weights: jax.Array) -> jax.Array:
     return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def zoom_matrix(side: int, *, scale, shift) -> jax.Array:
+def zoom_matrix(side: int, *, scale: Scalar, shift: Scalar) -> jax.Array:
     """[S,S] of linear interpolation that zooms about the centre, edges repeated.
 
     Args:
@@ -53,7 +54,7 @@ def zoom_matrix(side: int, *, scale, shift) -> jax.Array:
     return jnp.maximum(1.0 - distance, 0.0)
 
 
-def blur_matrix(side: int, *, sigma) -> jax.Array:
+def blur_matrix(side: int, *, sigma: Scalar) -> jax.Array:
     """[S,S] of a Gaussian of sigma pixels, renormalised at the edges; sigma 0 is I."""
     position = jnp.arange(side, dtype=jnp.float32)
     distance = position[:, None] - position[None, :]
@@ -61,7 +62,7 @@ def blur_matrix(side: int, *, sigma) -> jax.Array:
     return _unit_rows(jnp.exp(-0.5 * (distance / spread) ** 2))
 
 
-def rescale_matrix(side: int, *, factor) -> jax.Array:
+def rescale_matrix(side: int, *, factor: Scalar) -> jax.Array:
     """[S,S] that shrinks a side by factor >= 1 (antialiased) and enlarges it again.
 
     Both ways a triangle filter, as wide as the larger of the two pixels; factor 1 is I.
@@ -78,7 +79,9 @@ def rescale_matrix(side: int, *, factor) -> jax.Array:
     return jnp.matmul(up, down, precision=EXACT)
 
 
-def colour_matrix(*, contrast=1.0, saturation=1.0, hue=0.0) -> jax.Array:
+def colour_matrix(
+    *, contrast: Scalar = 1.0, saturation: Scalar = 1.0, hue: Scalar = 0.0
+) -> jax.Array:
     """[3,3] acting on RGB columns: hue turn, then saturation, then contrast.
 
     Args:
@@ -95,17 +98,19 @@ def colour_matrix(*, contrast=1.0, saturation=1.0, hue=0.0) -> jax.Array:
     return contrast * jnp.matmul(vivid, turn, precision=EXACT)
 
 
-def recolour(planes_CTHW: jax.Array, matrix_CC: jax.Array, offset_C) -> jax.Array:
+def recolour(
+    planes_CTHW: jax.Array, matrix_CC: jax.Array, offset_C: jax.Array
+) -> jax.Array:
     """matrix x RGB + offset for each pixel, clipped to [0, 1]."""
     # Written out: three fused multiply-adds beat a product with a 3-wide matrix.
     red, green, blue = planes_CTHW
     weight = matrix_CC[:, :, None, None, None]
-    offset = jnp.asarray(offset_C)[:, None, None, None]
+    offset = offset_C[:, None, None, None]
     mixed = weight[:, 0] * red + weight[:, 1] * green + weight[:, 2] * blue
     return jnp.clip(mixed + offset, 0.0, 1.0)
 
 
-def sharpen(planes_CTHW: jax.Array, low_pass: jax.Array, amount) -> jax.Array:
+def sharpen(planes_CTHW: jax.Array, low_pass: jax.Array, amount: Scalar) -> jax.Array:
     """Move away from low_pass by amount; amount -1 is low_pass itself. Clipped."""
     return jnp.clip(planes_CTHW + amount * (planes_CTHW - low_pass), 0.0, 1.0)
 
@@ -131,7 +136,7 @@ CHROMA_TABLE = (
 )  # fmt: skip
 
 
-def quantisation_table(table: tuple[int, ...], quality) -> jax.Array:
+def quantisation_table(table: tuple[int, ...], quality: Scalar) -> jax.Array:
     """float32[64]: an Annex K table at a quality of 1..100, as libjpeg scales it."""
     scale = jnp.where(quality < 50, jnp.floor(5000.0 / quality), 200.0 - 2.0 * quality)
     steps = jnp.floor((np.array(table, np.float32) * scale + 50.0) / 100.0)
@@ -153,7 +158,9 @@ def _quantise_plane(plane_THW: jax.Array, table_64: jax.Array) -> jax.Array:
     blocks = jnp.swapaxes(tiles, 2, 3).reshape(-1, 64)
     basis = dct_basis()
     frequencies = jnp.matmul(blocks, basis.T, precision=EXACT)
-    kept = jnp.round(frequencies / table_64) * table_64
+    ratio = frequencies / table_64
+    # libjpeg rounds halves away from zero; flat blocks of 8-bit levels meet them often.
+    kept = jnp.sign(ratio) * jnp.floor(jnp.abs(ratio) + 0.5) * table_64
     blocks = jnp.matmul(kept, basis, precision=EXACT)
     tiles = blocks.reshape(frames, height // 8, width // 8, 8, 8)
     return jnp.swapaxes(tiles, 2, 3).reshape(plane_THW.shape)
@@ -177,7 +184,7 @@ def _double(plane_THW: jax.Array) -> jax.Array:
     return _double_last(tall)
 
 
-def jpeg(planes_CTHW: jax.Array, quality, *, subsample: bool) -> jax.Array:
+def jpeg(planes_CTHW: jax.Array, quality: Scalar, *, subsample: bool) -> jax.Array:
     """What a baseline JPEG file of each frame would decode to, in 8-bit levels.
 
     Args:

@@ -86,14 +86,14 @@ def change_statistics(planes_CTHW: jax.Array, key: jax.Array) -> jax.Array:
         saturation=1.0 + 0.3 * saturation,
         hue=0.02 * hue,
     )
-    offset_C = 0.08 * shift_C + 0.1 * brightness - 0.05 * contrast
+    offset_C = 0.06 * shift_C + 0.1 * brightness - 0.05 * contrast
     recoloured = imaging.recolour(planes_CTHW, matrix, offset_C)
     soften = jax.random.bernoulli(keys[5])
     strength = jax.random.uniform(keys[6])
     low_pass = imaging.resample(
         recoloured,
         *(
-            imaging.rescale_matrix(side, factor=jnp.where(soften, 1 + 3 * strength, 2))
+            imaging.rescale_matrix(side, factor=jnp.where(soften, 1 + strength, 2))
             for side in planes_CTHW.shape[2:]
         ),
     )
@@ -164,19 +164,7 @@ def bend(y: jax.Array, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Arr
     phase = jax.random.uniform(keys[1], (2, 3))
     size = jax.random.uniform(keys[2], (2, 3), maxval=0.025)
 
-    def displacement(axis: int) -> jax.Array:
-        return sum(
-            size[axis, i]
-            * jnp.sin(
-                2
-                * jnp.pi
-                * (
-                    frequency[axis, i, 0] * y
-                    + frequency[axis, i, 1] * x
-                    + phase[axis, i]
-                )
-            )
-            for i in range(3)
-        )
-
-    return y + displacement(0), x + displacement(1)
+    waves = frequency[..., :1, None] * y + frequency[..., 1:, None] * x
+    waves = jnp.sin(2 * jnp.pi * (waves + phase[..., None, None]))
+    shift_y, shift_x = jnp.sum(size[..., None, None] * waves, axis=1)
+    return y + shift_y, x + shift_x

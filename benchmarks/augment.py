@@ -1,0 +1,192 @@
+"""Cost of each augmentation beside a training step, and pictures of what each does.
+
+python -m benchmarks.augment [--image_size 64] [--clips 32] [--config demo]
+python -m benchmarks.augment --pictures OUT.jpg
+Each operation runs in a program of its own on the same clips: one read and one write of
+the batch are part of its time. Medians over rounds in which all take turns.
+"""
+
+import argparse
+import runpy
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fakedetect_jax import augment, selfblend, steps
+from tfds_ffpp import rendering
+
+STRENGTHS = {"blur_sigma": 3.0, "downscale_factor": 4.0, "noise_sigma": 0.1}
+Operation = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def augmentation(config: dict, seed: int = 0) -> Operation:
+    """augment_clips of a config as a compiled function of frames and indices."""
+    return jax.jit(
+        lambda frames, index: augment.augment_clips(
+            frames, key=jax.random.key(seed), index_B=index, config=config
+        )
+    )
+
+
+def blending(seed: int = 0) -> Operation:
+    """self_blend of every clip as a compiled function of frames and indices."""
+    return jax.jit(
+        lambda frames, index: selfblend.self_blend(
+            frames,
+            jnp.zeros(len(index)),
+            key=jax.random.key(seed),
+            index_B=index,
+            probability=1.0,
+        )[0]
+    )
+
+
+def operations() -> dict[str, Operation]:
+    """Everything that is timed, by name."""
+    timed = {name: augmentation({name: 0.5}) for name in augment.OPERATIONS}
+    timed["jpeg 4:4:4"] = augmentation({"jpeg": 0.5, "jpeg_subsampling": "444"})
+    timed["crop+blur+downscale"] = augmentation(
+        {"crop": 0.5, "blur": 0.5, "downscale": 0.5}
+    )
+    timed["all"] = augmentation(dict.fromkeys(augment.OPERATIONS, 0.5))
+    timed["self_blend"] = blending()
+    return timed
+
+
+def training_step(name: str, *, image_size: int, clips: int) -> Callable[[], object]:
+    """One update of the config's model without augmentation, on resident clips."""
+    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
+    config = runpy.run_path(str(path))["get_config"]()
+    with config.unlocked():
+        config.augment.update(dict.fromkeys(config.augment, 0.0))
+    recipe = steps.make_recipe(config, num_steps=1000)
+    shape = (config.data.clip_frames, image_size, image_size, 3)
+    create = jax.jit(lambda: steps.create_train_state(recipe, shape))
+    state = create()
+    batch = {
+        "frames": jnp.zeros((clips, *shape), jnp.uint8),
+        "length": jnp.full(clips, config.data.clip_frames, jnp.int32),
+        "label": jnp.zeros(clips),
+        "index": jnp.arange(clips),
+        "valid": jnp.ones(clips, bool),
+    }
+    update = jax.jit(lambda state, batch: steps.train_step(recipe, state, batch))
+    return lambda: update(state, batch)
+
+
+def time_all(runs: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, list]:
+    """Milliseconds of each run, in turns after one round of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Prints a Markdown table of milliseconds per batch and shares of a step."""
+    shape = (args.clips, 10, args.image_size, args.image_size, 3)
+    frames = jax.random.uniform(jax.random.key(1), shape)
+    index = jnp.arange(args.clips)
+    runs: dict[str, Callable[[], object]] = {
+        name: (lambda run=run: run(frames, index)) for name, run in operations().items()
+    }
+    runs["step"] = training_step(
+        args.config, image_size=args.image_size, clips=args.clips
+    )
+    times = time_all(runs, rounds=args.rounds)
+    step = statistics.median(times["step"])
+    print(
+        f"{args.clips} clips x 10 frames at {args.image_size} px, "
+        f"step of configs/{args.config}.py, {args.rounds} rounds, "
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}\n"
+    )
+    print("| operation | ms per batch (min-max) | share of a step |\n|---|---|---|")
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(
+            f"| {name} | {median:.1f} ({min(values):.1f}-{max(values):.1f}) "
+            f"| {median / step:.1%} |"
+        )
+
+
+def made_clip(seed: int, *, num_frames: int = 10, size: int = 112) -> np.ndarray:
+    """uint8[T,size,size,3]: a made face in a crop of 1.3 face boxes."""
+    rng = np.random.default_rng(seed)
+    canvas = 2 * size
+    face, scene = rendering.make_face(rng), rendering.make_scene(rng, canvas)
+    scene = rendering.neck_layer(face, scene)
+    moments = rendering.make_performance(rng, num_frames)
+    unit = canvas * rendering.HEAD_SCALE
+    centre = [canvas / 2 + unit * v for v in (moments[0].y, moments[0].x)]
+    half = round(1.2 * unit)
+    top, left = (min(max(round(c) - half, 0), canvas - 2 * half) for c in centre)
+    frames = []
+    for moment in moments:
+        head = rendering.render_head(face, scene, moment)
+        picture = rendering.compose(scene, moment, head=head)
+        noisy = rendering.expose(picture, rendering.grain(scene, rng))
+        crop = noisy[top : top + 2 * half, left : left + 2 * half]
+        frames.append(cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA))
+    return np.stack(frames)
+
+
+def labelled(tiles: list[np.ndarray], name: str) -> np.ndarray:
+    """A row of tiles in [0, 1] with its name at the left, as uint8."""
+    row = np.round(255 * np.concatenate(tiles, axis=1)).astype(np.uint8)
+    margin = np.full((row.shape[0], 118, 3), 255, np.uint8)
+    place = (4, row.shape[0] // 2)
+    cv2.putText(margin, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1)
+    return np.concatenate([margin, row], axis=1)
+
+
+def draw_pictures(out: Path) -> None:
+    """Writes a sheet: one row per operation, six draws of it at clearly visible
+    strength, then frames of self-blended clips with what was blended."""
+    clips = np.stack([made_clip(seed) for seed in range(3)]).astype(np.float32) / 255
+    frames = jnp.asarray(np.repeat(clips, 2, axis=0))
+    index = jnp.arange(6)
+    rows = [labelled(list(clips[[0, 0, 1, 1, 2, 2], 0]), "input")]
+    for name in augment.OPERATIONS:
+        drawn = np.asarray(augmentation({name: 1.0, **STRENGTHS})(frames, index))
+        tiles = list(drawn[:, 0])
+        if name == "frame_drop":
+            tiles = list(drawn[1, :6])
+        rows.append(labelled(tiles, name))
+    blended = np.asarray(blending()(frames, index))
+    rows.append(labelled(list(blended[:, 0]), "self_blend"))
+    change = 0.5 + 2 * (blended - np.asarray(frames))
+    rows.append(labelled(list(np.clip(change[:, 0], 0, 1)), "its change x2"))
+    sheet = cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(out), sheet, [cv2.IMWRITE_JPEG_QUALITY, 80]):
+        raise OSError(f"could not write {out}")
+
+
+def main() -> None:
+    """Measures, or draws with --pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image_size", type=int, default=64, help="pixels")
+    parser.add_argument("--clips", type=int, default=32, help="clips per batch")
+    parser.add_argument("--config", default="demo", help="whose model the step trains")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each")
+    parser.add_argument(
+        "--pictures", type=Path, help="write a sheet there, time nothing"
+    )
+    args = parser.parse_args()
+    if args.pictures:
+        draw_pictures(args.pictures)
+    else:
+        measure(args)
+
+
+if __name__ == "__main__":
+    main()

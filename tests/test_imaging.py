@@ -1,0 +1,133 @@
+"""Pixel arithmetic against OpenCV, libjpeg and its own laws."""
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fakedetect_jax import imaging
+
+
+def picture(side: int = 64, *, width: int | None = None, seed: int = 0) -> np.ndarray:
+    """uint8[side,width,3] with smooth regions, edges and fine grain."""
+    rng = np.random.default_rng(seed)
+    size = (width or side, side)
+    layers = [
+        cv2.resize(rng.uniform(size=(n, n, 3)), size, interpolation=cv2.INTER_CUBIC)
+        for n in (3, 9, 24)
+    ]
+    mixed = 0.5 * layers[0] + 0.35 * layers[1] + 0.15 * layers[2]
+    return np.clip(255 * mixed, 0, 255).round().astype(np.uint8)
+
+
+def planes_of(image: np.ndarray):
+    return imaging.to_planes(jnp.asarray(image)[None] / 255.0)
+
+
+def image_of(planes) -> np.ndarray:
+    return np.asarray(imaging.to_frames(planes))[0]
+
+
+def libjpeg(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
+    """Through a real JPEG file and back."""
+    factor = {
+        "420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    }[subsampling]
+    flags = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        factor,
+    ]
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    written, data = cv2.imencode(".jpg", bgr, flags)
+    assert written
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@pytest.mark.parametrize("subsampling", ["420", "444"])
+@pytest.mark.parametrize("width", [64, 50])
+def test_jpeg_is_libjpegs_to_half_a_level(subsampling, width):
+    image = picture(width=width)
+    for quality in (40, 75, 90, 100):
+        wanted = libjpeg(image, quality, subsampling).astype(np.float32)
+        ours = 255 * image_of(
+            imaging.jpeg(planes_of(image), quality, subsample=subsampling == "420")
+        )
+        assert ours == pytest.approx(ours.round(), abs=1e-3)  # 8-bit levels
+        off = np.abs(ours - wanted)
+        loss = np.abs(wanted - image).mean()
+        assert off.mean() < 0.5, quality
+        # Far nearer to the file than the file is to the picture.
+        assert off.mean() < (0.25 * loss if quality < 100 else 0.7 * loss), quality
+
+
+def test_the_dct_is_orthonormal():
+    basis = imaging.dct_basis()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(64), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    side=st.sampled_from([17, 32]),
+    scale=st.floats(0.5, 2),
+    shift=st.floats(-1, 1),
+    sigma=st.floats(0, 8),
+    factor=st.floats(1, 16),
+)
+def test_matrices_are_weights(side, scale, shift, sigma, factor):
+    for matrix in (
+        imaging.zoom_matrix(side, scale=scale, shift=shift),
+        imaging.blur_matrix(side, sigma=sigma),
+        imaging.rescale_matrix(side, factor=factor),
+    ):
+        assert np.min(matrix) >= 0
+        np.testing.assert_allclose(np.sum(matrix, axis=1), 1, atol=1e-5)
+
+
+def test_matrices_at_strength_zero_are_the_identity():
+    for matrix in (
+        imaging.zoom_matrix(33, scale=1.0, shift=0.0),
+        imaging.blur_matrix(33, sigma=0.0),
+        imaging.rescale_matrix(33, factor=1.0),
+    ):
+        np.testing.assert_allclose(matrix, np.eye(33), atol=1e-6)
+
+
+def test_a_shift_moves_whole_pixels_and_repeats_the_edge():
+    values = jnp.arange(16.0)
+    moved = imaging.zoom_matrix(16, scale=1.0, shift=3 / 16) @ values
+    np.testing.assert_allclose(moved, np.minimum(np.arange(16) + 3, 15), atol=1e-4)
+
+
+def test_blur_is_opencvs_inside():
+    image = picture().astype(np.float32) / 255
+    wanted = cv2.GaussianBlur(image, (25, 25), 2.0)
+    matrix = imaging.blur_matrix(64, sigma=2.0)
+    planes = imaging.to_planes(jnp.asarray(image)[None])
+    ours = image_of(imaging.resample(planes, matrix, matrix))
+    np.testing.assert_allclose(ours[12:-12, 12:-12], wanted[12:-12, 12:-12], atol=1e-4)
+
+
+def test_rows_and_columns_may_differ_by_frame():
+    planes = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 2, 6, 5)))
+    rows = jnp.stack([jnp.eye(6), jnp.eye(6)[::-1]])
+    columns = jnp.stack([jnp.eye(5)[::-1], jnp.eye(5)])
+    out = imaging.resample(planes.astype(jnp.float32), rows, columns)
+    np.testing.assert_allclose(out[:, 0], planes[:, 0, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(out[:, 1], planes[:, 1, ::-1], atol=1e-6)
+
+
+def test_a_third_of_a_turn_makes_red_green():
+    turned = imaging.colour_matrix(hue=1 / 3) @ jnp.array([1.0, 0.0, 0.0])
+    np.testing.assert_allclose(turned, [0, 1, 0], atol=1e-6)
+
+
+@given(saturation=st.floats(0, 2), hue=st.floats(-0.5, 0.5))
+@settings(deadline=None, max_examples=20)
+def test_grey_has_no_hue_and_no_saturation(saturation, hue):
+    matrix = imaging.colour_matrix(saturation=saturation, hue=hue)
+    np.testing.assert_allclose(np.sum(matrix, axis=1), 1, atol=1e-5)
