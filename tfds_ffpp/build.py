@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def build_command(config: FfppConfig, data_dir: str | Path) -> str:
     base = NAMED_CONFIGS.get(config.name, FfppConfig(name=config.name)).content()
     changes = {k: v for k, v in told.items() if v != base[k]}
     words = ["--data_dir", str(data_dir), "--config", config.name]
-    words += [f"--set={k}={v}" for k, v in changes.items()]
+    for name, value in changes.items():
+        text = ",".join(value) if isinstance(value, list) else value
+        words.append(f"--set={name}={text}")
     return f"python -m tfds_ffpp --manual_dir ROOT {shlex.join(words)}"
 
 
@@ -108,9 +111,12 @@ def build(
     builder.num_processes = num_processes
     builder.cache_dir = data_dir / packaging.CACHE
     builder.keep_cache, builder.time_limit = options.keep_cache, options.time_limit
-    with contextlib.redirect_stdout(None):  # TFDS tells of downloads that there are not
+    with (
+        contextlib.redirect_stdout(None),  # TFDS tells of downloads that there are not
+        tempfile.TemporaryDirectory() as downloads,
+    ):
         builder.download_and_prepare(
-            download_dir=builder.cache_dir / "downloads",
+            download_dir=downloads,
             download_config=tfds.download.DownloadConfig(
                 manual_dir=Path(manual_dir).expanduser(),
                 beam_options=options.beam_options,

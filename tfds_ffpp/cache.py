@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfds_ffpp.errors import DataError
+
 Meta = dict[str, Any]
 
 
@@ -52,13 +54,13 @@ def read_meta(path: Path) -> Meta | None:
 
 
 def read_frames(path: Path) -> list[bytes]:
-    """The encoded frames of an entry. Raises OSError if they are damaged."""
+    """The encoded frames of an entry. Raises DataError if they are damaged."""
     with path.open("rb") as file:
         meta = json.loads(file.readline())
         blob = file.read()
     if _crc(blob) != meta["_crc"]:
         path.unlink()
-        raise OSError(f"{path} is damaged and was removed; run the build again")
+        raise DataError(f"{path} is damaged and was removed; run the build again")
     frames, start = [], 0
     for size in meta["_sizes"]:
         frames.append(blob[start : start + size])

@@ -113,6 +113,7 @@ def make_card(
     rejected: Sequence[Row],
     scan: Scan,
     split: Splits,
+    own_boxes: int,
     config: Mapping[str, Any],
     version: str,
 ) -> dict[str, Any]:
@@ -123,6 +124,7 @@ def make_card(
       rejected: the lines of the ledger.
       scan: what the tree held.
       split: how it was split.
+      own_boxes: how many fakes were cropped by their own faces.
       config: the builder config's fields.
       version: the builder's version.
     """
@@ -133,6 +135,11 @@ def make_card(
         f"{m} lacks {len(names)} videos that others have, first {names[0]}."
         for m, names in missing.items()
     ]
+    if own_boxes:
+        warnings.append(
+            f"{own_boxes} fakes were cropped by faces of their own, since their "
+            "originals are not there or not usable."
+        )
     if rejected:
         warnings.append(f"{len(rejected)} files were left out; see rejected.jsonl.")
     return {

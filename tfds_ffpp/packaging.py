@@ -74,6 +74,7 @@ class Packed:
     rejected: list[Rejected]
     scan: layout.Scan
     split: splits.Splits
+    own_boxes: int = 0  # fakes that were cropped by their own faces
     seconds: Counter = field(default_factory=Counter)
 
     def shards(self, shard_bytes: int) -> dict[str, list[list[Entry]]]:
@@ -103,6 +104,7 @@ class Packed:
             rejected=[r.line() for r in self.rejected],
             scan=self.scan,
             split=self.split,
+            own_boxes=self.own_boxes,
             config=config,
             version=version,
         )
@@ -205,7 +207,6 @@ class Work:
 
     def forget(self) -> None:
         """Removes the cache of a dataset that is whole."""
-        shutil.rmtree(self._cache.parent / "downloads", ignore_errors=True)
         shutil.rmtree(self._cache, ignore_errors=True)
         (self._cache.parent / f"{self._cache.name}.lock").unlink(missing_ok=True)
         try:
@@ -315,7 +316,15 @@ class Work:
                     reason = reasons.get(path, "its entry in the cache is gone")
                     rejected.append(Rejected(record.path, reason, record=record))
         self._judge(entries, rejected)
-        return Packed(entries, rejected, self._scan, self._split, seconds)
+        own = 0
+        if self._config.crop == "face":
+            kept = {e.key for stored in entries.values() for e in stored}
+            chosen = (r for part in self._split.records.values() for r in part)
+            own = sum(
+                r.label == 1 and r.key in kept and r.original_key not in faces
+                for r in chosen
+            )
+        return Packed(entries, rejected, self._scan, self._split, own, seconds)
 
     def _judge(self, entries, rejected: list[Rejected]) -> None:
         bad = [r for r in rejected if r.expected]

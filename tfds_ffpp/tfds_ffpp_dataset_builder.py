@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from tfds_ffpp import cache, packaging
 from tfds_ffpp.errors import DataError, SettingError
@@ -174,6 +176,22 @@ def features(config: FfppConfig) -> tfds.features.FeaturesDict:
     )
 
 
+class StableWriter(writer.ExampleWriter):
+    """Writes each example with its features in one order.
+
+    A serialised example is a map, whose order otherwise differs from run to run.
+    """
+
+    def write(self, path, examples):
+        """See tfds.core's ExampleWriter."""
+        return super().write(path, ((key, _in_order(data)) for key, data in examples))
+
+
+def _in_order(data: bytes) -> bytes:
+    example = tf_example_pb2.Example.FromString(data)
+    return example.SerializeToString(deterministic=True)
+
+
 class Builder(tfds.core.ShardBasedBuilder):
     """Prepares videos in worker processes, then writes them shard by shard."""
 
@@ -251,6 +269,9 @@ class Builder(tfds.core.ShardBasedBuilder):
             )
             if not self.keep_cache:
                 work.forget()
+
+    def _example_writer(self) -> writer.ExampleWriter:
+        return StableWriter(file_format=self.info.file_format)
 
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager

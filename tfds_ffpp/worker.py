@@ -85,7 +85,9 @@ def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
 
 
 def serve(jobs: BinaryIO, results: BinaryIO) -> None:
-    """Works until there are no more jobs."""
+    """Says that it is ready, then works until there are no more jobs."""
+    results.write(b"{}\n")
+    results.flush()
     for line in jobs:
         job = json.loads(line)
         # Should the build be gone, nobody else ends a hanging decoder.

@@ -17,6 +17,7 @@ from pathlib import Path
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.worker import Job, Result
 
+START_LIMIT = 120.0  # seconds
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
 
 
@@ -49,8 +50,11 @@ class Worker:
         The results before, which have "more", are handed to `more`. A job's
         stall_limit, if it has one, is how many seconds may pass between two.
         """
-        process = self._process or self._start()
-        assert process.stdin is not None  # noqa: S101
+        if self._process is None:
+            # The time to start is not the video's.
+            self._read_line(self._start(), START_LIMIT)
+        process = self._process
+        assert process is not None and process.stdin is not None  # noqa: S101
         with suppress(OSError):  # it is dead; reading says so
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
