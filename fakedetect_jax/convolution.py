@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
-Strides = tuple[int, int]
+# Both per axis, rows then columns; pads are (before, after).
+Pads = tuple[tuple[int, int], ...]
+Strides = tuple[int, ...]
 
 # Unrolled windows handled at once. Measured on cores with 1 MiB of second-level and
 # 16 MiB of shared cache each: flat between 2 and 8 MiB, half the speed at 40 MiB.
@@ -130,13 +131,16 @@ def cpu_input_gradient(
         flipped = [(k - 1 - low, k - 1 - high) for k, (low, high) in sizes]
         return plain_conv2d(dy_NPQO, kernel_hwOI[::-1, ::-1], strides, tuple(flipped))
 
-    def gradient(dy_CPQO: jax.Array) -> jax.Array:
-        return _scatter_windows(dy_CPQO, kernel_hwOI, (height, width), strides, padding)
-
     per_image = dy_NPQO[0, ..., 0].size * kernel_hwIO[..., 0].size
     chunk = _chunk_size(num_images, per_image * dy_NPQO.dtype.itemsize)
-    dx = lax.map(gradient, dy_NPQO.reshape(-1, chunk, *dy_NPQO.shape[1:]))
-    return dx.reshape(tuple(shape_NHWI))
+
+    def fill(i: jax.Array, dx_NHWI: jax.Array) -> jax.Array:
+        dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
+        part = _scatter_windows(dy_CPQO, kernel_hwOI, (height, width), strides, padding)
+        return lax.dynamic_update_slice_in_dim(dx_NHWI, part, i * chunk, axis=0)
+
+    empty = jnp.zeros(tuple(shape_NHWI), dy_NPQO.dtype)
+    return lax.fori_loop(0, num_images // chunk, fill, empty)
 
 
 def cpu_kernel_gradient(
@@ -152,33 +156,144 @@ def cpu_kernel_gradient(
         x_NPQI = x_NHWI[:, :: strides[0], :: strides[1]]
         return _outer_sum(x_NPQI, dy_NPQO).reshape(tuple(shape_hwIO))
 
-    def add(total_OK: jax.Array, x_dy: tuple[jax.Array, jax.Array]):
-        windows_CPQK = _windows(x_dy[0], size, strides, padding)
-        # The narrower factor first: half again as fast as the other way round.
-        return total_OK + _outer_sum(x_dy[1], windows_CPQK), None
-
     window = size[0] * size[1] * inputs
     per_image = dy_NPQO[0, ..., 0].size * window * x_NHWI.dtype.itemsize
-    chunk = _chunk_size(x_NHWI.shape[0], per_image)
-    chunks = [a.reshape(-1, chunk, *a.shape[1:]) for a in (x_NHWI, dy_NPQO)]
+    num_images = x_NHWI.shape[0]
+    chunk = _chunk_size(num_images, per_image)
+
+    def add(i: jax.Array, total_OK: jax.Array) -> jax.Array:
+        x_CHWI = lax.dynamic_slice_in_dim(x_NHWI, i * chunk, chunk)
+        dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
+        # The narrower factor first: half again as fast as the other way round.
+        windows_CPQK = _windows(x_CHWI, size, strides, padding)
+        return total_OK + _outer_sum(dy_CPQO, windows_CPQK)
+
     start = jnp.zeros((outputs, window), jnp.float32)
-    total_OK, _ = lax.scan(add, start, tuple(chunks))
+    total_OK = lax.fori_loop(0, num_images // chunk, add, start)
     return total_OK.T.reshape(tuple(shape_hwIO)).astype(x_NHWI.dtype)
 
 
 def max_pool(
     x_NHWC: jax.Array, *, window: int = 3, stride: int = 2, padding: int = 1
 ) -> jax.Array:
-    """Maximum over square windows; the border is padded with minus infinity."""
-    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    """Maximum over square windows; the border is padded with minus infinity.
+
+    Where pixels of a window share the maximum, the gradient goes to one of them or is
+    divided between them, as the platform has it. After a ReLU that is unseen: the
+    maximum shared there is 0, and the ReLU passes no gradient on.
+    """
+    return _max_pool(x_NHWC, window, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x_NHWC: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    return lax.platform_dependent(
+        x_NHWC,
+        cpu=lambda x: cpu_max_pool(x, window, stride, padding),
+        default=lambda x: plain_max_pool(x, window, stride, padding),
+    )
+
+
+def _max_pool_forward(
+    x_NHWC: jax.Array, window: int, stride: int, padding: int
+) -> tuple[jax.Array, jax.Array]:
+    return _max_pool(x_NHWC, window, stride, padding), x_NHWC
+
+
+def _max_pool_backward(
+    window: int, stride: int, padding: int, x_NHWC: jax.Array, dy_NPQC: jax.Array
+) -> tuple[jax.Array]:
+    def cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: cpu_max_pool(x, window, stride, padding), x)[1](dy)[0]
+
+    def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
+        _, transpose = jax.vjp(lambda x: plain_max_pool(x, window, stride, padding), x)
+        return transpose(dy)[0]
+
+    return (lax.platform_dependent(x_NHWC, dy_NPQC, cpu=cpu, default=plain),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def plain_max_pool(
+    x_NHWC: jax.Array, window: int, stride: int, padding: int
+) -> jax.Array:
+    """The compiler's own window reduction."""
     return lax.reduce_window(
         x_NHWC,
         -float("inf"),
         lax.max,
         (1, window, window, 1),
         (1, stride, stride, 1),
-        pads,
+        ((0, 0), (padding, padding), (padding, padding), (0, 0)),
     )
+
+
+def cpu_max_pool(
+    x_NHWC: jax.Array, window: int, stride: int, padding: int
+) -> jax.Array:
+    """Maximum of shifted slices: over rows, then over columns of the row maxima."""
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    y = jnp.pad(x_NHWC, sides, constant_values=-jnp.inf)
+    for axis in (1, 2):
+        count = (y.shape[axis] - window) // stride + 1
+        ends = [i + (count - 1) * stride + 1 for i in range(window)]
+        taps = [lax.slice_in_dim(y, i, end, stride, axis) for i, end in enumerate(ends)]
+        y = functools.reduce(jnp.maximum, taps)
+    return y
+
+
+def normalize_batch(
+    x_NHWC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """BatchNorm by the batch's own statistics: y, their mean and variance [C].
+
+    Statistics are float32, taken in one pass as E[x^2] - E[x]^2. The derivative keeps
+    x alone, where automatic differentiation also stores the centred x; the returned
+    statistics are constants to it.
+    """
+    return _normalize(x_NHWC, scale_C, bias_C, epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize(
+    x_NHWC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return _normalize_forward(x_NHWC, scale_C, bias_C, epsilon)[0]
+
+
+def _normalize_forward(
+    x_NHWC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
+):
+    wide_NHWC = x_NHWC.astype(jnp.float32)
+    mean_C = wide_NHWC.mean(axis=(0, 1, 2))
+    square_C = (wide_NHWC * wide_NHWC).mean(axis=(0, 1, 2))
+    variance_C = jnp.maximum(square_C - mean_C * mean_C, 0)
+    inverse_C = lax.rsqrt(variance_C + epsilon)
+    slope_C = inverse_C * scale_C
+    y_NHWC = wide_NHWC * slope_C + (bias_C - mean_C * slope_C)
+    outputs = (y_NHWC.astype(x_NHWC.dtype), mean_C, variance_C)
+    return outputs, (x_NHWC, scale_C, mean_C, inverse_C)
+
+
+def _normalize_backward(epsilon: float, saved, gradients):
+    del epsilon
+    x_NHWC, scale_C, mean_C, inverse_C = saved
+    dy_NHWC = gradients[0].astype(jnp.float32)
+    wide_NHWC = x_NHWC.astype(jnp.float32)
+    dbias_C = dy_NHWC.sum(axis=(0, 1, 2))
+    dscale_C = ((wide_NHWC - mean_C) * dy_NHWC).sum(axis=(0, 1, 2)) * inverse_C
+    # dx = slope * (dy - E[dy] - x_normalised * E[dy * x_normalised]), by powers of x.
+    slope_C = inverse_C * scale_C
+    count = x_NHWC.size // x_NHWC.shape[-1]
+    by_x_C = -slope_C * inverse_C * dscale_C / count
+    constant_C = -slope_C * dbias_C / count - mean_C * by_x_C
+    dx_NHWC = slope_C * dy_NHWC + by_x_C * wide_NHWC + constant_C
+    return dx_NHWC.astype(x_NHWC.dtype), dscale_C, dbias_C
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _is_pointwise(shape_hwIO: Sequence[int], padding: Pads) -> bool:
@@ -202,7 +317,7 @@ def _outer_sum(a_NPQA: jax.Array, b_NPQB: jax.Array) -> jax.Array:
 
 
 def _windows(
-    x_NHWI: jax.Array, size: tuple[int, int], strides: Strides, padding: Pads
+    x_NHWI: jax.Array, size: Sequence[int], strides: Strides, padding: Pads
 ) -> jax.Array:
     """The pixels under the kernel at every output, [N,P,Q,h*w*I]."""
     padded = jnp.pad(x_NHWI, ((0, 0), *padding, (0, 0)))

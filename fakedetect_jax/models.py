@@ -59,16 +59,38 @@ class Conv(nn.Module):
         )
 
 
-def batch_norm(*, train: bool, dtype: Any, name: str, zero: bool = False) -> nn.Module:
-    """BatchNorm with torch's constants; `zero` starts its block as the identity."""
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
-        name=name,
-    )
+class BatchNorm(nn.Module):
+    """Batch normalisation with torch's constants, variables named as in flax.
+
+    `train` uses the batch's statistics, of all devices, and updates the running ones.
+    `zero_scale` starts a residual branch as zero (Goyal et al. 2017, section 5.1).
+    """
+
+    zero_scale: bool = False
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x_NHWC: jax.Array, train: bool) -> jax.Array:
+        """[N,H,W,C] -> the same, in the same dtype."""
+        shape = (x_NHWC.shape[-1],)
+        initial = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
+        scale = self.param("scale", initial, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape)
+        if not train:
+            slope = scale * jax.lax.rsqrt(variance.value + self.epsilon)
+            y = x_NHWC.astype(jnp.float32) * slope + (bias - mean.value * slope)
+            return y.astype(x_NHWC.dtype)
+        y, batch_mean, batch_variance = convolution.normalize_batch(
+            x_NHWC, scale, bias, self.epsilon
+        )
+        if not self.is_initializing():
+            for running, new in ((mean, batch_mean), (variance, batch_variance)):
+                kept = self.momentum * running.value
+                running.value = kept + (1 - self.momentum) * new
+        return y
 
 
 class Block(nn.Module):
@@ -93,13 +115,12 @@ class Block(nn.Module):
         for i, (features, size, stride) in enumerate(layers, start=1):
             last = i == len(layers)
             y = Conv(features, size, stride, self.dtype, name=f"conv{i}")(y)
-            y = batch_norm(train=train, dtype=self.dtype, name=f"bn{i}", zero=last)(y)
+            y = BatchNorm(zero_scale=last, name=f"bn{i}")(y, train)
             y = y if last else nn.relu(y)
         shortcut = x_NHWC
         if self.stride != 1 or x_NHWC.shape[-1] != width:
             project = Conv(width, 1, self.stride, self.dtype, name="downsample_conv")
-            norm = batch_norm(train=train, dtype=self.dtype, name="downsample_bn")
-            shortcut = norm(project(x_NHWC))
+            shortcut = BatchNorm(name="downsample_bn")(project(x_NHWC), train)
         return nn.relu(y + shortcut)
 
 
@@ -125,7 +146,7 @@ class ResNet(nn.Module):
         size, stride, pool = STEMS[self.stem]
         training = train and self.freeze_stages == 0
         x = Conv(self.width, size, stride, self.dtype, name="conv1")(x_NHWC)
-        x = nn.relu(batch_norm(train=training, dtype=self.dtype, name="bn1")(x))
+        x = nn.relu(BatchNorm(name="bn1")(x, training))
         x = convolution.max_pool(x) if pool else x
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, num_blocks in enumerate(self.stage_sizes, start=1):
@@ -161,7 +182,7 @@ class TemporalLSTM(nn.Module):
                 keep_order=True,
                 name=f"{name}_scan",
             )
-            states.append(rnn(x_BTD, seq_lengths=length_B).astype(jnp.float32))
+            states.append(jnp.float32(rnn(x_BTD, seq_lengths=length_B)))
         return states
 
 
