@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the top of the house down; a module imports only from lines below its own.
 LEVELS = [
     ["main", "predict", "export"],
-    ["train", "evidence"],
+    ["train", "evidence", "onnx_graph"],
     ["detector"],
     ["bundle"],
     ["evaluate", "explain"],
@@ -32,6 +32,8 @@ DOORS = {
     "dlib": {"faces"},
     "array_record": {"data", "packaging"},
     "tensorboardX": {"writer"},
+    "onnx": {"onnx_graph"},
+    "safetensors": {"bundle", "pretrained"},
 }
 # Anything of these runs in data workers or serves people without a device.
 WITHOUT_JAX = {
