@@ -27,6 +27,7 @@ class Clip:
     scene: Scene
     moments: list[Moment]
     tones: Array  # [frames], gain of the inner face's brightness
+    noises: list[NDArray[np.int16]]  # of the sensor, in the frames
     frames: list[Frame]
 
     def cut(self, length: int) -> "Clip":
@@ -35,6 +36,7 @@ class Clip:
             self,
             moments=self.moments[:length],
             tones=self.tones[:length],
+            noises=self.noises[:length],
             frames=self.frames[:length],
         )
 
@@ -87,10 +89,11 @@ def flicker(
     region = _oval((0, 0.15), (0.6, 0.75), soft=0.35)
     size = target.frames[0].shape[0]
     frames, masks = [], []
-    for moment, steady in zip(target.moments, target.tones, strict=True):
+    for moment, steady, noise in zip(
+        target.moments, target.tones, target.noises, strict=True
+    ):
         anew = rng.random() < 1 - 0.9 * difficulty
         tone = _tone(rng) if anew else float(steady)
-        noise = rendering.grain(target.scene, rng)
         frames.append(
             photograph(target.face, target.scene, moment, tone=tone, noise=noise)
         )
@@ -107,7 +110,7 @@ def deepfakes(
     cast = _colour_cast(rng, 0.03 + 0.17 * strength)
     scale = 0.17 + 0.3 * difficulty  # a face is about 0.45 of the frame
     region = _within(_oval((0, 0.2), (0.56, 0.66), soft=0.12), source.face)
-    flickers = 1 + 0.03 * strength * rng.normal(size=len(target.frames))
+    flickers = 1 + 0.03 * strength * rng.standard_normal(len(target.frames))
     shaken = [_shake(m, 0.01 + 0.02 * strength, rng) for m in target.moments]
     casts = [cast * np.float32(f) for f in flickers]
 
@@ -127,9 +130,8 @@ def face_swap(
     """The source's face, lit as in its own video, cut in along a hard edge."""
     strength = 1 - difficulty
     own = source.scene
-    mirrored = own.light * np.float32(
-        [-np.sign(own.light[0] * target.scene.light[0]), 1, 1]
-    )
+    mirror = -np.sign(own.light[0] * target.scene.light[0])
+    mirrored = own.light * np.array([mirror, 1, 1], np.float32)
     light = _mix(target.scene.light, mirrored, strength)
     scene = replace(
         target.scene,
@@ -139,10 +141,10 @@ def face_swap(
     )
     region = _within(_hull(rng), source.face)
     cast = _colour_cast(rng, 0.02 + 0.12 * strength)
-    size, turn = rng.normal(1, 0.02 + 0.02 * strength, 2)
-    sway = 0.02 * strength * rng.normal(size=len(target.frames))
+    size, turn = rng.normal(1, 0.02 + 0.02 * strength, 2).tolist()
+    sway = 0.02 * strength * rng.standard_normal(len(target.frames))
     fitted = [
-        replace(m, scale=m.scale * size, yaw=m.yaw * turn + s)
+        replace(m, scale=m.scale * size, yaw=m.yaw * turn + float(s))
         for m, s in zip(target.moments, sway, strict=True)
     ]
 
@@ -188,8 +190,8 @@ def neural_textures(
     region = _within(_oval((0, 0.58), (0.42, 0.34), soft=0.12), target.face)
     cast = _colour_cast(rng, 0.03 + 0.15 * strength)
     scale = 0.2 + 0.4 * difficulty
-    down, across = np.indices(target.frames[0].shape[:2]) // 4 % 2 * 2 - 1
-    checks = (5 * strength * (down * across))[..., None].astype(np.float32)
+    sign = np.arange(target.frames[0].shape[0]) // 4 % 2 * 2 - 1
+    checks = (5 * strength * np.outer(sign, sign))[..., None].astype(np.float32)
 
     def steps() -> Iterator[Step]:
         for moment, tone in zip(_driven(target, source), target.tones, strict=True):

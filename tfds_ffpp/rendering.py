@@ -7,12 +7,13 @@ Colours are linear light in [0, 1] until `compose` takes the square root (gamma 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32 throughout the canvas and the frames
 
 CANVAS = 256  # pixels, side of the head's canvas
 EXTENT = 1.5  # head units from the canvas' centre to its edge
@@ -184,15 +185,18 @@ def _paint(albedo: Array, colour, amount: Array) -> None:
     albedo += mix * (np.asarray(colour, np.float32) - albedo)
 
 
-def _paint_hair(rng, x: Array, y: Array, albedo: Array, *, hair: Array, eye_x: float):
-    """Brows, beard and the rim of the lower lids, in place."""
+def _paint_hair(
+    rng, x: Array, y: Array, albedo: Array, *, hair: Array, skin: Array, eye_x: float
+) -> None:
+    """Brows and beard, in place; brows are darker than hair and skin."""
     strands = fractal_noise(rng, CANVAS, cells=(90, 128), gain=0.8)
     arch = rng.uniform(0.15, 0.5)
     line = -0.32 + rng.uniform(-0.02, 0.03) + arch * (np.abs(x) - eye_x) ** 2
     reach = smooth(np.abs(np.abs(x) - eye_x), low=0.24, high=0.12)
     thick = rng.uniform(0.028, 0.055)
     brow = np.exp(-(((y - line) / thick) ** 2)) * reach
-    _paint(albedo, hair * 0.7, brow * (0.85 + 0.25 * strands) * rng.uniform(0.7, 1.0))
+    colour = np.minimum(hair * 0.7, skin * 0.4)
+    _paint(albedo, colour, brow * (0.85 + 0.25 * strands) * rng.uniform(0.7, 1.0))
     if rng.random() < 0.35:  # a beard, from stubble to full
         around = smooth(y, low=0.30, high=0.62) + 0.8 * smooth(
             np.abs(x), low=0.5, high=0.7
@@ -228,7 +232,7 @@ def make_face(rng: np.random.Generator) -> Face:
     hair = (hair * rng.uniform(0.85, 1.15, 3)).astype(np.float32)
 
     albedo = _skin_albedo(rng, x, y, skin, eye_x=eye_x)
-    _paint_hair(rng, x, y, albedo, hair=hair, eye_x=eye_x)
+    _paint_hair(rng, x, y, albedo, hair=hair, skin=skin, eye_x=eye_x)
     _paint(albedo, skin * 0.35, 0.8 * _mirrored(x, y, (0.065, 0.355), (0.035, 0.022)))
     head = smooth(radius, low=1.03, high=0.97)
     gloss = head * rng.uniform(0.3, 1.0) * (0.6 + _bump(x, y, (0, 0), (0.35, 0.7)))
@@ -325,7 +329,7 @@ def _normals(z: Array) -> Array:
 
 def make_scene(rng: np.random.Generator, size: int) -> Scene:
     """Draws background, clothes, light and camera of one video."""
-    angle, height = rng.uniform(-1.1, 1.1), rng.uniform(-0.7, 0.1)
+    angle, height = rng.uniform(-0.85, 0.85), rng.uniform(-0.7, 0.1)
     light = np.array([np.sin(angle), height, np.cos(angle)])
     warmth = rng.uniform(-0.12, 0.12)
     tint = np.array([1 + warmth, 1, 1 - warmth])
@@ -432,7 +436,7 @@ def make_performance(rng: np.random.Generator, num_frames: int) -> list[Moment]:
     columns = {
         "x": rng.uniform(-0.2, 0.2) + wander(0.12),
         "y": rng.uniform(-0.05, 0.1) + wander(0.06),
-        "scale": rng.uniform(0.92, 1.1) * (1 + wander(0.03)),
+        "scale": rng.uniform(0.95, 1.12) * (1 + wander(0.03)),
         "yaw": rng.uniform(-0.12, 0.12) + wander(0.22),
         "pitch": wander(0.10),
         "roll": rng.uniform(-0.05, 0.05) + wander(0.09),

@@ -22,7 +22,7 @@ from tfds_ffpp.progress import Progress
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
-RENDERER = 2  # raised when equal parameters no longer give equal files
+RENDERER = 3  # raised when equal parameters no longer give equal files
 FACES, SCENES, MOTIONS, GRAIN, LENGTHS, PAIRS, FORGERIES, TONES = range(8)  # streams
 
 
@@ -92,24 +92,23 @@ def write_tree(
 
 
 def _check(p: Parameters) -> None:
-    faults = {
-        "num_identities must be even and from 2 to 1000": p.num_identities % 2
-        or not 2 <= p.num_identities <= 1000,
-        "num_frames must be at least 2": p.num_frames < 2,
-        "frame_size must be even and at least 64": p.frame_size % 2
-        or p.frame_size < 64,
-        "difficulty must lie in [0, 1]": not 0 <= p.difficulty <= 1,
-        f"compressions must be among {', '.join(CRF)}": not p.compressions
-        or set(p.compressions) - set(CRF),
-        f"methods must be among {', '.join(forgeries.METHODS)}": set(p.methods)
-        - set(forgeries.METHODS),
-        "split_shares must be three shares that sum to 1": len(p.split_shares) != 3
-        or min(p.split_shares) < 0
-        or abs(sum(p.split_shares) - 1) > 1e-6,
+    known, shares = list(forgeries.METHODS), p.split_shares
+    rules = {
+        ("num_identities", "even, 2 to 1000"): p.num_identities in range(2, 1001, 2),
+        ("num_frames", "at least 2"): p.num_frames >= 2,
+        ("frame_size", "even, 64 to 4096"): p.frame_size in range(64, 4097, 2),
+        ("seed", "0 or more"): p.seed >= 0,
+        ("difficulty", "from 0 to 1"): 0 <= p.difficulty <= 1,
+        ("compressions", f"some of {list(CRF)}"): p.compressions
+        and set(p.compressions) <= set(CRF),
+        ("methods", f"some of {known}"): set(p.methods) <= set(known),
+        ("split_shares", "three shares that sum to 1"): len(shares) == 3
+        and min(shares) >= 0
+        and abs(sum(shares) - 1) < 1e-6,
     }
-    for sentence, fault in faults.items():
-        if fault:
-            raise DataError(f"{sentence}, got {p}")
+    for (field, rule), kept in rules.items():
+        if not kept:
+            raise DataError(f"{field} must be {rule}, got {getattr(p, field)}")
 
 
 def _claim(root: Path, p: Parameters, *, started: Path, finished: Path) -> None:
@@ -261,21 +260,25 @@ def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
     tones = np.ones(length, np.float32)
     if "Flicker" in p.methods:
         tones = forgeries.steady_tones(_rng(p, TONES, target), length)
-    clip = Clip(face=face, scene=scene, moments=moments, tones=tones, frames=[])
-    return clip if bare else replace(clip, frames=_photographs(p, clip, target))
-
-
-def _photographs(p: Parameters, clip: Clip, target: int) -> list[Frame]:
     rng = _rng(p, GRAIN, target)
+    clip = Clip(
+        face=face,
+        scene=scene,
+        moments=moments,
+        tones=tones,
+        noises=[rendering.grain(scene, rng) for _ in moments],
+        frames=[],
+    )
+    return clip if bare else replace(clip, frames=_photographs(clip))
+
+
+def _photographs(clip: Clip) -> list[Frame]:
+    shots = zip(clip.moments, clip.tones, clip.noises, strict=True)
     return [
         forgeries.photograph(
-            clip.face,
-            clip.scene,
-            moment,
-            tone=float(tone),
-            noise=rendering.grain(clip.scene, rng),
+            clip.face, clip.scene, moment, tone=float(tone), noise=noise
         )
-        for moment, tone in zip(clip.moments, clip.tones, strict=True)
+        for moment, tone, noise in shots
     ]
 
 
