@@ -378,6 +378,13 @@ def _refuse_shared_content(entries: dict[str, list[Entry]]) -> None:
         )
 
 
+def _bytes(count: float) -> str:
+    unit, name = next(
+        u for u in ((1e9, "GB"), (1e6, "MB"), (1, "B")) if count >= u[0] or u[0] == 1
+    )
+    return f"{count / unit:.3g} {name}"
+
+
 def _need_space(data_dir: Path, split: splits.Splits, config) -> None:
     """Raises DataError when the disk is too small for the cache and the dataset."""
     videos = sum(len(r) for r in split.records.values())
@@ -389,8 +396,8 @@ def _need_space(data_dir: Path, split: splits.Splits, config) -> None:
     have = shutil.disk_usage(place).free
     if have < need:
         raise DataError(
-            f"{videos} videos need about {need / 1e9:.1f} GB under {data_dir} "
-            f"(half of it until the build ends), but {have / 1e9:.1f} GB are free; "
+            f"{videos} videos need about {_bytes(need)} under {data_dir} "
+            f"(half of it until the build ends), but {_bytes(have)} are free; "
             "give another data_dir or a smaller num_frames or image_size"
         )
 
@@ -450,6 +457,6 @@ def writing(write: Callable[[], None], dataset_dir: Path) -> None:
             raise
         free = shutil.disk_usage(dataset_dir.parent).free
         raise DataError(
-            f"the disk got full while writing {dataset_dir} ({free / 1e9:.2f} GB are "
+            f"the disk got full while writing {dataset_dir} ({_bytes(free)} are "
             "free); nothing half-written is left; make room and build again"
         ) from None
