@@ -1,5 +1,6 @@
 """The dataset card: what a dataset holds, how it was made, what to beware of."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -80,6 +81,14 @@ def versions() -> dict[str, str]:
     return {p: metadata.version(p) for p in PACKAGES}
 
 
+def _list_file(scan: Scan) -> dict[str, str] | None:
+    """Name and digest of the list that the splits come from."""
+    if scan.list_file is None:
+        return None
+    digest = hashlib.sha256(scan.list_file.read_bytes()).hexdigest()
+    return {"name": scan.list_file.name, "sha256": digest}
+
+
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "videos": len(rows),
@@ -155,6 +164,7 @@ def make_card(
         "warnings": warnings,
         "notes": list(scan.notes),
         "layout": scan.layout,
+        "test_list": _list_file(scan),
         "detector": config["detector"] if config["crop"] == "face" else "none",
         "config": dict(config),
         "versions": versions(),

@@ -1,0 +1,81 @@
+"""The card: what tells real from fake without looking at it is said with numbers."""
+
+import numpy as np
+import pytest
+
+from tfds_ffpp.card import coverage_gap, rank_auc, shortcuts
+
+
+def rows(real: int = 40, fake: int = 160, **changes):
+    """Videos alike in all facts but those changed; a change is (real, fake)."""
+    rng = np.random.default_rng(0)
+    made = []
+    for label, count in enumerate((real, fake)):
+        for _ in range(count):
+            row = {
+                "label": label,
+                "bit_rate": rng.normal(1e6, 1e5),
+                "fps": 25.0,
+                "source_frames": int(rng.integers(280, 400)),
+                "width": 640,
+                "height": 480,
+                "codec": "h264",
+                "pixel_format": "yuv444p",
+                "num_valid": 10,
+            }
+            row |= {k: v[label] for k, v in changes.items()}
+            made.append(row)
+    return made
+
+
+def test_rank_auc():
+    assert rank_auc([1, 2], [3, 4]) == 1
+    assert rank_auc([3, 4], [1, 2]) == 0
+    assert rank_auc([1, 1], [1, 1]) == 0.5
+    assert rank_auc([1, 3], [2, 4]) == 0.75
+
+
+def test_alike_files_give_no_warning():
+    assert shortcuts(rows()) == []
+    assert coverage_gap(rows()) == []
+
+
+def test_few_files_give_no_warning_by_chance():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        few = rows(4, 6)
+        for row in few:
+            row["bit_rate"] = rng.normal()
+        assert shortcuts(few) == []
+
+
+def test_a_number_that_separates():
+    (said,) = shortcuts(rows(bit_rate=(181_000, 1_250_000)))
+    assert said == (
+        "bit_rate alone separates real from fake with an AUC of 1.00: its median is "
+        "181000 in real and 1.25e+06 in fake videos."
+    )
+
+
+def test_a_word_that_separates():
+    said = shortcuts(rows(pixel_format=("yuv444p", "yuv420p")))
+    assert said == [
+        "pixel_format differs by label: 0 % of the real and 100 % of the fake videos "
+        "are yuv420p.",
+        "pixel_format differs by label: 100 % of the real and 0 % of the fake videos "
+        "are yuv444p.",
+    ]
+
+
+@pytest.mark.parametrize("missing", [0.02, 0.2])
+def test_coverage_that_depends_on_the_label(missing):
+    made = rows(100, 100)
+    for row in made[100 : 100 + round(100 * missing)]:
+        row["num_valid"] = 0
+    said = coverage_gap(made)
+    if missing < 0.05:
+        assert said == []
+    else:
+        assert said[0].startswith(
+            "No face was found in 0.0 % of the real and 20.0 % of the fake videos"
+        )
