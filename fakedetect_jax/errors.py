@@ -19,6 +19,12 @@ class CheckpointError(UserError):
     exit_code = 4
 
 
+class PeerError(UserError):
+    """Another process of the run is gone."""
+
+    exit_code = 4
+
+
 class NonFiniteError(UserError):
     """The loss or the gradients stopped being numbers."""
 

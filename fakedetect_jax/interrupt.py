@@ -5,7 +5,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 from types import TracebackType
+
+# One request may arrive twice: from a terminal or scheduler, and from our own parent.
+SAME_REQUEST_SECONDS = 0.5
 
 # Schedulers kill 30 s after SIGTERM; by then we want to have gone on our own.
 DEADLINE_SECONDS = 25
@@ -30,6 +34,7 @@ class StopRequest:
     def __init__(self):
         """Changes nothing until entered."""
         self.signal: int | None = None
+        self._since = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -63,8 +68,10 @@ class StopRequest:
             if number not in self._previous:
                 continue
             if self.signal is not None:
+                if time.monotonic() - self._since < SAME_REQUEST_SECONDS:
+                    continue
                 os._exit(128 + number)
-            self.signal = number
+            self.signal, self._since = number, time.monotonic()
             name = signal.Signals(number).name
             print(
                 f"{name}: saving at the next boundary; a second signal ends at once",

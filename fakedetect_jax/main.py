@@ -6,14 +6,19 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from fakedetect_jax import settings
-from fakedetect_jax.errors import ConfigError, UserError
+from fakedetect_jax import settings, supervise
+from fakedetect_jax.errors import ConfigError, PeerError, UserError
 from tfds_ffpp.errors import DataError
+
+if TYPE_CHECKING:
+    from fakedetect_jax import workdir
 
 FLAGS = flags.FLAGS
 
@@ -36,17 +41,24 @@ def define_flags() -> None:
 def parse_flags(argv: list[str]) -> None:
     """Parses the command line; raises ConfigError in one sentence."""
     try:
+        if not any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
+            # Before config_flags, whose errors name neither lines nor known fields.
+            settings.check_overrides(settings.load(_config_source(argv)), argv[1:])
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(settings.one_line(error)) from error
-    except (OSError, SyntaxError, ImportError, NameError) as error:
-        raise ConfigError(
-            f"the config file cannot be used: {settings.one_line(error)}"
-        ) from error
+        raise ConfigError(settings.told(error)) from error
     if rest[1:]:
-        raise ConfigError(f"argument {rest[1]} is not known; see --help")
-    if FLAGS.config is None:
-        raise ConfigError("--config is missing; for example --config configs/demo.py")
+        raise ConfigError(f"argument {rest[1]!r} is not known; see --help")
+
+
+def _config_source(argv: list[str]) -> str:
+    """The value of --config. Raises ConfigError when there is none."""
+    for number, argument in enumerate(argv):
+        if argument in ("--config", "-config") and number + 1 < len(argv):
+            return argv[number + 1]
+        if argument.startswith(("--config=", "-config=")):
+            return argument.partition("=")[2]
+    raise ConfigError("--config is missing; for example --config configs/demo.py")
 
 
 def main(argv: list[str]) -> int:
@@ -55,12 +67,34 @@ def main(argv: list[str]) -> int:
         parse_flags(argv)
         settings.check(FLAGS.config)
         _tune_malloc(argv)
-        return _run(argv)
+        if FLAGS.distributed or FLAGS.coordinator:
+            return supervise.in_child(
+                lambda: _told(lambda: _run(argv)), ended=PEER_IS_GONE
+            )
     except (UserError, DataError) as error:
-        if FLAGS.is_parsed() and FLAGS.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _tell(error)
+    return _told(lambda: _run(argv))
+
+
+PEER_IS_GONE = (
+    "another process of the run is gone and JAX ended this one; start the same command "
+    "on all hosts again: it goes on from the last checkpoint"
+)
+
+
+def _told(work: Callable[[], int]) -> int:
+    """The exit code of `work`; a fault that a user can mend is told in one sentence."""
+    try:
+        return work()
+    except (UserError, DataError) as error:
+        return _tell(error)
+
+
+def _tell(error: UserError | DataError) -> int:
+    if FLAGS.is_parsed() and FLAGS.debug:
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _tune_malloc(argv: list[str]) -> None:
@@ -91,13 +125,17 @@ def _run(argv: list[str]) -> int:
     import jax
     from absl import logging
 
-    from fakedetect_jax import data, evaluate, parallel, report, train, workdir
+    from fakedetect_jax import parallel, report, train, workdir
     from fakedetect_jax.interrupt import Interrupted, StopRequest
     from fakedetect_jax.writer import Terminal
 
     # The libraries' notes on each save are not for our users; ours say what matters.
     logging.set_verbosity(logging.ERROR)
-    config, folder = FLAGS.config, _workdir()
+    config, folder, notes = FLAGS.config, _workdir(), ""
+    if FLAGS.mode == "eval":
+        config, notes = workdir.as_trained(config, workdir.read_record(folder))
+    settings.check(config)
+    train.check_rooms(config)
     workdir.ensure_writable(folder)
     if config.compilation_cache:
         cache = str(Path(config.compilation_cache).expanduser())
@@ -108,28 +146,30 @@ def _run(argv: list[str]) -> int:
         num_processes=FLAGS.num_processes,
         process_id=FLAGS.process_id,
     )
+    parallel.require_accelerator(config.accelerator)
     first = jax.process_index() == 0
     terminal = Terminal(quiet=not first)
+    if notes:
+        terminal.warn(f"the run's own config is used: {notes}")
     command = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
     held = workdir.lock(folder) if first else contextlib.nullcontext()
     with held, StopRequest() as stop:
+        mesh = parallel.make_mesh()
+        parallel.check_divisible("batch_size", config.batch_size, mesh)
+        parallel.check_divisible("eval.batch_size", config.eval.batch_size, mesh)
+        run = workdir.Run(config, folder, mesh, terminal, stop, command)
         try:
-            parallel.require_accelerator(config.accelerator)
-            mesh = parallel.make_mesh()
-            parallel.check_divisible("batch_size", config.batch_size, mesh)
-            parallel.check_divisible("eval.batch_size", config.eval.batch_size, mesh)
-            run = workdir.Run(config, folder, mesh, terminal, stop, command)
-            if first:
-                data.prepare(config, terminal)
-            parallel.barrier("dataset ready")
-            if FLAGS.mode == "eval":
-                result = evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
-            else:
-                if first:
-                    workdir.write_record(run, evaluate.describe_devices(mesh))
-                result = train.train(run)
+            result = _work(run)
         except Interrupted as interrupted:
             return interrupted.exit_code
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            fault = parallel.told_fault(error, config)
+            if isinstance(fault, PeerError):
+                # Nothing of JAX can be closed without the others.
+                code = 128 + stop.signal if stop.signal else _tell(fault)
+                sys.stderr.flush()
+                os._exit(code)
+            raise (fault or error) from error
     if result:
         terminal.say(report.seed_result_lines(result))
         terminal.say(f"report: {result['folder']}/report.html")
@@ -137,6 +177,15 @@ def _run(argv: list[str]) -> int:
     terminal.say(f"seconds: {json.dumps(phases)}")
     terminal.say(f"total: {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def _work(run: "workdir.Run") -> dict[str, Any]:
+    from fakedetect_jax import data, evaluate, parallel, train
+
+    parallel.first_alone(lambda: data.prepare(run.config, run.terminal))
+    if FLAGS.mode == "eval":
+        return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
+    return train.train(run)
 
 
 def run() -> None:

@@ -241,7 +241,7 @@ class FakeDetector(nn.Module):
 
     def setup(self) -> None:
         """Builds the submodules."""
-        _check_fields(self)
+        check_fields(self)
         dtype = jnp.dtype(self.dtype)
         sizes, block = BACKBONES.get(self.backbone, (self.stage_sizes, self.block))
         self.resnet = ResNet(
@@ -339,7 +339,7 @@ def _clamp(length_B: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.asarray(length_B), 1)
 
 
-def _check_fields(model: FakeDetector) -> None:
+def check_fields(model: FakeDetector) -> None:
     """Raises ConfigError for a field without meaning."""
     choices = (
         ("backbone", (*BACKBONES, "resnet")),

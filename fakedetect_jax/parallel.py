@@ -1,15 +1,19 @@
 """Devices: joining the hosts, the mesh, shardings, host-local batches to global."""
 
 import collections
+import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.errors import ConfigError, PeerError, UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -67,6 +71,65 @@ def require_accelerator(accelerator: str) -> None:
             f"accelerator is {accelerator} but JAX found only {found}; install "
             f"fakedetect-jax[cuda12], [cuda13] or [tpu], or set accelerator=any"
         )
+
+
+def told_fault(error: BaseException, config) -> UserError | None:
+    """The sentence for an error of the runtime that a user can mend, if it is one."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return memory_error(config)
+    if jax.process_count() > 1:
+        return PeerError(
+            f"process {jax.process_index()} lost another process of the run "
+            f"({text.splitlines()[0][:200]}); start the same command on all hosts "
+            "again: it goes on from the last checkpoint"
+        )
+    return None
+
+
+def memory_error(config, need: int = 0, have: int = 0) -> ConfigError:
+    """Out of memory: the sizes that decide it, and three ways out."""
+    sizes = f" ({need / 1e9:,.1f} GB needed, {have / 1e9:,.1f} GB free)" if need else ""
+    return ConfigError(
+        f"out of memory{sizes}: config.batch_size is {config.batch_size} clips of "
+        f"config.data.clip_frames {config.data.clip_frames} at "
+        f"config.dataset.image_size {config.dataset.image_size}; lower the batch, "
+        "shorten the clips, or set config.model.remat=True"
+    )
+
+
+def check_memory(compiled, config) -> None:
+    """Raises ConfigError when a compiled program needs more memory than is free.
+
+    On CPU only, where the kernel would kill the process without a word; other backends
+    refuse such a program themselves.
+    """
+    have = free_host_bytes()
+    sizes = compiled.memory_analysis()
+    if jax.default_backend() != "cpu" or sizes is None or have is None:
+        return
+    need = (
+        sizes.temp_size_in_bytes
+        + sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+    ) * jax.local_device_count()
+    if need > have:
+        raise memory_error(config, need, have)
+
+
+def free_host_bytes() -> int | None:
+    """Memory that this process may still take; None where that is not known."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0]) << 10]
+    limits = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int(path.read_text()) for path in limits)
+        free.append(limit - used)
+    return min(free)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -148,13 +211,25 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def from_first(value: np.ndarray) -> np.ndarray:
+def first_alone(work: Callable[[], None]) -> None:
+    """Has process 0 do something while the others wait, however long it takes."""
+    if jax.process_index() == 0:
+        work()
+    barrier("first is done")
+
+
+def from_first(value: Any) -> np.ndarray:
     """The value that process 0 holds, on every process."""
     if jax.process_count() == 1:
-        return value
+        return np.asarray(value)
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+def agree(number: int) -> int:
+    """The number that process 0 holds, on every process."""
+    return int(from_first(np.int32(number)))
 
 
 class Vote:

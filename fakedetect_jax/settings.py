@@ -1,13 +1,22 @@
 """What each config field may be; checked in one go before any device is touched."""
 
+import difflib
 import math
 import re
+import runpy
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
 
-# Read by glibc at start: keep up to 16 GiB of freed memory, never map single arrays.
+# Read by glibc at start: keep up to 16 GiB of freed memory, never map single arrays,
+# and serve every thread from the one heap that can grow so large.
 MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "8589934592",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
@@ -57,6 +66,19 @@ class Choice(NamedTuple):
         return None if value in self.options else f"one of {', '.join(self.options)}"
 
 
+class Wholes(NamedTuple):
+    """A list of whole numbers of at least `low`."""
+
+    low: int
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        one = Whole(self.low)
+        if isinstance(value, list | tuple) and not any(map(one.fault, value)):
+            return None
+        return f"a list of whole numbers of at least {self.low}"
+
+
 class Kind(NamedTuple):
     """Any value of a type."""
 
@@ -76,14 +98,18 @@ TEXT = Kind(str, "a text")
 SWITCH = Kind(bool, "True or False")
 SHARE = Number(0, 1)
 
-RULES: dict[str, Whole | Number | Choice | Kind] = {
+RULES: dict[str, Whole | Wholes | Number | Choice | Kind] = {
     "seed": Whole(0, 2**31 - 1),
+    "dataset.name": TEXT,
+    "dataset.layout": TEXT,
+    "dataset.compression": Choice(("raw", "c23", "c40")),
+    "dataset.detector": Choice(("dlib", "yunet", "none")),
     "dataset.num_frames": Whole(1, 1000),
     "dataset.frame_step": Whole(0, 1000),
     "dataset.image_size": Whole(16, 1024),
     "dataset.crop": Choice(("face", "full")),
     "dataset.margin": Number(1, 4),
-    "dataset.protocol": Choice(("official", "seed")),
+    "dataset.protocol": Choice(("official", "disjoint", "seed")),
     "dataset.strict": SWITCH,
     "synthetic.num_identities": Whole(0, 1000),
     "synthetic.num_frames": Whole(1, 10000),
@@ -102,8 +128,19 @@ RULES: dict[str, Whole | Number | Choice | Kind] = {
     "data.prefetch_batches": Whole(1, 1000),
     "data.device_prefetch": Whole(1, 16),
     "data.cache_mib": Whole(0),
+    "model.backbone": TEXT,
+    "model.stage_sizes": Wholes(1),
+    "model.width": Whole(1, 65536),
+    "model.stem": TEXT,
+    "model.block": TEXT,
     "model.lstm_features": Whole(1, 65536),
+    "model.bidirectional": SWITCH,
+    "model.pooling": Choice(("last", "mean", "attention")),
     "model.dropout": Number(0, 0.99),
+    "model.frame_only": SWITCH,
+    "model.freeze_stages": Whole(0, 4),
+    "model.remat": SWITCH,
+    "model.dtype": Choice(("bfloat16", "float32")),
     "init_from": TEXT,
     "batch_size": Whole(1, 2**20),
     "num_epochs": Whole(1),
@@ -135,21 +172,123 @@ RULES: dict[str, Whole | Number | Choice | Kind] = {
 }
 
 
+# Groups that take further fields; the dataset builder and augment.py check those.
+OPEN_GROUPS = ("dataset.", "augment.")
+
+
 def check(config) -> None:
     """Raises ConfigError naming the first field that cannot be used, and its range."""
+    fields = field_names(config)
+    for field in fields:
+        if field not in RULES and not field.startswith(OPEN_GROUPS):
+            raise ConfigError(f"config.{field} is no field{_nearest(field, RULES)}")
     for field, rule in RULES.items():
-        try:
-            value = config
-            for name in field.split("."):
-                value = value[name]
-        except KeyError as error:
+        if field not in fields:
             raise ConfigError(
                 f"config.{field} is missing; take configs/ffpp.py as the base"
-            ) from error
+            )
+        value = config
+        for name in field.split("."):
+            value = value[name]
         wanted = rule.fault(value)
         if wanted:
             raise ConfigError(f"config.{field} is {value!r}; it must be {wanted}")
     _check_together(config)
+
+
+def field_names(config, prefix: str = "") -> list[str]:
+    """The dotted names of all fields of a config."""
+    names = []
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            names += field_names(value, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _nearest(field: str, known: Iterable[str]) -> str:
+    """Which known field was probably meant, as the end of a sentence."""
+    known = list(known)
+    near = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    last = field.rpartition(".")[2]
+    near += [k for k in known if k.rpartition(".")[2] == last]  # in another group
+    leaves = {k.rpartition(".")[2]: k for k in known}
+    near += [leaves[m] for m in difflib.get_close_matches(last, leaves, n=1)]
+    if not near:
+        return "; configs/ffpp.py lists them all"
+    return f"; did you mean config.{near[0]}?"
+
+
+# The command line ----------------------------------------------------------------
+
+
+def load(source: str) -> ConfigDict:
+    """The config of FILE or FILE:ARGUMENT. Raises ConfigError with file and line."""
+    name, _, argument = source.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        there = sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise ConfigError(
+            f"the config file {path} does not exist; "
+            f"{'there are ' + ', '.join(there) if there else 'give the path of one'}"
+        )
+    try:
+        get_config = runpy.run_path(name)["get_config"]
+        config = get_config(argument) if argument else get_config()
+    except KeyError as error:
+        if error.args != ("get_config",):
+            raise ConfigError(_at_line(path, error)) from error
+        raise ConfigError(
+            f"the config file {path} has no function get_config; "
+            "see configs/demo.py for how one looks"
+        ) from error
+    except Exception as error:  # whatever a user's file may raise
+        raise ConfigError(_at_line(path, error)) from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"get_config of {path} returns a {type(config).__name__}; "
+            "it must return a ConfigDict"
+        )
+    return config
+
+
+def _at_line(path: Path, error: Exception) -> str:
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename) == path:
+            line = frame.lineno
+    place = f"{path}, line {line}" if line else str(path)
+    return f"the config file cannot be used: {place}: {one_line(error)}"
+
+
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+def check_overrides(config, argv: Iterable[str]) -> None:
+    """Raises ConfigError for a --config.FIELD that the config does not have."""
+    known = field_names(config)
+    for argument in argv:
+        match = OVERRIDE.match(argument)
+        if not match or match[1] in known:
+            continue
+        group = [k for k in known if k.startswith(match[1] + ".")]
+        if group:
+            raise ConfigError(
+                f"config.{match[1]} is a group of fields; "
+                f"set one of them, for example --config.{group[0]}"
+            )
+        raise ConfigError(f"config.{match[1]} is no field{_nearest(match[1], known)}")
+
+
+def told(error: BaseException) -> str:
+    """An error of parsing flags as a sentence with field, value and range."""
+    text = one_line(error)
+    match = re.match(r"flag --config\.(\S+?)=(.*?): ", text)
+    if match and match[1] in RULES:
+        wanted = RULES[match[1]].fault(object())
+        return f"config.{match[1]} is {match[2]!r}; it must be {wanted}"
+    return f"{text}; see --help"
 
 
 def _check_together(config) -> None:
@@ -169,6 +308,8 @@ def _check_together(config) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error as one sentence, without its class and line breaks."""
-    text = str(error.args[0]) if error.args else type(error).__name__
+    """The message of an error as one sentence, without line breaks."""
+    if isinstance(error, KeyError) or not error.args:
+        return f"{type(error).__name__} {error}".strip()
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
     return re.sub(r"\s+", " ", text).strip()

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from fakedetect_jax import (
+    augment,
     data,
     evaluate,
+    models,
     parallel,
     report,
     steps,
@@ -58,6 +60,23 @@ def make_plan(config, num_videos: int) -> Plan:
         )
     num_steps = config.num_steps or config.num_epochs * per_epoch
     return Plan(num_steps, per_epoch)
+
+
+def check_rooms(config) -> None:
+    """What only the rooms themselves know of their fields; touches no device.
+
+    Raises ConfigError or the dataset's SettingError.
+    """
+    augment.parse(config.augment.to_dict())
+    models.check_fields(steps.make_model(config))
+    try:
+        data.dataset_config(config)
+    except TypeError as error:
+        field = str(error).split("argument ")[-1]
+        raise ConfigError(
+            f"config.dataset has the field {field}, which datasets do not have; "
+            "configs/ffpp.py and FfppConfig list them"
+        ) from error
 
 
 def compile_train_step(recipe: steps.Recipe, mesh) -> Callable:
@@ -218,12 +237,24 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     train_split = evaluate.open_split(builder, "train", config)
     val_split = evaluate.open_split(builder, "val", config)
     plan = make_plan(config, len(train_split.videos))
-    start = checkpoints.latest() or 0
+    start = parallel.agree(checkpoints.latest() or 0)
+    if start:
+        check_resume(run, checkpoints.facts(start), start)
+    if jax.process_index() == 0:
+        workdir.write_record(run, evaluate.describe_devices(mesh))
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
         terminal.say(f"training is complete: {start} of {plan.num_steps} steps")
         return
     recipe = steps.make_recipe(config, num_steps=plan.num_steps)
-    state = _load_or_create(run, recipe, checkpoints, start)
+    create = functools.partial(
+        steps.create_train_state, recipe, evaluate.clip_shape(config)
+    )
+    abstract = jax.eval_shape(create)
+    _check_disk(run, checkpoints, abstract)
+    with terminal.phase("compile"):
+        train_step = _compile(recipe, abstract, run)
+    run.stop.check()
+    state = _load_or_create(run, recipe, checkpoints, start, abstract)
     _summarise(run, plan, state, (train_split, val_split), start)
     first = jax.process_index() == 0
     metrics_file = MetricsFile(run.workdir, resumed_step=start) if first else None
@@ -251,7 +282,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         vote=parallel.Vote(mesh),
     )
     try:
-        _run_steps(loop, recipe, state, start)
+        _run_steps(loop, train_step, state, start)
     finally:
         if metrics_file is not None:
             metrics_file.close()
@@ -268,15 +299,25 @@ def _is_closed(config, checkpoints: Checkpoints, step: int) -> bool:
     return not config.eval.every_epochs or bool(checkpoints.metrics(step))
 
 
-def _load_or_create(run: Run, recipe, checkpoints: Checkpoints, start: int):
-    clip_shape = evaluate.clip_shape(run.config)
+def _load_or_create(
+    run: Run, recipe, checkpoints: Checkpoints, start: int, abstract: steps.TrainState
+):
     if not start:
+        clip_shape = evaluate.clip_shape(run.config)
         with run.terminal.phase("initialise"):
             return first_state(recipe, clip_shape, run.config, run.mesh)
-    check_resume(run, checkpoints.facts(start), start)
-    create = functools.partial(steps.create_train_state, recipe, clip_shape)
-    restored = checkpoints.restore(start, jax.eval_shape(create))
-    return parallel.put_replicated(restored, run.mesh)
+    with run.terminal.phase("restore"):
+        restored = checkpoints.restore(start, abstract)
+        return parallel.put_replicated(restored, run.mesh)
+
+
+def _check_disk(run: Run, checkpoints: Checkpoints, state: steps.TrainState) -> None:
+    """Raises CheckpointError unless all checkpoints that are kept at once will fit."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    kept = run.config.checkpoint.keep_latest + run.config.checkpoint.keep_best
+    # One more: a new one is written before an old one is deleted.
+    missing = max(kept + 1 - len(checkpoints.steps()), 1)
+    workdir.ensure_writable(run.workdir, need_bytes=size * missing)
 
 
 def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
@@ -297,7 +338,7 @@ def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
     say(f"steps     {plan.num_steps}, {plan.steps_per_epoch} per epoch; from {start}")
 
 
-def _run_steps(loop: _Loop, recipe: steps.Recipe, state, start: int) -> None:
+def _run_steps(loop: _Loop, train_step: Callable, state, start: int) -> None:
     run, plan, config = loop.run, loop.plan, loop.run.config
     if start and plan.ends_epoch(start) and parallel.fetch(state.totals.clips):
         # The run was stopped between the last step of an epoch and its evaluation.
@@ -314,8 +355,6 @@ def _run_steps(loop: _Loop, recipe: steps.Recipe, state, start: int) -> None:
     )
     batches = parallel.put_ahead(feed, run.mesh, config.data.device_prefetch)
     try:
-        with run.terminal.phase("compile"):
-            train_step = _compile(recipe, state, run)
         with run.terminal.progress("train", plan.num_steps, start) as bar:
             loop.start_clock()
             for step in range(start + 1, plan.num_steps + 1):
@@ -345,16 +384,24 @@ def _is_extra_save(config, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _compile(recipe: steps.Recipe, state, run: Run):
-    """The compiled step: ahead of the first batch, and never again."""
-    config = run.config
+def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
+    """The compiled step: ahead of the first batch, and never again.
+
+    Raises ConfigError when it needs more memory than there is.
+    """
+    config, everywhere = run.config, parallel.replicated(run.mesh)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), abstract
+    )
     empty = data.empty_batch(*evaluate.batch_shape(config, config.batch_size))
     sharding = parallel.batch_sharded(run.mesh)
-    abstract = {
+    batch = {
         name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=sharding)
         for name, rows in empty.items()
     }
-    return compile_train_step(recipe, run.mesh).lower(state, abstract).compile()
+    compiled = compile_train_step(recipe, run.mesh).lower(state, batch).compile()
+    parallel.check_memory(compiled, config)
+    return compiled
 
 
 def _save_and_stop(loop: _Loop, step: int, state) -> None:

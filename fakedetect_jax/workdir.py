@@ -116,6 +116,37 @@ def read_record(workdir: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged ({error}); restore it") from error
 
 
+# What a trained model fixes: another value would be another model, or clips that it
+# was not trained on.
+TRAINED_GROUPS = ("model", "dataset")
+TRAINED_FIELDS = ("data.clip_frames", "data.frame_stride", "optimizer.ema_decay")
+
+
+def as_trained(config: ConfigDict, record: dict[str, Any]) -> tuple[ConfigDict, str]:
+    """`config` with the fields of a trained run that its model depends on.
+
+    Returns:
+      The config, and which fields the given one had otherwise, as a text.
+    """
+    trained, given = flatten(record["config"]), flatten(config.to_dict())
+    taken = {
+        name: value
+        for name, value in trained.items()
+        if name in TRAINED_FIELDS or name.split(".")[0] in TRAINED_GROUPS
+    }
+    merged = config.copy_and_resolve_references()
+    with merged.unlocked(), merged.ignore_type():
+        for name, value in taken.items():
+            group, _, field = name.rpartition(".")
+            merged[group][field] = tuple(value) if isinstance(value, list) else value
+    changed = [
+        f"{name} is {value} in the run and {given[name]} in --config"
+        for name, value in taken.items()
+        if name in given and given[name] != value
+    ]
+    return merged, "; ".join(changed)
+
+
 class Run(NamedTuple):
     """What every part of a run needs to know of it."""
 

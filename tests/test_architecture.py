@@ -20,6 +20,7 @@ LEVELS = [
     ["results"],
     ["calibration", "intervals", "figures"],
     ["metrics", "convolution", "imaging", "parallel", "interrupt", "writer", "settings"],
+    ["supervise"],
     ["sources"],
     ["errors"],
 ]
