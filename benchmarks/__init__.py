@@ -1,0 +1,1 @@
+"""Each figure of the docs: one script that measures it beside its peer."""
