@@ -4,15 +4,15 @@ XLA's CPU backend has fast forward convolutions and matrix products, but slow ke
 gradients (it first moves the batch to the innermost dimension) and slow strided input
 gradients (it convolves a gradient dilated with zeros). On a CPU both become matrix
 products over unrolled windows, a few images at a time, so that the windows never leave
-the cache; 1x1 convolutions are matrix products in all directions. Other platforms, and
-a program over several CPU devices, get the plain operation and its own derivatives.
+the cache; 1x1 convolutions are matrix products in all directions. Other platforms get
+the plain operation and its own derivatives.
 
 Shape letters: N images, H W pixels, I input and O output channels, h w kernel size, P Q
 output pixels.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,6 @@ def conv2d(
     padding: Pads = ((0, 0), (0, 0)),
 ) -> jax.Array:
     """Cross-correlation [N,P,Q,O] of zero-padded images with a kernel."""
-    if jax.device_count() > 1:  # a loop over images would undo their sharding
-        return plain_conv2d(x_NHWI, kernel_hwIO, strides, padding)
     return _conv2d(x_NHWI, kernel_hwIO, strides, padding)
 
 
@@ -119,7 +117,7 @@ def cpu_input_gradient(
     padding: Pads,
 ) -> jax.Array:
     """Gradient [N,H,W,I] of the images."""
-    num_images, height, width, _ = shape_NHWI
+    _, height, width, _ = shape_NHWI
     kernel_hwOI = jnp.swapaxes(kernel_hwIO, 2, 3)
     if _is_pointwise(kernel_hwIO.shape, padding):
         dx = dy_NPQO @ kernel_hwOI[0, 0]
@@ -132,15 +130,23 @@ def cpu_input_gradient(
         return plain_conv2d(dy_NPQO, kernel_hwOI[::-1, ::-1], strides, tuple(flipped))
 
     per_image = dy_NPQO[0, ..., 0].size * kernel_hwIO[..., 0].size
-    chunk = _chunk_size(num_images, per_image * dy_NPQO.dtype.itemsize)
+    per_image *= dy_NPQO.dtype.itemsize
 
-    def fill(i: jax.Array, dx_NHWI: jax.Array) -> jax.Array:
-        dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
-        part = _scatter_windows(dy_CPQO, kernel_hwOI, (height, width), strides, padding)
-        return lax.dynamic_update_slice_in_dim(dx_NHWI, part, i * chunk, axis=0)
+    def of_shard(dy_NPQO: jax.Array) -> jax.Array:
+        count = dy_NPQO.shape[0]
+        chunk = _chunk_size(count, per_image)
 
-    empty = jnp.zeros(tuple(shape_NHWI), dy_NPQO.dtype)
-    return lax.fori_loop(0, num_images // chunk, fill, empty)
+        def fill(i: jax.Array, dx_NHWI: jax.Array) -> jax.Array:
+            dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
+            part_CHWI = _scatter_windows(
+                dy_CPQO, kernel_hwOI, (height, width), strides, padding
+            )
+            return lax.dynamic_update_slice_in_dim(dx_NHWI, part_CHWI, i * chunk, 0)
+
+        zeros = jnp.zeros((count, *shape_NHWI[1:]), dy_NPQO.dtype)
+        return lax.fori_loop(0, count // chunk, fill, zeros)
+
+    return _over_shards(of_shard, dy_NPQO).reshape(tuple(shape_NHWI))
 
 
 def cpu_kernel_gradient(
@@ -158,18 +164,21 @@ def cpu_kernel_gradient(
 
     window = size[0] * size[1] * inputs
     per_image = dy_NPQO[0, ..., 0].size * window * x_NHWI.dtype.itemsize
-    num_images = x_NHWI.shape[0]
-    chunk = _chunk_size(num_images, per_image)
 
-    def add(i: jax.Array, total_OK: jax.Array) -> jax.Array:
-        x_CHWI = lax.dynamic_slice_in_dim(x_NHWI, i * chunk, chunk)
-        dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
-        # The narrower factor first: half again as fast as the other way round.
-        windows_CPQK = _windows(x_CHWI, size, strides, padding)
-        return total_OK + _outer_sum(dy_CPQO, windows_CPQK)
+    def of_shard(x_NHWI: jax.Array, dy_NPQO: jax.Array) -> jax.Array:
+        chunk = _chunk_size(x_NHWI.shape[0], per_image)
 
-    start = jnp.zeros((outputs, window), jnp.float32)
-    total_OK = lax.fori_loop(0, num_images // chunk, add, start)
+        def add(i: jax.Array, total_OK: jax.Array) -> jax.Array:
+            x_CHWI = lax.dynamic_slice_in_dim(x_NHWI, i * chunk, chunk)
+            dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
+            # The narrower factor first: half again as fast as the other way round.
+            windows_CPQK = _windows(x_CHWI, size, strides, padding)
+            return total_OK + _outer_sum(dy_CPQO, windows_CPQK)
+
+        zeros_OK = jnp.zeros((outputs, window), jnp.float32)
+        return lax.fori_loop(0, x_NHWI.shape[0] // chunk, add, zeros_OK)
+
+    total_OK = _over_shards(of_shard, x_NHWI, dy_NPQO).sum(axis=0)
     return total_OK.T.reshape(tuple(shape_hwIO)).astype(x_NHWI.dtype)
 
 
@@ -304,6 +313,19 @@ def _chunk_size(num_images: int, bytes_per_image: int) -> int:
     """The largest divisor of `num_images` within CHUNK_BYTES, at least 1."""
     limit = max(1, CHUNK_BYTES // bytes_per_image)
     return max(d for d in range(1, min(limit, num_images) + 1) if num_images % d == 0)
+
+
+def _over_shards(function: Callable[..., jax.Array], *images: jax.Array) -> jax.Array:
+    """function of each device's images [N/devices,...], stacked over the devices.
+
+    A loop over images must run inside a shard: a loop over all of them would gather
+    them on every device.
+    """
+    shards = jax.device_count()
+    if shards == 1 or images[0].shape[0] % shards:
+        return function(*images)[None]
+    split = [a.reshape(shards, -1, *a.shape[1:]) for a in images]
+    return jax.vmap(function)(*split)
 
 
 def _outer_sum(a_NPQA: jax.Array, b_NPQB: jax.Array) -> jax.Array:
