@@ -1,6 +1,5 @@
 """The peer: the same ResNet + LSTM in PyTorch, with torchvision's names and layout."""
 # pyright: reportMissingImports=false
-
 import torch
 from torch import nn
 
