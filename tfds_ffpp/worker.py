@@ -45,6 +45,16 @@ def run_job(job: Job) -> Result:
     return {"seconds": prepared.seconds}
 
 
+def peak_memory() -> int:
+    """The most memory that this process has held, in KiB."""
+    try:
+        # Not the maximum of getrusage, which counts the process that started us too.
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def fault(error: Exception) -> Result:
     """What an error means: for this video, or for all."""
     if isinstance(error, UnusableVideoError):
@@ -81,7 +91,13 @@ def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
         ):
             yield {"more": True, **told} if "summary" not in told else told
     except Exception as error:
-        yield fault(error)
+        result = fault(error)
+        # Where memory ends, a decoder may only say that it could not decode.
+        if job["memory_limit"] and 2048 * peak_memory() > job["memory_limit"]:
+            result["reason"] = (
+                f"{result.get('reason', error)} (within the memory limit)"
+            )
+        yield result
 
 
 def serve(jobs: BinaryIO, results: BinaryIO) -> None:
@@ -99,7 +115,7 @@ def serve(jobs: BinaryIO, results: BinaryIO) -> None:
 
         told = run_windows_job(job, _Pulse(write)) if "folder" in job else None
         for result in told or [run_job(job)]:
-            result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            result["memory"] = peak_memory()
             if not result.get("more"):
                 signal.setitimer(signal.ITIMER_REAL, 0)
             write(result)
