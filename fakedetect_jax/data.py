@@ -8,6 +8,10 @@ it, and a resumed run starts reading at its step.
 
 import functools
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +26,9 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tfds_ffpp.errors import DataError
 
 Batch = dict[str, np.ndarray]
+
+# A run that was asked to stop has ended by then; see interrupt.DEADLINE_SECONDS.
+GRACE_SECONDS = 30
 Video = dict[str, Any]  # a line of videos-<split>.jsonl: an example without its frames
 
 
@@ -323,6 +330,30 @@ class _Padded:
         return self._clips[position] if position < len(self._clips) else None
 
 
+def _begin_worker(number: int, count: int) -> None:
+    """In a worker: outlives a signal to the whole group, but never the run itself.
+
+    The run needs its batches up to the step that it stops at, then ends its workers.
+    """
+    del number, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: _end_after(GRACE_SECONDS))
+    watch = threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True)
+    watch.start()
+
+
+def _end_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
+
+
 def _open_feed(batches: _Batches, settings, start: int = 0) -> Iterator[Batch]:
     if not flags.FLAGS.is_parsed():
         # Grain reads flags of its own; as a library there is no command line.
@@ -338,7 +369,8 @@ def _open_feed(batches: _Batches, settings, start: int = 0) -> Iterator[Batch]:
             grain.MultiprocessingOptions(
                 num_workers=settings.num_workers,
                 per_worker_buffer_size=settings.prefetch_batches,
-            )
+            ),
+            worker_init_fn=_begin_worker,
         )
     return iter(dataset)
 

@@ -127,6 +127,12 @@ def check_resume(run: Run, facts: dict[str, Any], step: int) -> None:
         )
     if shown:
         run.terminal.warn(f"resumed with changed fields: {'; '.join(shown.values())}")
+    devices = evaluate.describe_devices(run.mesh)
+    if facts["devices"] != devices:
+        run.terminal.warn(
+            f"devices were {facts['devices']} and are {devices}: "
+            "losses agree to rounding, not to the bit"
+        )
     now = workdir.versions()
     for name, old in facts["versions"].items():
         if now.get(name) != old:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.launchpad import Launchpad
 from tfds_ffpp import synthetic
 
 ROOT = Path(__file__).parent.parent
@@ -80,3 +81,41 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
     run = workdir.Run(config.lock(), place, mesh, terminal, StopRequest(), "test")
     workdir.write_record(run, evaluate.describe_devices(mesh))
     return TinyRun(place, folder / "videos", config, train.train(run))
+
+
+@pytest.fixture(scope="session")
+def launchpad(tmp_path_factory):
+    """Starts commands in processes of their own; see launchpad.py."""
+    with Launchpad(tmp_path_factory.mktemp("launched")) as pad:
+        yield pad
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_run, tmp_path_factory) -> Path:
+    """A config file for the tiny run's dataset: 12 steps in 6 epochs."""
+    folder = tmp_path_factory.mktemp("tiny_config")
+    config = tiny_run.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.num_steps, config.num_epochs = 0, 6
+        config.eval.batch_size = 2
+        config.eval.final_split = ""
+        config.compilation_cache = str(folder / "cache")
+        config.data.manual_dir = ""
+        config.log_every_steps = 1
+    fields = {k: repr(v) for k, v in config.to_dict().items()}
+    body = "".join(f"    config.{k} = {v}\n" for k, v in fields.items())
+    path = folder / "tiny.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
+        f"    config = ConfigDict()\n{body}    return config.lock()\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(launchpad, tiny_config, tmp_path_factory) -> Path:
+    """The workdir of a run of tiny_config that nothing happened to; leave it so."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "w"
+    code, _, err = launchpad.run("--config", tiny_config, "--workdir", workdir)
+    assert code == 0, err
+    return workdir
