@@ -160,7 +160,8 @@ def cpu_kernel_gradient(
     size, (inputs, outputs) = tuple(shape_hwIO[:2]), shape_hwIO[2:]
     if _is_pointwise(shape_hwIO, padding) and inputs <= outputs:
         x_NPQI = x_NHWI[:, :: strides[0], :: strides[1]]
-        return _outer_sum(x_NPQI, dy_NPQO).reshape(tuple(shape_hwIO))
+        total_IO = _outer_sum(x_NPQI, dy_NPQO)  # summed in float32
+        return total_IO.reshape(tuple(shape_hwIO)).astype(x_NHWI.dtype)
 
     window = size[0] * size[1] * inputs
     per_image = dy_NPQO[0, ..., 0].size * window * x_NHWI.dtype.itemsize
