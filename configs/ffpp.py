@@ -24,14 +24,22 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "name": compression,  # folder name of the built dataset
             "layout": "auto",  # how the raw tree is arranged; auto recognises it
             "compression": compression,  # raw | c23 | c40
+            "methods": (),  # fakes to take; () is all there are but DeepFakeDetection
+            "allow_missing": False,  # go on without a method that was asked for
             "num_frames": 30,  # stored frames per video
             "frame_step": 0,  # source frames between stored ones; 0: spread evenly
             "image_size": 224,  # pixels, square
             "crop": "face",  # face (one box per video) | full (whole frame)
             "margin": 1.3,  # side of the crop in face-box sides
             "detector": "dlib",  # dlib | yunet | none
+            "detector_model": "",  # yunet only: its .onnx file
+            "jpeg_quality": 95,  # of the stored frames
+            "jpeg_subsampling": "444",  # 444 | 422 | 420
             "protocol": "official",  # official split | seed (1500 per class, repeated)
+            "seed_videos_per_class": 1500,  # seed protocol only
+            "seed_val_videos": 200,  # seed protocol only
             "strict": False,  # leave out the train side of known source overlaps
+            "max_rejected": 0.01,  # share of unusable videos above which a build fails
         }
     )
 
@@ -70,7 +78,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "backbone": "resnet50",  # resnet18|34|50|101|152, or resnet: fields below
             "stage_sizes": (),  # resnet only: blocks per stage
             "width": 64,  # resnet only: channels of the first stage
-            "stem": "imagenet",  # resnet only: imagenet | small (3x3) | small2 (3x3 / 2)
+            "stem": "imagenet",  # resnet only: imagenet | small (3x3) | small2 (3x3/2)
             "block": "basic",  # resnet only: basic | bottleneck
             "lstm_features": 256,  # hidden units
             "bidirectional": False,  # LSTM in both directions

@@ -326,6 +326,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "temperature": facts.get("temperature"),
             "threshold": facts.get("threshold"),
             "dataset_card": _card(Path(builder.data_dir)),
+            "num_clips": len(rows),
             "unscored": unscored(split),
             "unscored_policy": config.eval.unscored,
         }

@@ -1,17 +1,22 @@
 """Every field of every config is checked, and a wrong one is told in one sentence."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import jax
 import pytest
+from tensorflow_datasets.core import BuilderConfig
 
 from fakedetect_jax import settings, steps, train
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.evaluate import clip_shape
+from fakedetect_jax.models import FakeDetector
 from fakedetect_jax.workdir import flatten
+from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
-CONFIGS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -88,3 +93,12 @@ def test_a_clip_longer_than_the_stored_frames_names_both(load_config):
 def test_a_batch_larger_than_an_epoch_is_refused(load_config):
     with pytest.raises(ConfigError, match="more than the 20 clips"):
         train.make_plan(load_config("ffpp"), num_videos=20)
+
+
+def test_the_config_lists_every_field_of_the_dataset_and_the_model(load_config):
+    config = load_config("ffpp")
+    dataset = {field.name for field in dataclasses.fields(FfppConfig)}
+    inherited = {field.name for field in dataclasses.fields(BuilderConfig)}
+    assert set(config.dataset) == (dataset - inherited) | {"name"}
+    model = {field.name for field in dataclasses.fields(FakeDetector)}
+    assert set(config.model) == model - {"parent", "name"}
