@@ -75,7 +75,7 @@ def enlarge(source: Path, target: Path) -> None:
     partial = target.with_suffix(".part.mp4")
     with av.open(str(partial), "w") as file:
         stream = file.add_stream(
-            "libx264", rate=25, options={"crf": "23", "preset": "fast", "g": "250"}
+            "libx264", rate=25, options={"crf": "23", "preset": "veryfast", "g": "250"}
         )
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
         for i in range(FRAMES):

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -141,7 +142,8 @@ def main() -> None:
     os.dup2(2, 1)
     quiet()
     cv2.setNumThreads(1)
-    serve(sys.stdin.buffer, results)
+    with suppress(BrokenPipeError):  # the build is gone
+        serve(sys.stdin.buffer, results)
 
 
 if __name__ == "__main__":
