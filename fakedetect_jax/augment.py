@@ -148,14 +148,19 @@ def augment_clip(
     return imaging.to_frames(planes).astype(frames_THWC.dtype)
 
 
+def _key_of(key: jax.Array, name: str) -> jax.Array:
+    return jax.random.fold_in(key, OPERATIONS.index(name))
+
+
 def _draw(key: jax.Array, name: str, settings: Augmentation):
-    """Whether the clip is changed by this operation, and a key for how."""
-    choice, rest = jax.random.split(jax.random.fold_in(key, OPERATIONS.index(name)))
-    return jax.random.bernoulli(choice, getattr(settings, name)), rest
+    """Whether this operation changes the clip, and four uniform draws for how."""
+    choice, *draws = jax.random.uniform(_key_of(key, name), (5,))
+    return choice < getattr(settings, name), jnp.stack(draws)
 
 
-def _within(key: jax.Array, bound: float, shape: tuple[int, ...] = ()) -> jax.Array:
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+def _within(draw: jax.Array, bound: float) -> jax.Array:
+    """[0, 1) -> [-bound, bound)."""
+    return bound * (2.0 * draw - 1.0)
 
 
 def flip(planes, key, settings: Augmentation):
@@ -171,15 +176,14 @@ def change_geometry(planes, key, settings: Augmentation):
     if settings.crop:
         axes.append(_crop_matrices(key, settings, height, width))
     if settings.blur:
-        chosen, rest = _draw(key, "blur", settings)
-        sigma = chosen * jax.random.uniform(rest, maxval=settings.blur_sigma)
+        chosen, draws = _draw(key, "blur", settings)
+        sigma = chosen * draws[0] * settings.blur_sigma
         axes.append(
             [imaging.blur_matrix(side, sigma=sigma) for side in (height, width)]
         )
     if settings.downscale:
-        chosen, rest = _draw(key, "downscale", settings)
-        octaves = jax.random.uniform(rest) * jnp.log2(settings.downscale_factor)
-        factor = jnp.where(chosen, 2.0**octaves, 1.0)
+        chosen, draws = _draw(key, "downscale", settings)
+        factor = settings.downscale_factor ** (chosen * draws[0])
         axes.append(
             [imaging.rescale_matrix(side, factor=factor) for side in (height, width)]
         )
@@ -193,10 +197,9 @@ def change_geometry(planes, key, settings: Augmentation):
 
 
 def _crop_matrices(key, settings: Augmentation, height: int, width: int):
-    chosen, rest = _draw(key, "crop", settings)
-    scale_key, shift_key = jax.random.split(rest)
-    scale = 1.0 + chosen * _within(scale_key, settings.crop_scale)
-    shift = chosen * _within(shift_key, settings.crop_shift, (2,))
+    chosen, draws = _draw(key, "crop", settings)
+    scale = 1.0 + chosen * _within(draws[0], settings.crop_scale)
+    shift = chosen * _within(draws[1:3], settings.crop_shift)
     return [
         imaging.zoom_matrix(side, scale=scale, shift=shift[axis])
         for axis, side in enumerate((height, width))
@@ -205,36 +208,34 @@ def _crop_matrices(key, settings: Augmentation, height: int, width: int):
 
 def change_brightness_contrast(planes, key, settings: Augmentation):
     """A factor about mid-grey and an offset, the same for all channels."""
-    chosen, rest = _draw(key, "brightness_contrast", settings)
-    light_key, contrast_key = jax.random.split(rest)
-    contrast = 1.0 + chosen * _within(contrast_key, settings.contrast)
-    light = chosen * _within(light_key, settings.brightness)
+    chosen, draws = _draw(key, "brightness_contrast", settings)
+    light = chosen * _within(draws[0], settings.brightness)
+    contrast = 1.0 + chosen * _within(draws[1], settings.contrast)
     return jnp.clip(contrast * (planes - 0.5) + 0.5 + light, 0.0, 1.0)
 
 
 def change_hue_saturation(planes, key, settings: Augmentation):
     """Turn colours about the grey axis and stretch their distance from grey."""
-    chosen, rest = _draw(key, "hue_saturation", settings)
-    hue_key, saturation_key = jax.random.split(rest)
+    chosen, draws = _draw(key, "hue_saturation", settings)
     matrix = imaging.colour_matrix(
-        saturation=1.0 + chosen * _within(saturation_key, settings.saturation),
-        hue=chosen * _within(hue_key, settings.hue),
+        saturation=1.0 + chosen * _within(draws[1], settings.saturation),
+        hue=chosen * _within(draws[0], settings.hue),
     )
     return imaging.recolour(planes, matrix, jnp.zeros(3))
 
 
 def change_gamma(planes, key, settings: Augmentation):
     """Raise to a power around 1."""
-    chosen, rest = _draw(key, "gamma", settings)
-    exponent = 2.0 ** (chosen * _within(rest, settings.gamma_octaves))
+    chosen, draws = _draw(key, "gamma", settings)
+    exponent = 2.0 ** (chosen * _within(draws[0], settings.gamma_octaves))
     return jnp.where(chosen, planes**exponent, planes)
 
 
 def add_noise(planes, key, settings: Augmentation):
     """Gaussian noise of one strength, drawn anew for each frame as a sensor does."""
-    chosen, rest = _draw(key, "noise", settings)
-    sigma_key, field_key = jax.random.split(rest)
-    sigma = chosen * jax.random.uniform(sigma_key, maxval=settings.noise_sigma)
+    chosen, draws = _draw(key, "noise", settings)
+    sigma = chosen * draws[0] * settings.noise_sigma
+    field_key = jax.random.fold_in(_key_of(key, "noise"), 1)
     # Frames lead, so that the two samples of a random word fall on different frames.
     shape = (planes.shape[1], planes.shape[0], *planes.shape[2:])
     field = jnp.swapaxes(near_gaussian(field_key, shape), 0, 1)
@@ -258,27 +259,28 @@ def near_gaussian(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def compress(planes, key, settings: Augmentation):
     """JPEG of one quality for the clip."""
-    chosen, rest = _draw(key, "jpeg", settings)
-    quality = jax.random.randint(rest, (), settings.jpeg_quality, 101)
+    chosen, draws = _draw(key, "jpeg", settings)
+    quality = jnp.floor(
+        settings.jpeg_quality + draws[0] * (101 - settings.jpeg_quality)
+    )
     subsample = settings.jpeg_subsampling == "420"
     return jnp.where(chosen, imaging.jpeg(planes, quality, subsample=subsample), planes)
 
 
 def drop_frames(planes, key, settings: Augmentation):
     """Frames lost on the way: each one shows the last frame that was kept."""
-    chosen, rest = _draw(key, "frame_drop", settings)
+    chosen, _ = _draw(key, "frame_drop", settings)
     count = planes.shape[1]
-    lost = chosen & jax.random.bernoulli(rest, settings.frame_drop_rate, (count,))
+    frame_key = jax.random.fold_in(_key_of(key, "frame_drop"), 1)
+    lost = chosen & jax.random.bernoulli(frame_key, settings.frame_drop_rate, (count,))
     shown = jax.lax.cummax(jnp.where(lost, 0, jnp.arange(count)))
     return jnp.take(planes, shown, axis=1)
 
 
 def cut_out(planes, key, settings: Augmentation):
     """A mid-grey rectangle at one place (DeVries & Taylor 2017)."""
-    chosen, rest = _draw(key, "cutout", settings)
-    side_key, centre_key = jax.random.split(rest)
-    sides = jax.random.uniform(side_key, (2,), maxval=settings.cutout_side)
-    centre = jax.random.uniform(centre_key, (2,))
+    chosen, draws = _draw(key, "cutout", settings)
+    sides, centre = settings.cutout_side * draws[:2], draws[2:]
     inside = [
         jnp.abs((jnp.arange(size) + 0.5) / size - centre[axis]) < sides[axis] / 2
         for axis, size in enumerate(planes.shape[2:])

@@ -167,8 +167,11 @@ def _quantise_plane(plane_THW: jax.Array, table_64: jax.Array) -> jax.Array:
 
 
 def _halve(plane_THW: jax.Array) -> jax.Array:
+    """Means of 2x2 whole levels; halves go down and up in turn, as in libjpeg."""
     frames, height, width = plane_THW.shape
-    return plane_THW.reshape(frames, height // 2, 2, width // 2, 2).mean((2, 4))
+    quads = plane_THW.reshape(frames, height // 2, 2, width // 2, 2)
+    bias = 1.0 + np.arange(width // 2) % 2
+    return jnp.floor((quads.sum((2, 4)) + bias) / 4)
 
 
 def _double_last(plane: jax.Array) -> jax.Array:
@@ -204,7 +207,7 @@ def jpeg(planes_CTHW: jax.Array, quality: Scalar, *, subsample: bool) -> jax.Arr
         jnp.round((red - exact_luma) / 1.402),
     ]
     if subsample:
-        chroma = [jnp.round(_halve(plane)) for plane in chroma]
+        chroma = [_halve(plane) for plane in chroma]
     luma = _quantise_plane(luma - 128.0, quantisation_table(LUMA_TABLE, quality))
     luma = jnp.clip(jnp.round(luma + 128.0), 0.0, 255.0)
     table = quantisation_table(CHROMA_TABLE, quality)

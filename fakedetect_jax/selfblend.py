@@ -4,11 +4,16 @@ After Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR 
 from the paper's text. Two deviations. The paper deforms the hull of facial landmarks;
 here the mask is a random face-shaped region of the face crop, deformed alike, since a
 stored clip has no landmarks. The paper treats images; here one mask and one pair of
-transforms serve the whole clip and drift a little over it, as a bad tracker does.
+transforms serve the whole clip and drift a little over it, as a bad tracker does. The
+ranges of the changes are this project's, chosen by eye for small face crops.
 """
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fakedetect_jax import imaging
 
@@ -73,58 +78,59 @@ def blend_clip(frames_THWC: jax.Array, key: jax.Array) -> jax.Array:
     return imaging.to_frames(blended).astype(frames_THWC.dtype)
 
 
+def uniforms(key: jax.Array, *shapes: tuple[int, ...]) -> list[jax.Array]:
+    """Draws from [-1, 1) of several shapes, by one call: calls cost compile time."""
+    sizes = [math.prod(shape) for shape in shapes]
+    flat = jax.random.uniform(key, (sum(sizes),), minval=-1.0)
+    parts = jnp.split(flat, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
 def change_statistics(planes_CTHW: jax.Array, key: jax.Array) -> jax.Array:
     """Colour, light and frequency content, slightly off for the whole clip."""
-    keys = jax.random.split(key, 7)
-    within = [
-        jax.random.uniform(keys[i], shape, minval=-1.0)
-        for i, shape in enumerate(((3,), (), (), (), ()))
-    ]
-    shift_C, hue, saturation, brightness, contrast = within
+    shift_C, hue, saturation, brightness, contrast, coin, sharpness = uniforms(
+        key, (3,), (), (), (), (), (), ()
+    )
     matrix = imaging.colour_matrix(
         contrast=1.0 + 0.1 * contrast,
         saturation=1.0 + 0.3 * saturation,
         hue=0.02 * hue,
     )
+    # The contrast turns about mid-grey: half of its excess is taken off again.
     offset_C = 0.06 * shift_C + 0.1 * brightness - 0.05 * contrast
     recoloured = imaging.recolour(planes_CTHW, matrix, offset_C)
-    soften = jax.random.bernoulli(keys[5])
-    strength = jax.random.uniform(keys[6])
-    low_pass = imaging.resample(
-        recoloured,
-        *(
-            imaging.rescale_matrix(side, factor=jnp.where(soften, 1 + strength, 2))
-            for side in planes_CTHW.shape[2:]
-        ),
-    )
-    amount = jnp.where(soften, -1.0, strength)  # low_pass itself, or away from it
-    return imaging.sharpen(recoloured, low_pass, amount)
+    soften, strength = coin < 0, (sharpness + 1) / 2
+    # Shrink by up to 2 and enlarge again, or sharpen against what a factor 2 leaves.
+    factor = jnp.where(soften, 1.0 + strength, 2.0)
+    matrices = [
+        imaging.rescale_matrix(side, factor=factor) for side in planes_CTHW.shape[2:]
+    ]
+    low_pass = imaging.resample(recoloured, *matrices)
+    return imaging.sharpen(recoloured, low_pass, jnp.where(soften, -1.0, strength))
 
 
-def drift(key: jax.Array, count: int) -> jax.Array:
-    """float32[T] in [-1, 1]: a slow random wave, for what moves over a clip."""
-    turns_key, phase_key = jax.random.split(key)
-    turns = jax.random.uniform(turns_key, minval=0.25, maxval=2.0)
-    phase = jax.random.uniform(phase_key)
-    time = jnp.arange(count) / max(count, 1)
-    return jnp.sin(2 * jnp.pi * (turns * time + phase))
+def drift(draws_2: jax.Array, count: int) -> jax.Array:
+    """float32[T] in [-1, 1]: a slow wave for what moves over a clip.
+
+    Up to two turns over the clip, at a phase; both from draws in [-1, 1).
+    """
+    time = jnp.arange(count) / count
+    return jnp.sin(jnp.pi * (4 * draws_2[0] * time + draws_2[1]))
 
 
 def move(planes_CTHW: jax.Array, key: jax.Array) -> jax.Array:
     """Resize by up to 5 % and shift by up to 3 %, a fifth of the shift drifting."""
-    keys = jax.random.split(key, 5)
     count, *sides = planes_CTHW.shape[1:]
+    scale, shift, wave = uniforms(key, (2,), (2,), (2, 2))
     matrices = []
     for axis, side in enumerate(sides):
-        scale = jax.random.uniform(keys[axis], minval=0.95, maxval=1.05)
-        shift = jax.random.uniform(keys[2 + axis], minval=-0.03, maxval=0.03)
-        wave_T = drift(jax.random.fold_in(keys[4], axis), count)
-        place = jax.vmap(
-            lambda shift, scale=scale, side=side: imaging.zoom_matrix(
-                side, scale=scale, shift=shift
-            )
+        shift_T = 0.03 * shift[axis] + 0.006 * drift(wave[axis], count)
+        place = functools.partial(
+            imaging.zoom_matrix, side, scale=1.0 + 0.05 * scale[axis]
         )
-        matrices.append(place(shift + 0.006 * wave_T))
+        matrices.append(
+            jax.vmap(lambda shift, place=place: place(shift=shift))(shift_T)
+        )
     return imaging.resample(planes_CTHW, *matrices)
 
 
@@ -135,36 +141,32 @@ def face_mask(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
     evaluated; the edge is then blurred by a Gaussian of 1 to 6 % of the side.
     """
     count, height, width = shape
-    keys = jax.random.split(key, 7)
-    region = jnp.array(REGIONS)[jax.random.randint(keys[0], (), 0, len(REGIONS))]
-    centre = region[:2] + jax.random.uniform(keys[1], (2,), minval=-0.04, maxval=0.04)
-    axes = region[2:] * jax.random.uniform(keys[2], (2,), minval=0.8, maxval=1.15)
+    region_key, form_key, bend_key = jax.random.split(key, 3)
+    region = jax.random.choice(region_key, jnp.array(REGIONS))
+    place, stretch, wave, softness = uniforms(form_key, (2,), (2,), (2, 2), ())
+    axes = region[2:] * (1.0 + 0.15 * stretch)
+    drift_T2 = jnp.stack([drift(draws, count) for draws in wave], axis=-1)
+    centre_T2 = region[:2] + 0.04 * place + 0.008 * drift_T2
     y, x = jnp.meshgrid(
         (jnp.arange(height) + 0.5) / height,
         (jnp.arange(width) + 0.5) / width,
         indexing="ij",
     )
-    bent_y, bent_x = bend(y, x, keys[3])
-    wave_T2 = jnp.stack([drift(k, count) for k in jax.random.split(keys[4])], axis=-1)
-    places_T2 = centre + 0.008 * wave_T2
-    across = (bent_x[None] - places_T2[:, 1, None, None]) / axes[1]
-    down = (bent_y[None] - places_T2[:, 0, None, None]) / axes[0]
+    y, x = bend(y, x, bend_key)
+    down = (y - centre_T2[:, 0, None, None]) / axes[0]
+    across = (x - centre_T2[:, 1, None, None]) / axes[1]
     # Distance beyond the edge in units of the smaller axis, as a one-pixel ramp.
-    beyond = (jnp.sqrt(across**2 + down**2 + 1e-12) - 1.0) * jnp.min(axes)
+    beyond = (jnp.sqrt(across**2 + down**2) - 1.0) * jnp.min(axes)
     mask_THW = jnp.clip(0.5 - beyond * min(height, width), 0.0, 1.0)
-    sigma = jax.random.uniform(keys[5], minval=0.01, maxval=0.06)
+    sigma = 0.035 + 0.025 * softness
     blurs = [imaging.blur_matrix(side, sigma=sigma * side) for side in (height, width)]
     return imaging.resample(mask_THW[None], *blurs)[0]
 
 
 def bend(y: jax.Array, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Coordinates in sides, displaced by three slow waves per axis."""
-    keys = jax.random.split(key, 3)
-    frequency = jax.random.uniform(keys[0], (2, 3, 2), minval=-3.0, maxval=3.0)
-    phase = jax.random.uniform(keys[1], (2, 3))
-    size = jax.random.uniform(keys[2], (2, 3), maxval=0.025)
-
-    waves = frequency[..., :1, None] * y + frequency[..., 1:, None] * x
-    waves = jnp.sin(2 * jnp.pi * (waves + phase[..., None, None]))
-    shift_y, shift_x = jnp.sum(size[..., None, None] * waves, axis=1)
+    """Coordinates in sides, displaced by three slow waves per axis, each of up to
+    2.5 % of the side and three periods over it."""
+    frequency, phase, size = uniforms(key, (2, 3, 2), (2, 3, 1, 1), (2, 3, 1, 1))
+    turns = 3 * (frequency[..., :1, None] * y + frequency[..., 1:, None] * x) + phase
+    shift_y, shift_x = jnp.sum(0.025 * size * jnp.sin(2 * jnp.pi * turns), axis=1)
     return y + shift_y, x + shift_x

@@ -1,6 +1,9 @@
 """Pixel arithmetic against OpenCV, libjpeg and its own laws."""
 
+import functools
+
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,27 +45,31 @@ def libjpeg(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
         factor,
     ]
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    written, data = cv2.imencode(".jpg", bgr, flags)
+    written, data = cv2.imencode(".jpg", image[..., ::-1], flags)
     assert written
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
 
 
 @pytest.mark.parametrize("subsampling", ["420", "444"])
 @pytest.mark.parametrize("width", [64, 50])
 def test_jpeg_is_libjpegs_to_half_a_level(subsampling, width):
-    image = picture(width=width)
+    """Mean over pictures; a single coefficient that rounds the other way shows."""
+    ours_of = jax.jit(
+        functools.partial(imaging.jpeg, subsample=subsampling == "420"),
+    )
     for quality in (40, 75, 90, 100):
-        wanted = libjpeg(image, quality, subsampling).astype(np.float32)
-        ours = 255 * image_of(
-            imaging.jpeg(planes_of(image), quality, subsample=subsampling == "420")
-        )
-        assert ours == pytest.approx(ours.round(), abs=1e-3)  # 8-bit levels
-        off = np.abs(ours - wanted)
-        loss = np.abs(wanted - image).mean()
-        assert off.mean() < 0.5, quality
+        off, loss = [], []
+        for seed in range(4):
+            image = picture(width=width, seed=seed)
+            wanted = libjpeg(image, quality, subsampling).astype(np.float32)
+            ours = 255 * image_of(ours_of(planes_of(image), quality))
+            np.testing.assert_allclose(ours, ours.round(), atol=1e-3)
+            off.append(np.abs(ours - wanted).mean())
+            loss.append(np.abs(wanted - image).mean())
+        assert np.mean(off) < 0.5, quality
         # Far nearer to the file than the file is to the picture.
-        assert off.mean() < (0.25 * loss if quality < 100 else 0.7 * loss), quality
+        share = 0.15 if quality < 100 else 0.6
+        assert np.mean(off) < share * np.mean(loss), quality
 
 
 def test_the_dct_is_orthonormal():
