@@ -24,14 +24,8 @@ HEAT_OPACITY = 0.55
 
 
 def write_page(detector: Detector, result: Row, video: Pending, folder: Path) -> Path:
-    """Writes the page of a video that was just scored; returns its path.
-
-    The name holds the file's name and a digest of its path: equal names in different
-    folders do not overwrite each other.
-    """
-    digest = hashlib.sha256(result["video"].encode(errors="surrogateescape"))
-    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in _stem(result))
-    path = folder / f"{stem[:80]}-{digest.hexdigest()[:8]}.html"
+    """Writes the page of a video that was just scored; returns its path."""
+    path = page_path(result, folder)
     scored = [face for face in video.faces if face.clips]
     faces = [
         look(detector, face, video, told)
@@ -41,8 +35,16 @@ def write_page(detector: Detector, result: Row, video: Pending, folder: Path) ->
     return path
 
 
-def _stem(result: Row) -> str:
-    return Path(result["video"]).stem
+def page_path(result: Row, folder: Path) -> Path:
+    """Where the page of a video lies.
+
+    The name holds the file's and a digest of its path: equal names in different folders
+    do not overwrite each other.
+    """
+    video = result["video"]
+    digest = hashlib.sha256(video.encode(errors="surrogateescape")).hexdigest()
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(video).stem)
+    return folder / f"{stem[:80]}-{digest[:8]}.html"
 
 
 def _windows(video: Pending) -> list[Row]:

@@ -353,7 +353,7 @@ def test_addresses_devices_and_playlists_are_refused(faceless, web, tmp_path, ca
         "concat.txt": f"ffconcat version 1.0\nfile '{secret}'\n",
         "dash.mp4": f'<?xml version="1.0"?><MPD><BaseURL>{url}</BaseURL></MPD>',
         "sdp.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
-        "list.txt": f"{url}?list\nconcat:{secret}\n",
+        "list.txt": f"{url}?list\nconcat:other.mp4\n",
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)

@@ -1,0 +1,131 @@
+"""A model that left its workdir scores as it did there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax import export as jax_export
+
+from fakedetect_jax import bundle, evaluate, export, steps
+from fakedetect_jax.detector import Detector
+from fakedetect_jax.models import FakeDetector
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory) -> Path:
+    """All that export writes, by its command."""
+    out = tmp_path_factory.mktemp("export") / "model"
+    assert export.main([str(tiny_run.workdir), str(out), "--stablehlo"]) == 0
+    return out
+
+
+def some_clips(config, count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(count)
+    shape = (count, *evaluate.clip_shape(config))
+    frames = rng.integers(0, 256, shape).astype(np.uint8)
+    return frames, rng.integers(1, shape[1] + 1, count).astype(np.int32)
+
+
+def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
+    names = {path.name for path in exported.iterdir()}
+    assert names == {
+        "model.safetensors",
+        "model.json",
+        "README.md",
+        "model.stablehlo",
+    }
+    facts = json.loads((exported / "model.json").read_text())
+    assert facts["preprocessing"]["frames"]["num_frames"] == 8
+    assert facts["preprocessing"]["frames"]["jpeg_quality"] == 95
+    assert facts["preprocessing"]["window_frames"] == 20
+    assert facts["calibration"].keys() == {"temperature", "threshold"}
+    assert facts["config"]["model"]["lstm_features"] == 8
+    assert "Before you trust this" in (exported / "README.md").read_text()
+    told = json.dumps(facts)
+    assert str(tiny_run.workdir.parent) not in told  # nobody's folders
+
+
+def test_an_export_scores_as_its_workdir(exported, tiny_run):
+    video = min(tiny_run.videos.glob("original_sequences/*/*/videos/*.mp4"))
+    one = {"devices": jax.devices()[:1]}
+    here = Detector.load(tiny_run.workdir, **one).score(video)
+    there = Detector.load(exported, **one).score(video)
+    assert here == there and here["outcome"] == "scored"
+
+
+def test_writing_and_reading_gives_the_model_back(exported, tiny_run):
+    first, second = bundle.load(tiny_run.workdir), bundle.load(exported)
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+    assert first.digest == second.digest
+    for field in ("recipe", "temperature", "threshold", "window_frames", "step"):
+        assert getattr(first, field) == getattr(second, field)
+
+
+def test_an_export_is_whole_or_none(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "model")
+    (folder / "model.json").unlink()
+    assert export.main([str(folder), str(tmp_path / "again")]) == 4
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_stablehlo_scores_any_number_of_clips(exported, count):
+    model = bundle.load(exported)
+    program = jax_export.deserialize(
+        bytearray((exported / "model.stablehlo").read_bytes())
+    )
+    frames, length = some_clips(model.config, count)
+    batch = {"frames": frames, "length": length}
+    expected = steps.eval_step(steps.make_model(model.config), model.variables, batch)
+    np.testing.assert_allclose(program.call(frames, length), expected, atol=1e-4)
+    assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+
+
+VARIANTS = [
+    {},
+    {"bidirectional": True},
+    {"pooling": "mean"},
+    {"pooling": "attention", "bidirectional": True},
+    {"frame_only": True},
+    {"block": "bottleneck", "stem": "imagenet"},
+    {"stem": "small2"},
+]
+
+
+@pytest.mark.parametrize("fields", VARIANTS, ids=str)
+def test_onnx_scores_any_number_of_clips(tmp_path, fields):
+    pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+    runtime = pytest.importorskip("onnxruntime")
+    from fakedetect_jax import onnx_graph
+
+    common = {"stage_sizes": (1, 2), "width": 8, "stem": "small", "lstm_features": 8}
+    model = FakeDetector(
+        **{"backbone": "resnet", "dtype": "float32", **common, **fields}
+    )
+    shape = (4, 32, 32, 3)
+    variables = model.init(
+        jax.random.key(0), np.zeros((1, *shape)), np.ones(1, int), train=False
+    )
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: x + np.square(rng.normal(0, 0.1, x.shape)).astype(x.dtype), variables
+    )
+    path = tmp_path / "model.onnx"
+    onnx_graph.write(path, model, variables, shape)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        frames = rng.integers(0, 256, (count, *shape)).astype(np.uint8)
+        length = rng.integers(0, 5, count).astype(np.int32)
+        batch = {"frames": frames, "length": length}
+        expected = steps.eval_step(model, variables, batch)
+        (logits,) = session.run(None, batch)
+        np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4)
+
+
+def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    assert export.main([str(tiny_run.workdir), str(tmp_path / "o"), "--onnx"]) == 2
+    assert "install fakedetect-jax[onnx]" in capsys.readouterr().err
