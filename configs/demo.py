@@ -16,23 +16,30 @@ def get_config() -> ConfigDict:
     config = base["get_config"]()
     with config.unlocked():
         config.dataset.update(name="demo", image_size=64)
-        config.synthetic.update(num_identities=64)
+        config.synthetic.update(num_identities=64, difficulty=0.0)
         config.data.update(
             data_dir="runs/demo-data/tfds",
             manual_dir="runs/demo-data/videos",
-            sampling="class",
-            train_clips_per_video=4,
+            # What teaches a small network from scratch is the number of updates, so
+            # clips are short and a fake is always beside its own original.
+            clip_frames=4,
+            frame_stride=2,
+            sampling="pair",
+            train_clips_per_video=8,
             cache_mib=512,
         )
         config.model.update(
             backbone="resnet",
             stage_sizes=(1, 1, 1),
-            width=16,
-            stem="small",
+            width=24,
+            stem="small2",
             lstm_features=64,
+            pooling="mean",
             dtype="float32",
         )
         config.augment.update(flip=0.5)
-        config.num_epochs = 10
-        config.optimizer.update(schedule="cosine", warmup_steps=20)
+        config.batch_size = 16
+        config.num_epochs = 12
+        config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=40)
+        config.log_every_steps = 50
     return config.lock()
