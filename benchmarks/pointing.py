@@ -1,0 +1,126 @@
+"""Does the heat lie where the forgery is? The pointing game on made videos.
+
+python -m benchmarks.pointing WORKDIR TREE [--clips 200]
+
+A hit is a frame of a fake whose hottest pixel lies inside the known mask of what was
+forged (Zhang et al., "Top-down Neural Attention", 2016). Chance is the mean share of
+the crop that the mask covers; the crop's centre is the guess that knows only where
+faces are. Only frames with a mask in the crop count; clips that the model calls fake
+are told apart from all.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fakedetect_jax import data, evaluate
+from fakedetect_jax.detector import Detector
+from tfds_ffpp.crops import clip_crops
+from tfds_ffpp.video import read_frames
+
+INSIDE = 127  # masks are stored lossily; 255 inside
+
+
+def mask_path(tree: Path, video: dict) -> Path:
+    """Where the mask of a fake lies in an official tree."""
+    folder = tree / "manipulated_sequences" / video["method"] / "masks" / "videos"
+    return folder / f"{video['video_id']}.mp4"
+
+
+def mask_crops(path: Path, video: dict, size: int) -> np.ndarray:
+    """The mask bool[N,S,S] at the stored frames, cut as the frames were."""
+    clip = read_frames(path, video["frame_index"][: video["num_valid"]])
+    y0, x0, y1, x1 = video["box"]
+    crops = clip_crops(
+        clip, (y0, x0, y1, x1), size, reference=(video["height"], video["width"])
+    )
+    return crops.mean(axis=-1) > INSIDE
+
+
+def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]:
+    """One row per frame: method, hits of heat and centre, shares of mask and heat."""
+    config = detector.model.config
+    size = config.dataset.image_size
+    clips = data.covering_clips(
+        split.videos,
+        clip_frames=config.data.clip_frames,
+        frame_stride=config.data.frame_stride,
+        per_video=1,
+    )
+    fakes = [c for c in clips if split.videos[c.video]["label"] == 1]
+    fakes = [c for c in fakes if mask_path(tree, split.videos[c.video]).exists()]
+    order = np.random.default_rng(0).permutation(len(fakes))[:max_clips]
+    rows = []
+    for number in order:
+        clip = fakes[number]
+        video = split.videos[clip.video]
+        frames = np.empty((1, *evaluate.clip_shape(config)), np.uint8)
+        length = split.reader.read(clip, video["num_valid"], frames[0])
+        told = detector.explain(frames, np.array([length]))
+        masks = mask_crops(mask_path(tree, video), video, size)
+        called_fake = bool(1 / (1 + np.exp(-told.logits[0])) > detector.threshold)
+        for t in range(length):
+            mask = masks[clip.start + clip.stride * t]
+            heat = cv2.resize(told.heat[0, t], (size, size))
+            if mask.any() and not mask.all():
+                rows.append(
+                    {
+                        "method": video["method"],
+                        "called_fake": called_fake,
+                        "cold": bool(heat.max() <= 0),
+                        "hit": bool(mask.flat[heat.argmax()]),
+                        "centre": bool(mask[size // 2, size // 2]),
+                        "share": float(mask.mean()),
+                        "heat_inside": float(heat[mask].sum() / max(heat.sum(), 1e-12)),
+                    }
+                )
+    return rows
+
+
+def summary(rows: list[dict]) -> dict[str, float]:
+    """Rates over frames. A frame without heat points nowhere: a miss."""
+    if not rows:
+        return {"frames": 0}
+    hits = [row["hit"] and not row["cold"] for row in rows]
+    return {
+        "frames": len(rows),
+        "hit_rate": round(float(np.mean(hits)), 4),
+        "chance": round(float(np.mean([row["share"] for row in rows])), 4),
+        "centre_rate": round(float(np.mean([row["centre"] for row in rows])), 4),
+        "heat_inside": round(float(np.mean([row["heat_inside"] for row in rows])), 4),
+        "without_heat": round(float(np.mean([row["cold"] for row in rows])), 4),
+    }
+
+
+def main() -> None:
+    """Prints the rates of all fakes and of each method as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("tree", type=Path, help="the made videos, with their masks")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--step", type=int)
+    arguments = parser.parse_args()
+    detector = Detector.load(arguments.workdir, step=arguments.step)
+    config = detector.model.config
+    split = evaluate.open_split(data.open_dataset(config), arguments.split, config)
+    rows = play(detector, split, arguments.tree, max_clips=arguments.clips)
+    found = [row for row in rows if row["called_fake"]]
+    methods = sorted({row["method"] for row in rows})
+    told = {
+        "step": detector.model.step,
+        "split": arguments.split,
+        "called_fake": summary(found),
+        "all_fakes": summary(rows),
+        "by_method": {
+            m: summary([row for row in found if row["method"] == m]) for m in methods
+        },
+    }
+    print(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    main()
