@@ -112,6 +112,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "compressions": sorted(set(videos.compression.tolist()) - {""}),
         "selected_on": context.get("selected_on"),
         "test_evaluations": context.get("test_evaluations"),
+        "made": (context.get("dataset_card") or {}).get("made", False),
         "official_split": (context.get("dataset_card") or {}).get("official_split"),
         "interval": {
             "level": intervals.LEVEL,

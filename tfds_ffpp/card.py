@@ -116,6 +116,14 @@ def _coverage(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     return told
 
 
+# What tfds_ffpp.synthetic leaves in a finished tree.
+MADE_TREE = "synthetic.json"
+MADE_WARNING = (
+    "These are made videos, not FaceForensics++: results on them show that the system "
+    "works and say nothing of real forgeries."
+)
+
+
 def make_card(
     videos: Mapping[str, Sequence[Row]],
     *,
@@ -138,7 +146,9 @@ def make_card(
       version: the builder's version.
     """
     rows = [r for part in videos.values() for r in part]
-    warnings = [*split.warnings, *shortcuts(rows), *coverage_gap(rows)]
+    made = (scan.root / MADE_TREE).is_file()
+    warnings = [MADE_WARNING] if made else []
+    warnings += [*split.warnings, *shortcuts(rows), *coverage_gap(rows)]
     missing = {m: list(names) for m, names in sorted(scan.missing.items())}
     warnings += [
         f"{m} lacks {len(names)} videos that others have, first {names[0]}."
@@ -154,7 +164,8 @@ def make_card(
     return {
         "name": config["name"],
         "version": version,
-        "official_split": split.official,
+        "made": made,
+        "official_split": None if made else split.official,
         "split_source": split.source,
         "splits": {s: _counts(part) for s, part in videos.items()},
         "coverage": _coverage(rows),
