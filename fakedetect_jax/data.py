@@ -6,6 +6,7 @@ else decides what a batch holds, so neither workers, threads, hosts nor devices 
 it, and a resumed run starts reading at its step.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -474,5 +475,25 @@ def open_dataset(config, name: str = ""):
 
     data_dir = Path(config.data.data_dir).expanduser()
     if name and name != config.dataset.name:
-        return build.open_named(name, data_dir=data_dir)
+        builder = build.open_named(name, data_dir=data_dir)
+        _check_fit(config, builder.builder_config, data_dir)
+        return builder
     return build.open_dataset(dataset_config(config), data_dir=data_dir)
+
+
+def _check_fit(config, built, data_dir: Path) -> None:
+    """Raises DataError unless the clips of a config can be cut from a dataset."""
+    from tfds_ffpp import build
+
+    span = clip_span(config.data.clip_frames, config.data.frame_stride)
+    size = config.dataset.image_size
+    if built.image_size != size or built.num_frames < span:
+        wanted = dataclasses.replace(
+            built, image_size=size, num_frames=max(built.num_frames, span)
+        )
+        raise DataError(
+            f"dataset {built.name} holds {built.num_frames} frames of "
+            f"{built.image_size} px, but the model takes clips over {span} frames of "
+            f"{size} px; build it again under another name with "
+            f"`{build.build_command(wanted, data_dir)}`"
+        )

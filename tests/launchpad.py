@@ -11,6 +11,7 @@ A request may say where a signal shall come: "phase" is [place, nth call, signal
 PLACES. The signal is a real one; only its moment is chosen.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -61,6 +62,7 @@ def send_at(place: str, nth: int, number: int) -> None:
 def run(request: dict) -> None:
     """The child: becomes the command. Does not return."""
     os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the tests
     for stream, number in (("stdout", 1), ("stderr", 2)):
         file = os.open(request[stream], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)

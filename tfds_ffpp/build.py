@@ -48,7 +48,11 @@ def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
             f"there is no dataset {config.name} under {data_dir}; "
             f"build it with `{build_command(config, data_dir)}`"
         )
-    packaging.check_same_config(folder / version, config)
+    try:
+        packaging.check_same_config(folder / version, config)
+    except DataError as error:
+        command = build_command(config, data_dir)
+        raise DataError(f"{error}, and build with `{command}`") from error
     return Builder(config=config, data_dir=data_dir)
 
 

@@ -1,0 +1,93 @@
+"""What the safeguards cost per step: the same steps with and without them, in turns.
+
+python -m benchmarks.overhead [--steps 200]
+
+On the device: the test for finite numbers and the select that keeps the old state. On
+the host: asking for signals, polling the checkpoint, testing the fetched metrics. Not
+counted: checkpoints themselves, whose files are written and digested by threads while
+training goes on; their share is measured by the run and printed by main.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fakedetect_jax import interrupt, parallel, settings, steps, train
+from fakedetect_jax.checkpoint import Checkpoints
+from fakedetect_jax.data import empty_batch
+from fakedetect_jax.evaluate import batch_shape, clip_shape
+
+
+def compiled_steps(config, mesh):
+    """The step as it is, and one whose finite test is always true; a state for each."""
+    recipe = steps.make_recipe(config, num_steps=10)
+    batch = empty_batch(*batch_shape(config, config.batch_size))
+    rng = np.random.default_rng(0)
+    batch["frames"][:] = rng.integers(0, 256, batch["frames"].shape)
+    batch["valid"][:] = True
+    device_batch = parallel.to_global(batch, mesh)
+    state = train.first_state(recipe, clip_shape(config), config, mesh)
+    other = jax.tree.map(jnp.copy, state)
+    guarded = (
+        train.compile_train_step(recipe, mesh).lower(state, device_batch).compile()
+    )
+    with mock.patch.object(steps.jnp, "isfinite", lambda x: np.bool_(True)):
+        update = train.compile_train_step(recipe, mesh)
+        bare = update.lower(other, device_batch).compile()
+    return (guarded, state), (bare, other), device_batch
+
+
+def main() -> None:
+    """Prints both medians and the host's part as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--config", default="configs/demo.py")
+    options = parser.parse_args()
+    config, mesh = settings.load(options.config), parallel.make_mesh()
+    (guarded, state), (bare, other), batch = compiled_steps(config, mesh)
+    with_them, without, host = [], [], []
+    folder = f"/tmp/overhead-{os.getpid()}"  # noqa: S108 - removed below
+    checkpoints = Checkpoints(folder)  # pyright: ignore[reportArgumentType]
+    vote = parallel.Vote(mesh)
+    with interrupt.StopRequest() as stop:
+        for _ in range(options.steps):
+            started = time.perf_counter()
+            state, metrics = guarded(state, batch)
+            jax.block_until_ready(state)
+            with_them.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            other, _ = bare(other, batch)
+            jax.block_until_ready(other)
+            without.append(time.perf_counter() - started)
+            finite = parallel.fetch(metrics["finite"])
+            started = time.perf_counter()
+            checkpoints.poll()
+            _ = vote(stop.signal is not None) or not finite.item()
+            host.append(time.perf_counter() - started)
+    checkpoints.close()
+    os.rmdir(folder)
+    base = statistics.median(without)
+    device = statistics.median(a - b for a, b in zip(with_them, without, strict=True))
+    print(
+        json.dumps(
+            {
+                "step_ms": round(1e3 * base, 3),
+                "device_ms": round(1e3 * device, 3),
+                "host_ms": round(1e3 * statistics.median(host), 4),
+                "share": round((device + statistics.median(host)) / base, 5),
+                "device": str(jax.devices()[0].device_kind),
+                "steps": options.steps,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

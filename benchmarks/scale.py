@@ -1,0 +1,87 @@
+"""What a training step holds and sends, from the program compiled for 8 devices.
+
+python -m benchmarks.scale [--config configs/ffpp.py] [--per_device 32]
+
+Compiles on 8 virtual CPU devices; runs nothing. Prints memory per device, the
+collectives and their bytes, and what a ring all-reduce of them takes on links of a
+given speed.
+"""
+
+import argparse
+import collections
+import math
+import os
+import re
+
+SIZES = {"f32": 4, "bf16": 2, "s32": 4, "pred": 1, "f16": 2, "u32": 4, "s64": 8}
+COLLECTIVE = re.compile(
+    r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+def collectives(program: str) -> list[tuple[str, int]]:
+    """(kind, elements) of each array that a collective of an HLO text yields."""
+    found = []
+    for shapes, kind in COLLECTIVE.findall(program):
+        for _, dims in SHAPE.findall(shapes):
+            found.append((kind, math.prod(int(d) for d in dims.split(",") if d)))
+    return found
+
+
+def collective_bytes(program: str) -> int:
+    """The bytes of all arrays that collectives yield."""
+    total = 0
+    for shapes, _ in COLLECTIVE.findall(program):
+        for kind, dims in SHAPE.findall(shapes):
+            total += SIZES[kind] * math.prod(int(d) for d in dims.split(",") if d)
+    return total
+
+
+def main() -> None:
+    """Prints the numbers of a config."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/ffpp.py")
+    parser.add_argument("--per_device", type=int, default=32)
+    options = parser.parse_args()
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    import jax
+
+    from fakedetect_jax import parallel, settings, steps, train
+    from fakedetect_jax.data import empty_batch
+    from fakedetect_jax.evaluate import batch_shape, clip_shape
+
+    jax.config.update("jax_platforms", "cpu")
+    config = settings.load(options.config)
+    config.batch_size = 8 * options.per_device
+    mesh = parallel.make_mesh()
+    recipe = steps.make_recipe(config, num_steps=10)
+    state = jax.eval_shape(lambda: steps.create_train_state(recipe, clip_shape(config)))
+    batch = {
+        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype)
+        for name, rows in empty_batch(*batch_shape(config, 8)).items()
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *rows.shape[1:]), rows.dtype)
+        for name, rows in batch.items()
+    }
+    compiled = train.compile_train_step(recipe, mesh).lower(state, batch).compile()
+    text = compiled.as_text()
+    memory = compiled.memory_analysis()
+
+    def size(tree) -> int:
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    print(f"parameters              {size(state.params) / 4:,.0f}")
+    print(f"state                   {size(state) / 1e6:,.1f} MB per device")
+    print(f"batch                   {size(batch) / 8e6:,.1f} MB per device")
+    if memory is not None:
+        print(f"activations (XLA, CPU)  {memory.temp_size_in_bytes / 1e9:,.1f} GB")
+    counted = collections.Counter(kind for kind, _ in collectives(text))
+    print(f"collectives             {dict(counted)} arrays")
+    print(f"summed                  {collective_bytes(text) / 1e6:,.1f} MB per step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""A wrong command line or config ends in one sentence, before any device is touched."""
+
+import pytest
+
+
+@pytest.fixture
+def refused(launchpad, tiny_config, tmp_path):
+    """Runs a command that must be refused; its one sentence."""
+
+    def run(*argv, code=2, config=tiny_config) -> str:
+        command = ["--workdir", tmp_path / "w", *argv]
+        if config:
+            command = ["--config", config, *command]
+        got, out, err = launchpad.run(*command)
+        assert got == code, (got, out, err)
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+        assert not (tmp_path / "w" / "checkpoints").exists()
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        # C1: a field that there is not
+        ("--config.model.widht=1", "did you mean config.model.width?"),
+        ("--config.learning_rate=1", "did you mean config.optimizer.learning_rate?"),
+        ("--config.model=1", "config.model is a group of fields"),
+        # C2: a value that cannot be
+        ("--config.batch_size=abc", "config.batch_size is 'abc'; it must be a whole"),
+        ("--config.batch_size=0", "config.batch_size is 0; it must be a whole number"),
+        ("--config.batch_size=-8", "config.batch_size is -8"),
+        ("--config.optimizer.learning_rate=nan", "is nan; it must be a number above 0"),
+        ("--config.optimizer.learning_rate=inf", "is inf; it must be a number above 0"),
+        (
+            "--config.optimizer.b1=1.5",
+            "config.optimizer.b1 is 1.5; it must be a number",
+        ),
+        ("--config.model.stage_sizes=(1,-1)", "a list of whole numbers of at least 1"),
+        ("--config.model.backbone=resnet51", "config.model.backbone is 'resnet51'"),
+        ("--config.augment.flip=2", "config.augment.flip is 2"),
+        ("--config.dataset.crop=half", "config.dataset.crop is 'half'"),
+        # C3: what is no flag
+        ("stray", "argument 'stray' is not known"),
+        ("--wrkdir=x", "Did you mean: workdir"),
+        ("--mode=fly", "should be one of <train|eval>"),
+        # C5: clips that the dataset does not have
+        (
+            "--config.data.clip_frames=9",
+            "needs 9 stored frames, but .* num_frames is 8",
+        ),
+        # C6: a device that is not there
+        ("--config.accelerator=tpu", "accelerator is tpu but JAX found only cpu"),
+        ("--coordinator=localhost:1", "--num_processes and --process_id belong"),
+    ],
+)
+def test_one_sentence_with_field_value_and_cure(refused, argument, told):
+    import re
+
+    assert re.search(told, refused(argument))
+
+
+def test_a_missing_config_is_told(refused, tmp_path):
+    assert "--config is missing" in refused(config=None)
+    assert "does not exist; there are configs/" in refused(config=tmp_path / "no.py")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("x = 1\ndef get_config(:\n", "line 2: invalid syntax"),
+        ("x = 1\n", "has no function get_config"),
+        ("def get_config():\n    return 1 / 0\n", "line 2: division by zero"),
+        ("def get_config():\n    return 5\n", "must return a ConfigDict"),
+        ("import nothing_like_it\n", "line 1: No module named 'nothing_like_it'"),
+    ],
+)
+def test_a_config_file_that_fails_is_told_with_its_line(
+    refused, tmp_path, content, told
+):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    err = refused(config=path)
+    assert told in err and "mine.py" in err
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest(
+    launchpad, tiny_config, tmp_path
+):
+    code, _, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", tmp_path, "--config.batch_size=6"),
+        devices=4,
+    )
+    assert code == 2
+    assert "batch_size 6 does not divide over 4 devices; nearest are 4 and 8" in err
+
+
+def test_another_image_size_than_the_datasets_names_both_and_the_command(refused):
+    err = refused("--config.dataset.image_size=64", code=3)
+    assert "32" in err and "64" in err and "python -m tfds_ffpp" in err
+
+
+def test_evaluation_takes_the_runs_own_clips_and_says_so(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    import shutil
+
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    code, out, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", workdir, "--mode", "eval"),
+        "--config.data.clip_frames=2",
+    )
+    assert code == 0, err
+    assert "data.clip_frames is 4 in the run and 2 in --config" in err
+    assert "Val Loss" in out
+
+
+def test_evaluating_a_folder_that_is_no_run_leaves_it_alone(refused, tmp_path):
+    assert "it has no config.json" in refused("--mode=eval", code=4)
+    assert not (tmp_path / "w").exists()

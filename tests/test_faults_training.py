@@ -1,0 +1,187 @@
+"""What goes wrong while training is told in a sentence, and nothing whole is lost."""
+
+import json
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from fakedetect_jax.checkpoint import Checkpoints
+
+
+def latest(workdir) -> int | None:
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    try:
+        return checkpoints.latest()
+    finally:
+        checkpoints.close()
+
+
+@pytest.fixture
+def command(tiny_config, tmp_path):
+    return ("--config", tiny_config, "--workdir", tmp_path / "w")
+
+
+def one_sentence(err: str) -> str:
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in err, err
+    return errors[0]
+
+
+def test_numbers_that_stop_being_finite_are_told_with_step_and_videos(
+    launchpad, command, tmp_path
+):
+    # Decay of ten times the learning rate of ten: every kernel grows 99-fold a step.
+    code, out, err = launchpad.run(
+        *command,
+        "--config.optimizer.learning_rate=10.0",
+        "--config.optimizer.weight_decay=10.0",
+        "--config.optimizer.warmup_steps=0",
+        "--config.optimizer.schedule=constant",
+        "--config.num_epochs=50",
+    )
+    assert code == 5, (out, err)
+    sentence = one_sentence(err)
+    step = int(sentence.split("error: step ")[1].split(":")[0])
+    assert "its batch held youtube/" in sentence or "Deepfakes/" in sentence
+    rows = [json.loads(x) for x in (tmp_path / "w/metrics.jsonl").open()]
+    assert max(r["step"] for r in rows) == step - 1
+    kept = latest(tmp_path / "w")
+    assert kept is not None and step - 2 <= kept < step
+
+
+@pytest.mark.parametrize("place", ["a file", "a read-only folder"])
+def test_a_workdir_that_cannot_be_written_is_told_first(
+    launchpad, tiny_config, tmp_path, place
+):
+    if place == "a file":
+        (tmp_path / "w").write_text("")
+        workdir = tmp_path / "w"
+    else:
+        workdir = "/proc/w"  # not even root may write here
+    code, out, err = launchpad.run("--config", tiny_config, "--workdir", workdir)
+    assert code == 4 and "steps" not in out
+    assert "cannot be written" in one_sentence(err)
+
+
+def test_too_little_space_is_told_before_the_first_step(
+    launchpad, tiny_config, tmp_path
+):
+    with small_disk(tmp_path / "disk", "900k") as workdir:
+        code, out, err = launchpad.run(
+            *("--config", tiny_config, "--workdir", workdir / "w"),
+            "--config.model.lstm_features=256",
+        )
+    assert code == 4 and "train 1/" not in out
+    assert "MB for checkpoints but has" in one_sentence(err)
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_step(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        workdir = disk / "w"
+        command = ("--config", tiny_config, "--workdir", workdir)
+        process = launchpad.start(*command, "--config.num_epochs=2000")
+        process.until("Epoch 2/")
+        filler = disk / "filler"
+        with open(filler, "wb") as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+                    file.flush()
+            except OSError:
+                pass
+        assert process.wait() == 4, process.stderr
+        assert "could not be written" in one_sentence(process.stderr)
+        kept = latest(workdir)
+        assert kept is not None and kept >= 2
+        filler.unlink()
+        process = launchpad.start(*command, "--config.num_epochs=2000")
+        process.until(f"from {kept}")
+        process.send(signal.SIGKILL)
+
+
+class small_disk:  # noqa: N801 - used as a function
+    """A file system of a given size."""
+
+    def __init__(self, folder, size: str):
+        self._folder, self._size = folder, size
+
+    def __enter__(self):
+        self._folder.mkdir()
+        options = f"size={self._size}"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self._folder)]
+        subprocess.run(mount, check=True, capture_output=True)
+        return self._folder
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", "-l", str(self._folder)], check=True)
+
+
+def test_a_second_run_in_a_workdir_is_refused_and_a_dead_one_is_not(launchpad, command):
+    first = launchpad.start(*command, "--config.num_epochs=100000")
+    first.until("train 1/")
+    code, _, err = launchpad.run(*command)
+    assert code == 4
+    assert f"is in use by process {first.pid} on " in one_sentence(err)
+    first.send(signal.SIGKILL)
+    assert first.wait() == 137
+    third = launchpad.start(*command, "--config.num_epochs=100000")
+    third.until("train 4/")  # took the lock over
+    third.send(signal.SIGKILL)
+    third.wait()
+
+
+def test_too_large_a_step_is_told_before_it_is_run(launchpad, command):
+    code, out, err = launchpad.run(
+        *command,
+        "--config.model.width=512",
+        "--config.batch_size=32768",
+        "--config.data.train_clips_per_video=10000",
+    )
+    assert code == 2, (out, err)
+    sentence = one_sentence(err)
+    assert "out of memory" in sentence and "batch_size is 32768" in sentence
+    assert "config.model.remat=True" in sentence
+    assert "train 1/" not in out
+
+
+def test_metrics_that_cannot_be_written_are_told_once_and_training_goes_on(
+    launchpad, command, tmp_path
+):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "metrics.jsonl").symlink_to("/dev/full")
+    code, out, err = launchpad.run(*command)
+    assert code == 0, err
+    assert err.count("metrics cannot be written") == 1
+    assert latest(tmp_path / "w") == 12
+
+
+def test_a_resumed_run_cuts_the_metrics_that_were_lost(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 13, "kind": "tr')  # a killed run's half line
+    code, _, err = launchpad.run("--config", tiny_config, "--workdir", workdir)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    keys = [(r["step"], r["kind"]) for r in rows]
+    assert len(keys) == len(set(keys))
+    assert [s for s, kind in keys if kind == "train"] == list(range(1, 13))
+
+
+def test_a_long_run_grows_in_nothing_and_compiles_nothing_more(launchpad, tiny_config):
+    """2,000 steps of the tiny model, seen from within."""
+    code, out, err = launchpad.run(tiny_config, module="tests.long_run")
+    assert code == 0, err
+    facts = json.loads(out.splitlines()[-1])
+    assert facts["steps"] == 2000
+    assert facts["compiled_after_step_2"] == 0
+    assert facts["handles"][-1] <= facts["handles"][0]
+    assert facts["threads"][-1] <= facts["threads"][0]
+    assert facts["resident_mb"][-1] - facts["resident_mb"][0] < 20
