@@ -1,0 +1,139 @@
+"""One number whatever computes it, from scores that hold each clip exactly once."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fakedetect_jax.report import write_report
+from tests.test_distributed import free_port
+from tfds_ffpp import build
+from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
+
+
+def read_scores(folder):
+    lines = (folder / "scores.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def numbers(report):
+    """The clip and video numbers of a report, flat."""
+    flat = {}
+    for level in ("clip", "video"):
+        for name, value in report[level].items():
+            if isinstance(value, int | float) or name == "confusion":
+                flat[f"{level}.{name}"] = value
+    return flat
+
+
+@pytest.fixture(scope="module")
+def evaluated(launchpad, tiny_config, undisturbed, tmp_path_factory):
+    """Evaluates test in a copy of a finished run: its folder, what was printed."""
+
+    def evaluate(name, *more, devices=1):
+        workdir = tmp_path_factory.mktemp(name) / "w"
+        shutil.copytree(undisturbed, workdir)
+        command = ("--config", tiny_config, "--workdir", workdir)
+        command += ("--mode=eval", "--split=test", "--config.eval.batch_size=8")
+        code, out, err = launchpad.run(*command, *more, devices=devices)
+        assert code == 0, err
+        return next(workdir.glob("eval/*test@*")), out
+
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def alone(evaluated):
+    return evaluated("alone")
+
+
+def test_one_and_eight_devices_report_the_same(evaluated, alone):
+    (folder, _), (eight, _) = alone, evaluated("eight", devices=8)
+    left, right = read_scores(folder), read_scores(eight)
+    assert [r["video"] for r in left] == [r["video"] for r in right]
+    np.testing.assert_allclose(
+        [r["logit"] for r in left], [r["logit"] for r in right], atol=1e-5
+    )
+    one, many = (json.loads((f / "report.json").read_text()) for f in (folder, eight))
+    assert numbers(one).keys() == numbers(many).keys()
+    for name, value in numbers(one).items():
+        np.testing.assert_allclose(value, numbers(many)[name], atol=1e-5, err_msg=name)
+
+
+def test_one_and_two_processes_report_the_same(
+    launchpad, tiny_config, undisturbed, alone, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    port = free_port()
+    both = [
+        launchpad.start(
+            *("--config", tiny_config, "--workdir", workdir, "--mode=eval"),
+            *("--split=test", "--config.eval.batch_size=8", f"--process_id={number}"),
+            *(f"--coordinator=localhost:{port}", "--num_processes=2"),
+        )
+        for number in range(2)
+    ]
+    assert [p.wait() for p in both] == [0, 0], [p.stderr for p in both]
+    (folder,) = workdir.glob("eval/test@*")
+    one, two = (json.loads((f / "report.json").read_text()) for f in (alone[0], folder))
+    for name, value in numbers(one).items():
+        np.testing.assert_allclose(value, numbers(two)[name], atol=1e-5, err_msg=name)
+    assert [(r["video"], r["clip"]) for r in read_scores(folder)] == [
+        (r["video"], r["clip"]) for r in read_scores(alone[0])
+    ]
+
+
+def test_every_clip_is_scored_once_and_the_lines_are_the_originals(alone):
+    folder, out = alone
+    rows = read_scores(folder)
+    keys = {(r["method"], r["video"], r["clip"]) for r in rows}
+    assert len(keys) == len(rows) == 2 * 4  # two clips of four videos
+    context = json.loads((folder / "context.json").read_text())
+    assert context["num_clips"] == len(rows)
+    assert context["selected_on"].startswith("val, by video AUC")
+    report = json.loads((folder / "report.json").read_text())
+    line = f"Test Loss: {report['clip']['loss']:.4f}, Test Accuracy: "
+    assert line + f"{100 * report['clip']['accuracy']:.2f}%" in out
+
+
+def test_a_second_evaluation_is_the_first_and_a_report_comes_from_its_files(
+    launchpad, tiny_config, alone
+):
+    folder, _ = alone
+    before = (folder / "scores.jsonl").stat().st_mtime_ns
+    workdir = folder.parent.parent
+    code, _, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", workdir, "--mode=eval", "--split=test")
+    )
+    assert code == 0, err
+    assert (folder / "scores.jsonl").stat().st_mtime_ns == before
+    told = json.loads((folder / "report.json").read_text())
+    again = write_report(folder, metrics_file=workdir / "metrics.jsonl")
+    assert numbers(again) == numbers(told)
+
+
+def test_another_dataset_is_evaluated_under_its_name(evaluated, tiny_run):
+    fields = {**tiny_run.config.dataset.to_dict(), "name": "other"}
+    build.build(
+        FfppConfig(**fields),
+        data_dir=tiny_run.config.data.data_dir,
+        manual_dir=tiny_run.videos,
+    )
+    folder, _ = evaluated("cross", "--config.eval.dataset=other")
+    assert folder.name.startswith("other-test@")
+    report = json.loads((folder / "report.json").read_text())
+    assert report["split"] == "other-test"
+    assert report["video"]["num_real"] == 2
+
+
+def test_a_checkpoint_that_is_not_there_names_those_that_are(
+    launchpad, tiny_config, undisturbed
+):
+    code, _, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", undisturbed),
+        *("--mode=eval", "--step=77"),
+    )
+    assert code == 4
+    assert "has no checkpoint 77; it has" in err
