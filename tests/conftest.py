@@ -97,6 +97,7 @@ def tiny_config(tiny_run, tmp_path_factory) -> Path:
     config = tiny_run.config.copy_and_resolve_references()
     with config.unlocked():
         config.num_steps, config.num_epochs = 0, 6
+        config.data.train_clips_per_video = 4
         config.eval.batch_size = 2
         config.eval.final_split = ""
         config.compilation_cache = str(folder / "cache")

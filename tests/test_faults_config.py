@@ -1,5 +1,8 @@
 """A wrong command line or config ends in one sentence, before any device is touched."""
 
+import re
+import shutil
+
 import pytest
 
 
@@ -14,14 +17,14 @@ def refused(launchpad, tiny_config, tmp_path):
         got, out, err = launchpad.run(*command)
         assert got == code, (got, out, err)
         assert err.startswith("error: ") and err.count("\n") == 1, err
-        assert not (tmp_path / "w" / "checkpoints").exists()
+        assert not list((tmp_path / "w").glob("checkpoints/*"))
         return err
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "sentence"),
     [
         # C1: a field that there is not
         ("--config.model.widht=1", "did you mean config.model.width?"),
@@ -48,17 +51,15 @@ def refused(launchpad, tiny_config, tmp_path):
         # C5: clips that the dataset does not have
         (
             "--config.data.clip_frames=9",
-            "needs 9 stored frames, but .* num_frames is 8",
+            "stored frames, but .*num_frames is 8",
         ),
         # C6: a device that is not there
         ("--config.accelerator=tpu", "accelerator is tpu but JAX found only cpu"),
         ("--coordinator=localhost:1", "--num_processes and --process_id belong"),
     ],
 )
-def test_one_sentence_with_field_value_and_cure(refused, argument, told):
-    import re
-
-    assert re.search(told, refused(argument))
+def test_one_sentence_with_field_value_and_cure(refused, argument, sentence):
+    assert re.search(sentence, refused(argument))
 
 
 def test_a_missing_config_is_told(refused, tmp_path):
@@ -104,8 +105,6 @@ def test_another_image_size_than_the_datasets_names_both_and_the_command(refused
 def test_evaluation_takes_the_runs_own_clips_and_says_so(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
-    import shutil
-
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     code, out, err = launchpad.run(
