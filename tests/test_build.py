@@ -272,18 +272,29 @@ def test_bytes_do_not_depend_on_the_processes(made, built, tmp_path, count):
 
 
 def test_killed_builds_finish_with_the_same_bytes(made, built, tmp_path):
-    rng = random.Random(0)
-    killed = 0
-    for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
+    def entries() -> int:
+        return len(list(tmp_path.glob(".tfds_ffpp_cache/*/*")))
+
+    for signal_number, more in ((signal.SIGKILL, 3), (signal.SIGTERM, 5)):
         process = subprocess.Popen(
             command(made, tmp_path, "--num_processes=2"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(rng.uniform(1.0, 1.8))
+        goal = entries() + more
+        while entries() < goal:
+            assert process.poll() is None
+            time.sleep(0.002)
         process.send_signal(signal_number)
-        killed += process.wait() != 0
-        assert not folder(tmp_path).exists() or killed < 3
+        assert process.wait() == -signal_number
+        assert not folder(tmp_path).exists()
+    # Killed while it writes the records, if we are quick enough.
+    process = subprocess.Popen(command(made, tmp_path), stderr=subprocess.DEVNULL)
+    while not list(folder(tmp_path).parent.glob("incomplete.*")):
+        if process.poll() is not None:
+            break
+    process.kill()
+    process.wait()
     done = run(made, tmp_path)
     assert done.returncode == 0, done.stderr
     assert records_of(folder(tmp_path)) == records_of(folder(built))
