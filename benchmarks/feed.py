@@ -1,0 +1,150 @@
+"""Clips per second from disk to the device, beside a PyTorch DataLoader on PNG files.
+
+python -m benchmarks.feed            (needs the extra bench: torch)
+
+The peers are the field's practice, one PNG file per frame read by OpenCV and turned to
+normalised float32 by the workers, and a kinder form of it, JPEG files kept as uint8.
+All sides read the same crops, on the same cores, in turn; the page cache is warm.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+
+from benchmarks import feed_peer
+from fakedetect_jax import data, parallel
+from tfds_ffpp import build, synthetic
+from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
+
+CLIP_FRAMES, SIZE, BATCH = 10, 224, 32
+WARM_UP = 8  # batches
+
+
+def make_data(folder: Path, num_identities: int):
+    """Builds a dataset and writes the same crops as image files."""
+    synthetic.write_tree(folder / "videos", num_identities=num_identities)
+    config = FfppConfig(name="feed", image_size=SIZE, jpeg_quality=95)
+    builder = build.build(
+        config, data_dir=folder / "tfds", manual_dir=folder / "videos"
+    )
+    videos = data.read_videos(Path(builder.data_dir), "train")
+    reader = data.FrameReader(builder, "train", image_size=SIZE)
+    for number, video in enumerate(videos):
+        frames = np.empty((video["num_valid"], SIZE, SIZE, 3), np.uint8)
+        reader.read(data.ClipRef(number, 0, 1), video["num_valid"], frames)
+        for kind in ("png", "jpg"):
+            place = folder / kind / f"{number:04d}"
+            place.mkdir(parents=True, exist_ok=True)
+            for i, frame in enumerate(frames):
+                quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if kind == "jpg" else []
+                cv2.imwrite(str(place / f"{i:03d}.{kind}"), frame[..., ::-1], quality)
+    return builder, videos
+
+
+def ours(builder, videos, *, num_batches: int, threads: int, pass_number: int) -> float:
+    """Clips per second of this project's feed, on the device."""
+    settings = argparse.Namespace(
+        num_workers=0, num_threads=threads, prefetch_batches=4
+    )
+    order = data.TrainOrder(
+        videos, seed=pass_number, clip_frames=CLIP_FRAMES, frame_stride=1
+    )
+    feed = data.train_feed(
+        order,
+        data.FrameReader(builder, "train", image_size=SIZE),
+        videos,
+        settings,
+        shape=(BATCH, CLIP_FRAMES, SIZE),
+        rows=slice(0, BATCH),
+        start_step=0,
+        num_steps=num_batches + WARM_UP + 2,
+    )
+    batches = parallel.put_ahead(feed, parallel.make_mesh(), 2)
+    for _ in range(WARM_UP):  # what was prefetched meanwhile is not counted
+        jax.block_until_ready(next(batches)[1])
+    start, count = time.perf_counter(), 0
+    for _, batch in batches:
+        jax.block_until_ready(batch)
+        count += BATCH
+        if count == num_batches * BATCH:
+            break
+    seconds = time.perf_counter() - start
+    feed.close()  # pyright: ignore[reportAttributeAccessIssue]
+    return count / seconds
+
+
+def main() -> None:
+    """Measures in turn and prints a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num_identities", type=int, default=16)
+    parser.add_argument(
+        "--batches", type=int, default=20, help="of 32 clips, each pass"
+    )
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    arguments = parser.parse_args()
+    cores = arguments.cores
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        builder, videos = make_data(folder, arguments.num_identities)
+        peers = {
+            "PNG files, float32, DataLoader": ("png", True),
+            "JPEG files, uint8, DataLoader": ("jpg", False),
+        }
+        rates: dict[str, list[float]] = {"this project": []}
+        rates |= {name: [] for name in peers}
+        for number in range(arguments.passes):
+            rates["this project"].append(
+                ours(
+                    builder,
+                    videos,
+                    num_batches=arguments.batches,
+                    threads=cores,
+                    pass_number=number,
+                )
+            )
+            for name, (kind, as_float) in peers.items():
+                # PNG is slow: fewer batches give the same precision.
+                count = max(arguments.batches // (4 if kind == "png" else 1), 3)
+                rates[name].append(
+                    feed_peer.clips_per_second(
+                        folder / kind,
+                        suffix=kind,
+                        as_float=as_float,
+                        shape=(BATCH, CLIP_FRAMES),
+                        num_batches=count,
+                        workers=cores,
+                    )
+                )
+    report(rates, cores)
+
+
+def report(rates: dict[str, list[float]], cores: int) -> None:
+    """Prints medians, ranges and ratios."""
+    base = statistics.median(rates["this project"])
+    print(f"{platform.processor() or platform.machine()}, {cores} cores; ", end="")
+    print(
+        f"{CLIP_FRAMES} frames x {SIZE} px, batches of {BATCH}; jax {jax.__version__}"
+    )
+    print(f"{'clips/s':34} median   min    max   ours is")
+    for name, values in rates.items():
+        median = statistics.median(values)
+        print(
+            f"{name:34} {median:6.0f} {min(values):6.0f} {max(values):6.0f}  "
+            f"{base / median:5.1f} x"
+        )
+    print(json.dumps({"cores": cores, "clips_per_second": rates}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The peer of benchmarks.feed: image files through torch's DataLoader and OpenCV."""
+
+import random
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+MEAN = np.float32([0.485, 0.456, 0.406])
+STD = np.float32([0.229, 0.224, 0.225])
+
+
+class ClipFiles(Dataset):
+    """Random runs of consecutive frames from folders of image files."""
+
+    def __init__(self, folder: Path, *, suffix: str, num_frames: int, as_float: bool):
+        self.videos = [sorted(p.glob(f"*.{suffix}")) for p in sorted(folder.iterdir())]
+        self.num_frames, self.as_float = num_frames, as_float
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        files = self.videos[index % len(self.videos)]
+        start = random.randrange(max(len(files) - self.num_frames, 0) + 1)
+        frames = []
+        for file in files[start : start + self.num_frames]:
+            image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+            if self.as_float:
+                image = (image.astype(np.float32) / 255 - MEAN) / STD
+            frames.append(image)
+        return torch.from_numpy(np.stack(frames))
+
+
+def clips_per_second(
+    folder: Path,
+    *,
+    suffix: str,
+    as_float: bool,
+    shape: tuple[int, int],
+    num_batches: int,
+    workers: int,
+) -> float:
+    """Clips per second in batches of shape (clips, frames), workers warmed up."""
+    clips, frames = shape
+    files = ClipFiles(folder, suffix=suffix, num_frames=frames, as_float=as_float)
+    loader = DataLoader(
+        files,
+        batch_size=clips,
+        num_workers=workers,
+        prefetch_factor=2,
+        multiprocessing_context="spawn",
+    )
+    batches = iter(loader)
+    # What was prefetched while the workers started is not counted.
+    for _ in range(2 * workers + 1):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(num_batches):
+        next(batches)
+    return num_batches * clips / (time.perf_counter() - start)
