@@ -271,8 +271,8 @@ class _Session:
         in_flight = 2 * num_processes + 2
         self._slots = threading.Semaphore(in_flight)
         following = 0
+        results = workers.run_jobs(self._jobs(videos), num_processes)
         try:
-            results = workers.run_jobs(self._jobs(videos), num_processes)
             for job, result in results:
                 self._take(job["number"], result)
                 finished = sum(v.end is not None for v in self._videos.values())
@@ -288,6 +288,8 @@ class _Session:
                 following += 1
         finally:
             self._closed.set()
+            # Only now: the decoders write into the folder that is removed next.
+            results.close()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _jobs(self, videos: Iterable[str | Path]) -> Iterator[Row]:
         for number, name in enumerate(videos):

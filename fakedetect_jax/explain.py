@@ -1,4 +1,4 @@
-"""Where and when a clip looks forged to the model: Grad-CAM and the running score."""
+"""Where and when a clip looks forged to the model: heat maps, the running score."""
 
 import functools
 from collections.abc import Callable
@@ -11,12 +11,15 @@ from jax.sharding import Mesh
 
 from fakedetect_jax import parallel, steps
 
+PATH_STEPS = 16  # points on the way of the integrated gradient
+
 
 class Explanation(NamedTuple):
     """What is told of B clips of T frames.
 
     logits float32[B]; running float32[B,T]: the logit if the clip ended with that
-    frame; heat float32[B,T,h,w]: what each place adds to the logit, at least 0.
+    frame; heat float32[B,T,h,w]: what each place adds to the logit beyond the average
+    place of its frame, at least 0.
     """
 
     logits: jax.Array
@@ -27,24 +30,50 @@ class Explanation(NamedTuple):
 def explain_step(
     model: nn.Module, variables: dict[str, Any], batch: steps.Batch
 ) -> Explanation:
-    """Scores a batch and says why.
-
-    The heat is Grad-CAM (Selvaraju et al., ICCV 2017) on the last feature map, weighted
-    at each place (HiResCAM, Draelos & Carin 2020). As the map is averaged over space,
-    its gradient is the same at all places and the two are one; by linearity the heat
-    before clipping sums to the first-order effect of the frame on the logit.
-    """
+    """Scores a batch and says why."""
     frames = steps.normalise(batch["frames"].astype(jnp.float32) / 255.0)
     apply = functools.partial(model.apply, variables, train=False)
     maps_BTHWC = apply(frames, method="backbone_features").astype(jnp.float32)  # pyright: ignore
+    head = functools.partial(apply, method="head_from_features")
+    added_BTHW = contributions(head, maps_BTHWC, batch["length"])
+    beyond = added_BTHW - jnp.mean(added_BTHW, axis=(2, 3), keepdims=True)
+    return Explanation(
+        logits=head(maps_BTHWC, batch["length"]),  # pyright: ignore
+        running=_running(apply, maps_BTHWC, batch["length"]),
+        heat=_smooth(nn.relu(beyond)),
+    )
 
-    def total(maps: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = apply(maps, batch["length"], method="head_from_features")
-        return jnp.sum(logits), logits  # pyright: ignore
 
-    gradient, logits = jax.grad(total, has_aux=True)(maps_BTHWC)
-    heat = nn.relu(jnp.sum(gradient * maps_BTHWC, axis=-1))
-    return Explanation(logits, _running(apply, maps_BTHWC, batch["length"]), heat)
+def contributions(
+    head: Callable, maps_BTHWC: jax.Array, length_B: jax.Array
+) -> jax.Array:
+    """What each place of the feature maps adds to the logit, float32[B,T,h,w].
+
+    Integrated Grad-CAM (Sattarzadeh et al., ICASSP 2021): Grad-CAM (Selvaraju et al.,
+    ICCV 2017) with the gradient averaged on the way from no features to these, so that
+    a saturated LSTM still tells its reasons. Of a clip they sum to the logit less that
+    of no features.
+    """
+
+    def total(maps: jax.Array) -> jax.Array:
+        return jnp.sum(head(maps, length_B))
+
+    shares = (jnp.arange(PATH_STEPS) + 0.5) / PATH_STEPS
+    gradients = jax.lax.map(lambda share: jax.grad(total)(share * maps_BTHWC), shares)
+    return jnp.sum(jnp.mean(gradients, axis=0) * maps_BTHWC, axis=-1)
+
+
+def _smooth(heat_BTHW: jax.Array) -> jax.Array:
+    """Binomial weights over 3 x 3 places: each sees more of the picture than itself."""
+    for axis in (2, 3):
+        sides = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        padded = jnp.pad(heat_BTHW, sides, mode="edge")
+        size = heat_BTHW.shape[axis]
+        before, here, after = (
+            jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)
+        )
+        heat_BTHW = (before + 2 * here + after) / 4
+    return heat_BTHW
 
 
 def _running(apply: Callable, maps_BTHWC: jax.Array, length_B: jax.Array) -> jax.Array:

@@ -128,7 +128,7 @@ def _positive_number(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, _end_on_signal)
+    previous = signal.signal(signal.SIGTERM, _end_on_signal)
     try:
         return _run(arguments)
     except (UserError, DataError) as error:
@@ -142,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = f"; the results so far are in {place}.partial" if place else ""
         print(f"interrupted{kept}", file=sys.stderr)
         return 128 + number
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class _Terminated(BaseException):

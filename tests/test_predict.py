@@ -365,7 +365,7 @@ def test_addresses_devices_and_playlists_are_refused(faceless, web, tmp_path, ca
     code = predict.main(["--model", str(faceless), *arguments, "--output", str(output)])
     rows = rows_of(output)
     assert code == 3
-    assert len(rows) == len(arguments) + 1  # the list names two
+    assert len(rows) == len(arguments) + 1, rows  # the list names two
     assert {r["outcome"] for r in rows} == {"refused", "unreadable"}
     assert all(r["reason"] for r in rows)
     assert web.requests == []
@@ -596,7 +596,7 @@ def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=30)[1].decode()
-    assert process.returncode == 143
+    assert process.returncode == 143, said
     assert "out.jsonl.partial" in said and "Traceback" not in said
     assert rows_of(partial) and not output.exists()
     assert list(rubbish.iterdir()) == []
