@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import shlex
 import sys
 import time
@@ -175,7 +176,9 @@ def _run(argv: list[str]) -> int:
         terminal.say(f"report: {result['folder']}/report.html")
     phases = {k: round(v, 1) for k, v in terminal.phases.items()}
     terminal.say(f"seconds: {json.dumps(phases)}")
-    terminal.say(f"total: {time.perf_counter() - started:.0f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB to GiB
+    seconds = time.perf_counter() - started
+    terminal.say(f"total: {seconds:.0f} s, peak host memory {peak:.1f} GiB")
     return 0
 
 
