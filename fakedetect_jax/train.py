@@ -257,11 +257,12 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     )
     abstract = jax.eval_shape(create)
     _check_disk(run, checkpoints, abstract)
+    _summarise(run, plan, abstract, (train_split, val_split), start)
     with terminal.phase("compile"):
         train_step = _compile(recipe, abstract, run)
-    run.stop.check()
+    if jax.process_count() == 1:  # several agree to stop after their first step
+        run.stop.check()
     state = _load_or_create(run, recipe, checkpoints, start, abstract)
-    _summarise(run, plan, state, (train_split, val_split), start)
     first = jax.process_index() == 0
     metrics_file = MetricsFile(run.workdir, resumed_step=start) if first else None
     loop = _Loop(
