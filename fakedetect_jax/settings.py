@@ -161,6 +161,7 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Kind] = {
     "optimizer.weight_decay": Number(0, 10),
     "optimizer.clip_norm": Number(0),
     "optimizer.backbone_multiplier": Number(0, 100),
+    "optimizer.layer_decay": Number(0, 1, above=True),
     "optimizer.ema_decay": Number(0, 0.99999),
     "loss.label_smoothing": Number(0, 0.9),
     "loss.frame_weight": Number(0, 100),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fakedetect_jax import augment, selfblend
-from fakedetect_jax.models import FakeDetector
+from fakedetect_jax.models import BACKBONES, FakeDetector, is_frozen
 
 # ImageNet statistics of RGB in [0, 1], as torchvision's and timm's weights expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -63,9 +63,16 @@ def make_model(config) -> FakeDetector:
 
 def make_recipe(config, *, num_steps: int) -> Recipe:
     """The recipe of a config for a run of num_steps."""
+    model = make_model(config)
+    stages, _ = BACKBONES.get(model.backbone, (model.stage_sizes, model.block))
     return Recipe(
-        model=make_model(config),
-        optimizer=make_optimizer(config.optimizer, num_steps=num_steps),
+        model=model,
+        optimizer=make_optimizer(
+            config.optimizer,
+            num_steps=num_steps,
+            num_stages=len(stages),
+            freeze_stages=model.freeze_stages,
+        ),
         seed=config.seed,
         augment=config.augment.to_dict(),
         label_smoothing=config.loss.label_smoothing,
@@ -113,8 +120,17 @@ def learning_rate(
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
-def make_optimizer(settings, *, num_steps: int) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019)."""
+def make_optimizer(
+    settings, *, num_steps: int, num_stages: int = 4, freeze_stages: int = 0
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019).
+
+    Args:
+      settings: the config's optimizer group.
+      num_steps: of the whole run, for the schedule.
+      num_stages: of the backbone.
+      freeze_stages: how many of them are constants, which nothing may change.
+    """
     rate = learning_rate(
         peak=settings.learning_rate,
         schedule=settings.schedule,
@@ -126,24 +142,55 @@ def make_optimizer(settings, *, num_steps: int) -> optax.GradientTransformation:
         parts.append(optax.clip_by_global_norm(settings.clip_norm))
     parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps))
     if settings.weight_decay:
-        parts.append(optax.add_decayed_weights(settings.weight_decay, _is_kernel))
-    if settings.backbone_multiplier != 1.0:
-        slower = functools.partial(_scale_backbone, settings.backbone_multiplier)
-        parts.append(optax.stateless(slower))
+        decayed = functools.partial(_map_paths, _is_kernel)
+        parts.append(optax.add_decayed_weights(settings.weight_decay, decayed))
+    factor = functools.partial(
+        _rate_factor,
+        backbone=settings.backbone_multiplier,
+        layer_decay=settings.layer_decay,
+        num_stages=num_stages,
+        freeze_stages=freeze_stages,
+    )
+    if (settings.backbone_multiplier, settings.layer_decay) != (1, 1) or freeze_stages:
+        parts.append(
+            optax.stateless(
+                lambda updates, _: jax.tree.map(
+                    jnp.multiply, updates, _map_paths(factor, updates)
+                )
+            )
+        )
     parts.append(optax.scale_by_learning_rate(rate))
     return optax.chain(*parts)
 
 
-def _is_kernel(params):
+def _map_paths(function, tree):
+    """A tree of function(names on the way to each leaf)."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
+        lambda path, _: function([entry.key for entry in path]), tree
     )
 
 
-def _scale_backbone(factor: float, updates, params):
-    del params
-    scaled = jax.tree.map(lambda update: factor * update, updates["backbone"])
-    return {**updates, "backbone": scaled}
+def _is_kernel(names: list[str]) -> bool:
+    return names[-1] == "kernel"
+
+
+def _rate_factor(
+    names: list[str],
+    *,
+    backbone: float,
+    layer_decay: float,
+    num_stages: int,
+    freeze_stages: int,
+) -> float:
+    """What the learning rate of a parameter is multiplied by: less, the earlier it is
+    in the backbone, and 0 in its frozen stages."""
+    if names[0] != "backbone":
+        return 1.0
+    if is_frozen(names[1], freeze_stages):
+        return 0.0
+    is_block = names[1].startswith("layer")
+    stage = int(names[1].removeprefix("layer").split("_")[0]) if is_block else 0
+    return backbone * layer_decay ** (num_stages - stage)
 
 
 def normalise(frames: jax.Array) -> jax.Array:

@@ -122,3 +122,34 @@ def test_a_batch_that_does_not_divide_names_the_nearest_sizes():
     mesh = parallel.make_mesh(jax.devices())
     with pytest.raises(ConfigError, match="batch_size 30 .* 8 devices; .*24 and 32"):
         parallel.check_divisible("batch_size", 30, mesh)
+
+
+def test_frozen_stages_stay_and_earlier_ones_learn_slower(small):
+    config = small.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.freeze_stages = 1
+        config.optimizer.update(
+            weight_decay=0.1, backbone_multiplier=0.5, layer_decay=0.1
+        )
+    _, start = run_steps(config, 1, [])
+    _, state = run_steps(config, 1, [random_batch(8)])
+    moved = jax.tree.map(
+        lambda old, new: float(np.abs(new - old).max()), start.params, state.params
+    )
+    frozen = [moved["backbone"][name] for name in ("conv1", "bn1", "layer1_0")]
+    assert max(jax.tree.leaves(frozen)) == 0.0
+    rate = config.optimizer.learning_rate
+    # Adam's first step is the learning rate itself; only kernels decay. (A block starts
+    # as the identity: of it only the last normalisation has a gradient.)
+    np.testing.assert_allclose(moved["head"]["bias"], rate, rtol=1e-3)
+    np.testing.assert_allclose(
+        moved["backbone"]["layer2_0"]["bn2"]["bias"], 0.5 * rate, rtol=1e-2
+    )
+    factor = steps._rate_factor(
+        ["backbone", "layer1_0", "conv1", "kernel"],
+        backbone=0.5,
+        layer_decay=0.1,
+        num_stages=2,
+        freeze_stages=0,
+    )
+    np.testing.assert_allclose(factor, 0.05)
