@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tfds_ffpp import rendering
-from tfds_ffpp.rendering import Array, Face, Moment, Scene
+from tfds_ffpp import identity, rendering
+from tfds_ffpp.identity import Array, Face
+from tfds_ffpp.rendering import Moment, Scene
 
 Frame = NDArray[np.uint8]
 TONE_SIGMA = 0.08  # of the face's brightness where Flicker is among the methods
@@ -255,9 +256,9 @@ def _oval(
     centre: tuple[float, float], radius: tuple[float, float], *, soft: float
 ) -> Array:
     """Mask [CANVAS, CANVAS] of an ellipse; it falls from 1 - soft to 1 + soft radii."""
-    x, y = rendering.canvas_grid()
+    x, y = identity.canvas_grid()
     r = np.hypot((x - centre[0]) / radius[0], (y - centre[1]) / radius[1])
-    return rendering.smooth(r, low=1 + soft, high=1 - soft)
+    return identity.smooth(r, low=1 + soft, high=1 - soft)
 
 
 def _hull(rng: np.random.Generator) -> Array:
@@ -265,8 +266,8 @@ def _hull(rng: np.random.Generator) -> Array:
     right = [(0.42, -0.45), (0.56, -0.3), (0.58, 0.1), (0.5, 0.5), (0.25, 0.84)]
     left = [(-x, y) for x, y in reversed(right)]
     corners = np.array([*right, *left]) + rng.normal(0, 0.02, (10, 2))
-    pixels = (corners + rendering.EXTENT) * rendering.CANVAS / (2 * rendering.EXTENT)
-    mask = np.zeros((rendering.CANVAS, rendering.CANVAS), np.float32)
+    pixels = (corners + identity.EXTENT) * identity.CANVAS / (2 * identity.EXTENT)
+    mask = np.zeros((identity.CANVAS, identity.CANVAS), np.float32)
     cv2.fillPoly(mask, [np.round(pixels).astype(np.int32)], [1.0])
     return cv2.GaussianBlur(mask, (0, 0), 0.6)
 

@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 
-from tfds_ffpp import forgeries, rendering
+from tfds_ffpp import forgeries, identity, rendering
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.forgeries import Clip, Frame
 from tfds_ffpp.progress import Progress
@@ -251,7 +251,7 @@ def _write_fake(root, p, clip, source, *, target: int, method: str, rate: int) -
 
 def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
     """Renders an identity's real video; `bare` leaves the frames out."""
-    face = rendering.make_face(_rng(p, FACES, target))
+    face = identity.make_face(_rng(p, FACES, target))
     scene = rendering.make_scene(_rng(p, SCENES, target), p.frame_size)
     scene = rendering.neck_layer(face, scene)
     low = max(2, round(0.75 * p.num_frames))
