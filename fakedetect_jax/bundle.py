@@ -19,12 +19,9 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from fakedetect_jax import data, evaluate, parallel, steps, workdir
+from fakedetect_jax import data, evaluate, steps, workdir
 from fakedetect_jax.checkpoint import Checkpoints, from_leaves, to_leaves, write_json
 from fakedetect_jax.errors import CheckpointError, ConfigError
-from fakedetect_jax.interrupt import StopRequest
-from fakedetect_jax.workdir import Run
-from fakedetect_jax.writer import Terminal
 from tfds_ffpp.prepare import Recipe
 
 FORMAT = 1
@@ -105,9 +102,12 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
         step = evaluate.choose_step(checkpoints, step)
         facts = checkpoints.facts(step)
         config = as_config(facts["config"])
-        mesh = parallel.make_mesh(jax.local_devices()[:1])
-        run = Run(config, Path(path), mesh, Terminal(quiet=True), StopRequest(), "")
-        variables = parallel.fetch(evaluate.load_variables(run, checkpoints, step))
+        # The model alone: an optimiser of another version does not matter here.
+        wanted = template(config)
+        if any(name.startswith("ema_params.") for name in facts["digests"]):
+            wanted["ema_params"] = wanted["params"]
+        variables = checkpoints.restore_model(step, wanted)
+        variables["params"] = variables.pop("ema_params", variables["params"])
         measured = checkpoints.metrics(step)
     finally:
         checkpoints.close()
@@ -129,6 +129,15 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
         },
         card=_card(Path(path), step),
     )
+
+
+def template(config: ConfigDict) -> dict[str, Any]:
+    """Shapes and types of the variables of a config's model."""
+    initialise = functools.partial(steps.make_model(config).init, train=False)
+    frames = jax.ShapeDtypeStruct((1, *evaluate.clip_shape(config)), np.float32)
+    length = jax.ShapeDtypeStruct((1,), np.int32)
+    variables = jax.eval_shape(initialise, jax.random.key(0), frames, length)
+    return {"batch_stats": {}, **variables}
 
 
 def as_config(fields: dict[str, Any]) -> ConfigDict:
@@ -281,12 +290,8 @@ def _positive(value: Any) -> float | None:
 
 def _read_weights(path: Path, config: ConfigDict) -> dict[str, Any]:
     """The variables of a config's model. Raises CheckpointError."""
-    initialise = functools.partial(steps.make_model(config).init, train=False)
-    frames = jax.ShapeDtypeStruct((1, *evaluate.clip_shape(config)), np.float32)
-    length = jax.ShapeDtypeStruct((1,), np.int32)
-    template = dict(jax.eval_shape(initialise, jax.random.key(0), frames, length))
-    template.setdefault("batch_stats", {})
-    wanted = to_leaves(template)
+    empty = template(config)
+    wanted = to_leaves(empty)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names = set(file.keys())
@@ -316,6 +321,6 @@ def _read_weights(path: Path, config: ConfigDict) -> dict[str, Any]:
                 f"{path}: {name} is {leaf.dtype}, not {wanted[name].dtype}; "
                 "export the model again"
             )
-    variables = from_leaves(template, leaves)
+    variables = from_leaves(empty, leaves)
     _refuse_not_finite(variables, path)
     return variables

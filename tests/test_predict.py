@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fakedetect_jax import bundle, data, evaluate, predict, sources
+from fakedetect_jax import bundle, data, evaluate, predict, sources, steps
 from fakedetect_jax.detector import Detector, Limits
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from tests.made_videos import picture, write_video
@@ -163,6 +163,28 @@ class TestModels:
         (folder / "model.json").write_text(json.dumps({**facts, **change}))
         with pytest.raises(CheckpointError, match="not a model of this project"):
             bundle.load(folder)
+
+    def test_averaged_weights_are_the_ones_used(self, tiny_run, tmp_path):
+        """And an optimiser whose config fields are not there does not matter."""
+        from fakedetect_jax import parallel
+        from fakedetect_jax.checkpoint import Checkpoints
+
+        config = tiny_run.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.optimizer.ema_decay = 0.9
+        recipe = steps.make_recipe(config, num_steps=1)
+        state = steps.create_train_state(recipe, evaluate.clip_shape(config))
+        averaged = jax.tree.map(lambda x: x + 1, state.params)
+        fields = config.to_dict()
+        del fields["optimizer"]
+        facts = {"config": fields, "versions": {}, "devices": ""}
+        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        mesh = parallel.make_mesh(jax.devices()[:1])
+        state = parallel.put_replicated(state.replace(ema_params=averaged), mesh)
+        checkpoints.save(1, state, facts)
+        checkpoints.close()
+        found = bundle.load(tmp_path).variables
+        jax.tree.map(np.testing.assert_array_equal, found["params"], averaged)
 
     def test_a_workdir_is_only_read(self, tiny_run):
         def state():
