@@ -6,11 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+import torch  # pyright: ignore[reportMissingImports]
+from torch.utils.data import (  # pyright: ignore[reportMissingImports]
+    DataLoader,
+    Dataset,
+)
 
-MEAN = np.float32([0.485, 0.456, 0.406])
-STD = np.float32([0.229, 0.224, 0.225])
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class ClipFiles(Dataset):
@@ -28,7 +31,9 @@ class ClipFiles(Dataset):
         start = random.randrange(max(len(files) - self.num_frames, 0) + 1)
         frames = []
         for file in files[start : start + self.num_frames]:
-            image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+            image = cv2.imread(str(file))
+            assert image is not None, file
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
             if self.as_float:
                 image = (image.astype(np.float32) / 255 - MEAN) / STD
             frames.append(image)

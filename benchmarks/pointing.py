@@ -64,7 +64,7 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
         called_fake = bool(1 / (1 + np.exp(-told.logits[0])) > detector.threshold)
         for t in range(length):
             mask = masks[clip.start + clip.stride * t]
-            heat = cv2.resize(told.heat[0, t], (size, size))
+            heat = cv2.resize(np.asarray(told.heat[0, t]), (size, size))
             if mask.any() and not mask.all():
                 rows.append(
                     {

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG = "configs/demo.py"
@@ -71,7 +72,7 @@ def saving(workdir: Path) -> bool:
     return bool(unfinished) or any("tmp" in name for name in names)
 
 
-def disturbed(workdir: Path, quick: bool, signals: list[int], seed: int) -> dict:
+def disturbed(workdir: Path, quick: bool, signals: Sequence[int], seed: int) -> dict:
     """The run under fire; how often which signal came, and into which moment."""
     rng = random.Random(seed)
     waiting, told = list(signals), {"kill": 0, "term": 0, "during a save": 0}

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from fakedetect_jax import data, evaluate, steps, workdir
 from fakedetect_jax.checkpoint import Checkpoints, from_leaves, to_leaves, write_json
 from fakedetect_jax.errors import CheckpointError, ConfigError
+from fakedetect_jax.settings import Config
 from tfds_ffpp.prepare import Recipe
 
 FORMAT = 1
@@ -39,7 +40,7 @@ class Model(NamedTuple):
     frames of the longest training video; card: Markdown.
     """
 
-    config: ConfigDict
+    config: Config
     variables: dict[str, Any]
     recipe: dict[str, Any]
     temperature: float | None
@@ -131,7 +132,7 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
     )
 
 
-def template(config: ConfigDict) -> dict[str, Any]:
+def template(config: Config) -> dict[str, Any]:
     """Shapes and types of the variables of a config's model."""
     initialise = functools.partial(steps.make_model(config).init, train=False)
     frames = jax.ShapeDtypeStruct((1, *evaluate.clip_shape(config)), np.float32)
@@ -140,7 +141,7 @@ def template(config: ConfigDict) -> dict[str, Any]:
     return {"batch_stats": {}, **variables}
 
 
-def as_config(fields: dict[str, Any]) -> ConfigDict:
+def as_config(fields: dict[str, Any]) -> Config:
     """A config out of JSON: lists become the tuples that they were."""
 
     def restore(value: Any) -> Any:
@@ -274,7 +275,7 @@ def read_bundle(folder: str | Path) -> Model:
     return model
 
 
-def _checked_recipe(told: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+def _checked_recipe(told: dict[str, Any], config: Config) -> dict[str, Any]:
     """The recipe of a bundle, which names no file and fits the model's input."""
     recipe = dataclasses.asdict(Recipe(**told))
     if recipe["detector_model"] or recipe["image_size"] != config.dataset.image_size:
@@ -288,7 +289,7 @@ def _positive(value: Any) -> float | None:
     return value
 
 
-def _read_weights(path: Path, config: ConfigDict) -> dict[str, Any]:
+def _read_weights(path: Path, config: Config) -> dict[str, Any]:
     """The variables of a config's model. Raises CheckpointError."""
     empty = template(config)
     wanted = to_leaves(empty)

@@ -236,7 +236,7 @@ class FrameReader:
     def _images(self, video: int) -> Sequence[bytes]:
         try:
             record = self._builder_source[video]
-            example = tf_example_pb2.Example.FromString(record)
+            example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
         except Exception as error:  # array_record and protobuf share no base class
             raise DataError(
                 f"record {video} of split {self._split} cannot be read "
@@ -359,7 +359,7 @@ def _open_feed(batches: _Batches, settings, start: int = 0) -> Iterator[Batch]:
     if not flags.FLAGS.is_parsed():
         # Grain reads flags of its own; as a library there is no command line.
         flags.FLAGS.mark_as_parsed()
-    dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(
+    dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(  # pyright: ignore[reportArgumentType]
         grain.ReadOptions(
             num_threads=settings.num_threads,
             prefetch_buffer_size=settings.prefetch_batches,

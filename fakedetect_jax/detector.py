@@ -78,7 +78,7 @@ class Detector:
         all_faces: bool = True,
         num_processes: int = 1,
         limits: Limits | None = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Any] | None = None,
     ):
         """See `load`."""
         self.model = model

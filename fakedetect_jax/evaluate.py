@@ -140,7 +140,7 @@ def _row(
         "start": clip.start,
         "length": length,
         "logit": logit,
-        "score": float(metrics.sigmoid(np.float64(logit))),
+        "score": float(metrics.sigmoid(np.asarray(logit))),
     }
 
 

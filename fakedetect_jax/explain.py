@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from fakedetect_jax import parallel, steps
@@ -22,9 +23,9 @@ class Explanation(NamedTuple):
     place of its frame, at least 0.
     """
 
-    logits: jax.Array
-    running: jax.Array
-    heat: jax.Array
+    logits: jax.Array | np.ndarray
+    running: jax.Array | np.ndarray
+    heat: jax.Array | np.ndarray
 
 
 def explain_step(

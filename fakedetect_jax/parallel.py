@@ -4,7 +4,7 @@ import collections
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def free_host_bytes() -> int | None:
     return min(free)
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """All devices in one "data" axis."""
     # Mesh, not jax.make_mesh: that one's default axis type differs between versions.
     return Mesh(np.array(devices or jax.devices()), ("data",))

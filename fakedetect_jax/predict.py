@@ -168,7 +168,7 @@ def _run(arguments: argparse.Namespace) -> int:
     failed = False
     with _open_output(arguments.output) as output, _Table(asked, output) as table:
         scored = _score(detector, good, table, report) if detector else iter(())
-        with contextlib.closing(scored) if detector else contextlib.nullcontext():
+        with contextlib.closing(scored) if detector else contextlib.nullcontext():  # pyright: ignore[reportArgumentType]
             for source in asked:
                 row = refused(source) if source.refusal else next(scored)
                 failed |= row["outcome"] in FAILURES

@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
 
+# A ConfigDict; the types of its fields are held by RULES, not by a type checker.
+Config = Any
+
 # Read by glibc at start: keep up to 16 GiB of freed memory, never map single arrays,
 # and serve every thread from the one heap that can grow so large.
 MALLOC = {
@@ -231,7 +234,7 @@ def _nearest(field: str, known: Iterable[str]) -> str:
 # The command line ----------------------------------------------------------------
 
 
-def load(source: str) -> ConfigDict:
+def load(source: str) -> Config:
     """The config of FILE or FILE:ARGUMENT. Raises ConfigError with file and line."""
     name, _, argument = source.partition(":")
     path = Path(name)

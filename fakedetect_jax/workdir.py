@@ -12,10 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.interrupt import StopRequest
+from fakedetect_jax.settings import Config
 from fakedetect_jax.writer import Terminal
 
 PACKAGES = (
@@ -122,7 +121,7 @@ TRAINED_GROUPS = ("model", "dataset")
 TRAINED_FIELDS = ("data.clip_frames", "data.frame_stride", "optimizer.ema_decay")
 
 
-def as_trained(config: ConfigDict, record: dict[str, Any]) -> tuple[ConfigDict, str]:
+def as_trained(config: Config, record: dict[str, Any]) -> tuple[Config, str]:
     """`config` with the fields of a trained run that its model depends on.
 
     Returns:
@@ -150,7 +149,7 @@ def as_trained(config: ConfigDict, record: dict[str, Any]) -> tuple[ConfigDict, 
 class Run(NamedTuple):
     """What every part of a run needs to know of it."""
 
-    config: ConfigDict
+    config: Config
     workdir: Path
     mesh: Any  # jax.sharding.Mesh; this file works without jax
     terminal: Terminal

@@ -92,7 +92,7 @@ def _beam_options(flags: str | None) -> Any:
     if flags is None:
         return None
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SettingError(
             "--beam_pipeline_options needs apache-beam: pip install apache-beam"

@@ -197,8 +197,8 @@ def _share_out(groups: Sequence[tuple[str, ...]]) -> dict[str, str]:
         empty = [s for s in SPLITS if not have[s]]
         # The last few groups go where there would be none.
         open_ = empty if left <= len(empty) else SPLITS
-        split = max(open_, key=lambda s: SHARES[s] * total - have[s])
-        have[split] += len(group)
+        split = max(open_, key=lambda s: SHARES[s] * total - have[s])  # pyright: ignore[reportArgumentType]
+        have[split] += len(group)  # pyright: ignore[reportArgumentType]
         home.update(dict.fromkeys(group, split))
     return home
 

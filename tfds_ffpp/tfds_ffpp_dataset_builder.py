@@ -188,7 +188,7 @@ class StableWriter(writer.ExampleWriter):
 
 
 def _in_order(data: bytes) -> bytes:
-    example = tf_example_pb2.Example.FromString(data)
+    example = tf_example_pb2.Example.FromString(data)  # pyright: ignore[reportAttributeAccessIssue]
     return example.SerializeToString(deterministic=True)
 
 
@@ -271,7 +271,7 @@ class Builder(tfds.core.ShardBasedBuilder):
                 work.forget()
 
     def _example_writer(self) -> writer.ExampleWriter:
-        return StableWriter(file_format=self.info.file_format)
+        return StableWriter(file_format=self.info.file_format)  # pyright: ignore[reportArgumentType]
 
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
