@@ -18,7 +18,7 @@ from fakedetect_jax.errors import ConfigError, PeerError, UserError
 Batch = dict[str, np.ndarray]
 
 # A dead peer is noticed after this long; JAX then ends the survivors.
-HEARTBEAT_TIMEOUT_SECONDS = 60
+HEARTBEAT_TIMEOUT_SECONDS = 30
 
 
 def join_hosts(
