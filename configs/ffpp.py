@@ -93,7 +93,35 @@ def get_config(compression: str = "c23") -> ConfigDict:
     config.init_from = ""  # backbone weights: a .safetensors in torchvision/timm names
 
     # Augmentation on the device: all off here, see docs/augmentation.md.
-    config.augment = ConfigDict({"flip": 0.0})
+    config.augment = ConfigDict(
+        {
+            "flip": 0.0,  # probability of left-right mirroring
+            "crop": 0.0,  # probability of zooming and shifting the window
+            "crop_scale": 0.1,  # zoom factor within 1 +- this
+            "crop_shift": 0.05,  # shift within +- this, in sides
+            "blur": 0.0,  # probability of Gaussian blur
+            "blur_sigma": 1.5,  # pixels, from 0 up to this
+            "downscale": 0.0,  # probability of shrinking and enlarging again
+            "downscale_factor": 3.0,  # from 1 up to this
+            "brightness_contrast": 0.0,  # probability
+            "brightness": 0.15,  # added, within +- this
+            "contrast": 0.2,  # factor within 1 +- this
+            "hue_saturation": 0.0,  # probability
+            "hue": 0.03,  # turns of the colour circle, within +- this
+            "saturation": 0.3,  # factor within 1 +- this
+            "gamma": 0.0,  # probability
+            "gamma_octaves": 0.3,  # exponent 2**u, u within +- this
+            "noise": 0.0,  # probability of noise, drawn anew for each frame
+            "noise_sigma": 0.03,  # of full scale, from 0 up to this
+            "jpeg": 0.0,  # probability of JPEG compression
+            "jpeg_quality": 40,  # from this to 100
+            "jpeg_subsampling": "420",  # chroma: 420 | 444
+            "frame_drop": 0.0,  # probability of a clip losing frames
+            "frame_drop_rate": 0.2,  # chance of each frame to repeat the one before
+            "cutout": 0.0,  # probability of a grey rectangle
+            "cutout_side": 0.4,  # its sides, in sides of the frame, up to this
+        }
+    )
 
     config.batch_size = 32  # clips per step over all devices and hosts
     config.num_epochs = 50  # passes over the training videos
