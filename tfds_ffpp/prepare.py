@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -86,11 +86,11 @@ def store(clip: Clip, faces: Faces, recipe: Recipe) -> tuple[int, list[bytes], f
         blank = encode(np.zeros((side, side, 3), np.uint8), recipe)
         return 0, [blank] * recipe.num_frames, 0.0
     crops = clip_crops(clip, faces.box, side, reference=faces.reference)
-    start = perf_counter()
+    start = process_time()
     encoded = [encode(crop, recipe) for crop in crops]
     valid = len(encoded)
     encoded += encoded[-1:] * (recipe.num_frames - valid)
-    return valid, encoded, perf_counter() - start
+    return valid, encoded, process_time() - start
 
 
 def pad(values: list, length: int) -> list:
@@ -118,14 +118,14 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
     Raises:
       UnusableVideoError: with the reason.
     """
-    start = perf_counter()
+    start = process_time()
     clip = read_planned(path, recipe)
-    decoded = perf_counter()
+    decoded = process_time()
     if recipe.crop == "full":
         faces = whole_frame(clip)
     elif faces is None:
         faces = find_faces(clip, recipe)
-    detected = perf_counter()
+    detected = process_time()
     num_valid, frames, encoding = store(clip, faces, recipe)
     facts = clip.facts
     meta = {
@@ -154,7 +154,7 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
     seconds = {
         "decode": decoded - start,
         "detect": detected - decoded,
-        "crop": perf_counter() - detected - encoding,
+        "crop": process_time() - detected - encoding,
         "encode": encoding,
     }
     return Prepared(meta, frames, seconds)
