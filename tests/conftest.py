@@ -56,10 +56,21 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
             data_dir=str(folder / "tfds"),
             manual_dir=str(folder / "videos"),
             clip_frames=4,
+            frame_stride=1,
+            sampling="class",
+            train_clips_per_video=4,
             eval_clips_per_video=2,
             num_threads=1,
         )
-        config.model.update(stage_sizes=(1, 1), width=8, lstm_features=8)
+        config.model.update(
+            backbone="resnet",
+            stage_sizes=(1, 1),
+            width=8,
+            stem="small",
+            lstm_features=8,
+            pooling="last",
+            dtype="float32",
+        )
         config.compilation_cache = ""
         config.batch_size = config.eval.batch_size = 8
         config.num_steps = 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 
-from fakedetect_jax import bundle, evaluate, export, steps
+from fakedetect_jax import bundle, data, evaluate, export, steps
 from fakedetect_jax.detector import Detector
 from fakedetect_jax.models import FakeDetector
 
@@ -40,7 +40,9 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
     facts = json.loads((exported / "model.json").read_text())
     assert facts["preprocessing"]["frames"]["num_frames"] == 8
     assert facts["preprocessing"]["frames"]["jpeg_quality"] == 95
-    assert facts["preprocessing"]["window_frames"] == 20
+    dataset = data.open_dataset(tiny_run.config).data_dir
+    longest = max(v["source_frames"] for v in data.read_videos(dataset, "train"))
+    assert facts["preprocessing"]["window_frames"] == longest
     assert facts["calibration"].keys() == {"temperature", "threshold"}
     assert facts["config"]["model"]["lstm_features"] == 8
     assert "Before you trust this" in (exported / "README.md").read_text()
