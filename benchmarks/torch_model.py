@@ -1,5 +1,7 @@
 """The peer: the same ResNet + LSTM in PyTorch, with torchvision's names and layout."""
+
 # pyright: reportMissingImports=false
+import numpy as np
 import torch
 from torch import nn
 
@@ -91,3 +93,29 @@ class Detector(nn.Module):
         images = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features = self.backbone(images).mean((2, 3)).unflatten(0, frames.shape[:2])
         return self.head(self.lstm(features)[0][:, -1])[:, 0]
+
+
+def copy_weights(model: Detector, weights: dict[str, np.ndarray]) -> None:
+    """The project's parameters ("backbone/layer1_0/conv1/kernel", …) into the peer."""
+    state = model.state_dict()
+
+    def put(name: str, array: np.ndarray) -> None:
+        state[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+    leaves = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+    for name, array in weights.items():
+        place, *modules, leaf = name.split("/")
+        if place != "backbone":
+            continue
+        path = ".".join(modules).replace("downsample_conv", "downsample.0")
+        path = path.replace("downsample_bn", "downsample.1").replace("_", ".")
+        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        put(f"backbone.{path}.{leaves[leaf]}", array)
+    cell = "lstm/forward"
+    for part, name in (("i", "weight_ih_l0"), ("h", "weight_hh_l0")):
+        gates = [weights[f"{cell}/{part}{gate}/kernel"].T for gate in "ifgo"]
+        put(f"lstm.{name}", np.concatenate(gates))
+    biases = [weights[f"{cell}/h{gate}/bias"] for gate in "ifgo"]
+    put("lstm.bias_hh_l0", np.concatenate(biases))
+    put("head.weight", weights["head/kernel"].T)
+    put("head.bias", weights["head/bias"])

@@ -55,13 +55,11 @@ def plain_conv2d(
 def _conv2d(
     x_NHWI: jax.Array, kernel_hwIO: jax.Array, strides: Strides, padding: Pads
 ) -> jax.Array:
-    def cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return cpu_conv2d(x, kernel, strides, padding)
-
-    def default(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return plain_conv2d(x, kernel, strides, padding)
-
-    return lax.platform_dependent(x_NHWI, kernel_hwIO, cpu=cpu, default=default)
+    plain = functools.partial(plain_conv2d, strides=strides, padding=padding)
+    if not _is_pointwise(kernel_hwIO.shape, padding):
+        return plain(x_NHWI, kernel_hwIO)
+    product = functools.partial(cpu_pointwise, strides=strides)
+    return lax.platform_dependent(x_NHWI, kernel_hwIO, cpu=product, default=plain)
 
 
 def _conv2d_forward(
@@ -91,22 +89,21 @@ def _conv2d_backward(
         return jax.vjp(lambda k: plain_conv2d(x, k, strides, padding), kernel)[1](dy)[0]
 
     arguments = (*saved, dy_NPQO)
-    return (
-        lax.platform_dependent(*arguments, cpu=cpu_input, default=plain_input),
-        lax.platform_dependent(*arguments, cpu=cpu_kernel, default=plain_kernel),
-    )
+    dkernel = lax.platform_dependent(*arguments, cpu=cpu_kernel, default=plain_kernel)
+    if strides == (1, 1) and not _is_pointwise(saved[1].shape, padding):
+        return plain_input(*arguments), dkernel
+    dx = lax.platform_dependent(*arguments, cpu=cpu_input, default=plain_input)
+    return dx, dkernel
 
 
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
-def cpu_conv2d(
-    x_NHWI: jax.Array, kernel_hwIO: jax.Array, strides: Strides, padding: Pads
+def cpu_pointwise(
+    x_NHWI: jax.Array, kernel_11IO: jax.Array, *, strides: Strides
 ) -> jax.Array:
-    """`plain_conv2d` with 1x1 kernels as a matrix product."""
-    if not _is_pointwise(kernel_hwIO.shape, padding):
-        return plain_conv2d(x_NHWI, kernel_hwIO, strides, padding)
-    return x_NHWI[:, :: strides[0], :: strides[1]] @ kernel_hwIO[0, 0]
+    """A 1x1 convolution as a matrix product."""
+    return x_NHWI[:, :: strides[0], :: strides[1]] @ kernel_11IO[0, 0]
 
 
 def cpu_input_gradient(
@@ -116,7 +113,7 @@ def cpu_input_gradient(
     strides: Strides,
     padding: Pads,
 ) -> jax.Array:
-    """Gradient [N,H,W,I] of the images."""
+    """Gradient [N,H,W,I] of the images: of a 1x1 or a strided convolution."""
     _, height, width, _ = shape_NHWI
     kernel_hwOI = jnp.swapaxes(kernel_hwIO, 2, 3)
     if _is_pointwise(kernel_hwIO.shape, padding):
@@ -124,11 +121,6 @@ def cpu_input_gradient(
         sizes = zip((height, width), dx.shape[1:3], strides, strict=True)
         pads = [(0, size - (out - 1) * s - 1, s - 1) for size, out, s in sizes]
         return lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
-    if strides == (1, 1):
-        sizes = zip(kernel_hwIO.shape[:2], padding, strict=True)
-        flipped = [(k - 1 - low, k - 1 - high) for k, (low, high) in sizes]
-        return plain_conv2d(dy_NPQO, kernel_hwOI[::-1, ::-1], strides, tuple(flipped))
-
     per_image = dy_NPQO[0, ..., 0].size * kernel_hwIO[..., 0].size
     per_image *= dy_NPQO.dtype.itemsize
 

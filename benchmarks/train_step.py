@@ -1,0 +1,210 @@
+"""This project's step beside the same model in PyTorch and in unmodified flax.
+
+python -m benchmarks.train_step                                  ResNet-50, 224 px, CPU
+python -m benchmarks.train_step --model resnet18 --size 112
+python -m benchmarks.train_step --device cuda --precision bf16 --clips 32
+
+Each side lives in a process of its own (benchmarks/step_workers.py); they take turns,
+A B C A B C, after a warm-up, and only one works at a time. PyTorch comes with the extra
+`bench`; without it, or with --no-torch, the project stands beside flax alone.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from fakedetect_jax.settings import MALLOC
+
+# What the loss of the same weights may differ by.
+TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
+MODES = ("train", "infer")
+
+
+class Side:
+    """A running worker."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace, weights: Path):
+        """Starts it and waits until its first steps are done."""
+        self.name = name
+        fields = ("model", "size", "clips", "frames", "precision", "device", "compile")
+        command = [sys.executable, "-m", "benchmarks.step_workers", "--side", name]
+        command += ["--weights", str(weights)]
+        for field in fields:
+            command += [f"--{field}", str(getattr(arguments, field))]
+        platforms = {"cpu": "cpu", "cuda": "cuda"}[arguments.device]
+        self._process = subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                **MALLOC,
+                "JAX_PLATFORMS": platforms,
+                # The sides share the device's memory.
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.facts = self._answer()
+        self.seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+        self.memory = 0
+
+    def _answer(self) -> dict:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"error: the side {self.name!r} ended; see its message above")
+
+    def step(self, mode: str, *, count: int, keep: bool) -> None:
+        """Runs `count` steps; `keep` their times."""
+        assert self._process.stdin
+        request = json.dumps({"mode": mode, "count": count})
+        self._process.stdin.write(request + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        self.memory = max(self.memory, answer["memory"])
+        if keep:
+            self.seconds[mode] += answer["seconds"]
+
+    def close(self) -> None:
+        """Ends the worker."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(arguments: argparse.Namespace) -> list[Side]:
+    """All sides after their turns."""
+    names = ["project", "torch", "flax"]
+    if not arguments.flax:
+        names.remove("flax")
+    if not arguments.torch or find_spec("torch") is None or arguments.model == "demo":
+        names.remove("torch")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.npz"
+        sides = [Side(name, arguments, weights) for name in names]
+        try:
+            check_equal_work(sides, TOLERANCE[arguments.precision])
+            for mode in arguments.modes:
+                for turn in range(arguments.pairs + 1):  # the first turn is warm-up
+                    for side in sides:
+                        side.step(mode, count=arguments.count, keep=turn > 0)
+        finally:
+            for side in sides:
+                side.close()
+    return sides
+
+
+def check_equal_work(sides: list[Side], tolerance: float) -> None:
+    """Ends the program unless all sides have equal parameters and losses."""
+    first = sides[0].facts
+    for side in sides[1:]:
+        if side.facts["parameters"] != first["parameters"]:
+            raise SystemExit(
+                f"error: {side.name} has {side.facts['parameters']} parameters, the "
+                f"project {first['parameters']}"
+            )
+        for mode in MODES:
+            loss, ours = side.facts[f"{mode}_first"], first[f"{mode}_first"]
+            if abs(loss - ours) > tolerance * max(1.0, abs(ours)):
+                raise SystemExit(
+                    f"error: with the same weights {side.name} gives {loss:.5f} in "
+                    f"{mode}, the project {ours:.5f}"
+                )
+
+
+def rows(sides: list[Side], arguments: argparse.Namespace) -> list[dict]:
+    """One row of the table per mode and side."""
+    frames = arguments.clips * arguments.frames
+    table = []
+    for mode in arguments.modes:
+        flops = sides[0].facts["forward_flops"] * (3 if mode == "train" else 1)
+        project = statistics.median(sides[0].seconds[mode])
+        for side in sides:
+            seconds = side.seconds[mode]
+            median = statistics.median(seconds)
+            table.append(
+                {
+                    "mode": mode,
+                    "side": side.name,
+                    "frames_per_second": frames / median,
+                    "slowest": frames / max(seconds),
+                    "fastest": frames / min(seconds),
+                    "project_ratio": median / project,
+                    "flops_per_second": flops / median,
+                    "share_of_matmul": flops / median / side.facts["matmul"],
+                    "memory_bytes": side.memory,
+                    "first_step_seconds": side.facts[f"{mode}_first_seconds"],
+                }
+            )
+    return table
+
+
+def text(table: list[dict]) -> str:
+    """The table for people; `project is` how many times as fast."""
+    lines = [
+        "mode   side     frames/s (min..max)    project is  GFLOP/s  of matmul  "
+        "peak GiB  first step s"
+    ]
+    for row in table:
+        spread = f"({row['slowest']:.1f}..{row['fastest']:.1f})"
+        lines.append(
+            f"{row['mode']:6s} {row['side']:8s} {row['frames_per_second']:8.1f} "
+            f"{spread:17s} {row['project_ratio']:6.2f}x "
+            f"{row['flops_per_second'] / 1e9:8.0f} {row['share_of_matmul']:9.0%} "
+            f"{row['memory_bytes'] / 2**30:9.2f} {row['first_step_seconds']:11.1f}"
+        )
+    return "\n".join(lines)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default="resnet50", help="resnet18..152 | demo")
+    parser.add_argument("--size", type=int, default=224, help="pixels")
+    parser.add_argument("--clips", type=int, default=2, help="clips per step")
+    parser.add_argument("--frames", type=int, default=10, help="frames per clip")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--pairs", type=int, default=5, help="turns of every side")
+    parser.add_argument("--count", type=int, default=1, help="steps per turn")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    flag = argparse.BooleanOptionalAction
+    parser.add_argument("--torch", action=flag, default=True)
+    parser.add_argument("--flax", action=flag, default=True)
+    parser.add_argument("--compile", type=int, default=1, help="0: no torch.compile")
+    parser.add_argument("--json", type=Path, help="also write everything there")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = parse()
+    sides = measure(arguments)
+    table = rows(sides, arguments)
+    chosen = {k: v for k, v in vars(arguments).items() if k != "json"}
+    facts = {side.name: side.facts for side in sides}
+    machine = f"{os.cpu_count()} CPUs ({platform.machine()}), {platform.platform()}"
+    print(f"{chosen}\n{machine}; Python {platform.python_version()}")
+    for side in sides:
+        told = side.facts.get("compiled", "")
+        rate = side.facts["matmul"] / 1e9
+        version = side.facts["version"]
+        print(f"{side.name}: {version}, matmul {rate:.0f} GFLOP/s {told}")
+    print(f"{sides[0].facts['parameters']} parameters on every side")
+    print(text(table))
+    if arguments.json:
+        told = {"arguments": chosen, "machine": machine, "facts": facts, "rows": table}
+        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The CPU kernels equal the compiler's own operations, and only CPU programs hold them.
+
+The session has eight CPU devices: batches that divide by eight run as eight shards,
+others as one.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fakedetect_jax import convolution
+
+SIZES = st.integers(1, 11)
+PADS = st.tuples(st.integers(0, 2), st.integers(0, 2))
+
+
+def draw(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def gradients(function, x, kernel):
+    """The value, and both gradients of a random weighting of it."""
+    shape = jax.eval_shape(function, x, kernel).shape
+
+    @jax.jit
+    def all_three(x, kernel, dy):
+        y, transpose = jax.vjp(function, x, kernel)
+        return y, *transpose(dy)
+
+    return all_three(x, kernel, jnp.asarray(draw(2, *shape)))
+
+
+def assert_close(found, wanted):
+    """To 1e-5 of the largest value: sums of many products end near zero, too."""
+    for one, other in zip(found, wanted, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        largest = max(1.0, float(jnp.abs(other).max())) if other.size else 1.0
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * largest)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    images=st.sampled_from([1, 3, 8]),
+    size=st.tuples(SIZES, SIZES),
+    channels=st.tuples(st.sampled_from([1, 3, 16]), st.sampled_from([1, 2, 16])),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(PADS, PADS),
+)
+@example(3, (8, 7), (3, 16), (7, 7), (2, 2), ((3, 3), (3, 3)))  # the stem
+@example(8, (8, 7), (16, 2), (3, 3), (2, 2), ((1, 1), (1, 1)))
+@example(8, (7, 8), (16, 2), (3, 3), (1, 1), ((1, 1), (1, 1)))
+@example(3, (7, 8), (2, 16), (1, 1), (2, 2), ((0, 0), (0, 0)))  # a shortcut
+@example(3, (7, 8), (16, 2), (1, 1), (1, 1), ((0, 0), (0, 0)))
+@example(1, (9, 9), (3, 2), (2, 2), (3, 3), ((0, 0), (2, 0)))  # pixels in no window
+def test_values_and_gradients_equal_lax(
+    images, size, channels, kernel, strides, padding
+):
+    assume(all(n + sum(p) >= k for n, p, k in zip(size, padding, kernel, strict=True)))
+    x, weights = draw(0, images, *size, channels[0]), draw(1, *kernel, *channels)
+    found = gradients(
+        lambda x, k: convolution.conv2d(x, k, strides=strides, padding=padding),
+        x,
+        weights,
+    )
+    wanted = gradients(
+        lambda x, k: convolution.plain_conv2d(x, k, strides, padding), x, weights
+    )
+    assert_close(found, wanted)
+
+
+def test_chunks_of_images_add_up(monkeypatch):
+    monkeypatch.setattr(convolution, "CHUNK_BYTES", 3 * 9 * 36 * 4)
+    one, padding = (2, 2), ((1, 1), (1, 1))
+    x, kernel = draw(0, 9, 12, 12, 1), draw(1, 3, 3, 1, 1)
+    assert convolution._chunk_size(9, 9 * 36 * 4) == 3
+    assert_close(
+        gradients(
+            lambda x, k: convolution.conv2d(x, k, strides=one, padding=padding),
+            x,
+            kernel,
+        ),
+        gradients(lambda x, k: convolution.plain_conv2d(x, k, one, padding), x, kernel),
+    )
+
+
+def test_chunks_divide_the_batch_and_fit():
+    assert convolution._chunk_size(320, convolution.CHUNK_BYTES // 10) == 10
+    assert convolution._chunk_size(320, convolution.CHUNK_BYTES // 9) == 8
+    assert convolution._chunk_size(7, convolution.CHUNK_BYTES // 6) == 1
+    assert convolution._chunk_size(4, 1) == 4
+    assert convolution._chunk_size(4, 10**12) == 1
+
+
+def test_bfloat16_keeps_its_dtype_and_sums_in_float32():
+    x = jnp.asarray(draw(0, 3, 16, 16, 8), jnp.bfloat16)
+    kernel = jnp.asarray(draw(1, 3, 3, 8, 4), jnp.bfloat16)
+    padding = ((1, 1), (1, 1))
+    y, dx, dkernel = gradients(
+        lambda x, k: convolution.conv2d(x, k, padding=padding).astype(jnp.float32),
+        x,
+        kernel,
+    )
+    exact = gradients(
+        lambda x, k: convolution.plain_conv2d(x, k, (1, 1), padding),
+        x.astype(jnp.float32),
+        kernel.astype(jnp.float32),
+    )
+    assert dx.dtype == dkernel.dtype == jnp.bfloat16
+    for found, wanted in zip((y, dx, dkernel), exact, strict=True):
+        error = jnp.abs(found.astype(jnp.float32) - wanted).max()
+        assert error < 0.02 * jnp.abs(wanted).max()
+
+
+def step(x, kernel):
+    """The gradients of a padded, strided convolution and a pooling."""
+
+    def total(x, kernel):
+        y = convolution.conv2d(x, kernel, strides=(2, 2), padding=((1, 1), (1, 1)))
+        return (convolution.max_pool(y) ** 2).sum()
+
+    return jax.grad(total, argnums=(0, 1))(x, kernel)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_other_platforms_get_the_plain_program(platform):
+    arguments = (jnp.ones((8, 16, 16, 3)), jnp.ones((3, 3, 3, 4)))
+    traced = jax.jit(step).trace(*arguments)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.while" not in program
+    assert "stablehlo.dot_general" not in program
+    assert program.count("stablehlo.convolution") == 3  # forward and both gradients
+    assert "select_and_scatter" in program
+    on_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.while" in on_cpu
+    assert "select_and_scatter" not in on_cpu
+
+
+def test_unused_input_gradients_are_not_computed():
+    def total(kernel, x):
+        padding = ((3, 3), (3, 3))
+        y = convolution.conv2d(x, kernel, strides=(2, 2), padding=padding)
+        return (y * y).sum()
+
+    arguments = (jnp.ones((7, 7, 3, 4)), jnp.ones((8, 16, 16, 3)))
+    kernel_alone, both = (
+        str(jax.jit(jax.grad(total, argnums=n)).lower(*arguments).compile().as_text())
+        for n in (0, (0, 1))
+    )
+    assert len(kernel_alone) < len(both)
+    assert " conditional(" not in both  # the choice leaves no trace
+
+
+def test_sharded_batches_stay_where_they_are():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    shared = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    x, kernel = draw(0, 16, 16, 16, 3), draw(1, 3, 3, 3, 4)
+    sharded = jax.jit(step, in_shardings=(shared, whole), out_shardings=(shared, whole))
+    program = str(sharded.lower(x, kernel).compile().as_text())
+    for moves in ("all-gather", "all-to-all", "collective-permute"):
+        assert moves not in program
+    assert_close(sharded(x, kernel), jax.jit(step)(x, kernel))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (1, 3)])
+def test_max_pool_equals_the_window_reduction(size):
+    x = draw(0, 2, *size, 3)
+    pools = [
+        functools.partial(pool, window=3, stride=2, padding=1)
+        for pool in (convolution.cpu_max_pool, convolution.plain_max_pool)
+    ]
+    results = []
+    for pool in (*pools, convolution.max_pool):
+        y, transpose = jax.vjp(pool, x)
+        results.append((y, transpose(jnp.asarray(draw(1, *y.shape)))[0]))
+    assert_close(results[0], results[1])
+    assert_close(results[2], results[1])
+
+
+def test_tied_maxima_are_unseen_through_a_relu():
+    before = jnp.asarray(draw(0, 2, 8, 8, 3)) - 1.0  # most are cut to 0 and tie
+
+    def gradient(pool):
+        return jax.grad(lambda x: (pool(nn.relu(x)) * 3.0).sum())(before)
+
+    plain = functools.partial(convolution.plain_max_pool, window=3, stride=2, padding=1)
+    np.testing.assert_array_equal(gradient(convolution.max_pool), gradient(plain))
+
+
+def test_normalize_batch_equals_flax():
+    x, dy = draw(0, 6, 5, 4, 3) * 2 + 3, draw(1, 6, 5, 4, 3)
+    scale, bias = jnp.asarray([0.5, 1.0, 2.0]), jnp.asarray([0.0, 1.0, -1.0])
+    norm = nn.BatchNorm(use_running_average=False, momentum=0.0, epsilon=1e-5)
+
+    def flax(x, scale, bias) -> Any:
+        start = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": start}
+        y, updated = norm.apply(variables, x, mutable=["batch_stats"])
+        return y, updated["batch_stats"]
+
+    wanted, transpose, statistics = jax.vjp(flax, x, scale, bias, has_aux=True)
+    (found, mean, variance), ours = jax.vjp(
+        functools.partial(convolution.normalize_batch, epsilon=1e-5), x, scale, bias
+    )
+    assert_close((found, mean), (wanted, statistics["mean"]))
+    np.testing.assert_allclose(variance, statistics["var"], rtol=1e-5)
+    assert_close(ours((dy, jnp.zeros(3), jnp.zeros(3))), transpose(jnp.asarray(dy)))
