@@ -1,5 +1,8 @@
 """From a tree of videos to a whole dataset, or to one sentence and nothing else."""
 
+# TFDS decorates as_data_source so that its arguments are lost on the type checker.
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+
 import importlib.util
 import json
 import os

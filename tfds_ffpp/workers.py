@@ -10,7 +10,7 @@ import subprocess  # noqa: S404
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -119,7 +119,9 @@ def _hand_on(done: queue.Queue, job: Job, result: Result) -> None:
     done.put((job, result))
 
 
-def run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[tuple[Job, Result]]:
+def run_jobs(
+    jobs: Iterable[Job], num_processes: int
+) -> Generator[tuple[Job, Result], None, None]:
     """Runs jobs in worker processes; yields each with its results as they come.
 
     Raises DataError for what would befall every further job too.
