@@ -46,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
 class Recipe(NamedTuple):
     """What a step needs besides state and batch; hashable parts of the config."""
 
-    model: nn.Module
+    model: FakeDetector
     optimizer: optax.GradientTransformation
     seed: int
     augment: dict[str, Any]

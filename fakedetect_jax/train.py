@@ -394,7 +394,8 @@ def _is_extra_save(config, step: int) -> bool:
 def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
     """The compiled step: ahead of the first batch, and never again.
 
-    Raises ConfigError when it needs more memory than there is.
+    One that does not fit in the host's memory is made anew with model.remat, which
+    computes the same in less. Raises ConfigError when that does not fit either.
     """
     config, everywhere = run.config, parallel.replicated(run.mesh)
     state = jax.tree.map(
@@ -407,7 +408,16 @@ def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
         for name, rows in empty.items()
     }
     compiled = compile_train_step(recipe, run.mesh).lower(state, batch).compile()
-    parallel.check_memory(compiled, config)
+    try:
+        parallel.check_memory(compiled, config)
+    except ConfigError as error:
+        # Several processes would have to agree on their program.
+        if recipe.model.remat or jax.process_count() > 1:
+            raise
+        run.terminal.warn(f"{error}: trying config.model.remat=True")
+        saving = recipe._replace(model=recipe.model.clone(remat=True))
+        compiled = compile_train_step(saving, run.mesh).lower(state, batch).compile()
+        parallel.check_memory(compiled, config)
     return compiled
 
 
