@@ -87,7 +87,8 @@ class _Deck:
 
 def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:
     """The groups that take turns in the order; all equally often."""
-    everything = list(range(len(videos)))
+    # A video without a face holds no frame to learn from; its count is in the card.
+    everything = [i for i, video in enumerate(videos) if video["num_valid"] > 0]
     real = [i for i in everything if videos[i]["label"] == 0]
     fake = [i for i in everything if videos[i]["label"] == 1]
     if sampling == "natural":
@@ -107,17 +108,18 @@ def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:
 
 def _originals(videos: Sequence[Video]) -> dict[int, int]:
     """For each fake the record of the real video that it manipulates."""
-    real = {v["target"]: i for i, v in enumerate(videos) if v["label"] == 0}
+    usable = [(i, v) for i, v in enumerate(videos) if v["num_valid"] > 0]
+    real = {f"{v['method']}/{v['video_id']}": i for i, v in usable if v["label"] == 0}
     pairs = {}
-    for i, video in enumerate(videos):
+    for i, video in usable:
         if video["label"] == 1:
-            if video["target"] not in real:
+            if video["original"] not in real:
                 raise DataError(
-                    f"data.sampling=pair: the original {video['target']} of "
-                    f"{video['method']}/{video['video_id']} is not in the train split; "
+                    f"data.sampling=pair: the original {video['original']} of "
+                    f"{video['method']}/{video['video_id']} is not usable; "
                     "set data.sampling=method"
                 )
-            pairs[i] = real[video["target"]]
+            pairs[i] = real[video["original"]]
     return pairs
 
 

@@ -25,6 +25,7 @@ def make_videos(identities: int = 6, num_valid: int = 12) -> list[data.Video]:
                     "target": target,
                     "source": source if fake else "",
                     "label": int(fake),
+                    "original": f"youtube/{target}" if fake else "",
                     "num_valid": num_valid,
                 }
             )
@@ -89,8 +90,19 @@ def test_pair_sampling_puts_a_fake_beside_its_original_at_the_same_frames():
 
 def test_pair_sampling_names_a_fake_without_its_original():
     videos = [v for v in make_videos() if v["video_id"] != "004"]
-    with pytest.raises(DataError, match="original 004 of Deepfakes/004_005"):
+    with pytest.raises(DataError, match="original youtube/004 of Deepfakes/004_005"):
         make_order(videos, "pair")
+
+
+@pytest.mark.parametrize("sampling", ["natural", "class", "method"])
+def test_a_video_without_a_face_is_never_drawn(sampling):
+    videos = make_videos()
+    faceless = [0, 5]
+    for number in faceless:
+        videos[number]["num_valid"] = 0
+    order = make_order(videos, sampling)
+    drawn = {order[p].video for p in range(400)}
+    assert drawn == set(range(len(videos))) - set(faceless)
 
 
 def test_balanced_sampling_without_reals_says_so():
