@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export as jax_export
@@ -40,7 +41,7 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
     facts = json.loads((exported / "model.json").read_text())
     assert facts["preprocessing"]["frames"]["num_frames"] == 8
     assert facts["preprocessing"]["frames"]["jpeg_quality"] == 95
-    dataset = data.open_dataset(tiny_run.config).data_dir
+    dataset = Path(data.open_dataset(tiny_run.config).data_dir)
     longest = max(v["source_frames"] for v in data.read_videos(dataset, "train"))
     assert facts["preprocessing"]["window_frames"] == longest
     assert facts["calibration"].keys() == {"temperature", "threshold"}
@@ -52,9 +53,9 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
 
 def test_an_export_scores_as_its_workdir(exported, tiny_run):
     video = min(tiny_run.videos.glob("original_sequences/*/*/videos/*.mp4"))
-    one = {"devices": jax.devices()[:1]}
-    here = Detector.load(tiny_run.workdir, **one).score(video)
-    there = Detector.load(exported, **one).score(video)
+    device = jax.devices()[:1]
+    here = Detector.load(tiny_run.workdir, devices=device).score(video)
+    there = Detector.load(exported, devices=device).score(video)
     assert here == there and here["outcome"] == "scored"
 
 
@@ -80,7 +81,7 @@ def test_stablehlo_scores_any_number_of_clips(exported, count):
         bytearray((exported / "model.stablehlo").read_bytes())
     )
     frames, length = some_clips(model.config, count)
-    batch = {"frames": frames, "length": length}
+    batch = {"frames": jnp.asarray(frames), "length": jnp.asarray(length)}
     expected = steps.eval_step(steps.make_model(model.config), model.variables, batch)
     np.testing.assert_allclose(program.call(frames, length), expected, atol=1e-4)
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}

@@ -241,12 +241,13 @@ def write_long(path: Path, *, repeats: int, frames: int = 500) -> Path:
     with av.open(str(short)) as source, av.open(str(path), "w") as file:
         packets = [p for p in source.demux(video=0) if p.size]
         stream = file.add_stream_from_template(source.streams.video[0])
-        length = int(packets[1].pts - packets[0].pts) * frames
-        for _ in range(repeats):
-            for packet in packets:
+        times = [packet.pts or 0 for packet in packets]
+        length = (times[1] - times[0]) * frames
+        for i in range(repeats):
+            for packet, at in zip(packets, times, strict=True):
                 packet.stream = stream
+                packet.pts = packet.dts = at + i * length
                 file.mux(packet)
-                packet.pts, packet.dts = packet.pts + length, packet.dts + length
     return path
 
 
