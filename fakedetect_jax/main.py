@@ -131,7 +131,7 @@ def _run(argv: list[str]) -> int:
     from fakedetect_jax.writer import Terminal
 
     # The libraries' notes on each save are not for our users; ours say what matters.
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.ERROR if FLAGS.debug else logging.FATAL)
     config, folder, notes = FLAGS.config, _workdir(), ""
     if FLAGS.mode == "eval":
         config, notes = workdir.as_trained(config, workdir.read_record(folder))

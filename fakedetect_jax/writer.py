@@ -33,8 +33,6 @@ class MetricsFile:
         self._attempt(self._open, workdir, resumed_step)
 
     def _open(self, workdir: Path, resumed_step: int) -> None:
-        from tensorboardX import SummaryWriter
-
         if self.path.exists():
             lines = [_parse(line) for line in self.path.read_text().splitlines()]
             kept = [line for line in lines if line and line["step"] <= resumed_step]
@@ -42,11 +40,7 @@ class MetricsFile:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             os.replace(temporary, self.path)
         self._file = open(self.path, "a")  # noqa: SIM115 - lives as long as the run
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # protobuf's, from within tensorboardX
-            self._events = SummaryWriter(
-                str(workdir / "events"), purge_step=resumed_step + 1
-            )
+        self._events = _Events(workdir / "events", resumed_step)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Adds the numbers of a step; kind is train or val."""
@@ -56,9 +50,8 @@ class MetricsFile:
         if self._file is None or self._events is None:
             return
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self._events.add(step, {f"{kind}/{k}": v for k, v in numbers.items()})
 
     def flush(self) -> None:
         """Puts all lines on disk; called before a checkpoint that covers them."""
@@ -90,6 +83,45 @@ class MetricsFile:
                     "training goes on without them"
                 )
             self._failed = True
+
+
+class _Events:
+    """A TensorBoard event file.
+
+    tensorboardX's SummaryWriter would write from a thread behind a bounded queue: with
+    a full disk the thread dies, the queue fills and the run hangs.
+    """
+
+    def __init__(self, folder: Path, resumed_step: int):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # protobuf's, from within tensorboardX
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2, summary_pb2
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        # TensorBoard forgets what a lost piece of the run wrote from this step on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=resumed_step + 1, session_log=start)
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **fields))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Adds the scalars of a step."""
+        scalars = [
+            self._summary.Value(tag=tag, simple_value=value)
+            for tag, value in values.items()
+        ]
+        self._write(step=step, summary=self._summary(value=scalars))
+
+    def flush(self) -> None:
+        """Puts all events on disk."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """What goes wrong while training is told in a sentence, and nothing whole is lost."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -16,6 +17,10 @@ def latest(workdir) -> int | None:
         return checkpoints.latest()
     finally:
         checkpoints.close()
+
+
+def written(workdir) -> list[dict]:
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def test_numbers_that_stop_being_finite_are_told_with_step_and_videos(
     sentence = one_sentence(err)
     step = int(sentence.split("error: step ")[1].split(":")[0])
     assert "its batch held youtube/" in sentence or "Deepfakes/" in sentence
-    rows = [json.loads(x) for x in (tmp_path / "w/metrics.jsonl").open()]
+    rows = written(tmp_path / "w")
     assert max(r["step"] for r in rows) == step - 1
     kept = latest(tmp_path / "w")
     assert kept is not None and step - 2 <= kept < step
@@ -80,24 +85,20 @@ def test_too_little_space_is_told_before_the_first_step(
 def test_a_disk_that_fills_up_leaves_the_last_good_step(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
-    with small_disk(tmp_path / "disk", "4m") as disk:
+    with small_disk(tmp_path / "disk", "16m") as disk:
         workdir = disk / "w"
         command = ("--config", tiny_config, "--workdir", workdir)
         process = launchpad.start(*command, "--config.num_epochs=2000")
         process.until("Epoch 2/")
         filler = disk / "filler"
-        with open(filler, "wb") as file:
-            try:
-                while True:
-                    file.write(b"x" * 4096)
-                    file.flush()
-            except OSError:
-                pass
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
         assert process.wait() == 4, process.stderr
         assert "could not be written" in one_sentence(process.stderr)
         kept = latest(workdir)
         assert kept is not None and kept >= 2
-        filler.unlink()
+        filler.unlink(missing_ok=True)
         process = launchpad.start(*command, "--config.num_epochs=2000")
         process.until(f"from {kept}")
         process.send(signal.SIGKILL)
@@ -148,11 +149,15 @@ def test_too_large_a_step_is_told_before_it_is_run(launchpad, command):
     assert "train 1/" not in out
 
 
+@pytest.mark.parametrize("place", ["metrics.jsonl", "events"])
 def test_metrics_that_cannot_be_written_are_told_once_and_training_goes_on(
-    launchpad, command, tmp_path
+    launchpad, command, tmp_path, place
 ):
     (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "metrics.jsonl").symlink_to("/dev/full")
+    if place == "events":
+        (tmp_path / "w" / place).write_text("a file where a folder should be")
+    else:
+        (tmp_path / "w" / place).mkdir()
     code, out, err = launchpad.run(*command)
     assert code == 0, err
     assert err.count("metrics cannot be written") == 1
@@ -169,7 +174,7 @@ def test_a_resumed_run_cuts_the_metrics_that_were_lost(
         file.write('{"step": 13, "kind": "tr')  # a killed run's half line
     code, _, err = launchpad.run("--config", tiny_config, "--workdir", workdir)
     assert code == 0, err
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    rows = written(workdir)
     keys = [(r["step"], r["kind"]) for r in rows]
     assert len(keys) == len(set(keys))
     assert [s for s, kind in keys if kind == "train"] == list(range(1, 13))
