@@ -72,8 +72,8 @@ def test_what_the_places_add_sums_to_the_logit(fields):
         model.apply, variables, train=False, method="head_from_features"
     )
     added = explain.contributions(head, jnp.asarray(maps), batch["length"])
-    none = np.asarray(head(jnp.zeros_like(maps), batch["length"]))
-    all_of_it = np.asarray(head(maps, batch["length"]))
+    none = np.asarray(head(jnp.zeros_like(jnp.asarray(maps)), batch["length"]))
+    all_of_it = np.asarray(head(jnp.asarray(maps), batch["length"]))
     np.testing.assert_allclose(added.sum(axis=(1, 2, 3)), all_of_it - none, atol=5e-3)
 
 
