@@ -67,6 +67,7 @@ def use_flax_layers() -> None:
             padding=size // 2,
             use_bias=False,
             dtype=dtype,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             name=name,
         )
 

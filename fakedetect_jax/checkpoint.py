@@ -8,6 +8,7 @@ CHECKPOINTS/<step>.digest.json, is written when the save has ended; a step witho
 manifest that fits is no checkpoint.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -213,7 +214,10 @@ class Checkpoints:
         try:
             self.finish()
         finally:
-            self._manager.close()
+            # All that counts is sealed by now; after a failed save this would only
+            # hide the sentence that tells of it.
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     # Looking ---------------------------------------------------------------------
 

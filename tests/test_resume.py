@@ -162,11 +162,11 @@ def test_changed_fields_versions_and_devices_are_told_one_by_one(
     shutil.copytree(undisturbed, workdir)
     code, out, err = launchpad.run(
         *("--config", tiny_config, "--workdir", workdir, "--config.num_epochs=7"),
-        "--config.optimizer.learning_rate=0.002",
+        "--config.optimizer.learning_rate=0.004",
         devices=2,
     )
     assert code == 0, err
     assert "num_epochs was 6 and is 7" in err
-    assert "optimizer.learning_rate was 0.001 and is 0.002" in err
+    assert "optimizer.learning_rate was 0.002 and is 0.004" in err
     assert "devices were 1 x cpu (cpu), 1 process and are 2 x cpu" in err
     assert "steps     14, 2 per epoch; from 12" in out
