@@ -97,11 +97,11 @@ class _Events:
             warnings.simplefilter("ignore")  # protobuf's, from within tensorboardX
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto import event_pb2, summary_pb2
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
         folder.mkdir(exist_ok=True)
         self._file = EventsWriter(str(folder / "events"))
         # TensorBoard forgets what a lost piece of the run wrote from this step on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # pyright: ignore[reportAttributeAccessIssue]
         self._write(step=resumed_step + 1, session_log=start)
 
     def _write(self, **fields: Any) -> None:
