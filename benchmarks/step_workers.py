@@ -1,7 +1,8 @@
 """One side of the comparison of train_step.py, in a process of its own.
 
 Reads a request per line from stdin, answers with a line of JSON on stdout:
-{"mode": "train" | "infer", "count": n} -> {"seconds": [of each step]}.
+{"mode": "train" | "infer", "count": n} -> {"seconds": [of each step], "cpu_seconds":
+of all cores in the leanest of them, "memory": peak bytes}.
 """
 # pyright: reportMissingImports=false
 
@@ -265,8 +266,16 @@ def serve(arguments) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         step = run[request["mode"]]
-        seconds = [timed(step) for _ in range(request["count"])]
-        answer = {"seconds": seconds, "memory": peak_memory(arguments)}
+        seconds, cores = [], []
+        for _ in range(request["count"]):
+            busy = time.process_time()
+            seconds.append(timed(step))
+            cores.append(time.process_time() - busy)
+        answer = {
+            "seconds": seconds,
+            "cpu_seconds": min(cores),
+            "memory": peak_memory(arguments),
+        }
         print(json.dumps(answer), flush=True)
 
 
