@@ -61,6 +61,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "manual_dir": "",  # raw videos; if set, a missing dataset is built from it
             "clip_frames": 10,  # frames per clip
             "frame_stride": 1,  # stored frames between two frames of a clip
+            "max_frame_stride": 0,  # train: drawn from frame_stride to this; 0: off
+            "hold_out": (),  # methods kept from train and val, to test generalisation
             "sampling": "natural",  # natural | class | method | pair (fake + original)
             "train_clips_per_video": 1,  # clips of each video in one epoch
             "eval_clips_per_video": 3,  # clips spread over a video, each scored once

@@ -53,6 +53,18 @@ def read_videos(dataset_dir: Path, split: str) -> list[Video]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def held_in(videos: Sequence[Video], hold_out: Sequence[str]) -> list[int]:
+    """The records whose method is not held out. Raises DataError for an unknown one."""
+    methods = sorted({v["method"] for v in videos if v["label"] == 1})
+    unknown = sorted(set(hold_out) - set(methods))
+    if unknown:
+        raise DataError(
+            f"config.data.hold_out names {', '.join(unknown)}, but the dataset's fakes "
+            f"are of {', '.join(methods) or 'no method'}"
+        )
+    return [i for i, video in enumerate(videos) if video["method"] not in hold_out]
+
+
 def video_key(video: Video) -> tuple[str, str, str]:
     """What makes a video one: (dataset, method, video id)."""
     return video["dataset"], video["method"], video["video_id"]
@@ -133,13 +145,17 @@ class TrainOrder:
         seed: int,
         clip_frames: int,
         frame_stride: int,
+        max_frame_stride: int = 0,
         sampling: str = "natural",
     ):
-        """Raises DataError when the sampling needs videos that are not there."""
+        """A stride is drawn for each clip where max_frame_stride is the larger one.
+
+        Raises DataError when the sampling needs videos that are not there.
+        """
         self._videos = videos
         self._seed = seed
         self._clip_frames = clip_frames
-        self._stride = frame_stride
+        self._strides = frame_stride, max(max_frame_stride, frame_stride)
         groups = _strata(videos, sampling)
         self._decks = [_Deck(g, seed, 1 + s) for s, g in enumerate(groups)]
         self._originals = _originals(videos) if sampling == "pair" else None
@@ -160,8 +176,12 @@ class TrainOrder:
             video = self._decks[stratum][turn]
             rng = _random(self._seed, 0, position)
             shortest = self._videos[video]["num_valid"]
-        last = max(shortest - clip_span(self._clip_frames, self._stride), 0)
-        return ClipRef(video, int(rng.integers(last + 1)), self._stride)
+        stride, largest = self._strides
+        if largest > stride:
+            fitting = (shortest - 1) // max(self._clip_frames - 1, 1)
+            stride = int(rng.integers(stride, max(min(largest, fitting), stride) + 1))
+        last = max(shortest - clip_span(self._clip_frames, stride), 0)
+        return ClipRef(video, int(rng.integers(last + 1)), stride)
 
 
 def clip_span(clip_frames: int, frame_stride: int) -> int:
@@ -207,11 +227,21 @@ class FrameReader:
     process that is; safe to use from several threads.
     """
 
-    def __init__(self, builder, split: str, *, image_size: int, cache_mib: int = 0):
+    def __init__(
+        self,
+        builder,
+        split: str,
+        *,
+        image_size: int,
+        cache_mib: int = 0,
+        records: Sequence[int] | None = None,
+    ):
+        """`records` says which record each video is, where not all of them are."""
         self._builder_source = builder.as_data_source(
             split, deserialize_method=decode.DeserializeMethod.RAW_BYTES
         )
         self._split = split
+        self._records = records
         self._image_size = image_size
         self._cache_bytes = cache_mib << 20
         self._cache: dict[int, np.ndarray] = {}
@@ -235,13 +265,17 @@ class FrameReader:
         out[length:] = out[length - 1]
         return length
 
+    def _record(self, video: int) -> int:
+        return video if self._records is None else self._records[video]
+
     def _images(self, video: int) -> Sequence[bytes]:
+        number = self._record(video)
         try:
-            record = self._builder_source[video]
+            record = self._builder_source[number]
             example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
         except Exception as error:  # array_record and protobuf share no base class
             raise DataError(
-                f"record {video} of split {self._split} cannot be read "
+                f"record {number} of split {self._split} cannot be read "
                 f"({str(error).splitlines()[0]}); build the dataset again"
             ) from error
         return example.features.feature["frames"].bytes_list.value
@@ -251,12 +285,12 @@ class FrameReader:
             frame = simplejpeg.decode_jpeg(image, "RGB", buffer=out)
         except ValueError as error:
             raise DataError(
-                f"a frame of record {video} of split {self._split} is damaged "
-                f"({error}); build the dataset again"
+                f"a frame of record {self._record(video)} of split {self._split} is "
+                f"damaged ({error}); build the dataset again"
             ) from error
         if frame.shape != out.shape:
             raise DataError(
-                f"record {video} of split {self._split} holds frames of "
+                f"record {self._record(video)} of split {self._split} holds frames of "
                 f"{frame.shape[0]}x{frame.shape[1]} pixels, not {self._image_size}; "
                 "build the dataset again"
             )

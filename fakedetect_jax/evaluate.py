@@ -40,16 +40,21 @@ class Split(NamedTuple):
     reader: data.FrameReader
 
 
-def open_split(builder, name: str, config) -> Split:
-    """Raises DataError when the dataset has no such split."""
+def open_split(builder, name: str, config, *, hold_out: Sequence[str] = ()) -> Split:
+    """A split without the fakes of the methods in `hold_out`.
+
+    Raises DataError when the dataset has no such split or method.
+    """
     videos = data.read_videos(builder.data_dir, name)
+    records = data.held_in(videos, hold_out)
     reader = data.FrameReader(
         builder,
         name,
         image_size=config.dataset.image_size,
         cache_mib=config.data.cache_mib,
+        records=records,
     )
-    return Split(name, videos, reader)
+    return Split(name, [videos[i] for i in records], reader)
 
 
 def compile_eval_step(model, mesh: Mesh) -> Callable:

@@ -214,6 +214,12 @@ def warnings(report: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
             "This is not the data set's official split, so the numbers do not compare "
             "with published ones."
         )
+    held_out = (report["config"] or {}).get("data.hold_out")
+    if held_out:
+        found.append(
+            f"{', '.join(held_out)} was held out of training and validation: its "
+            "numbers are of a method that the detector never saw."
+        )
     found += _number_warnings(report)
     found += _coverage_warnings(report)
     found += [f"Dataset: {sentence}" for sentence in card.get("warnings") or []]

@@ -82,6 +82,16 @@ class Wholes(NamedTuple):
         return f"a list of whole numbers of at least {self.low}"
 
 
+class Texts(NamedTuple):
+    """A list of texts."""
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            return None
+        return "a list of texts"
+
+
 class Kind(NamedTuple):
     """Any value of a type."""
 
@@ -101,7 +111,8 @@ TEXT = Kind(str, "a text")
 SWITCH = Kind(bool, "True or False")
 SHARE = Number(0, 1)
 
-RULES: dict[str, Whole | Wholes | Number | Choice | Kind] = {
+
+RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
     "seed": Whole(0, 2**31 - 1),
     "dataset.name": TEXT,
     "dataset.layout": TEXT,
@@ -130,6 +141,8 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Kind] = {
     "data.manual_dir": TEXT,
     "data.clip_frames": Whole(1, 1000),
     "data.frame_stride": Whole(1, 100),
+    "data.max_frame_stride": Whole(0, 100),
+    "data.hold_out": Texts(),
     "data.sampling": Choice(("natural", "class", "method", "pair")),
     "data.train_clips_per_video": Whole(1, 10000),
     "data.eval_clips_per_video": Whole(1, 1000),

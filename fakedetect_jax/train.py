@@ -30,7 +30,13 @@ from fakedetect_jax.workdir import Run
 from fakedetect_jax.writer import MetricsFile
 
 # A changed field of these makes another model or other clips: no resume.
-FIXED_GROUPS = ("model.", "dataset.", "data.clip_frames", "data.frame_stride")
+FIXED_GROUPS = (
+    "model.",
+    "dataset.",
+    "data.clip_frames",
+    "data.frame_stride",
+    "data.hold_out",
+)
 
 
 class Plan(NamedTuple):
@@ -240,8 +246,9 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     for sentence in checkpoints.set_aside_damaged():
         terminal.warn(sentence)
     builder = data.open_dataset(config)
-    train_split = evaluate.open_split(builder, "train", config)
-    val_split = evaluate.open_split(builder, "val", config)
+    hold_out = config.data.hold_out
+    train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
+    val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)
     plan = make_plan(config, len(train_split.videos))
     start = parallel.agree(checkpoints.latest() or 0)
     if start:
@@ -275,6 +282,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             seed=config.seed,
             clip_frames=config.data.clip_frames,
             frame_stride=config.data.frame_stride,
+            max_frame_stride=config.data.max_frame_stride,
             sampling=config.data.sampling,
         ),
         checkpoints=checkpoints,

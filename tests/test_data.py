@@ -32,12 +32,20 @@ def make_videos(identities: int = 6, num_valid: int = 12) -> list[data.Video]:
     return videos
 
 
-def make_order(videos, sampling="natural", seed=3, clip_frames=4, frame_stride=1):
+def make_order(
+    videos,
+    sampling="natural",
+    seed=3,
+    clip_frames=4,
+    frame_stride=1,
+    max_frame_stride=0,
+):
     return data.TrainOrder(
         videos,
         seed=seed,
         clip_frames=clip_frames,
         frame_stride=frame_stride,
+        max_frame_stride=max_frame_stride,
         sampling=sampling,
     )
 
@@ -116,6 +124,37 @@ def test_starts_are_spread_over_all_that_fit():
     order = make_order(videos, clip_frames=4, frame_stride=2)
     starts = {order[p].start for p in range(500)}
     assert starts == set(range(12 - 7 + 1))
+
+
+@pytest.mark.parametrize("sampling", ["natural", "pair"])
+def test_strides_are_drawn_from_those_that_fit(sampling):
+    videos = make_videos(num_valid=12)
+    order = make_order(videos, sampling, clip_frames=4, max_frame_stride=9)
+    clips = [order[p] for p in range(800)]
+    counts = collections.Counter(clip.stride for clip in clips)
+    # Four frames 3 apart span 10 of the 12; 4 apart would need 13.
+    assert set(counts) == {1, 2, 3}
+    assert min(counts.values()) > 800 / 3 * 0.8
+    assert max(clip.start + 3 * clip.stride for clip in clips) == 11
+    again = make_order(videos, sampling, clip_frames=4, max_frame_stride=9)
+    assert clips == [again[p] for p in range(800)]
+    if sampling == "pair":
+        assert all(a[1:] == b[1:] for a, b in zip(clips[::2], clips[1::2], strict=True))
+
+
+def test_videos_too_short_for_any_larger_stride_keep_the_smallest():
+    videos = make_videos(num_valid=3)
+    order = make_order(videos, clip_frames=4, frame_stride=2, max_frame_stride=5)
+    assert {order[p].stride for p in range(100)} == {2}
+
+
+def test_methods_held_out_are_named_and_leave_the_rest():
+    videos = make_videos()
+    kept = data.held_in(videos, ["Deepfakes"])
+    assert {videos[i]["method"] for i in kept} == {"youtube", *METHODS} - {"Deepfakes"}
+    assert len(kept) == len(videos) - sum(v["method"] == "Deepfakes" for v in videos)
+    with pytest.raises(DataError, match="names Deepfake, but the dataset's fakes are"):
+        data.held_in(videos, ["Deepfake"])
 
 
 def test_covering_clips_reach_first_and_last_frame_without_repeats():

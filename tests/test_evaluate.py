@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from fakedetect_jax import data, evaluate
 from fakedetect_jax.report import write_report
 from tests.test_distributed import free_port
 from tfds_ffpp import build
@@ -137,3 +138,19 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(
     )
     assert code == 4
     assert "has no checkpoint 77; it has" in err
+
+
+def test_a_split_without_a_method_keeps_to_its_records(tiny_run):
+    config = tiny_run.config
+    builder = data.open_dataset(config)
+    whole = evaluate.open_split(builder, "train", config)
+    part = evaluate.open_split(builder, "train", config, hold_out=("Deepfakes",))
+    assert part.videos == [v for v in whole.videos if v["label"] == 0]
+    records = [3, 1]
+    reader = data.FrameReader(builder, "train", image_size=32, records=records)
+    for place, number in enumerate(records):
+        frames = np.zeros((2, 4, 32, 32, 3), np.uint8)
+        reader.read(data.ClipRef(place, 1, 1), 8, frames[0])
+        whole.reader.read(data.ClipRef(number, 1, 1), 8, frames[1])
+        np.testing.assert_array_equal(*frames)
+        assert frames[0].any()
