@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,21 @@ def _zeros(leaves: Mapping[str, Any]) -> Leaves:
     return {k: np.zeros(v.shape, v.dtype) for k, v in leaves.items()}
 
 
+def _hide_late_reports(show=sys.unraisablehook) -> None:
+    """Keeps TensorStore's threads from printing beside the sentence of a failed save.
+
+    When one write fails Orbax closes its event loop; the writes still under way then
+    report to a closed one, and each such report would print a traceback.
+    """
+
+    def hook(unraisable):
+        error = unraisable.exc_value
+        if not (type(error) is RuntimeError and str(error) == "Event loop is closed"):
+            show(unraisable)
+
+    sys.unraisablehook = hook
+
+
 class Checkpoints:
     """The checkpoints of one workdir."""
 
@@ -102,6 +118,8 @@ class Checkpoints:
         """
         self.directory = Path(os.path.abspath(directory))  # Orbax takes no relative one
         self._pending: int | None = None
+        if not read_only:
+            _hide_late_reports()
         policies = ocp.checkpoint_managers
         # The best ones alone would lose the newest, from which a run goes on.
         keep = policies.AnyPreservationPolicy(

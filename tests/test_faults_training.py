@@ -1,9 +1,11 @@
 """What goes wrong while training is told in a sentence, and nothing whole is lost."""
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -79,6 +81,30 @@ def test_too_little_space_is_told_before_the_first_step(
         )
     assert code == 4 and "train 1/" not in out
     assert "MB for checkpoints but has" in one_sentence(err)
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_step(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        workdir = disk / "w"
+        command = ("--config", tiny_config, "--workdir", workdir)
+        process = launchpad.start(*command, "--config.num_epochs=2000")
+        while not list(workdir.glob("checkpoints/*.digest.json")):
+            assert process.code() is None, process.stderr
+            time.sleep(0.01)
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        assert process.wait() == 4, process.stderr
+        assert "could not be written" in one_sentence(process.stderr)
+        kept = latest(workdir)
+        assert kept is not None and kept >= 2
+        filler.unlink(missing_ok=True)
+        process = launchpad.start(*command, "--config.num_epochs=2000")
+        process.until(f"from {kept}")
+        process.send(signal.SIGKILL)
 
 
 class small_disk:  # noqa: N801 - used as a function
