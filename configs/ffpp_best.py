@@ -18,28 +18,9 @@ def get_config(compression: str = "c23") -> ConfigDict:
     base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
     config = base["get_config"](compression)
     with config.unlocked():
-        config.data.update(sampling="pair", max_frame_stride=3)
+        config.data.update(sampling="class")
         config.model.update(pooling="mean")
-        config.augment.update(
-            flip=0.5,
-            crop=0.5,
-            blur=0.2,
-            downscale=0.2,
-            brightness_contrast=0.5,
-            hue_saturation=0.5,
-            gamma=0.2,
-            noise=0.2,
-            jpeg=0.5,
-            frame_drop=0.1,
-            cutout=0.2,
-        )
-        config.loss.update(self_blend=0.25, frame_weight=0.2, label_smoothing=0.05)
-        config.optimizer.update(
-            learning_rate=2e-4,
-            schedule="cosine",
-            warmup_steps=500,
-            weight_decay=1e-4,
-            clip_norm=1.0,
-            ema_decay=0.999,
-        )
+        config.augment.update(flip=0.5)
+        config.loss.update(self_blend=0.5)
+        config.optimizer.update(learning_rate=2e-4, schedule="cosine", warmup_steps=500)
     return config.lock()

@@ -17,7 +17,7 @@ from tfds_ffpp.identity import Array, Face
 from tfds_ffpp.rendering import Moment, Scene
 
 Frame = NDArray[np.uint8]
-TONE_SIGMA = 0.08  # of the face's brightness where Flicker is among the methods
+TONE_SIGMA = 0.2  # of the face's brightness where Flicker is among the methods
 
 
 @dataclass(frozen=True)
