@@ -6,14 +6,12 @@ where it comes from, the digest of the weights) and README.md, the model card.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -103,12 +101,7 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
         step = evaluate.choose_step(checkpoints, step)
         facts = checkpoints.facts(step)
         config = as_config(facts["config"])
-        # The model alone: an optimiser of another version does not matter here.
-        wanted = template(config)
-        if any(name.startswith("ema_params.") for name in facts["digests"]):
-            wanted["ema_params"] = wanted["params"]
-        variables = checkpoints.restore_model(step, wanted)
-        variables["params"] = variables.pop("ema_params", variables["params"])
+        variables = evaluate.read_variables(config, checkpoints, step)
         measured = checkpoints.metrics(step)
     finally:
         checkpoints.close()
@@ -130,15 +123,6 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
         },
         card=_card(Path(path), step),
     )
-
-
-def template(config: Config) -> dict[str, Any]:
-    """Shapes and types of the variables of a config's model."""
-    initialise = functools.partial(steps.make_model(config).init, train=False)
-    frames = jax.ShapeDtypeStruct((1, *evaluate.clip_shape(config)), np.float32)
-    length = jax.ShapeDtypeStruct((1,), np.int32)
-    variables = jax.eval_shape(initialise, jax.random.key(0), frames, length)
-    return {"batch_stats": {}, **variables}
 
 
 def as_config(fields: dict[str, Any]) -> Config:
@@ -291,7 +275,7 @@ def _positive(value: Any) -> float | None:
 
 def _read_weights(path: Path, config: Config) -> dict[str, Any]:
     """The variables of a config's model. Raises CheckpointError."""
-    empty = template(config)
+    empty = evaluate.abstract_variables(config)
     wanted = to_leaves(empty)
     try:
         with safetensors.safe_open(path, "numpy") as file:

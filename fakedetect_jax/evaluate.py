@@ -258,19 +258,27 @@ def choose_step(checkpoints: Checkpoints, wanted: int | None) -> int:
     return chosen
 
 
-def load_variables(run: Run, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
-    """The model's variables at a step, on every device of the mesh."""
-    config = run.config
-    recipe = steps.make_recipe(config, num_steps=1)
-    create = functools.partial(steps.create_train_state, recipe, clip_shape(config))
-    abstract = jax.eval_shape(create)
-    model = {"params": abstract.params, "batch_stats": abstract.batch_stats}
-    if abstract.ema_params is not None:
-        model["ema_params"] = abstract.ema_params
-    restored = checkpoints.restore_model(step, model)
-    params = restored.pop("ema_params", restored["params"])
-    variables = {"params": params, "batch_stats": restored["batch_stats"]}
-    return parallel.put_replicated(variables, run.mesh)
+def abstract_variables(config) -> dict[str, Any]:
+    """Shapes and types of the variables of a config's model."""
+    initialise = functools.partial(steps.make_model(config).init, train=False)
+    frames = jax.ShapeDtypeStruct((1, *clip_shape(config)), np.float32)
+    length = jax.ShapeDtypeStruct((1,), np.int32)
+    variables = jax.eval_shape(initialise, jax.random.key(0), frames, length)
+    return {"batch_stats": {}, **variables}
+
+
+def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+    """The model's variables at a step, on the host; averaged ones where kept.
+
+    Optimiser and schedule are not looked at, so those of another version don't matter.
+    """
+    wanted = abstract_variables(config)
+    digests = checkpoints.facts(step)["digests"]
+    if any(name.startswith("ema_params.") for name in digests):
+        wanted["ema_params"] = wanted["params"]
+    variables = checkpoints.restore_model(step, wanted)
+    variables["params"] = variables.pop("ema_params", variables["params"])
+    return variables
 
 
 def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str, Any]:
@@ -293,7 +301,8 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         if done.exists():
             return _result(folder)
         facts = checkpoints.facts(step)
-        variables = load_variables(run, checkpoints, step)
+        variables = read_variables(config, checkpoints, step)
+        variables = parallel.put_replicated(variables, run.mesh)
         selected = checkpoints.metrics(step)
     finally:
         checkpoints.close()

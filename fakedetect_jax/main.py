@@ -48,6 +48,8 @@ def parse_flags(argv: list[str]) -> None:
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(settings.told(error)) from error
+    except SystemExit as told:  # absl's --help ends with 1, as if it were a fault
+        raise SystemExit(0) from told
     if rest[1:]:
         raise ConfigError(f"argument {rest[1]!r} is not known; see --help")
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -119,3 +121,14 @@ def test_evaluation_takes_the_runs_own_clips_and_says_so(
 def test_evaluating_a_folder_that_is_no_run_leaves_it_alone(refused, tmp_path):
     assert "it has no config.json" in refused("--mode=eval", code=4)
     assert not (tmp_path / "w").exists()
+
+
+def test_help_is_no_fault_and_does_not_wait_for_jax():
+    code = (
+        "import sys\nfrom fakedetect_jax import main\n"
+        "sys.argv = ['main', '--help']\n"
+        "try:\n    main.run()\n"
+        "except SystemExit as end:\n    print(end.code, 'jax' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("0 False\n"), done.stderr

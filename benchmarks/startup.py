@@ -1,0 +1,70 @@
+"""Seconds from the command to the end of the first step, without and with the cache.
+
+python -m benchmarks.startup [--out runs/startup]
+
+The demo's model and data (made first, not counted), one step, no evaluation: with an
+empty compilation cache, then with the one that the first run left. And `--help`.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MAIN = [sys.executable, "-m", "fakedetect_jax.main"]
+
+
+def timed(command: list[str]) -> tuple[float, str]:
+    """Seconds of a command that must succeed, and what it printed."""
+    started = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return time.perf_counter() - started, done.stdout
+
+
+def one_step(out: Path) -> list[str]:
+    """The command that trains for one step and no more."""
+    return [
+        *MAIN,
+        "--config=configs/demo.py",
+        f"--workdir={out / 'run'}",
+        f"--config.compilation_cache={out / 'cache'}",
+        "--config.num_steps=1",
+        "--config.eval.every_epochs=0",
+        "--config.eval.final_split=",
+    ]
+
+
+def main() -> None:
+    """Measures and prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/startup"))
+    parser.add_argument("--times", type=int, default=3)
+    options = parser.parse_args()
+    command = one_step(options.out)
+    shutil.rmtree(options.out, ignore_errors=True)
+    timed(command)  # makes the data, and fills the cache of files
+    seconds: dict[str, list[float]] = {"`--help`": [], "cold": [], "warm": []}
+    phases = {}
+    for _ in range(options.times):
+        seconds["`--help`"].append(timed([*MAIN, "--help"])[0])
+        shutil.rmtree(options.out / "cache")
+        for name in ("cold", "warm"):
+            shutil.rmtree(options.out / "run")
+            took, printed = timed(command)
+            seconds[name].append(took)
+            phases[name] = next(x for x in printed.splitlines() if "seconds:" in x)
+    print(f"{platform.machine()}, {os.cpu_count()} cores; Python", end=" ")
+    print(f"{platform.python_version()}; medians of {options.times}\n")
+    print("| | seconds | of which |\n|---|---|---|")
+    for name, values in seconds.items():
+        told = phases.get(name, "").removeprefix("seconds: ")
+        print(f"| {name} | {statistics.median(values):.2f} | {told} |")
+
+
+if __name__ == "__main__":
+    main()
