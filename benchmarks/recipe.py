@@ -1,6 +1,6 @@
 """Which parts of the recipe help to detect a forgery that was not trained on.
 
-python -m benchmarks.recipe [--out runs/recipe] [--jobs 2] [--only ROW...]
+python -m benchmarks.recipe [--out runs/recipe] [--jobs 2] [--quick]
 
 On made videos that are harder than the demo's (c40, subtler fakes, 160 people). The two
 full rows train on three of the four methods and test on all, each method held out in
@@ -45,7 +45,7 @@ HELD = ("Deepfakes", "FaceSwap", "NeuralTextures")  # by the ablations, one a se
 COMPRESSION = "c40"
 Fields = Mapping[str, Any]
 
-# The network and the budget that every row has; the recipes' own come after.
+# The network and the budget that every row has, whatever its file says.
 SCALE: Fields = {
     "synthetic.num_identities": 160,
     "synthetic.num_frames": 24,
