@@ -1,18 +1,20 @@
 """Convolution and max-pooling for the ResNet, with derivatives that suit a CPU.
 
-XLA's CPU backend has fast forward convolutions and matrix products, but slow kernel
-gradients (it first moves the batch to the innermost dimension) and slow strided input
-gradients (it convolves a gradient dilated with zeros). On a CPU both become matrix
-products over unrolled windows, a few images at a time, so that the windows never leave
-the cache; 1x1 convolutions are matrix products in all directions. Other platforms get
-the plain operation and its own derivatives.
+XLA's CPU backend has fast matrix products, but slower convolutions, much slower kernel
+gradients (it first moves the batch to the innermost dimension) and strided input
+gradients (it convolves a gradient dilated with zeros). On a CPU nearly all become
+matrix products, a few images at a time, so that what lies between never leaves the
+cache: 1x1 convolutions as they are, 3x3 convolutions of wide layers by Winograd's
+minimal filtering, other gradients over unrolled windows. Other platforms get the plain
+operation and its own derivatives.
 
 Shape letters: N images, H W pixels, I input and O output channels, h w kernel size, P Q
-output pixels.
+output pixels; of Winograd's method, K = 16 points and M tiles of 2x2 output pixels.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,20 @@ Strides = tuple[int, ...]
 # Unrolled windows handled at once. Measured on cores with 1 MiB of second-level and
 # 16 MiB of shared cache each: flat between 2 and 8 MiB, half the speed at 40 MiB.
 CHUNK_BYTES = 4 * 2**20
+
+# The same for Winograd's tiles and their products: flat between 12 and 24 MiB.
+TILE_BYTES = 22 * 2**20
+# Channels from which on Winograd's method is faster, for images and for the kernel.
+MIN_CHANNELS, MIN_CHANNELS_KERNEL = 32, 96
+
+# F(2x2, 3x3) of Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural Networks",
+# section 4.1: y = OUT [(KERNEL g KERNEL^T) * (IN d IN^T)] OUT^T for every tile d of 4x4
+# pixels: 16 products in place of 36. Its numbers are small, and so is its error.
+WINOGRAD_IN = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+WINOGRAD_KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+WINOGRAD_OUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+
+Matrix = Sequence[Sequence[float]]
 
 
 def conv2d(
@@ -56,9 +72,12 @@ def _conv2d(
     x_NHWI: jax.Array, kernel_hwIO: jax.Array, strides: Strides, padding: Pads
 ) -> jax.Array:
     plain = functools.partial(plain_conv2d, strides=strides, padding=padding)
-    if not _is_pointwise(kernel_hwIO.shape, padding):
+    if _is_pointwise(kernel_hwIO.shape, padding):
+        product = functools.partial(cpu_pointwise, strides=strides)
+    elif _fits_winograd(x_NHWI, kernel_hwIO.shape, strides, MIN_CHANNELS):
+        product = functools.partial(cpu_winograd, padding=padding)
+    else:
         return plain(x_NHWI, kernel_hwIO)
-    product = functools.partial(cpu_pointwise, strides=strides)
     return lax.platform_dependent(x_NHWI, kernel_hwIO, cpu=product, default=plain)
 
 
@@ -90,7 +109,11 @@ def _conv2d_backward(
 
     arguments = (*saved, dy_NPQO)
     dkernel = lax.platform_dependent(*arguments, cpu=cpu_kernel, default=plain_kernel)
-    if strides == (1, 1) and not _is_pointwise(saved[1].shape, padding):
+    if (
+        strides == (1, 1)
+        and not _is_pointwise(saved[1].shape, padding)
+        and not _fits_winograd(dy_NPQO, saved[1].shape, strides, MIN_CHANNELS)
+    ):
         return plain_input(*arguments), dkernel
     dx = lax.platform_dependent(*arguments, cpu=cpu_input, default=plain_input)
     return dx, dkernel
@@ -106,6 +129,100 @@ def cpu_pointwise(
     return x_NHWI[:, :: strides[0], :: strides[1]] @ kernel_11IO[0, 0]
 
 
+def cpu_winograd(
+    x_NHWI: jax.Array, kernel_33IO: jax.Array, *, padding: Pads
+) -> jax.Array:
+    """A 3x3 convolution of stride 1 by Winograd's minimal filtering F(2x2, 3x3)."""
+    kernels_KIO = _apply_twice(WINOGRAD_KERNEL, lambda i, j: kernel_33IO[i, j])
+    return _winograd(x_NHWI, kernels_KIO, 1, padding)
+
+
+def cpu_winograd_input_gradient(
+    dy_NPQO: jax.Array, kernel_33IO: jax.Array, *, padding: Pads
+) -> jax.Array:
+    """Gradient [N,H,W,I] of the images: the convolution with the mirrored kernel."""
+    kernels_KIO = _apply_twice(WINOGRAD_KERNEL, lambda i, j: kernel_33IO[i, j])
+    # Mirroring a kernel swaps the outer points and leaves the inner ones: no copy of a
+    # large kernel is made.
+    mirrored = [kernels_KIO[4 * i + j] for i in (3, 1, 2, 0) for j in (3, 1, 2, 0)]
+    pads = tuple((2 - before, 2 - after) for before, after in padding)
+    return _winograd(dy_NPQO, mirrored, 0, pads)
+
+
+def _winograd(
+    x_NHWI: jax.Array, kernels_KIO: Sequence[jax.Array], output: int, padding: Pads
+) -> jax.Array:
+    """Images [N,P,Q,O] from transformed kernels, whose axis `output` is the new one."""
+    outputs = kernels_KIO[0].shape[output]
+    sizes = [n + sum(p) - 2 for n, p in zip(x_NHWI.shape[1:3], padding, strict=True)]
+    channels = x_NHWI.shape[-1] + outputs
+    per_image = 16 * _num_tiles(sizes) * channels * x_NHWI.dtype.itemsize
+    contracted = (((1,), (1 - output,)), ((), ()))
+
+    def of_chunk(x_CHWI: jax.Array) -> jax.Array:
+        tiles_KMI = _input_tiles(x_CHWI, padding)
+        products = [
+            lax.dot_general(tiles_MI, kernel_IO, contracted)
+            for tiles_MI, kernel_IO in zip(tiles_KMI, kernels_KIO, strict=True)
+        ]
+        return _output_pixels(products, (x_CHWI.shape[0], *sizes))
+
+    def of_shard(x_NHWI: jax.Array) -> jax.Array:
+        count = x_NHWI.shape[0]
+        chunk = _chunk_size(count, per_image, TILE_BYTES)
+        if chunk == count:
+            return of_chunk(x_NHWI)
+
+        def fill(i: jax.Array, y_NPQO: jax.Array) -> jax.Array:
+            x_CHWI = lax.dynamic_slice_in_dim(x_NHWI, i * chunk, chunk)
+            y_CPQO = of_chunk(x_CHWI)
+            return lax.dynamic_update_slice_in_dim(y_NPQO, y_CPQO, i * chunk, 0)
+
+        zeros = jnp.zeros((count, *sizes, outputs), x_NHWI.dtype)
+        return lax.fori_loop(0, count // chunk, fill, zeros)
+
+    y = _over_shards(of_shard, x_NHWI)
+    return y.reshape(x_NHWI.shape[0], *sizes, outputs)
+
+
+def cpu_winograd_kernel_gradient(
+    x_NHWI: jax.Array, dy_NPQO: jax.Array, padding: Pads
+) -> jax.Array:
+    """Gradient [3,3,I,O] of the kernel of `cpu_winograd`, by its own transposes."""
+    sizes, inputs, outputs = dy_NPQO.shape[1:3], x_NHWI.shape[-1], dy_NPQO.shape[-1]
+    per_image = 16 * _num_tiles(sizes) * (inputs + outputs) * x_NHWI.dtype.itemsize
+
+    def of_shard(x_NHWI: jax.Array, dy_NPQO: jax.Array) -> list[jax.Array]:
+        count = x_NHWI.shape[0]
+        chunk = _chunk_size(count, per_image, TILE_BYTES)
+
+        def of_chunk(i: jax.Array | int) -> list[jax.Array]:
+            x_CHWI = lax.dynamic_slice_in_dim(x_NHWI, i * chunk, chunk)
+            dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
+            tiles_KMI = _input_tiles(x_CHWI, padding)
+            return [
+                _outer_sum(tiles_MI, tiles_MO)
+                for tiles_MI, tiles_MO in zip(
+                    tiles_KMI, _output_tiles(dy_CPQO), strict=True
+                )
+            ]
+
+        def add(i: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+            return [a + b for a, b in zip(totals, of_chunk(i), strict=True)]
+
+        if chunk == count:
+            return of_chunk(0)
+        zeros = [jnp.zeros((inputs, outputs), jnp.float32)] * 16
+        return lax.fori_loop(0, count // chunk, add, zeros)
+
+    totals_KIO = [a.sum(axis=0) for a in _over_shards(of_shard, x_NHWI, dy_NPQO)]
+    taps = _apply_twice(
+        _transposed(WINOGRAD_KERNEL), lambda i, j: totals_KIO[4 * i + j]
+    )
+    kernel = jnp.stack(taps).reshape(3, 3, inputs, outputs)
+    return kernel.astype(x_NHWI.dtype)
+
+
 def cpu_input_gradient(
     dy_NPQO: jax.Array,
     kernel_hwIO: jax.Array,
@@ -113,8 +230,10 @@ def cpu_input_gradient(
     strides: Strides,
     padding: Pads,
 ) -> jax.Array:
-    """Gradient [N,H,W,I] of the images: of a 1x1 or a strided convolution."""
+    """Gradient [N,H,W,I] of the images: of a 1x1, a strided or a 3x3 convolution."""
     _, height, width, _ = shape_NHWI
+    if _fits_winograd(dy_NPQO, kernel_hwIO.shape, strides, MIN_CHANNELS):
+        return cpu_winograd_input_gradient(dy_NPQO, kernel_hwIO, padding=padding)
     kernel_hwOI = jnp.swapaxes(kernel_hwIO, 2, 3)
     if _is_pointwise(kernel_hwIO.shape, padding):
         dx = dy_NPQO @ kernel_hwOI[0, 0]
@@ -126,7 +245,7 @@ def cpu_input_gradient(
 
     def of_shard(dy_NPQO: jax.Array) -> jax.Array:
         count = dy_NPQO.shape[0]
-        chunk = _chunk_size(count, per_image)
+        chunk = _chunk_size(count, per_image, CHUNK_BYTES)
 
         def fill(i: jax.Array, dx_NHWI: jax.Array) -> jax.Array:
             dy_CPQO = lax.dynamic_slice_in_dim(dy_NPQO, i * chunk, chunk)
@@ -154,12 +273,14 @@ def cpu_kernel_gradient(
         x_NPQI = x_NHWI[:, :: strides[0], :: strides[1]]
         total_IO = _outer_sum(x_NPQI, dy_NPQO)  # summed in float32
         return total_IO.reshape(tuple(shape_hwIO)).astype(x_NHWI.dtype)
+    if _fits_winograd(x_NHWI, shape_hwIO, strides, MIN_CHANNELS_KERNEL):
+        return cpu_winograd_kernel_gradient(x_NHWI, dy_NPQO, padding)
 
     window = size[0] * size[1] * inputs
     per_image = dy_NPQO[0, ..., 0].size * window * x_NHWI.dtype.itemsize
 
     def of_shard(x_NHWI: jax.Array, dy_NPQO: jax.Array) -> jax.Array:
-        chunk = _chunk_size(x_NHWI.shape[0], per_image)
+        chunk = _chunk_size(x_NHWI.shape[0], per_image, CHUNK_BYTES)
 
         def add(i: jax.Array, total_OK: jax.Array) -> jax.Array:
             x_CHWI = lax.dynamic_slice_in_dim(x_NHWI, i * chunk, chunk)
@@ -175,75 +296,98 @@ def cpu_kernel_gradient(
     return total_OK.T.reshape(tuple(shape_hwIO)).astype(x_NHWI.dtype)
 
 
-def max_pool(
-    x_NHWC: jax.Array, *, window: int = 3, stride: int = 2, padding: int = 1
-) -> jax.Array:
-    """Maximum over square windows; the border is padded with minus infinity.
+@jax.custom_vjp
+def max_pool(x_NHWC: jax.Array) -> jax.Array:
+    """Maximum [N,ceil(H/2),ceil(W/2),C] over 3x3 windows at every second pixel.
 
-    Where pixels of a window share the maximum, the gradient goes to one of them or is
-    divided between them, as the platform has it. After a ReLU that is unseen: the
-    maximum shared there is 0, and the ReLU passes no gradient on.
+    The border counts for nothing. Where pixels of a window share the maximum, the
+    gradient goes to one of them or to each, as the platform has it. After a ReLU that
+    is unseen: the maximum shared there is 0, and the ReLU passes no gradient on.
     """
-    return _max_pool(x_NHWC, window, stride, padding)
+    return lax.platform_dependent(x_NHWC, cpu=cpu_max_pool, default=plain_max_pool)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x_NHWC: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
-    return lax.platform_dependent(
-        x_NHWC,
-        cpu=lambda x: cpu_max_pool(x, window, stride, padding),
-        default=lambda x: plain_max_pool(x, window, stride, padding),
-    )
+def _max_pool_forward(x_NHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return max_pool(x_NHWC), x_NHWC
 
 
-def _max_pool_forward(
-    x_NHWC: jax.Array, window: int, stride: int, padding: int
-) -> tuple[jax.Array, jax.Array]:
-    return _max_pool(x_NHWC, window, stride, padding), x_NHWC
-
-
-def _max_pool_backward(
-    window: int, stride: int, padding: int, x_NHWC: jax.Array, dy_NPQC: jax.Array
-) -> tuple[jax.Array]:
-    def cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return jax.vjp(lambda x: cpu_max_pool(x, window, stride, padding), x)[1](dy)[0]
-
+def _max_pool_backward(x_NHWC: jax.Array, dy_NPQC: jax.Array) -> tuple[jax.Array]:
     def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
-        _, transpose = jax.vjp(lambda x: plain_max_pool(x, window, stride, padding), x)
-        return transpose(dy)[0]
+        return jax.vjp(plain_max_pool, x)[1](dy)[0]
 
-    return (lax.platform_dependent(x_NHWC, dy_NPQC, cpu=cpu, default=plain),)
+    gradient = lax.platform_dependent(
+        x_NHWC, dy_NPQC, cpu=cpu_max_pool_gradient, default=plain
+    )
+    return (gradient,)
 
 
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def plain_max_pool(
-    x_NHWC: jax.Array, window: int, stride: int, padding: int
-) -> jax.Array:
+def plain_max_pool(x_NHWC: jax.Array) -> jax.Array:
     """The compiler's own window reduction."""
     return lax.reduce_window(
         x_NHWC,
         -float("inf"),
         lax.max,
-        (1, window, window, 1),
-        (1, stride, stride, 1),
-        ((0, 0), (padding, padding), (padding, padding), (0, 0)),
+        (1, 3, 3, 1),
+        (1, 2, 2, 1),
+        ((0, 0), (1, 1), (1, 1), (0, 0)),
     )
 
 
-def cpu_max_pool(
-    x_NHWC: jax.Array, window: int, stride: int, padding: int
+def cpu_max_pool(x_NHWC: jax.Array) -> jax.Array:
+    """The maxima of rows, then those of their columns."""
+    return _pool_axis(_pool_axis(x_NHWC, 1), 2)
+
+
+def cpu_max_pool_gradient(x_NHWC: jax.Array, dy_NPQC: jax.Array) -> jax.Array:
+    """Gradient [N,H,W,C] of the images: dy wherever a pixel is its window's maximum."""
+    rows_NPWC = _pool_axis(x_NHWC, 1)
+    y_NPQC = _pool_axis(rows_NPWC, 2)
+    drows_NPWC = _unpool_axis(rows_NPWC, y_NPQC, dy_NPQC, 2)
+    return _unpool_axis(x_NHWC, rows_NPWC, drows_NPWC, 1)
+
+
+def _pool_axis(x_NHWC: jax.Array, axis: int) -> jax.Array:
+    """max(x[2i-1], x[2i], x[2i+1]): of slices alone, as padding is slow."""
+    part = functools.partial(lax.slice_in_dim, axis=axis)
+    size = x_NHWC.shape[axis]
+    if size == 1:
+        return x_NHWC
+    even, odd = (part(x_NHWC, i, size, stride=2) for i in (0, 1))
+    outs, odds = even.shape[axis], odd.shape[axis]
+    first = jnp.maximum(part(even, 0, 1), part(odd, 0, 1))
+    middle = jnp.maximum(part(even, 1, odds), part(odd, 1, odds))
+    middle = jnp.maximum(middle, part(odd, 0, odds - 1))
+    last = jnp.maximum(part(even, odds, outs), part(odd, odds - 1, outs - 1))
+    return jnp.concatenate([first, middle, last], axis)
+
+
+def _unpool_axis(
+    x_NHWC: jax.Array, y_NPWC: jax.Array, dy_NPWC: jax.Array, axis: int
 ) -> jax.Array:
-    """Maximum of shifted slices: over rows, then over columns of the row maxima."""
-    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    y = jnp.pad(x_NHWC, sides, constant_values=-jnp.inf)
-    for axis in (1, 2):
-        count = (y.shape[axis] - window) // stride + 1
-        ends = [i + (count - 1) * stride + 1 for i in range(window)]
-        taps = [lax.slice_in_dim(y, i, end, stride, axis) for i, end in enumerate(ends)]
-        y = functools.reduce(jnp.maximum, taps)
-    return y
+    """Pixel x[i] is in window i // 2, and for odd i also in the one after it."""
+    size, outs = x_NHWC.shape[axis], y_NPWC.shape[axis]
+
+    def spread(a: jax.Array) -> jax.Array:  # each window over its two pixels
+        wide = jnp.broadcast_to(
+            jnp.expand_dims(a, axis + 1),
+            (*a.shape[: axis + 1], 2, *a.shape[axis + 1 :]),
+        )
+        wide = wide.reshape(*a.shape[:axis], 2 * outs, *a.shape[axis + 1 :])
+        return lax.slice_in_dim(wide, 0, size, axis=axis)
+
+    def after(a: jax.Array) -> jax.Array:  # nothing flows from behind the last window
+        rest = lax.slice_in_dim(a, 1, outs, axis=axis)
+        end = jnp.zeros_like(lax.slice_in_dim(a, 0, 1, axis=axis))
+        return jnp.concatenate([rest, end], axis)
+
+    zero = jnp.zeros((), dy_NPWC.dtype)
+    own = jnp.where(x_NHWC == spread(y_NPWC), spread(dy_NPWC), zero)
+    is_odd = lax.broadcasted_iota(jnp.int32, x_NHWC.shape, axis) % 2 == 1
+    also = is_odd & (x_NHWC == spread(after(y_NPWC)))
+    return own + jnp.where(also, spread(after(dy_NPWC)), zero)
 
 
 def normalize_batch(
@@ -302,21 +446,34 @@ def _is_pointwise(shape_hwIO: Sequence[int], padding: Pads) -> bool:
     return tuple(shape_hwIO[:2]) == (1, 1) and padding == ((0, 0), (0, 0))
 
 
-def _chunk_size(num_images: int, bytes_per_image: int) -> int:
-    """The largest divisor of `num_images` within CHUNK_BYTES, at least 1."""
-    limit = max(1, CHUNK_BYTES // bytes_per_image)
+def _fits_winograd(
+    images: jax.Array, shape_hwIO: Sequence[int], strides: Strides, channels: int
+) -> bool:
+    """Whether Winograd's method applies, and is worth it from so many channels on."""
+    return (
+        tuple(shape_hwIO[:2]) == (3, 3)
+        and strides == (1, 1)
+        and min(shape_hwIO[2:]) >= channels
+        and images.dtype == jnp.float32  # it adds before it multiplies
+        and isinstance(images.shape[0], int)  # not a size left open for an export
+    )
+
+
+def _chunk_size(num_images: int, bytes_per_image: int, limit_bytes: int) -> int:
+    """The largest divisor of `num_images` within the limit, at least 1."""
+    limit = max(1, limit_bytes // bytes_per_image)
     return max(d for d in range(1, min(limit, num_images) + 1) if num_images % d == 0)
 
 
-def _over_shards(function: Callable[..., jax.Array], *images: jax.Array) -> jax.Array:
-    """function of each device's images [N/devices,...], stacked over the devices.
+def _over_shards(function: Callable[..., Any], *images: jax.Array) -> Any:
+    """The arrays of each device's images [N/devices,...], stacked over the devices.
 
     A loop over images must run inside a shard: a loop over all of them would gather
     them on every device.
     """
     shards = jax.device_count()
     if shards == 1 or images[0].shape[0] % shards:
-        return function(*images)[None]
+        return jax.tree.map(lambda a: a[None], function(*images))
     split = [a.reshape(shards, -1, *a.shape[1:]) for a in images]
     return jax.vmap(function)(*split)
 
@@ -347,6 +504,73 @@ def _windows(
         for j in range(size[1])
     ]
     return taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
+
+
+def _apply_twice(
+    matrix: Matrix, part: Callable[[int, int], jax.Array]
+) -> list[jax.Array]:
+    """matrix @ parts @ matrix^T for the square of parts(i, j), row by row."""
+    count = range(len(matrix[0]))
+    half = [_combine(matrix, [part(i, j) for i in count]) for j in count]
+    rows = range(len(matrix))
+    return [a for i in rows for a in _combine(matrix, [half[j][i] for j in count])]
+
+
+def _combine(matrix: Matrix, parts: Sequence[jax.Array]) -> list[jax.Array]:
+    """matrix @ parts, as the few additions that it is."""
+    rows = [[(f, p) for f, p in zip(row, parts, strict=True) if f] for row in matrix]
+    scaled = [
+        [p if f == 1 else -p if f == -1 else p * f for f, p in row] for row in rows
+    ]
+    return [functools.reduce(jnp.add, row) for row in scaled]
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))
+
+
+def _num_tiles(size_PQ: Sequence[int]) -> int:
+    return -(-size_PQ[0] // 2) * -(-size_PQ[1] // 2)
+
+
+def _input_tiles(x_NHWI: jax.Array, padding: Pads) -> list[jax.Array]:
+    """The 4x4 tiles under every 2x2 output pixels, transformed: 16 of [M,I]."""
+    sizes = zip(x_NHWI.shape[1:3], padding, strict=True)
+    counts = [-(-(n + sum(pads) - 2) // 2) for n, pads in sizes]
+    sides = [
+        (before, 2 * count + 2 - n - before)
+        for n, (before, _), count in zip(
+            x_NHWI.shape[1:3], padding, counts, strict=True
+        )
+    ]
+    padded = jnp.pad(x_NHWI, ((0, 0), *sides, (0, 0)))
+    ends = [2 * count - 1 for count in counts]
+    tiles = _apply_twice(
+        WINOGRAD_IN, lambda i, j: padded[:, i : i + ends[0] : 2, j : j + ends[1] : 2]
+    )
+    return [tile.reshape(-1, tile.shape[-1]) for tile in tiles]
+
+
+def _output_pixels(
+    products_KMO: Sequence[jax.Array], shape_NPQ: tuple[int, ...]
+) -> jax.Array:
+    """The 2x2 output pixels of every tile, side by side: [N,P,Q,O]."""
+    num_images, *size = shape_NPQ
+    counts = [-(-n // 2) for n in size]
+    tiles = [a.reshape(num_images, *counts, -1) for a in products_KMO]
+    pixels = _apply_twice(WINOGRAD_OUT, lambda i, j: tiles[4 * i + j])
+    rows = [jnp.stack(pixels[i : i + 2], axis=3) for i in (0, 2)]
+    merged = jnp.stack(rows, axis=2)
+    full = merged.reshape(num_images, 2 * counts[0], 2 * counts[1], -1)
+    return full[:, : size[0], : size[1]]
+
+
+def _output_tiles(dy_NPQO: jax.Array) -> list[jax.Array]:
+    """The transpose of `_output_pixels`: 16 of [M,O]."""
+    odd = [(0, size % 2) for size in dy_NPQO.shape[1:3]]
+    padded = jnp.pad(dy_NPQO, ((0, 0), *odd, (0, 0)))
+    tiles = _apply_twice(_transposed(WINOGRAD_OUT), lambda i, j: padded[:, i::2, j::2])
+    return [tile.reshape(-1, tile.shape[-1]) for tile in tiles]
 
 
 def _scatter_windows(

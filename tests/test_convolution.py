@@ -62,6 +62,9 @@ def assert_close(found, wanted):
 @example(3, (7, 8), (2, 16), (1, 1), (2, 2), ((0, 0), (0, 0)))  # a shortcut
 @example(3, (7, 8), (16, 2), (1, 1), (1, 1), ((0, 0), (0, 0)))
 @example(1, (9, 9), (3, 2), (2, 2), (3, 3), ((0, 0), (2, 0)))  # pixels in no window
+@example(8, (8, 7), (32, 40), (3, 3), (1, 1), ((1, 1), (1, 1)))  # Winograd's method
+@example(3, (1, 6), (96, 128), (3, 3), (1, 1), ((1, 1), (1, 1)))  # the kernel's, too
+@example(3, (7, 5), (128, 96), (3, 3), (1, 1), ((0, 2), (1, 0)))
 def test_values_and_gradients_equal_lax(
     images, size, channels, kernel, strides, padding
 ):
@@ -82,7 +85,7 @@ def test_chunks_of_images_add_up(monkeypatch):
     monkeypatch.setattr(convolution, "CHUNK_BYTES", 3 * 9 * 36 * 4)
     one, padding = (2, 2), ((1, 1), (1, 1))
     x, kernel = draw(0, 9, 12, 12, 1), draw(1, 3, 3, 1, 1)
-    assert convolution._chunk_size(9, 9 * 36 * 4) == 3
+    assert convolution._chunk_size(9, 9 * 36 * 4, convolution.CHUNK_BYTES) == 3
     assert_close(
         gradients(
             lambda x, k: convolution.conv2d(x, k, strides=one, padding=padding),
@@ -93,12 +96,39 @@ def test_chunks_of_images_add_up(monkeypatch):
     )
 
 
+def test_tiles_in_chunks_equal_those_at_once(monkeypatch):
+    x, kernel = draw(0, 6, 9, 8, 96), draw(1, 3, 3, 96, 96)
+    padding = ((1, 1), (1, 1))
+
+    def conv(x, k):
+        return convolution.conv2d(x, k, padding=padding)
+
+    at_once = gradients(conv, x, kernel)
+    monkeypatch.setattr(convolution, "TILE_BYTES", 2 * 16 * 20 * 192 * 4)
+    assert convolution._chunk_size(6, 16 * 20 * 192 * 4, convolution.TILE_BYTES) == 2
+    assert_close(gradients(lambda x, k: conv(x, k), x, kernel), at_once)
+
+
+def test_a_batch_of_open_size_can_be_exported():
+    kernel = draw(1, 3, 3, 32, 32)
+    (images,) = jax.export.symbolic_shape("images")
+
+    @jax.jit
+    def conv(x):
+        return convolution.conv2d(x, kernel, padding=((1, 1), (1, 1)))
+
+    shape = jax.ShapeDtypeStruct((images, 6, 6, 32), np.float32)
+    exported = jax.export.export(conv)(shape)
+    x = draw(0, 3, 6, 6, 32)
+    assert_close([exported.call(x)], [conv(x)])
+
+
 def test_chunks_divide_the_batch_and_fit():
-    assert convolution._chunk_size(320, convolution.CHUNK_BYTES // 10) == 10
-    assert convolution._chunk_size(320, convolution.CHUNK_BYTES // 9) == 8
-    assert convolution._chunk_size(7, convolution.CHUNK_BYTES // 6) == 1
-    assert convolution._chunk_size(4, 1) == 4
-    assert convolution._chunk_size(4, 10**12) == 1
+    assert convolution._chunk_size(320, 100, 1000) == 10
+    assert convolution._chunk_size(320, 100, 999) == 8
+    assert convolution._chunk_size(7, 100, 699) == 1
+    assert convolution._chunk_size(4, 1, 1000) == 4
+    assert convolution._chunk_size(4, 10**12, 1000) == 1
 
 
 def test_bfloat16_keeps_its_dtype_and_sums_in_float32():
@@ -172,19 +202,14 @@ def test_sharded_batches_stay_where_they_are():
     assert_close(sharded(x, kernel), jax.jit(step)(x, kernel))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 10), (1, 3)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (1, 3), (2, 1), (9, 7)])
 def test_max_pool_equals_the_window_reduction(size):
     x = draw(0, 2, *size, 3)
-    pools = [
-        functools.partial(pool, window=3, stride=2, padding=1)
-        for pool in (convolution.cpu_max_pool, convolution.plain_max_pool)
-    ]
     results = []
-    for pool in (*pools, convolution.max_pool):
+    for pool in (convolution.plain_max_pool, convolution.max_pool):
         y, transpose = jax.vjp(pool, x)
         results.append((y, transpose(jnp.asarray(draw(1, *y.shape)))[0]))
-    assert_close(results[0], results[1])
-    assert_close(results[2], results[1])
+    assert_close(*results)
 
 
 def test_tied_maxima_are_unseen_through_a_relu():
@@ -193,8 +218,9 @@ def test_tied_maxima_are_unseen_through_a_relu():
     def gradient(pool):
         return jax.grad(lambda x: (pool(nn.relu(x)) * 3.0).sum())(before)
 
-    plain = functools.partial(convolution.plain_max_pool, window=3, stride=2, padding=1)
-    np.testing.assert_array_equal(gradient(convolution.max_pool), gradient(plain))
+    np.testing.assert_array_equal(
+        gradient(convolution.max_pool), gradient(convolution.plain_max_pool)
+    )
 
 
 def test_normalize_batch_equals_flax():
