@@ -172,6 +172,14 @@ class _Loop:
         self.recorded_at = self.epoch_start = time.perf_counter()
         self.wait_seconds = 0.0
 
+    def count_wait(self, seconds: float) -> None:
+        """Adds the time that a batch took, unless a step ran until after it came.
+
+        An upper bound of the time for which the devices had nothing to do.
+        """
+        if self.pending is None or self.pending[1]["loss"].is_ready():
+            self.wait_seconds += seconds
+
     def stop_agreed(self) -> bool:
         """Whether any process was asked to stop; the same answer on all."""
         return self.vote(self.run.stop.signal is not None)
@@ -375,7 +383,7 @@ def _run_steps(loop: _Loop, train_step: Callable, state, start: int) -> None:
             for step in range(start + 1, plan.num_steps + 1):
                 waiting = time.perf_counter()
                 _, batch = next(batches)
-                loop.wait_seconds += time.perf_counter() - waiting
+                loop.count_wait(time.perf_counter() - waiting)
                 state, device_metrics = train_step(state, batch)
                 loop.record()  # the step before, while this one runs
                 loop.pending = (step, device_metrics)

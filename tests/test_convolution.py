@@ -175,6 +175,23 @@ def test_other_platforms_get_the_plain_program(platform):
     assert "select_and_scatter" not in on_cpu
 
 
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_wide_layers_of_other_platforms_are_plain_too(platform):
+    def total(x, kernel):
+        return (convolution.conv2d(x, kernel, padding=((1, 1), (1, 1))) ** 2).sum()
+
+    channels = convolution.MIN_CHANNELS_KERNEL
+    arguments = jnp.ones((8, 6, 6, channels)), jnp.ones((3, 3, channels, channels))
+    traced = jax.jit(jax.grad(total, argnums=(0, 1))).trace(*arguments)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.dot_general" not in program
+    assert program.count("stablehlo.convolution") == 3
+    on_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.convolution" not in on_cpu
+    # 16 products each for the value and both gradients.
+    assert on_cpu.count("stablehlo.dot_general") == 48
+
+
 def test_unused_input_gradients_are_not_computed():
     def total(kernel, x):
         padding = ((3, 3), (3, 3))

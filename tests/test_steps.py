@@ -1,6 +1,10 @@
 """The update: it learns, is the same on any mesh, and leaves a good state alone."""
 
+import functools
+import types
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -153,3 +157,24 @@ def test_frozen_stages_stay_and_earlier_ones_learn_slower(small):
         freeze_stages=0,
     )
     np.testing.assert_allclose(factor, 0.05)
+
+
+def test_only_time_without_a_running_step_counts_as_waiting_for_input():
+    loop = types.SimpleNamespace(pending=None, wait_seconds=0.0)
+    count_wait = functools.partial(train._Loop.count_wait, loop)
+    count_wait(1.0)
+    assert loop.wait_seconds == 1.0  # nothing was started yet
+
+    @jax.jit
+    def long_step(x):
+        return jax.lax.fori_loop(0, 40, lambda _, y: jnp.tanh(y @ y), x).sum()
+
+    x = jnp.ones((1024, 1024))
+    long_step(x).block_until_ready()
+    running = long_step(x)
+    loop.pending = (1, {"loss": running})
+    count_wait(10.0)
+    assert loop.wait_seconds == 1.0
+    running.block_until_ready()
+    count_wait(100.0)
+    assert loop.wait_seconds == 101.0
