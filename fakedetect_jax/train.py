@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -177,7 +177,8 @@ class _Loop:
 
         An upper bound of the time for which the devices had nothing to do.
         """
-        if self.pending is None or self.pending[1]["loss"].is_ready():
+        # Every array has is_ready(); jax's type stubs leave it out.
+        if self.pending is None or cast(Any, self.pending[1]["loss"]).is_ready():
             self.wait_seconds += seconds
 
     def stop_agreed(self) -> bool:
