@@ -4,7 +4,8 @@ python -m benchmarks.feed            (needs the extra bench: torch)
 
 The peers are the field's practice, one PNG file per frame read by OpenCV and turned to
 normalised float32 by the workers, and a kinder form of it, JPEG files kept as uint8.
-All sides read the same crops, on the same cores, in turn; the page cache is warm.
+All sides read the same crops, on the same cores, in turn, with the memory settings that
+the trainer gives itself; the page cache is warm.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 
 from benchmarks import feed_peer
 from fakedetect_jax import data, parallel
+from fakedetect_jax.settings import MALLOC
 from tfds_ffpp import build, synthetic
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
@@ -105,6 +108,9 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
+    if not any(name in os.environ for name in MALLOC):
+        command = [sys.executable, "-m", "benchmarks.feed", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **MALLOC})  # noqa: S606
     cores = arguments.cores
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
     with tempfile.TemporaryDirectory() as scratch:

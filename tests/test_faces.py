@@ -1,14 +1,19 @@
 """Which face, and one square box for it."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.made_videos import write_video
-from tfds_ffpp import faces, synthetic
+from tfds_ffpp import build, faces, synthetic
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.faces import DlibDetector, clip_box, link_tracks, square_box
+from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 from tfds_ffpp.video import even_plan, read_clip
 
 
@@ -126,9 +131,100 @@ def test_detectors_by_name(tmp_path):
         faces.open_detector("yunet", str(bad))
 
 
+@pytest.fixture(scope="module")
+def red_squares(tmp_path_factory):
+    """A model in YuNet's form: a face of 64 pixels around each red cell of 8."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    nodes, weights, outputs = [], [], []
+    for stride in (8, 16, 32):
+        heads = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+        for name, channels in heads.items():
+            kernel = np.zeros((channels, 3, stride, stride), np.float32)
+            bias = np.zeros(channels, np.float32)
+            if name == "obj":
+                bias[:] = 1
+            elif name == "bbox":
+                bias[:] = 0.5, 0.5, np.log(64 / stride), np.log(64 / stride)
+            elif name == "cls" and stride == 8:
+                kernel[0, 2] = 1 / (255 * stride**2)  # the network is given BGR
+            head = f"{name}_{stride}"
+            weights += [
+                numpy_helper.from_array(kernel, f"{head}_kernel"),
+                numpy_helper.from_array(bias, f"{head}_bias"),
+                numpy_helper.from_array(np.array([1, -1, channels]), f"{head}_shape"),
+            ]
+            nodes += [
+                helper.make_node(
+                    "Conv",
+                    ["input", f"{head}_kernel", f"{head}_bias"],
+                    [f"{head}_map"],
+                    strides=[stride, stride],
+                    kernel_shape=[stride, stride],
+                ),
+                helper.make_node(
+                    "Transpose", [f"{head}_map"], [f"{head}_last"], perm=[0, 2, 3, 1]
+                ),
+                helper.make_node("Reshape", [f"{head}_last", f"{head}_shape"], [head]),
+            ]
+            shape = [1, None, channels]
+            outputs.append(
+                helper.make_tensor_value_info(head, TensorProto.FLOAT, shape)
+            )
+    picture = helper.make_tensor_value_info(
+        "input", TensorProto.FLOAT, [1, 3, "height", "width"]
+    )
+    graph = helper.make_graph(nodes, "yunet", [picture], outputs, weights)
+    opset = [helper.make_opsetid("", 13)]
+    path = tmp_path_factory.mktemp("yunet") / "model.onnx"
+    save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+def red_square(level: float = 1.0) -> np.ndarray:
+    """A picture of 160x256 with a red cell at 80, 120, and a blue one elsewhere."""
+    image = np.zeros((160, 256, 3), np.uint8)
+    image[80:88, 120:128, 0] = round(255 * level)
+    image[40:48, 40:48, 2] = 255
+    return image
+
+
+def test_yunet_finds_what_its_model_sees(red_squares, tmp_path):
+    yunet = faces.open_detector("yunet", str(red_squares))
+    (box,) = yunet.find(red_square())
+    assert box == pytest.approx((52, 92, 116, 156), abs=0.5)
+    # The model's score is the root of the level: 0.7 is a maybe, 0.3 nothing.
+    assert not yunet.find(red_square(0.49))
+    assert len(yunet.find(red_square(0.49), faint=True)) == 1
+    assert not yunet.find(red_square(0.09), faint=True)
+
+    video = write_video(tmp_path / "v.mp4", [red_square()] * 3)
+    found = clip_box(read_clip(video, even_plan(3)), detector=yunet)
+    assert found.box is not None and found.coverage == 1
+    assert centre(found.box) == pytest.approx((84, 124), abs=2)
+
+
+def test_a_dataset_says_which_yunet_model_made_it(red_squares, tmp_path):
+    synthetic.write_tree(tmp_path / "videos", num_identities=2, num_frames=3)
+    config = FfppConfig(
+        name="red",
+        num_frames=2,
+        image_size=16,
+        protocol="disjoint",
+        detector="yunet",
+        detector_model=str(red_squares),
+    )
+    builder = build.build(
+        config, data_dir=tmp_path / "tfds", manual_dir=tmp_path / "videos"
+    )
+    told = json.loads((Path(builder.data_dir) / "card.json").read_text())
+    digest = hashlib.sha256(red_squares.read_bytes()).hexdigest()
+    assert told["versions"]["detector_model"] == f"sha256 {digest}"
+
+
 def test_a_faint_face_counts_only_if_it_lasts(people, tmp_path):
     class Faint:
-        name, version = "faint", "1"
+        name = "faint"
 
         def __init__(self, per_frame):
             self.per_frame = iter(per_frame)

@@ -1,6 +1,5 @@
 """The dataset card: what a dataset holds, how it was made, what to beware of."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -8,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tfds_ffpp.faces import need_model
 from tfds_ffpp.layout import Scan
+from tfds_ffpp.prepare import file_digest
 from tfds_ffpp.splits import Splits
 
 Row = Mapping[str, Any]
@@ -76,17 +77,23 @@ def coverage_gap(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def versions() -> dict[str, str]:
-    """The versions of what decides the stored bytes."""
-    return {p: metadata.version(p) for p in PACKAGES}
+def versions(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The versions of what decides the stored bytes, a user's own model included.
+
+    Raises DataError when that model is not there.
+    """
+    told = {p: metadata.version(p) for p in PACKAGES}
+    if recipe["crop"] == "face" and recipe["detector"] == "yunet":
+        digest = file_digest(need_model(recipe["detector_model"]))
+        told["detector_model"] = f"sha256 {digest}"
+    return told
 
 
 def _list_file(scan: Scan) -> dict[str, str] | None:
     """Name and digest of the list that the splits come from."""
     if scan.list_file is None:
         return None
-    digest = hashlib.sha256(scan.list_file.read_bytes()).hexdigest()
-    return {"name": scan.list_file.name, "sha256": digest}
+    return {"name": scan.list_file.name, "sha256": file_digest(scan.list_file)}
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:
@@ -178,7 +185,7 @@ def make_card(
         "test_list": _list_file(scan),
         "detector": config["detector"] if config["crop"] == "face" else "none",
         "config": dict(config),
-        "versions": versions(),
+        "versions": versions(config),
     }
 
 

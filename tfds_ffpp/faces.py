@@ -6,7 +6,6 @@ The only file that knows the face detectors.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +27,6 @@ class Detector(Protocol):
     """Finds faces in one picture."""
 
     name: str
-    version: str
 
     def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
         """The boxes in pixels of all faces in RGB uint8[H,W,3]; faint: maybes too."""
@@ -44,7 +42,6 @@ class DlibDetector:
         """Imports dlib here: its detectors cannot be handed to another process."""
         import dlib
 
-        self.version = str(dlib.__version__)
         self._detector = dlib.get_frontal_face_detector()  # pyright: ignore
 
     def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
@@ -62,6 +59,16 @@ class DlibDetector:
         ]
 
 
+def need_model(model: str) -> Path:
+    """The file of a YuNet model. Raises DataError where there is none."""
+    if not Path(model).is_file():
+        raise DataError(
+            "detector yunet needs detector_model, an .onnx file; "
+            f"{model or 'nothing'} is not one"
+        )
+    return Path(model)
+
+
 class YunetDetector:
     """OpenCV's FaceDetectorYN with the user's own .onnx file."""
 
@@ -69,18 +76,13 @@ class YunetDetector:
 
     def __init__(self, model: str):
         """Raises DataError when the file is missing or not such a model."""
-        if not Path(model).is_file():
-            raise DataError(
-                "detector yunet needs detector_model, an .onnx file; "
-                f"{model or 'nothing'} is not one"
-            )
+        file = str(need_model(model))
         try:
-            self._detector = cv2.FaceDetectorYN.create(model, "", (320, 320))
+            self._detector = cv2.FaceDetectorYN.create(file, "", (320, 320))
         except cv2.error as error:
             raise DataError(
                 f"{model} is not a YuNet model ({str(error).splitlines()[0]})"
             ) from None
-        self.version = f"opencv {metadata.version('opencv-python-headless')}"
 
     def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
         """See Detector."""
@@ -98,7 +100,6 @@ class NoDetector:
     """Takes the largest centred square: for videos that are face crops already."""
 
     name = "none"
-    version = ""
 
     def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
         """See Detector."""

@@ -173,7 +173,7 @@ class Work:
             )
         self._beam_options = getattr(download_config, "beam_options", None)
         self._beam_runner = getattr(download_config, "beam_runner", None)
-        told = json.dumps([self._recipe, card.versions()], sort_keys=True)
+        told = json.dumps([self._recipe, card.versions(self._recipe)], sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         self._cache = (cache_dir or self._data_dir / CACHE) / digest
         self._lock: Any = None
