@@ -34,10 +34,15 @@ class Side:
         """Starts it and waits until its first steps are done."""
         self.name = name
         fields = ("model", "size", "clips", "frames", "precision", "device", "compile")
-        command = [sys.executable, "-m", "benchmarks.step_workers", "--side", name]
+        chosen = {field: getattr(arguments, field) for field in fields}
+        python = sys.executable
+        if name == "torch":
+            python = arguments.torch_python or python
+            chosen["precision"] = arguments.torch_precision or arguments.precision
+        command = [python, "-m", "benchmarks.step_workers", "--side", name]
         command += ["--weights", str(weights)]
-        for field in fields:
-            command += [f"--{field}", str(getattr(arguments, field))]
+        for field, value in chosen.items():
+            command += [f"--{field}", str(value)]
         platforms = {"cpu": "cpu", "cuda": "cuda"}[arguments.device]
         self._process = subprocess.Popen(
             command,
@@ -89,7 +94,8 @@ def measure(arguments: argparse.Namespace) -> list[Side]:
     names = ["project", "torch", "flax"]
     if not arguments.flax:
         names.remove("flax")
-    if not arguments.torch or find_spec("torch") is None or arguments.model == "demo":
+    has_torch = arguments.torch_python or find_spec("torch") is not None
+    if not arguments.torch or not has_torch or arguments.model == "demo":
         names.remove("torch")
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.npz"
@@ -188,6 +194,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--torch", action=flag, default=True)
+    parser.add_argument("--torch_python", help="the interpreter that has PyTorch")
+    parser.add_argument("--torch_precision", choices=["fp32", "bf16"], help="its own")
     parser.add_argument("--flax", action=flag, default=True)
     parser.add_argument("--compile", type=int, default=1, help="0: no torch.compile")
     parser.add_argument("--json", type=Path, help="also write everything there")

@@ -131,17 +131,29 @@ def test_chunks_divide_the_batch_and_fit():
     assert convolution._chunk_size(4, 10**12, 1000) == 1
 
 
-def test_bfloat16_keeps_its_dtype_and_sums_in_float32():
-    x = jnp.asarray(draw(0, 3, 16, 16, 8), jnp.bfloat16)
-    kernel = jnp.asarray(draw(1, 3, 3, 8, 4), jnp.bfloat16)
-    padding = ((1, 1), (1, 1))
-    y, dx, dkernel = gradients(
-        lambda x, k: convolution.conv2d(x, k, padding=padding).astype(jnp.float32),
-        x,
-        kernel,
-    )
+@pytest.mark.parametrize(
+    ("size", "channels", "stride"),
+    [
+        (3, (8, 4), 1),
+        (3, (32, 40), 1),  # Winograd's method
+        (3, (96, 96), 1),  # the kernel's, too
+        (3, (32, 40), 2),
+        (7, (3, 8), 2),  # the stem
+    ],
+)
+@pytest.mark.parametrize("images", [3, 8])
+def test_bfloat16_keeps_its_dtype_and_sums_in_float32(images, size, channels, stride):
+    x = jnp.asarray(draw(0, images, 16, 14, channels[0]), jnp.bfloat16)
+    kernel = jnp.asarray(draw(1, size, size, *channels), jnp.bfloat16)
+    strides, padding = (stride, stride), ((size // 2, size // 2),) * 2
+
+    def conv(x, k):
+        return convolution.conv2d(x, k, strides=strides, padding=padding)
+
+    assert conv(x, kernel).dtype == jnp.bfloat16
+    y, dx, dkernel = gradients(lambda x, k: conv(x, k).astype(jnp.float32), x, kernel)
     exact = gradients(
-        lambda x, k: convolution.plain_conv2d(x, k, (1, 1), padding),
+        lambda x, k: convolution.plain_conv2d(x, k, strides, padding),
         x.astype(jnp.float32),
         kernel.astype(jnp.float32),
     )
