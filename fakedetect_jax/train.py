@@ -458,6 +458,9 @@ def _end_epoch(loop: _Loop, step: int, state):
     totals = parallel.fetch(state.totals)
     epoch = -(-step // plan.steps_per_epoch)
     measured, calibration = {}, {}
+    share = loop.wait_seconds / max(seconds, 1e-9)
+    rate = loop.note.split("  ")[-1]
+    speed = f"{rate}, {share:.1%} of the time waiting for input"
     if every and (epoch % every == 0 or step == plan.num_steps):
         rows = _validate(loop, step, state)
         measured = evaluate.validation_numbers(rows)
@@ -471,14 +474,13 @@ def _end_epoch(loop: _Loop, step: int, state):
             validation_accuracy=measured["accuracy"],
         )
         run.terminal.say(lines)
-        share = loop.wait_seconds / max(seconds, 1e-9)
-        run.terminal.say(
-            f"  validation video AUC {measured['video_auc'] or math.nan:.4f}, "
-            f"{loop.note.split('  ')[-1]}, {share:.1%} of the time waiting for input"
-        )
+        video_auc = measured["video_auc"] or math.nan
+        run.terminal.say(f"  validation video AUC {video_auc:.4f}, {speed}")
         if loop.metrics_file is not None:
             wait = {"input_wait": round(share, 4)}
             loop.metrics_file.write(step, "val", {**measured, **wait})
+    elif loop.epoch_start:
+        run.terminal.say(f"Epoch {epoch}/{plan.num_epochs}\n  {speed}")
     state = state.replace(totals=_zero_totals(run.mesh))
     loop.save(step, state, measured, calibration)
     return state

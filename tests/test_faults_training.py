@@ -187,6 +187,7 @@ def test_a_long_run_grows_in_nothing_and_compiles_nothing_more(launchpad, tiny_c
     """2,000 steps of the tiny model, seen from within."""
     code, out, err = launchpad.run(tiny_config, module="tests.long_run")
     assert code == 0, err
+    assert "of the time waiting for input" in out  # told without a validation, too
     facts = json.loads(out.splitlines()[-1])
     assert facts["steps"] == 2000
     assert facts["compiled_after_step_2"] == 0

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.logging
@@ -28,6 +29,10 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 MAX_PIXELS = 7680 * 4320  # 8K; a frame of it takes 100 MB as RGB
 MIN_DECODED = 0.9  # share of the promised frames that a damaged video must still yield
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+# Metadata need not be text. From PyAV 19 on it may be anything, and this is unknown.
+_METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 
 
 class UnusableVideoError(DataError):
@@ -232,7 +237,7 @@ def _open(path: Path):
     try:
         # "file:" keeps names with a colon or a leading dash from being an address.
         container = av.open(
-            f"file:{os.path.abspath(path)}", options=_OPTIONS, metadata_errors="replace"
+            f"file:{os.path.abspath(path)}", options=_OPTIONS, **_METADATA
         )
     except (FFmpegError, OSError, ValueError) as error:
         raise UnusableVideoError(f"not a readable video ({_reason(error)})") from None
