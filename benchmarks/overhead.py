@@ -5,7 +5,7 @@ python -m benchmarks.overhead [--steps 200]
 On the device: the test for finite numbers and the select that keeps the old state. On
 the host: asking for signals, polling the checkpoint, testing the fetched metrics. Not
 counted: checkpoints themselves, whose files are written and digested by threads while
-training goes on; their share is measured by the run and printed by main.
+training goes on.
 """
 
 import argparse
