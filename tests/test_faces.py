@@ -205,7 +205,7 @@ def test_yunet_finds_what_its_model_sees(red_squares, tmp_path):
 
 
 def test_a_dataset_says_which_yunet_model_made_it(red_squares, tmp_path):
-    synthetic.write_tree(tmp_path / "videos", num_identities=2, num_frames=3)
+    synthetic.write_tree(tmp_path / "videos", num_identities=6, num_frames=3)
     config = FfppConfig(
         name="red",
         num_frames=2,
