@@ -101,6 +101,17 @@ def _hide_late_reports(show=sys.unraisablehook) -> None:
     sys.unraisablehook = hook
 
 
+def _raise_lost_peer(error: BaseException | None) -> None:
+    """Raises the runtime's error behind a failed save of several processes, if any.
+
+    One of them is gone then, and the disk is not at fault.
+    """
+    while error is not None and jax.process_count() > 1:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error
+        error = error.__cause__ or error.__context__
+
+
 class Checkpoints:
     """The checkpoints of one workdir."""
 
@@ -186,6 +197,7 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:  # OSError, ValueError, RuntimeError: as it comes
+            _raise_lost_peer(error)
             raise self._save_error(step, error) from error
         self._pending = step
 
@@ -212,6 +224,7 @@ class Checkpoints:
                 write_json(self._manifest(step), _sealed(files))
                 self._drop_stale_manifests()
         except Exception as error:
+            _raise_lost_peer(error)
             raise self._save_error(step, error) from error
 
     def _save_error(self, step: int, error: Exception) -> CheckpointError:
