@@ -207,6 +207,7 @@ def _step(name: str, labels: np.ndarray) -> float:
     fakes, reals = int(np.sum(labels == 1)), int(np.sum(labels == 0))
     counts = {
         "auc": fakes * reals,
+        "ap": fakes * (fakes + 1),  # a real just above the last fake
         "sensitivity": fakes,
         "specificity": reals,
         "balanced_accuracy": 2 * min(fakes, reals),

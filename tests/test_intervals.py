@@ -219,6 +219,17 @@ def test_a_flawless_result_is_not_certain():
     assert found["eer"] == pytest.approx([0, 1 - least])
 
 
+def test_a_nearly_flawless_ranking_has_intervals():
+    # Twelve people, four fakes each; one real lies above the lowest fake.
+    labels = np.tile([0, 1, 1, 1, 1], 12)
+    scores = np.where(labels == 1, 0.9 + np.arange(60) / 1000, np.arange(60) / 1000)
+    scores[[5, 1]] = 0.8, 0.7
+    found = intervals.intervals(made_items(labels, scores, np.arange(60) // 5))
+    for name in ("auc", "ap"):
+        low, high = found[name]
+        assert 0.9 < low < high < 1
+
+
 def test_one_identity_or_one_class_has_no_interval():
     labels, scores = np.array([0, 1, 1]), np.array([0.2, 0.7, 0.1])
     one = intervals.intervals(made_items(labels, scores, ["a"] * 3))
