@@ -192,3 +192,27 @@ def test_leaves_and_trees_are_inverse():
     doubled = from_leaves(tree, {k: 2 * v for k, v in leaves.items()})
     np.testing.assert_array_equal(doubled.a["x"]["y"], 2.0)
     assert isinstance(doubled.b[1], optax.EmptyState)
+
+
+@pytest.mark.parametrize(
+    ("processes", "told"), [(2, jax.errors.JaxRuntimeError), (1, CheckpointError)]
+)
+def test_a_lost_process_is_not_told_as_a_failed_save(
+    folder, monkeypatch, processes, told
+):
+    checkpoints = write(folder, [1])
+    checkpoints.save(2, put(make_state(2)), FACTS, None)
+    checkpoints._manager.wait_until_finished()
+
+    def wait_for_a_lost_one():
+        try:
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE: a task died")
+        except jax.errors.JaxRuntimeError as lost:
+            raise ValueError("the save failed") from lost
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "wait_until_finished", wait_for_a_lost_one)
+        patch.setattr(jax, "process_count", lambda: processes)
+        with pytest.raises(told):
+            checkpoints.finish()
+    checkpoints.close()
