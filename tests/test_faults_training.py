@@ -117,7 +117,9 @@ class small_disk:  # noqa: N801 - used as a function
         self._folder.mkdir()
         options = f"size={self._size}"
         mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self._folder)]
-        subprocess.run(mount, check=True, capture_output=True)
+        done = subprocess.run(mount, check=False, capture_output=True, text=True)
+        if done.returncode:  # only root may, and not in every container
+            pytest.skip(f"no disk of one's own: {done.stderr.strip()}")
         return self._folder
 
     def __exit__(self, *_):
