@@ -1,7 +1,11 @@
 """Every field of every config is checked, and a wrong one is told in one sentence."""
 
 import dataclasses
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -102,3 +106,38 @@ def test_the_config_lists_every_field_of_the_dataset_and_the_model(load_config):
     assert set(config.dataset) == (dataset - inherited) | {"name"}
     model = {field.name for field in dataclasses.fields(FakeDetector)}
     assert set(config.model) == model - {"parent", "name"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are glibc's")
+@pytest.mark.parametrize(
+    ("options", "given", "starts"),
+    [((), {}, 2), (("--notune_malloc",), {}, 1), ((), {"MALLOC_TOP_PAD_": "9"}, 1)],
+)
+def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
+    tmp_path, options, given, starts
+):
+    """Every start loads the config, which here notes what it finds."""
+    log, config = tmp_path / "log", tmp_path / "noting.py"
+    demo = str(ROOT / "configs/demo.py")
+    config.write_text(
+        "import json, os, runpy\n"
+        "def get_config():\n"
+        f"    with open({str(log)!r}, 'a') as file:\n"
+        "        print(json.dumps(dict(os.environ)), file=file)\n"
+        f"    return runpy.run_path({demo!r})['get_config']()\n"
+    )
+    workdir = tmp_path / "log" / "not-a-folder"  # ends the run before it begins
+    command = [sys.executable, "-m", "fakedetect_jax.main", f"--config={config}"]
+    environment = {k: v for k, v in os.environ.items() if k not in settings.MALLOC}
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}", *options],
+        env={**environment, **given},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.startswith("error: ")
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    seen = [{k: v for k, v in f.items() if k in settings.MALLOC} for f in found]
+    assert seen == [given, settings.MALLOC][:starts]
