@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import jax
@@ -116,7 +117,7 @@ def test_the_config_lists_every_field_of_the_dataset_and_the_model(load_config):
 def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     tmp_path, options, given, starts
 ):
-    """Every start loads the config, which here notes what it finds."""
+    """Every start loads the config, once or more; here it notes what it finds."""
     log, config = tmp_path / "log", tmp_path / "noting.py"
     demo = str(ROOT / "configs/demo.py")
     config.write_text(
@@ -140,4 +141,4 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     assert done.stderr.startswith("error: ")
     found = [json.loads(line) for line in log.read_text().splitlines()]
     seen = [{k: v for k, v in f.items() if k in settings.MALLOC} for f in found]
-    assert seen == [given, settings.MALLOC][:starts]
+    assert [one for one, _ in groupby(seen)] == [given, settings.MALLOC][:starts]
