@@ -1,74 +1,168 @@
-"""How often the intervals of an AUC hold the truth, beside plain percentiles.
+"""How often the 95 % intervals of an evaluation hold the truth.
 
-python -m benchmarks.intervals [--runs 1000]
+python -m benchmarks.intervals [--runs 4000] [--spread 0.7] [--tails normal|heavy]
 Each run draws targets, each with one real and four fake videos that share its ease,
-and asks each method for a 95 % interval. The right answer is 95 %.
+and asks for the intervals of a report. The right answer is 95 %; the truth is the
+metric of 400,000 targets. For the AUC also: percentiles of the bootstrap over targets
+and over videos, and its difference from that of a better detector on the same videos.
 """
 
 import argparse
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
-from scipy import stats
 
 from fakedetect_jax import intervals, metrics
+from tfds_ffpp.progress import Progress
 
-SPREAD = 0.7  # of the ease of targets, in units of a video's own spread
 METHODS = 4
 REPLICATES = 300
+TARGETS = (10, 20, 40, 70, 140)
+SEPARATIONS = (1.5, 3.0, 4.5)  # of fakes from reals, in a video's own spread
+POPULATION = 400_000
+DIFFERENCE = "auc difference"
+NAMES = {
+    "auc": "AUC",
+    "eer": "EER",
+    "ap": "AP",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "brier": "Brier",
+    DIFFERENCE: "AUC difference",
+}
+OTHERS = ("auc over targets", "auc over videos")
 
 
-def simulate(rng: np.random.Generator, num_targets: int, separation: float):
-    """(labels, scores, targets) of one run."""
+def simulate(
+    rng: np.random.Generator,
+    num_targets: int,
+    separation: float,
+    *,
+    spread: float,
+    tails: str,
+) -> metrics.Items:
+    """The videos of one run; `spread` is that of the ease of targets."""
     labels = np.tile([0] + [1] * METHODS, num_targets)
-    draws = rng.normal(0, SPREAD, (2, num_targets)).repeat(METHODS + 1, axis=1)
-    latent = draws[0] + labels * (separation + draws[1])
-    targets = np.repeat(np.arange(num_targets), METHODS + 1)
-    return labels, latent + rng.normal(0, 1, labels.size), targets
+    ease, gain = rng.normal(0, spread, (2, num_targets)).repeat(METHODS + 1, axis=1)
+    own = (
+        rng.normal(0, 1, labels.size)
+        if tails == "normal"
+        else rng.standard_t(4, labels.size) / np.sqrt(2)  # of variance 1 too
+    )
+    logits = ease + labels * (separation + gain) + own - separation / 2
+    names = np.arange(labels.size).astype(str)
+    same = np.full(labels.size, "")
+    return metrics.Items(
+        dataset=same,
+        method=same,
+        video=names,
+        target=names[:num_targets].repeat(METHODS + 1),
+        compression=same,
+        label=labels,
+        score=metrics.sigmoid(logits),
+        logit=logits,
+        num_clips=np.ones(labels.size, dtype=int),
+    )
+
+
+def rival(rng: np.random.Generator, items: metrics.Items) -> metrics.Items:
+    """The scores of a better detector that likes other videos and other targets."""
+    number = np.arange(items.label.size) // (METHODS + 1)
+    likes = rng.normal(0, 0.5, (2, int(number[-1]) + 1))[items.label, number]
+    logits = items.logit + likes + rng.normal(0, 0.7, number.size) + 0.5 * items.label
+    return items._replace(score=metrics.sigmoid(logits), logit=logits)
+
+
+def truth_of(separation: float, kind: dict) -> dict[str, float]:
+    """The metrics of a population, and the difference of its two AUCs."""
+    rng = np.random.default_rng(0)
+    items = simulate(rng, POPULATION, separation, **kind)
+    found = intervals.exact(items)
+    better = intervals.exact(rival(rng, items))
+    return found | {DIFFERENCE: found["auc"] - better["auc"]}
 
 
 def covered(
-    rng: np.random.Generator, num_targets: int, separation: float, seed: int
-) -> list[bool]:
-    """Whether ours, percentiles over targets and percentiles over videos hold it."""
-    truth = stats.norm.cdf(separation / np.sqrt(3 * SPREAD**2 + 2))
-    labels, scores, targets = simulate(rng, num_targets, separation)
-    ranked = intervals.rank(labels, scores)
-
-    def drawn(cluster_of: np.ndarray) -> np.ndarray:
-        pieces = intervals.draw_weights(cluster_of, replicates=REPLICATES, seed=seed)
-        return np.concatenate([intervals.weighted(ranked, w)["auc"] for w in pieces])
-
-    over_targets, over_videos = drawn(targets), drawn(np.arange(labels.size))
-    ours = intervals.interval(
-        metrics.auc(labels, scores),
-        over_targets,
-        num_clusters=num_targets,
-        step=1 / int(np.sum(labels) * np.sum(1 - labels)),
+    seed: int, num_targets: int, separation: float, truth: dict, kind: dict
+) -> dict[str, bool]:
+    """Whether each interval of one run holds the truth."""
+    rng = np.random.default_rng([seed, num_targets, int(10 * separation)])
+    items = simulate(rng, num_targets, separation, **kind)
+    spans = intervals.intervals(items, replicates=REPLICATES, seed=seed)
+    ranked = intervals.rank(items.label, items.score)
+    own = np.arange(items.label.size)
+    for name, clusters in zip(OTHERS, (own // (METHODS + 1), own), strict=True):
+        drawn = np.concatenate(
+            [
+                intervals.weighted(ranked, weights)["auc"]
+                for weights in intervals.draw_weights(
+                    clusters, replicates=REPLICATES, seed=seed
+                )
+            ]
+        )
+        spans[name] = [float(x) for x in np.nanquantile(drawn, [0.025, 0.975])]
+    compared = intervals.compare(
+        items, rival(rng, items), replicates=REPLICATES, seed=seed
     )
-    spans = [
-        ours,
-        *(np.nanquantile(d, [0.025, 0.975]) for d in (over_targets, over_videos)),
-    ]
-    return [span is not None and span[0] <= truth <= span[1] for span in spans]
+    spans[DIFFERENCE] = compared["auc"]["interval"]
+    found = {}
+    for name, span in spans.items():
+        true = truth["auc" if name in OTHERS else name]
+        found[name] = span is not None and span[0] <= true <= span[1]
+    return found
 
 
 def main() -> None:
-    """Prints a table of coverages."""
+    """Prints two tables of coverages."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=1000, help="runs per row")
-    runs = parser.parse_args().runs
+    parser.add_argument("--runs", type=int, default=4000, help="runs per row")
+    parser.add_argument(
+        "--spread", type=float, default=0.7, help="of targets, in a video's own spread"
+    )
+    parser.add_argument("--tails", choices=("normal", "heavy"), default="normal")
+    flags = parser.parse_args()
+    kind = {"spread": flags.spread, "tails": flags.tails}
+    start = time.perf_counter()
+    truths = {separation: truth_of(separation, kind) for separation in SEPARATIONS}
+    rows = {}
+    cells = [(n, s) for n in TARGETS for s in SEPARATIONS]
+    with (
+        ProcessPoolExecutor(os.cpu_count()) as pool,
+        Progress("rows", len(cells)) as bar,
+    ):
+        for num_targets, separation in cells:
+            one = partial(
+                covered,
+                num_targets=num_targets,
+                separation=separation,
+                truth=truths[separation],
+                kind=kind,
+            )
+            hits = list(pool.map(one, range(flags.runs), chunksize=20))
+            rows[num_targets, separation] = {
+                name: f"{np.mean([hit[name] for hit in hits]):.1%}" for name in hits[0]
+            }
+            bar.step()
+    columns = ("auc", *OTHERS)
     print("| targets | true AUC | ours | percentiles | percentiles over videos |")
     print("|---|---|---|---|---|")
-    start = time.perf_counter()
-    for num_targets in (10, 20, 40, 70, 140):
-        for separation in (1.5, 3.0, 4.5):
-            rng = np.random.default_rng(0)
-            hits = [covered(rng, num_targets, separation, seed) for seed in range(runs)]
-            shares = " | ".join(f"{share:.1%}" for share in np.mean(hits, axis=0))
-            truth = stats.norm.cdf(separation / np.sqrt(3 * SPREAD**2 + 2))
-            print(f"| {num_targets} | {truth:.3f} | {shares} |", flush=True)
-    print(f"\n{runs} runs a row, {time.perf_counter() - start:.0f} s")
+    for (num_targets, separation), row in rows.items():
+        shares = " | ".join(row[name] for name in columns)
+        print(f"| {num_targets} | {truths[separation]['auc']:.3f} | {shares} |")
+    print("\n| targets | true AUC |", " | ".join(list(NAMES.values())[1:]), "|")
+    print("|---" * (len(NAMES) + 1) + "|")
+    for (num_targets, separation), row in rows.items():
+        shares = " | ".join(row[name] for name in list(NAMES)[1:])
+        print(f"| {num_targets} | {truths[separation]['auc']:.3f} | {shares} |")
+    error = np.sqrt(0.95 * 0.05 / flags.runs)
+    print(f"\n{flags.runs} runs a row, so a standard error of {error:.1%};", end=" ")
+    print(f"spread {flags.spread}, {flags.tails} tails;", end=" ")
+    print(f"{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

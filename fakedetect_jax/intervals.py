@@ -174,12 +174,15 @@ def interval(
     step: float,
     level: float = LEVEL,
 ) -> list[float] | None:
-    """The interval of a share in [0, 1], symmetric in log odds.
+    """The interval of a share in [0, 1], longer towards 0.5.
 
-    logit(estimate) +- t * sd(logit(replicates)), t with num_clusters - 1 degrees of
-    freedom: near 1, where good detectors are, plain percentiles cover 59 to 95 %
-    instead of 95 % (benchmarks/intervals.py). `step` is the smallest change the share
-    can make; shares of 0 and 1 count as half a step inside.
+    The end on the side of the nearer bound is Wilson's (1927), of as many trials as
+    give the replicates' variance. The other end is logit(estimate) -+ t * sd, where
+    sd^2 is the mean of the variance of logit(replicates) and of the delta method's:
+    near a bound the first errs to one side, the second to the other. Both take t with
+    num_clusters - 1 degrees of freedom. Plain percentiles of replicates cover 59 to
+    95 % where this covers 95 % (benchmarks/intervals.py). `step` is the smallest change
+    the share can make; shares of 0 and 1 count as half a step inside.
 
     An estimate of 0 or 1 leaves the bootstrap nothing to see: the far end is then the
     largest share of targets with an error that gives none among num_clusters with
@@ -193,13 +196,64 @@ def interval(
     if min(estimate, 1 - estimate) < 1e-12:
         unseen = float(1 - tail ** (1 / num_clusters))
         return [1 - unseen, 1.0] if estimate > 0.5 else [0.0, unseen]
-    inside = np.clip(np.append(finite, estimate), step / 2, 1 - step / 2)
-    odds = special.logit(inside)
-    spread = odds[:-1].std(ddof=1)
-    if spread < 1e-9:
+    variance = finite.var(ddof=1)
+    if variance < 1e-18:
         return None
-    reach = stats.t.ppf(1 - tail, num_clusters - 1) * spread
-    return [float(x) for x in special.expit([odds[-1] - reach, odds[-1] + reach])]
+    t = stats.t.ppf(1 - tail, num_clusters - 1)
+    share = np.clip(estimate, step / 2, 1 - step / 2)
+    outwards = 1 if share > 0.5 else -1
+    flat = share * (1 - share)
+    trials = flat / (t * t * variance)  # in units of t^2
+    root = np.sqrt(flat / trials + 1 / (2 * trials) ** 2)
+    near = (share + 1 / (2 * trials) + outwards * root) / (1 + 1 / trials)
+    own = special.logit(np.clip(finite, step / 2, 1 - step / 2)).var(ddof=1)
+    spread = np.sqrt((own + variance / flat**2) / 2)
+    far = special.expit(special.logit(share) - outwards * t * spread)
+    return sorted([float(near), float(far)])
+
+
+def combined_interval(
+    estimates: tuple[float, float],
+    spans: tuple[list[float] | None, list[float] | None],
+    replicates: tuple[np.ndarray, np.ndarray],
+    *,
+    sign: int,
+    num_clusters: int,
+    level: float = LEVEL,
+) -> list[float] | None:
+    """The interval of first + sign * second from the intervals of both shares.
+
+    Each share's distance from estimate to end stands for t times its standard error
+    (MOVER: Zou & Donner, Statistics in Medicine 27, 2008), so the doubt about a share
+    without an error, of which the replicates know nothing, still counts. With r the
+    correlation of sign * second with -first, s the replicates' standard deviations and
+    a, b the distances: reach^2 = (1 - r) (a^2 + b^2) + r t^2 (s1 - s2)^2, which is
+    MOVER's where a = t s1 and b = t s2, and 0 for the difference of a share from
+    itself, however lopsided its interval.
+
+    None with one cluster; a share that no draw changes adds nothing.
+    """
+    both = np.stack(replicates)
+    both = both[:, np.isfinite(both).all(axis=0)]
+    if num_clusters < 2 or both.shape[1] * 2 < len(replicates[0]):
+        return None
+    deviations = both.std(axis=1, ddof=1)
+    alike = deviations.min() < 1e-9
+    r = 0.0 if alike else -sign * float(np.corrcoef(both)[0, 1])
+    t = stats.t.ppf((1 + level) / 2, num_clusters - 1)
+    apart = r * (t * (deviations[0] - deviations[1])) ** 2
+    one, two = (
+        span or [estimate, estimate]
+        for span, estimate in zip(spans, estimates, strict=True)
+    )
+    total = estimates[0] + sign * estimates[1]
+    ends = []
+    for end in (0, 1):
+        a = one[end] - estimates[0]
+        b = two[end if sign > 0 else 1 - end] - estimates[1]
+        reach = np.sqrt(max((1 - r) * (a * a + b * b) + apart, 0.0))
+        ends.append(float(total + (2 * end - 1) * reach))
+    return ends
 
 
 def _step(name: str, labels: np.ndarray) -> float:
@@ -213,6 +267,57 @@ def _step(name: str, labels: np.ndarray) -> float:
         "balanced_accuracy": 2 * min(fakes, reals),
     }
     return 1 / max(counts.get(name.removeprefix("at_threshold."), fakes + reals), 1)
+
+
+def _identities(name: str, cluster_of: np.ndarray, labels: np.ndarray) -> int:
+    """Of how many targets a metric has anything: of the rarer class's where it has two.
+
+    Three reals tell little of false alarms, however many targets were faked.
+    """
+    fakes, reals = (len(np.unique(cluster_of[labels == label])) for label in (1, 0))
+    counts = {
+        "auc": min(fakes, reals),
+        "eer": min(fakes, reals),
+        "ap": min(fakes, reals),
+        "balanced_accuracy": min(fakes, reals),
+        "sensitivity": fakes,
+        "specificity": reals,
+    }
+    everyone = int(cluster_of.max()) + 1
+    return counts.get(name.removeprefix("at_threshold."), everyone)
+
+
+def _spans(
+    estimates: dict[str, float],
+    drawn: dict[str, np.ndarray],
+    cluster_of: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, list[float] | None]:
+    """The interval of each metric from its replicates."""
+    found = {
+        name: interval(
+            estimates[name] if np.isfinite(estimates[name]) else None,
+            values,
+            num_clusters=_identities(name, cluster_of, labels),
+            step=_step(name, labels),
+        )
+        for name, values in drawn.items()
+    }
+    for prefix in ("", "at_threshold."):
+        mean, one, two = (
+            prefix + name
+            for name in ("balanced_accuracy", "sensitivity", "specificity")
+        )
+        if np.isfinite(estimates.get(mean, np.nan)):
+            total = combined_interval(
+                (estimates[one], estimates[two]),
+                (found[one], found[two]),
+                (drawn[one], drawn[two]),
+                sign=1,
+                num_clusters=_identities(mean, cluster_of, labels),
+            )
+            found[mean] = total and [max(total[0] / 2, 0.0), min(total[1] / 2, 1.0)]
+    return found
 
 
 def intervals(
@@ -229,32 +334,7 @@ def intervals(
     drawn = bootstrap(
         items, cluster_of, replicates=replicates, seed=seed, threshold=threshold
     )
-    estimates = exact(items, threshold=threshold)
-    return {
-        name: interval(
-            estimates[name] if np.isfinite(estimates[name]) else None,
-            values,
-            num_clusters=int(cluster_of.max()) + 1,
-            step=_step(name, items.label),
-        )
-        for name, values in drawn.items()
-    }
-
-
-def difference_interval(
-    difference: float,
-    replicates: np.ndarray,
-    *,
-    num_clusters: int,
-    level: float = LEVEL,
-) -> list[float] | None:
-    """difference +- t * sd(replicates); None with one cluster."""
-    finite = replicates[np.isfinite(replicates)]
-    if num_clusters < 2 or len(finite) * 2 < len(replicates):
-        return None
-    t = stats.t.ppf((1 + level) / 2, num_clusters - 1)
-    reach = float(t * finite.std(ddof=1))
-    return [difference - reach, difference + reach]
+    return _spans(exact(items, threshold=threshold), drawn, cluster_of, items.label)
 
 
 # Two runs on the same videos.
@@ -357,17 +437,23 @@ def compare(
         for items in (one, two)
     ]
     estimates = [exact(items) for items in (one, two)]
+    spans = [
+        _spans(estimate, draws, cluster_of, one.label)
+        for estimate, draws in zip(estimates, drawn, strict=True)
+    ]
     for name in ("auc", "accuracy", "balanced_accuracy"):
-        values = [estimate[name] for estimate in estimates]
+        values = estimates[0][name], estimates[1][name]
         if np.isfinite(values).all():
             result[name] = {
                 "first": values[0],
                 "second": values[1],
                 "difference": values[0] - values[1],
-                "interval": difference_interval(
-                    values[0] - values[1],
-                    drawn[0][name] - drawn[1][name],
-                    num_clusters=result["num_identities"],
+                "interval": combined_interval(
+                    values,
+                    (spans[0][name], spans[1][name]),
+                    (drawn[0][name], drawn[1][name]),
+                    sign=-1,
+                    num_clusters=_identities(name, cluster_of, one.label),
                 ),
             }
     if "auc" in result:

@@ -104,7 +104,9 @@ def true_auc(separation, spread=0.7):
     return stats.norm.cdf(separation / np.sqrt(3 * spread**2 + 2))
 
 
-@pytest.mark.parametrize(("num_targets", "separation"), [(40, 3.0), (70, 1.5)])
+@pytest.mark.parametrize(
+    ("num_targets", "separation"), [(10, 3.0), (20, 4.5), (40, 3.0), (70, 1.5)]
+)
 def test_intervals_cover_the_truth_as_often_as_they_say(num_targets, separation):
     rng = np.random.default_rng(7)
     runs, hits = 600, 0
@@ -124,6 +126,103 @@ def test_intervals_cover_the_truth_as_often_as_they_say(num_targets, separation)
         assert found is not None
         hits += found[0] <= true_auc(separation) <= found[1]
     assert 0.93 <= hits / runs <= 0.97
+
+
+@given(
+    st.floats(0.01, 0.99).filter(lambda share: abs(share - 0.5) > 1e-3),
+    st.floats(0.1, 2.0),
+    st.integers(2, 200),
+)
+@settings(deadline=None, max_examples=100)
+def test_an_interval_holds_its_estimate_and_is_longer_towards_a_half(
+    share, spread, num_clusters
+):
+    odds = metrics.logit(share) + np.random.default_rng(0).normal(0, spread, 200)
+    draws = metrics.sigmoid(odds)
+    low, high = intervals.interval(share, draws, num_clusters=num_clusters, step=1e-4)
+    assert 0 <= low < share < high <= 1
+    assert (share - low > high - share) == (share > 0.5)
+    mirrored = intervals.interval(
+        1 - share, 1 - draws, num_clusters=num_clusters, step=1e-4
+    )
+    assert mirrored == pytest.approx([1 - high, 1 - low])
+
+
+def test_intervals_of_a_mean_count_the_part_without_an_error():
+    """No false alarm on ten reals: balanced accuracy is as uncertain as that leaves."""
+    labels, targets = np.tile([0, 1, 1, 1, 1], 10), np.repeat(np.arange(10), 5)
+    scores = labels * 0.8 + 0.1
+    scores[[1, 2, 11]] = 0.2  # three fakes missed
+    found = intervals.intervals(made_items(labels, scores, targets))
+    real_low = 0.025 ** (1 / 10)
+    assert found["specificity"] == pytest.approx([real_low, 1])
+    fake_low, fake_high = found["sensitivity"]
+    share = 37 / 40
+    low, high = found["balanced_accuracy"]
+    reach = np.hypot(share - fake_low, 1 - real_low) / 2
+    assert low == pytest.approx((share + 1) / 2 - reach)
+    assert high == pytest.approx((share + 1) / 2 + (fake_high - share) / 2)
+
+
+def test_equal_parts_of_a_mean_do_not_average_out():
+    """Sensitivity and specificity that rise together are one draw, not two."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.8, 0.05, 300)
+    span = [0.65, 0.88]
+    shares, spans = (0.8, 0.8), (span, span)
+
+    def mean(first, second):
+        found = intervals.combined_interval(
+            shares, spans, (first, second), sign=1, num_clusters=30
+        )
+        return [end / 2 for end in found]
+
+    assert mean(draws, draws) == pytest.approx(span)
+    assert mean(draws, 1.6 - draws) == pytest.approx([0.8, 0.8], abs=1e-6)
+
+
+def test_few_reals_are_few_whatever_the_number_of_fakes():
+    labels = np.array([0] * 3 + [1] * 97)
+    found = intervals.intervals(made_items(labels, labels * 0.8 + 0.1, np.arange(100)))
+    assert found["specificity"] == pytest.approx([0.025 ** (1 / 3), 1])
+    assert found["auc"] == pytest.approx([0.025 ** (1 / 3), 1])
+    assert found["sensitivity"] == pytest.approx([0.025 ** (1 / 97), 1])
+    one_real = made_items(labels[2:], labels[2:] * 0.8 + 0.1, np.arange(98))
+    found = intervals.intervals(one_real)
+    assert found["auc"] is None
+    assert found["sensitivity"] is not None
+
+
+@pytest.mark.parametrize("separation", [2.0, 4.0])
+def test_intervals_of_differences_hold_the_truth(separation):
+    """Also where the better detector makes no error, which draws alone cannot see."""
+    rng = np.random.default_rng(3)
+
+    def another(labels, latent, targets):
+        likes = rng.normal(0, 0.5, (2, targets.max() + 1))[labels, targets]
+        noise = rng.normal(0, 0.7, labels.size)
+        return latent + likes + noise + 0.5 * labels
+
+    def items_of(labels, latent, targets):
+        return made_items(labels, metrics.sigmoid(latent - separation / 2), targets)
+
+    labels, latent, targets = simulated(rng, 20_000, separation)
+    truth = metrics.auc(labels, latent)
+    truth -= metrics.auc(labels, another(labels, latent, targets))
+    hits = 0
+    runs = 150
+    for seed in range(runs):
+        labels, latent, targets = simulated(rng, 20, separation)
+        second = another(labels, latent, targets)
+        found = intervals.compare(
+            items_of(labels, latent, targets),
+            items_of(labels, second, targets),
+            replicates=150,
+            seed=seed,
+        )
+        low, high = found["auc"]["interval"]
+        hits += low <= truth <= high
+    assert hits / runs >= 0.93
 
 
 def test_the_p_of_equal_detectors_is_uniform_over_identities():
@@ -180,7 +279,7 @@ def test_a_run_does_not_differ_from_itself():
     videos = videos_of(made_rows())
     found = intervals.compare(videos, videos)
     assert found["auc"]["difference"] == 0
-    assert found["auc"]["interval"] == [0, 0]
+    assert found["auc"]["interval"] == pytest.approx([0, 0], abs=1e-6)
     assert found["auc"]["delong_p"] == found["auc"]["clustered_p"] == 1
     assert (found["num_videos"], found["left_out"]) == (100, [0, 0])
 
