@@ -179,10 +179,11 @@ def interval(
     The end on the side of the nearer bound is Wilson's (1927), of as many trials as
     give the replicates' variance. The other end is logit(estimate) -+ t * sd, where
     sd^2 is the mean of the variance of logit(replicates) and of the delta method's:
-    near a bound the first errs to one side, the second to the other. Both take t with
-    num_clusters - 1 degrees of freedom. Plain percentiles of replicates cover 59 to
-    95 % where this covers 95 % (benchmarks/intervals.py). `step` is the smallest change
-    the share can make; shares of 0 and 1 count as half a step inside.
+    near a bound the first is now too large, now too small, the second mostly too
+    small. Both ends take t with num_clusters - 1 degrees of freedom. Plain percentiles
+    of replicates cover 59 to 94 % where this covers 94 to 97 %
+    (benchmarks/intervals.py). `step` is the smallest change the share can make; shares
+    of 0 and 1 count as half a step inside.
 
     An estimate of 0 or 1 leaves the bootstrap nothing to see: the far end is then the
     largest share of targets with an error that gives none among num_clusters with
