@@ -32,6 +32,7 @@ NAMES = {
     "balanced_accuracy": "balanced",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "loss": "log loss",
     "brier": "Brier",
     DIFFERENCE: "AUC difference",
 }
@@ -82,7 +83,12 @@ def truth_of(separation: float, kind: dict) -> dict[str, float]:
     """The metrics of a population, and the difference of its two AUCs."""
     rng = np.random.default_rng(0)
     items = simulate(rng, POPULATION, separation, **kind)
-    found = intervals.exact(items)
+    found = intervals.exact(items) | {
+        "loss": float(
+            np.mean(np.logaddexp(0, items.logit) - items.label * items.logit)
+        ),
+        "brier": float(np.mean((items.score - items.label) ** 2)),
+    }
     better = intervals.exact(rival(rng, items))
     return found | {DIFFERENCE: found["auc"] - better["auc"]}
 

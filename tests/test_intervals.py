@@ -61,7 +61,6 @@ def test_a_weight_is_a_repetition(triples, threshold):
         "auc": metrics.auc(repeated_labels, repeated),
         "eer": metrics.eer(repeated_labels, repeated),
         "ap": metrics.average_precision(repeated_labels, repeated),
-        "brier": metrics.brier(repeated_labels, repeated),
     }
     for prefix, at in (("", 0.5), ("at_threshold.", threshold)):
         decided = metrics.decisions(repeated_labels, repeated, at)
@@ -146,6 +145,77 @@ def test_an_interval_holds_its_estimate_and_is_longer_towards_a_half(
         1 - share, 1 - draws, num_clusters=num_clusters, step=1e-4
     )
     assert mirrored == pytest.approx([1 - high, 1 - low])
+
+
+@pytest.mark.parametrize(
+    ("num_targets", "separation"), [(10, 1.5), (20, 3.0), (40, 4.5)]
+)
+def test_intervals_of_losses_hold_the_truth(num_targets, separation):
+    """Also where a sample often lacks the rare large loss, so that t falls short."""
+    rng = np.random.default_rng(5)
+
+    def losses(number):
+        labels, latent, targets = simulated(rng, number, separation)
+        logits = latent - separation / 2
+        return {
+            "loss": np.logaddexp(0, logits) - labels * logits,
+            "brier": (metrics.sigmoid(logits) - labels) ** 2,
+        }, targets
+
+    truth = {name: values.mean() for name, values in losses(100_000)[0].items()}
+    runs, hits, plain = 2000, dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
+    for _ in range(runs):
+        found, targets = losses(num_targets)
+        for name, values in found.items():
+            low, high = intervals.mean_interval(values, targets)
+            hits[name] += low <= truth[name] <= high
+            means = values.reshape(num_targets, -1).mean(axis=1)
+            off = stats.ttest_1samp(means, truth[name]).pvalue
+            plain[name] += off >= 0.05
+    for name in truth:
+        assert 0.93 <= hits[name] / runs <= 0.97
+        assert hits[name] > plain[name]
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.integers(0, 5)), min_size=2, max_size=30))
+@settings(deadline=None, max_examples=200)
+def test_the_interval_of_a_mean_holds_it(pairs):
+    values, cluster_of = (np.array(column) for column in zip(*pairs, strict=True))
+    found = intervals.mean_interval(values, cluster_of)
+    if found is None:
+        sums, sizes = (
+            np.array([total(values[cluster_of == c]) for c in set(cluster_of)])
+            for total in (np.sum, len)
+        )
+        assert len(sizes) == 1 or sums == pytest.approx(values.mean() * sizes)
+    else:
+        assert 0 <= found[0] <= values.mean() < found[1]
+
+
+def test_the_interval_of_a_mean_without_skewness_is_t():
+    values = np.array([1.0, 2, 3, 4, 5])
+    reach = stats.t.ppf(0.975, 4) * np.sqrt(2.5 / 5)
+    assert intervals.mean_interval(values, np.arange(5)) == pytest.approx(
+        [max(3 - reach, 0), 3 + reach]
+    )
+    skewed = np.array([1.0, 1, 1, 1, 1, 1, 1, 1, 1, 5])
+    low, high = intervals.mean_interval(skewed, np.arange(10))
+    assert high - 1.4 > 2 * (1.4 - low)
+
+
+def test_losses_are_of_what_was_scored():
+    """A policy's 0 for a video without a clip is no probability, so has no loss."""
+    rows = made_rows(num_identities=8)
+    scored = videos_of(rows)
+    missing = [{**row, "video": row["video"] + "x"} for row in rows[:9]]
+    found = intervals.intervals(scored)
+    padded = metrics.add_unscored(scored, missing, policy="as_fake")
+    filled = intervals.intervals(padded)
+    for name in ("loss", "brier"):
+        low, high = found[name]
+        assert low < metrics.summary(scored)[name] < high
+        assert filled[name] == pytest.approx(found[name])
+    assert filled["accuracy"] != found["accuracy"]
 
 
 def test_intervals_of_a_mean_count_the_part_without_an_error():
