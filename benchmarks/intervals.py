@@ -84,9 +84,7 @@ def truth_of(separation: float, kind: dict) -> dict[str, float]:
     rng = np.random.default_rng(0)
     items = simulate(rng, POPULATION, separation, **kind)
     found = intervals.exact(items) | {
-        "loss": float(
-            np.mean(np.logaddexp(0, items.logit) - items.label * items.logit)
-        ),
+        "loss": float(np.mean(metrics.log_losses(items))),
         "brier": float(np.mean((items.score - items.label) ** 2)),
     }
     better = intervals.exact(rival(rng, items))

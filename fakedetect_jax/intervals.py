@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from fakedetect_jax.metrics import Items
+from fakedetect_jax.metrics import Items, log_losses
 from tfds_ffpp.errors import DataError
 
 REPLICATES = 1000
@@ -374,7 +374,7 @@ def intervals(
     found = _spans(exact(items, threshold=threshold), drawn, cluster_of, items.label)
     scored = items.num_clips > 0
     losses = {
-        "loss": np.logaddexp(0, items.logit) - items.label * items.logit,
+        "loss": log_losses(items),
         "brier": (items.score - items.label) ** 2,
     }
     for name, values in losses.items():

@@ -304,9 +304,14 @@ def summary(items: Items, *, threshold: float | None = None) -> dict[str, Any]:
     }
 
 
+def log_losses(items: Items) -> np.ndarray:
+    """Each item's negative log-likelihood in nats [N], exact from its logit."""
+    return np.logaddexp(0, items.logit) - items.label * items.logit
+
+
 def clip_summary(scored: Items, *, threshold: float | None = None) -> dict[str, Any]:
     """The summary of clips, whose loss is the exact one of their logits."""
-    loss = np.logaddexp(0, scored.logit) - scored.label * scored.logit
+    loss = log_losses(scored)
     exact = float(np.mean(loss)) if len(loss) else None
     return {**summary(scored, threshold=threshold), "loss": exact}
 
