@@ -23,9 +23,11 @@ def get_config(compression: str = "c23") -> ConfigDict:
         {
             "name": compression,  # folder name of the built dataset
             "layout": "auto",  # how the raw tree is arranged; auto recognises it
+            "map": "",  # folders of other names: "original=real,manipulated=fake"
             "compression": compression,  # raw | c23 | c40
             "methods": (),  # fakes to take; () is all there are but DeepFakeDetection
             "allow_missing": False,  # go on without a method that was asked for
+            "allow_one_class": False,  # go on where a split has no reals or no fakes
             "num_frames": 30,  # stored frames per video
             "frame_step": 0,  # source frames between stored ones; 0: spread evenly
             "image_size": 224,  # pixels, square
@@ -35,7 +37,9 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "detector_model": "",  # yunet only: its .onnx file
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
-            "protocol": "official",  # official split | seed (1500 per class, repeated)
+            # official split | disjoint (by hash of people, or of groups of a CSV) |
+            # folders (called train, val, test) | seed (1500 per class, repeated)
+            "protocol": "official",
             "seed_videos_per_class": 1500,  # seed protocol only
             "seed_val_videos": 200,  # seed protocol only
             "strict": False,  # leave out the train side of known source overlaps

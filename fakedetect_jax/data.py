@@ -46,11 +46,34 @@ def read_videos(dataset_dir: Path, split: str) -> list[Video]:
     path = Path(dataset_dir) / f"videos-{split}.jsonl"
     if not path.exists():
         known = sorted(p.stem[7:] for p in Path(dataset_dir).glob("videos-*.jsonl"))
+        if not known:
+            raise DataError(
+                f"{dataset_dir} has no split {split} and no other; build it again"
+            )
+        cure = "name one of these"
+        if "train" not in known:
+            cure = (
+                "a set without a list of its own is all test; build it under another "
+                "name with a column split in its CSV or with --set=protocol=disjoint "
+                "(config.dataset.protocol=disjoint)"
+            )
         raise DataError(
-            f"{dataset_dir} has no split {split}; "
-            f"it has {', '.join(known) or 'none, so build it again'}"
+            f"{dataset_dir} has no split {split}; it has {', '.join(known)}: {cure}"
         )
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def need_both_classes(videos: Sequence[Video], name: str, *, one_is_enough: bool):
+    """Raises DataError when a split has no reals or no fakes, unless one is enough."""
+    fakes = sum(v["label"] for v in videos)
+    if one_is_enough or 0 < fakes < len(videos):
+        return
+    lacking = "real" if fakes else "fake"
+    raise DataError(
+        f"the {name} split has {len(videos)} videos but no {lacking} ones, so nothing "
+        "can be learnt or judged there; build the dataset with both classes, hold out "
+        "fewer methods, or go on with --config.dataset.allow_one_class=True"
+    )
 
 
 def held_in(videos: Sequence[Video], hold_out: Sequence[str]) -> list[int]:

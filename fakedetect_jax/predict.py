@@ -159,6 +159,8 @@ def _end_on_signal(*_: object) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     asked = sources.find(arguments.videos)
+    for line in sources.skipped_lines(arguments.videos):
+        print(line, file=sys.stderr)
     model = Path(arguments.workdir or arguments.model).expanduser()
     if not model.exists():  # told at once, before JAX is there
         raise CheckpointError(f"{model} is not there; give a workdir or an export")

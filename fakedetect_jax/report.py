@@ -292,8 +292,19 @@ def seed_epoch_lines(
     )
 
 
+def constant_line(labels: Sequence[int]) -> str:
+    """What one answer for all clips is right in, to stand beside an accuracy."""
+    fakes = sum(labels)
+    answer = "fake" if 2 * fakes > len(labels) else "real"
+    right = max(fakes, len(labels) - fakes) / max(len(labels), 1)
+    return f"always answering {answer} is right in {100 * right:.2f}% of clips"
+
+
 def seed_result_lines(report: Mapping[str, Any]) -> str:
-    """Loss, accuracy and confusion matrix of a report's clips, then the video AUC."""
+    """Loss, accuracy and confusion matrix of a report's clips, then the video AUC.
+
+    The last line is not the seed's: a constant answer's accuracy.
+    """
     clip, video = report["clip"], report["video"]
     (tn, fp), (fn, tp) = clip["confusion"]
     name = str(report["split"]).capitalize()
@@ -310,7 +321,8 @@ def seed_result_lines(report: Mapping[str, Any]) -> str:
         f"{name} Loss: {number(clip['loss'], 4)}, "
         f"{name} Accuracy: {100 * clip['accuracy']:.2f}%\n"
         f"Confusion Matrix:\n{table}\n"
-        f"{name} Video AUC: {number(video['auc'], 4)}{between}"
+        f"{name} Video AUC: {number(video['auc'], 4)}{between}\n"
+        f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
     )
 
 

@@ -3,15 +3,17 @@
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fakedetect_jax.errors import ConfigError
-from tfds_ffpp.naming import VIDEO_SUFFIXES
+from tfds_ffpp.naming import VIDEO_SUFFIXES, printable
 
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 << 20
+SHOWN_NAMES = 5  # of the files that a folder's line names
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # a URL, or a protocol of ffmpeg's
 _CONCAT = re.compile(rb"\s*(ffconcat\b|file\s|#EXTM3U)", re.IGNORECASE)
 
@@ -35,9 +37,10 @@ def find(arguments: Iterable[str]) -> list[Source]:
     for argument in arguments:
         sources = list(_expand(argument))
         if not sources:
+            skipped = "".join(f"; {line}" for line in skipped_lines([argument]))
             raise ConfigError(
                 f"{argument} holds no video: files ending in "
-                f"{', '.join(VIDEO_SUFFIXES)}; give another folder or list"
+                f"{', '.join(VIDEO_SUFFIXES)}; give another folder or list{skipped}"
             )
         for source in sources:
             found.setdefault(source.name, source)
@@ -75,6 +78,42 @@ def check(name: str) -> Source:
     if not stat.S_ISREG(kind):
         return Source(name, "not a regular file; only video files are read")
     return Source(name)
+
+
+def skipped_lines(arguments: Iterable[str]) -> list[str]:
+    """For each folder that holds other files, one line: how many, and of what kind."""
+    lines = []
+    for folder in dict.fromkeys(a for a in arguments if Path(a).is_dir()):
+        kinds: Counter[str] = Counter()
+        names = []
+        for path, is_link in _skipped(Path(folder)):
+            kinds["a link to a folder" if is_link else _ending(path)] += 1
+            names.append(printable(path.relative_to(folder)))
+        if names:
+            told = ", ".join(f"{n} {k}" for k, n in kinds.most_common())
+            more = len(names) - SHOWN_NAMES
+            lines.append(
+                f"{len(names)} files skipped in {printable(folder)} ({told}): "
+                + ", ".join(names[:SHOWN_NAMES])
+                + (f" and {more} more" if more > 0 else "")
+            )
+    return lines
+
+
+def _ending(path: Path) -> str:
+    return printable(path.suffix.lower()) or "without a suffix"
+
+
+def _skipped(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """(path, whether it is a link to a folder) of what _in_folder passes over."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in folders:
+            if Path(place, name).is_symlink():
+                yield Path(place, name), True
+        for name in sorted(names):
+            if Path(name).suffix.lower() not in VIDEO_SUFFIXES:
+                yield Path(place, name), False
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -258,6 +257,13 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     hold_out = config.data.hold_out
     train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
     val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)
+    one_is_enough = config.dataset.allow_one_class
+    for split in (train_split, val_split):
+        data.need_both_classes(split.videos, split.name, one_is_enough=one_is_enough)
+    final = config.eval.final_split
+    if final and not config.eval.dataset:  # told now, not after the last step
+        videos = data.read_videos(builder.data_dir, final)
+        data.need_both_classes(videos, final, one_is_enough=one_is_enough)
     plan = make_plan(config, len(train_split.videos))
     start = parallel.agree(checkpoints.latest() or 0)
     if start:
@@ -474,8 +480,10 @@ def _end_epoch(loop: _Loop, step: int, state):
             validation_accuracy=measured["accuracy"],
         )
         run.terminal.say(lines)
-        video_auc = measured["video_auc"] or math.nan
-        run.terminal.say(f"  validation video AUC {video_auc:.4f}, {speed}")
+        run.terminal.say(
+            f"  validation video AUC {report.number(measured['video_auc'], 4)}, "
+            f"{report.constant_line([r['label'] for r in rows])}; {speed}"
+        )
         if loop.metrics_file is not None:
             wait = {"input_wait": round(share, 4)}
             loop.metrics_file.write(step, "val", {**measured, **wait})

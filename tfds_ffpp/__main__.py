@@ -73,6 +73,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes"
     )
+    parser.add_argument("--layout", help="how the videos are arranged")
+    parser.add_argument(
+        "--map", metavar="A=real,B=fake", help="what folders of other names hold"
+    )
+    parser.add_argument("--protocol", help="official, disjoint, folders or seed")
     parser.add_argument("--num_processes", type=int, help="default: one per core")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace it once the new one is whole"
@@ -104,9 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Builds; returns the exit code."""
     args = parse_args(argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    short = {"layout": args.layout, "map": args.map, "protocol": args.protocol}
+    changes = [f"{name}={value}" for name, value in short.items() if value is not None]
     try:
         builder = build(
-            make_config(args.config, args.changes),
+            make_config(args.config, [*changes, *args.changes]),
             data_dir=args.data_dir,
             manual_dir=args.manual_dir,
             num_processes=args.num_processes,

@@ -96,6 +96,28 @@ def _list_file(scan: Scan) -> dict[str, str] | None:
     return {"name": scan.list_file.name, "sha256": file_digest(scan.list_file)}
 
 
+def _files(
+    scan: Scan,
+    taken: int,
+    *,
+    rejected: Sequence[Row],
+    dropped: Mapping[str, int],
+) -> dict[str, Any]:
+    """What became of every file under the root: the three counts make up `found`."""
+    over = Counter({p.reason: p.count for p in scan.passed})
+    over.update(dropped)
+    bad = len({r["path"] for r in rejected})
+    left = scan.num_files - taken - bad - sum(over.values())
+    if left:
+        over["more than the protocol or max_examples_per_split takes"] = left
+    return {
+        "found": scan.num_files,
+        "taken": taken,
+        "rejected": bad,
+        "passed_over": dict(over.most_common()),
+    }
+
+
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "videos": len(rows),
@@ -138,6 +160,7 @@ def make_card(
     scan: Scan,
     split: Splits,
     own_boxes: int,
+    num_taken: int,
     config: Mapping[str, Any],
     version: str,
 ) -> dict[str, Any]:
@@ -149,6 +172,7 @@ def make_card(
       scan: what the tree held.
       split: how it was split.
       own_boxes: how many fakes were cropped by their own faces.
+      num_taken: how many files the videos are.
       config: the builder config's fields.
       version: the builder's version.
     """
@@ -176,6 +200,7 @@ def make_card(
         "split_source": split.source,
         "splits": {s: _counts(part) for s, part in videos.items()},
         "coverage": _coverage(rows),
+        "files": _files(scan, num_taken, rejected=rejected, dropped=split.dropped),
         "dropped": dict(split.dropped),
         "rejected": dict(Counter(r["reason"] for r in rejected).most_common()),
         "missing": missing,
@@ -209,6 +234,13 @@ def as_markdown(card: Mapping[str, Any]) -> str:
             f"| {split} | {c['videos']} | {c['real']} | {c['fake']} | {c['no_face']} "
             f"| {c['several_faces']} | {c['shorter_than_asked']} | {c['damaged']} |"
         )
+    files = card["files"]
+    over = sum(files["passed_over"].values())
+    lines += [
+        "",
+        f"Of {files['found']} files {files['taken']} were taken, {files['rejected']} "
+        f"rejected and {over} passed over.",
+    ]
     methods = sorted({m for c in card["splits"].values() for m in c["methods"]})
     lines += ["", "| method | " + " | ".join(card["splits"]) + " |"]
     lines.append("|---|" + "---|" * len(card["splits"]))
@@ -219,7 +251,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         ("Beware", [f"- {w}" for w in card["warnings"]]),
         ("Notes", [f"- {n}" for n in card["notes"]]),
         ("Left out", [f"- {n} x {r}" for r, n in card["rejected"].items()]),
-        ("Dropped", [f"- {n}: {r}" for r, n in card["dropped"].items()]),
+        ("Passed over", [f"- {n} x {r}" for r, n in files["passed_over"].items()]),
         ("Config", [f"- {k}: {v}" for k, v in card["config"].items()]),
         ("Versions", [f"- {k} {v}" for k, v in card["versions"].items()]),
     ):

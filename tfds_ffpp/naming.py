@@ -4,7 +4,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+# Of every container that video.FORMATS opens, as its files are usually called.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".flv"),
+    *(".mkv", ".webm", ".avi", ".asf", ".wmv"),
+    *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
+)
 
 
 @dataclass(frozen=True)
@@ -95,3 +100,8 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def printable(text: object) -> str:
+    """A text whose control characters cannot steer a terminal: they become "?"."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))

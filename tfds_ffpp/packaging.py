@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,7 @@ class Packed:
             scan=self.scan,
             split=self.split,
             own_boxes=self.own_boxes,
+            num_taken=len({e.path for es in self.entries.values() for e in es}),
             config=config,
             version=version,
         )
@@ -126,6 +128,9 @@ def select(config, manual_dir: Path) -> tuple[layout.Scan, splits.Splits]:
         layout=config.layout,
         methods=config.methods,
         allow_missing=config.allow_missing,
+        allow_one_class=config.allow_one_class,
+        mapping=config.map,
+        folders=config.protocol == "folders",
     )
     if config.protocol == "seed":
         split = splits.assign_seed(
@@ -135,11 +140,28 @@ def select(config, manual_dir: Path) -> tuple[layout.Scan, splits.Splits]:
         )
     elif config.protocol == "disjoint":
         split = splits.assign_disjoint(found.records, root=found.root)
+    elif config.protocol == "folders":
+        split = splits.assign_folders(found.records)
     elif found.layout in OTHER_SETS and found.layout != "deeperforensics":
         split = splits.assign_listed(found.records)
     else:
         split = splits.assign(found.records, root=found.root, strict=config.strict)
+    if not config.allow_one_class:
+        for name, records in split.records.items():
+            _need_both_classes(name, [r.label for r in records], config)
     return found, split
+
+
+def _need_both_classes(split: str, labels: Sequence[int], config) -> None:
+    """Raises DataError unless a split has reals and fakes."""
+    for label, name in enumerate(("real", "fake")):
+        if label not in labels:
+            raise DataError(
+                f"none of the {len(labels)} videos of the {split} split is {name}, so "
+                f"nothing can be learnt or judged there; add {name} videos or split "
+                f"otherwise than by protocol={config.protocol} "
+                "(allow_one_class=True goes on)"
+            )
 
 
 class Work:
@@ -165,7 +187,7 @@ class Work:
         self._dataset_dir = dataset_dir
         self._num_processes = num_processes or os.cpu_count() or 1
         self._time_limit = time_limit
-        limit = getattr(download_config, "max_examples_per_split", None)
+        self._limit = limit = getattr(download_config, "max_examples_per_split", None)
         if limit:
             self._split = dataclasses.replace(
                 self._split,
@@ -218,6 +240,8 @@ class Work:
 
     def prepare(self) -> Packed:
         """Prepares every video. Raises DataError when too many cannot be used."""
+        for line in layout.account(self._scan):
+            sys.stderr.write(f"{line}\n")
         chosen = {
             r.path: r for records in self._split.records.values() for r in records
         }
@@ -344,6 +368,9 @@ class Work:
                     f"no video of the {split} split can be used; "
                     f"first {bad[0].path}: {bad[0].reason}"
                 )
+            if not self._config.allow_one_class and not self._limit:
+                labels = [e.facts["label"] for e in kept]
+                _need_both_classes(split, labels, self._config)
         if self._config.protocol != "seed":
             _refuse_shared_content(entries)
 
@@ -423,11 +450,13 @@ def check_same_config(dataset_dir: Path, config) -> None:
     """Raises DataError when the dataset there was built from another config."""
     built = _built(Path(dataset_dir) / "card.json")
     asked = json.loads(json.dumps(config.content()))
+    # A field that was not there yet had the value that is its default now.
+    built = {**type(config)(name=config.name).content(), **built}
     asked["max_examples_per_split"] = None
     other = {
         k: (built.get(k), v)
         for k, v in asked.items()
-        if built.get(k) != v and k != "max_rejected"
+        if built.get(k) != v and k not in ("max_rejected", "allow_one_class")
     }
     if other:
         said = "; ".join(f"{k} is {a!r}, not {b!r}" for k, (a, b) in other.items())

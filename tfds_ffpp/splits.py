@@ -275,7 +275,15 @@ def assign(
     else:
         taken = _assign_disjoint(rest)
         by_list, source = False, "identity-disjoint, by hash"
-        if rest:
+        alone = sum(not r.identities for r in rest)
+        if alone:
+            source = "by hash; not every video says who is seen"
+            warnings.append(
+                f"{alone} of {len(rest)} videos do not say who is seen in them, so "
+                "each was split for itself, by hash: the same person may stand in two "
+                "splits. A column group in the CSV says it."
+            )
+        if alone < len(rest):
             warnings.append(
                 "This is not the official split: identities were split by hash"
                 + (
@@ -328,27 +336,61 @@ def assign_listed(records: Sequence[VideoRecord]) -> Splits:
             records={"test": _in_order(records)},
             official=False,
             source="no list: all videos are the test split",
-            warnings=("This set has no list: all its videos are the test split.",),
+            warnings=(
+                "This set has no list: all its videos are the test split; a column "
+                "split in its CSV, or protocol=disjoint, gives train and val too.",
+            ),
         )
     taken = {s: _in_order(r for r in listed if r.listed == s) for s in SPLITS}
-    homes: dict[str, set[str]] = defaultdict(set)
-    for record in listed:
-        for person in record.identities:
-            homes[person].add(record.listed)
-    shared = sorted(i for i, splits in homes.items() if len(splits) > 1)
-    warnings = []
-    if shared:
-        warnings.append(
-            f"{len(shared)} people stand in two splits of the set's own list, "
-            f"first {shared[0]}."
-        )
     left = len(records) - len(listed)
     return Splits(
         records={s: kept for s, kept in taken.items() if kept},
         official=True,
         source="the set's own list",
-        warnings=tuple(warnings),
+        warnings=_shared_people(listed, "the set's own list"),
         dropped={"the set's own list does not name it": left} if left else {},
+    )
+
+
+def _shared_people(listed: Sequence[VideoRecord], said: str) -> tuple[str, ...]:
+    """A warning of the people whose videos are listed in two splits."""
+    homes: dict[str, set[str]] = defaultdict(set)
+    for record in listed:
+        for person in record.identities:
+            homes[person].add(record.listed)
+    shared = sorted(i for i, splits in homes.items() if len(splits) > 1)
+    if not shared:
+        return ()
+    return (f"{len(shared)} people stand in two splits of {said}, first {shared[0]}.",)
+
+
+def assign_folders(records: Sequence[VideoRecord]) -> Splits:
+    """By the folders train, val and test; without val, people of train make it.
+
+    Raises DataError when train has too few people for that.
+    """
+    taken = {s: [r for r in records if r.listed == s] for s in SPLITS}
+    warnings = ["This is not the official split: folders named the splits."]
+    source = "folders train, val and test"
+    if not taken["val"]:
+        home = _assign_disjoint(taken["train"])
+        taken["train"], taken["val"] = home["train"] + home["test"], home["val"]
+        source = "folders train and test; val by hash out of train"
+        if not taken["val"] or not taken["train"]:
+            raise DataError(
+                "the folder train has too few unrelated people to make a val split of; "
+                "add a folder val"
+            )
+        warnings.append(
+            f"There is no folder val: {len(taken['val'])} videos of train were made "
+            "the val split, by people."
+        )
+    told = [replace(r, listed=s) for s in SPLITS for r in taken[s]]
+    return Splits(
+        records={s: _in_order(taken[s]) for s in SPLITS},
+        official=False,
+        source=source,
+        warnings=(*warnings, *_shared_people(told, "the folders")),
     )
 
 

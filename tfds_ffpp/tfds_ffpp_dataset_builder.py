@@ -14,6 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from tfds_ffpp import cache, packaging
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.layout import parse_map
 from tfds_ffpp.prepare import Recipe
 
 SHARD_BYTES = 64 << 20  # what writing needs in memory, about
@@ -25,10 +26,13 @@ class FfppConfig(tfds.core.BuilderConfig):
 
     name: folder of the built dataset.
     compression: raw, c23 or c40.
-    layout: auto, official, mirror_c23, mirror_flat, celebdf_v2, dfdc, dfdc_preview,
-      deeperforensics or csv.
+    layout: auto, official, mirror_c23, mirror_flat, mapped, celebdf_v2, dfdc,
+      dfdc_preview, deeperforensics or csv.
+    map: what folders of other names hold: "original=real,manipulated=fake", or a
+      method in place of fake. Each is taken at any depth.
     methods: fakes to take; () is all there are but DeepFakeDetection.
     allow_missing: go on without a method that was asked for.
+    allow_one_class: go on where a split has no reals or no fakes.
     num_frames: frames stored of each video.
     frame_step: 0 spreads them evenly over the video; k > 0 takes a run of frames, k
       apart, from its middle.
@@ -39,8 +43,9 @@ class FfppConfig(tfds.core.BuilderConfig):
     detector_model: the .onnx file of yunet.
     jpeg_quality, jpeg_subsampling: of the stored frames.
     protocol: official (the official split, or our own where its lists are missing),
-      disjoint (our own, whatever lists there are) or seed (the original recipe's
-      repeated videos).
+      disjoint (our own, whatever lists there are), folders (those called train, val
+      and test; without val, part of train) or seed (the original recipe's repeated
+      videos).
     seed_videos_per_class, seed_val_videos: of the seed protocol.
     strict: leave out the train side of the known source overlaps.
     max_rejected: share of unusable videos above which the build fails.
@@ -48,8 +53,10 @@ class FfppConfig(tfds.core.BuilderConfig):
 
     compression: str = "c23"
     layout: str = "auto"
+    map: str = ""
     methods: tuple[str, ...] = ()
     allow_missing: bool = False
+    allow_one_class: bool = False
     num_frames: int = 30
     frame_step: int = 0
     image_size: int = 224
@@ -73,6 +80,7 @@ class FfppConfig(tfds.core.BuilderConfig):
                 raise SettingError(
                     f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}"
                 )
+        parse_map(self.map)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
@@ -96,7 +104,7 @@ _CHOICES = {
     "crop": ("face", "full"),
     "detector": ("dlib", "yunet", "none"),
     "jpeg_subsampling": ("444", "422", "420"),
-    "protocol": ("official", "disjoint", "seed"),
+    "protocol": ("official", "disjoint", "folders", "seed"),
 }
 _RANGES = {
     "num_frames": (1, 10_000),

@@ -68,7 +68,10 @@ def fault(error: Exception) -> Result:
         return {"reason": error.strerror or str(error)}
     # A decoder's bug must cost one video only.
     first_line = (str(error).splitlines() or [""])[0]
-    return {"reason": f"{type(error).__name__}: {first_line}"}
+    said = (
+        f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    )
+    return {"reason": f"damaged in a way that the decoder does not survive ({said})"}
 
 
 def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
