@@ -65,14 +65,15 @@ def read_videos(dataset_dir: Path, split: str) -> list[Video]:
 
 def need_both_classes(videos: Sequence[Video], name: str, *, one_is_enough: bool):
     """Raises DataError when a split has no reals or no fakes, unless one is enough."""
-    fakes = sum(v["label"] for v in videos)
-    if one_is_enough or 0 < fakes < len(videos):
+    labels = [v["label"] for v in videos if v["num_valid"] > 0]
+    fakes = sum(labels)
+    if one_is_enough or 0 < fakes < len(labels):
         return
     lacking = "real" if fakes else "fake"
     raise DataError(
-        f"the {name} split has {len(videos)} videos but no {lacking} ones, so nothing "
-        "can be learnt or judged there; build the dataset with both classes, hold out "
-        "fewer methods, or go on with --config.dataset.allow_one_class=True"
+        f"the {name} split has {len(labels)} usable videos but no {lacking} one, so "
+        "nothing can be learnt or judged there; build the dataset with both classes, "
+        "hold out fewer methods, or go on with --config.dataset.allow_one_class=True"
     )
 
 

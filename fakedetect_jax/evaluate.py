@@ -308,7 +308,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         checkpoints.close()
     builder = data.open_dataset(config, other)
     split = open_split(builder, split_name, config)
-    built = builder.builder_config if prefix else config.dataset
+    built: Any = builder.builder_config if prefix else config.dataset
     data.need_both_classes(
         split.videos, split_name, one_is_enough=built.allow_one_class
     )

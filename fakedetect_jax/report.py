@@ -300,6 +300,11 @@ def constant_line(labels: Sequence[int]) -> str:
     return f"always answering {answer} is right in {100 * right:.2f}% of clips"
 
 
+def validation_line(video_auc: float | None, labels: Sequence[int]) -> str:
+    """What stands below an epoch's lines: an AUC of 0 is a number, None is none."""
+    return f"validation video AUC {number(video_auc, 4)}, {constant_line(labels)}"
+
+
 def seed_result_lines(report: Mapping[str, Any]) -> str:
     """Loss, accuracy and confusion matrix of a report's clips, then the video AUC.
 

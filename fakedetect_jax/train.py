@@ -262,7 +262,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         data.need_both_classes(split.videos, split.name, one_is_enough=one_is_enough)
     final = config.eval.final_split
     if final and not config.eval.dataset:  # told now, not after the last step
-        videos = data.read_videos(builder.data_dir, final)
+        videos = data.read_videos(Path(builder.data_dir), final)
         data.need_both_classes(videos, final, one_is_enough=one_is_enough)
     plan = make_plan(config, len(train_split.videos))
     start = parallel.agree(checkpoints.latest() or 0)
@@ -480,10 +480,9 @@ def _end_epoch(loop: _Loop, step: int, state):
             validation_accuracy=measured["accuracy"],
         )
         run.terminal.say(lines)
-        run.terminal.say(
-            f"  validation video AUC {report.number(measured['video_auc'], 4)}, "
-            f"{report.constant_line([r['label'] for r in rows])}; {speed}"
-        )
+        labels = [row["label"] for row in rows]
+        told = report.validation_line(measured["video_auc"], labels)
+        run.terminal.say(f"  {told}, {speed}")
         if loop.metrics_file is not None:
             wait = {"input_wait": round(share, 4)}
             loop.metrics_file.write(step, "val", {**measured, **wait})

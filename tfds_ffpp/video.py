@@ -548,6 +548,10 @@ def read_windows(
             missing = {order[i] for i in indices} - kept.keys()
             while missing:
                 name, frame = next(frames, (None, None))
+                if (name is None or frame is None) and in_order:
+                    raise UnusableVideoError(
+                        "damaged: another count of frames decodes each time"
+                    )
                 if name is None or frame is None:
                     raise IrregularVideoError
                 alive()

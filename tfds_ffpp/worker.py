@@ -68,10 +68,8 @@ def fault(error: Exception) -> Result:
         return {"reason": error.strerror or str(error)}
     # A decoder's bug must cost one video only.
     first_line = (str(error).splitlines() or [""])[0]
-    said = (
-        f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
-    )
-    return {"reason": f"damaged in a way that the decoder does not survive ({said})"}
+    said = ": ".join(filter(None, (type(error).__name__, first_line)))
+    return {"reason": f"its frames could not be prepared ({said})"}
 
 
 def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
