@@ -3,10 +3,12 @@
 # TFDS decorates as_data_source so that its arguments are lost on the type checker.
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false
 
+import csv
 import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,8 @@ import threading
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import psutil
 import pytest
 import simplejpeg
@@ -406,6 +410,81 @@ def test_unusable_files_are_in_the_ledger(tree, tmp_path):
     assert any(
         "2 fakes were cropped by faces of their own" in w for w in told["warnings"]
     )
+
+
+def sound(path: Path) -> None:
+    """Writes an .mp4 of half a second of silence."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("aac", rate=44100)
+        for _ in range(20):
+            silence = np.zeros((1, 1024), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            frame.sample_rate = 44100
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def odd_files(folder: Path) -> set[str]:
+    """Writes files that no dataset can hold; their names."""
+    whole = write_video(folder / "0.mp4", 30).read_bytes()
+    index_first = write_video(
+        folder / "1.mp4", 30, container={"movflags": "faststart"}
+    ).read_bytes()
+    start = index_first.index(b"mdat") + 4
+    contents = {
+        "empty.mp4": b"",
+        "page.mp4": b"<!DOCTYPE html><html><body>403 Forbidden</body></html>",
+        "text.mp4": b"text " * 100,
+        "noise.mp4": random.Random(0).randbytes(5000),
+        "no index.mp4": whole[: len(whole) // 2],
+        "half the data.mp4": index_first[: start + (len(index_first) - start) // 2],
+        "no data.mp4": index_first[:start] + bytes(len(index_first) - start),
+        "playlist.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n0.mp4\n",
+        "concat.mp4": b"ffconcat version 1.0\nfile '0.mp4'\n",
+        "picture.mp4": simplejpeg.encode_jpeg(np.zeros((48, 64, 3), np.uint8)),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    sound(folder / "sound.mp4")
+    (folder / "0.mp4").unlink()
+    (folder / "1.mp4").unlink()
+    return {*contents, "sound.mp4"}
+
+
+def test_odd_files_are_rejected_with_a_sentence_and_odd_names_are_taken(tmp_path):
+    names = ["with space.mp4", "-rf.mp4", "日本 ünï.mp4", "UPPER.MP4", "$(touch x).mp4"]
+    root = tmp_path / "mine"
+    bad = odd_files(root)
+    for i, name in enumerate(names):
+        write_video(root / "v.mp4", 8, seed=i).rename(root / name)
+    flipped = bytearray(write_video(root / "flipped.mp4", 30).read_bytes())
+    for i in range(0, len(flipped), 97):
+        flipped[i] ^= 1
+    (root / "flipped.mp4").write_bytes(flipped)
+    with (root / "videos.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label"])
+        for i, name in enumerate([*names, *sorted(bad), "flipped.mp4"]):
+            table.writerow([name, i % 2])
+    build(config(max_rejected=1), data_dir=tmp_path / "d", manual_dir=root)
+    stored = {f"{r['video_id']}" for r in rows(tmp_path / "d", "test")}
+    assert (
+        {Path(n).stem for n in names}
+        <= stored
+        <= {
+            *(Path(n).stem for n in names),
+            "flipped",
+        }
+    )
+    ledger = folder(tmp_path / "d") / "rejected.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    reasons = {Path(line["path"]).name: line["reason"] for line in lines}
+    assert bad <= set(reasons)
+    for reason in reasons.values():  # none is the name of an exception
+        assert re.match(r"[a-z0-9]", reason) and len(reason.split()) >= 2, reason
+    files = card(tmp_path / "d")["files"]
+    assert files["found"] == len(names) + len(bad) + 2  # flipped.mp4, videos.csv
+    assert files["taken"] + files["rejected"] == files["found"] - 1
 
 
 def test_too_many_unusable_files_fail_the_build(tree, tmp_path):

@@ -57,6 +57,32 @@ def test_numbers_that_stop_being_finite_are_told_with_step_and_videos(
     assert kept is not None and step - 2 <= kept < step
 
 
+def test_training_on_one_class_stops_unless_it_is_asked_for(
+    launchpad, command, tmp_path
+):
+    without = (*command, "--config.data.hold_out=('Deepfakes',)")
+    code, out, err = launchpad.run(*without)
+    assert code == 3, (out, err)
+    sentence = one_sentence(err)
+    assert "the train split has 2 usable videos but no fake one" in sentence
+    assert "--config.dataset.allow_one_class=True" in sentence
+    assert latest(tmp_path / "w") is None and "Accuracy" not in out
+    asked = ("--config.dataset.allow_one_class=True", "--config.data.sampling=natural")
+    code, out, err = launchpad.run(
+        *(*without, *asked, "--config.num_steps=1", "--config.batch_size=2"),
+        "--config.eval.final_split=test",
+    )
+    assert code == 0, (out, err)
+    assert "always answering real is right in 100.00% of clips" in out  # of val
+    assert "always answering real is right in 50.00% of clips" in out  # of test
+
+
+def test_a_split_that_is_not_there_is_told_before_the_first_step(launchpad, command):
+    code, out, err = launchpad.run(*command, "--config.eval.final_split=tset")
+    assert code == 3, (out, err)
+    assert "has no split tset; it has" in one_sentence(err)
+
+
 @pytest.mark.parametrize("place", ["a file", "a read-only folder"])
 def test_a_workdir_that_cannot_be_written_is_told_first(
     launchpad, tiny_config, tmp_path, place

@@ -214,7 +214,12 @@ CASES = [
     Case(kaggle_download, {}, (8, 0, 5)),
     Case(linked_folders, {}, (8, 0, 3), behind=6),
     Case(links_of_unknown_names, {}, r"--map authentic=real,again=fake,spoofs=fake"),
-    Case(links_of_unknown_names, {"mapping": "authentic=real,spoofs=fake"}, (8, 0, 3)),
+    Case(
+        links_of_unknown_names,
+        {"mapping": "authentic=real,spoofs=fake"},
+        (8, 0, 3),
+        behind=6,
+    ),
     Case(linked_files, {}, (8, 1, 0)),
     Case(nested_twice, {}, "--map original=real,Deepfakes=Deepfakes"),
     Case(nested_twice, {"mapping": "original=real"}, (8, 0, 0)),
@@ -255,25 +260,37 @@ FILE_NAMES = (
     *("000.mp4", "001.MP4", "000_001.mp4", "001_000.mp4", "01__talk.mp4", "x.mp4"),
     *("tmp123.mp4", "0.png", "all.zip", "notes", "labels.csv", "é\udcff.mp4"),
 )
+BASES = (
+    {f"{YOUTUBE}/c23/videos": REALS, f"{METHOD}/c23/videos": FAKES},
+    {"original": REALS, "Deepfakes": FAKES},
+    {"real": REALS, "fake": FAKES},
+    {"train/real": REALS[:2], "train/fake": FAKES[:2]}
+    | {"test/real": REALS[2:], "test/fake": FAKES[2:]},
+    {"Celeb-real": ("id0_0.mp4",), "Celeb-synthesis": ("id0_id1_0.mp4",)},
+    {},
+)
 NESTED = st.lists(st.sampled_from(FOLDER_NAMES), max_size=4).map(tuple)
-TREES = st.lists(st.tuples(NESTED, st.sampled_from(FILE_NAMES)), max_size=14)
-LIKELY = st.sampled_from([("real",), ("fake",), ("original",), ("Deepfakes",)])
-LIKELY_TREES = st.lists(st.tuples(LIKELY, st.sampled_from(FILE_NAMES)), max_size=12)
+CLUTTER = st.lists(st.tuples(NESTED, st.sampled_from(FILE_NAMES)), max_size=14)
 OPTIONS = st.fixed_dictionaries(
     {
-        "compression": st.sampled_from(("c23", "c40", "raw")),
-        "mapping": st.sampled_from(("", "", "real=real", "manipulated=fake")),
-        "folders": st.booleans(),
+        "compression": st.sampled_from(("c23", "c23", "c40")),
+        "layout": st.sampled_from(("auto", "auto", "mapped")),
+        "mapping": st.sampled_from(("", "", "", "manipulated=fake")),
+        "folders": st.integers(0, 3).map(lambda n: n == 3),
         "allow_one_class": st.booleans(),
     }
 )
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.tuples(TREES, LIKELY_TREES), OPTIONS)
-def test_of_any_tree_every_file_is_counted_once(tmp_path_factory, trees, options):
+@given(st.sampled_from(BASES), CLUTTER, OPTIONS)
+def test_of_any_tree_every_file_is_counted_once(
+    tmp_path_factory, base, clutter, options
+):
     root = tmp_path_factory.mktemp("any")
-    for folders, name in (*trees[0], *trees[1]):
+    for folder, names in base.items():
+        put(root, folder, names)
+    for folders, name in clutter:
         put(root, "/".join(folders), [name])
     try:
         found = scan(root, **options)

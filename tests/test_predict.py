@@ -24,6 +24,7 @@ from fakedetect_jax.detector import Detector, Limits
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from tests.made_videos import picture, write_video
 from tfds_ffpp import workers
+from tfds_ffpp.naming import VIDEO_SUFFIXES
 from tfds_ffpp.video import read_clip
 
 
@@ -405,6 +406,60 @@ def test_a_folder_does_not_lead_out_of_itself(tmp_path):
     found = {Path(s.name).name: s.refusal for s in sources.find([str(folder)])}
     assert found == {inside.name: "", "link.mp4": found["link.mp4"]}
     assert "a link out of" in found["link.mp4"]
+
+
+def test_what_a_folder_holds_besides_is_counted_and_named(faceless, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    write_video(folder / "a.mp4", 8)
+    for name in (
+        "notes.txt",
+        "b.TXT",
+        "deep/README",
+        "c\x1b[31m.bin",
+        "d.bin",
+        "e.bin",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    code, err = error_of(capsys, "--model", faceless, folder, folder)
+    assert code == 0
+    assert err == (
+        f"7 files skipped in {folder} (3 .bin, 2 .txt, 1 a link to a folder, 1 without "
+        "a suffix): elsewhere, b.TXT, c?[31m.bin, d.bin, e.bin and 2 more\n"
+    )
+    write_video(folder / "deep" / "only.mp4", 8)
+    assert error_of(capsys, "--model", faceless, folder / "a.mp4") == (0, "")
+
+
+def test_a_folder_of_other_files_says_what_it_holds(tmp_path):
+    (tmp_path / "a.docx").write_text("x")
+    with pytest.raises(ConfigError, match=r"holds no video: .*1 files skipped .*docx"):
+        sources.find([str(tmp_path)])
+
+
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_every_kind_of_video_that_opens_by_name_is_found_in_a_folder(tmp_path, suffix):
+    """The name alone says the container, as in the videos that people have."""
+    codecs = {".webm": "libvpx", ".vob": "mpeg2video", ".wmv": "wmv2", ".asf": "wmv2"}
+    codecs |= dict.fromkeys((".mpg", ".mpeg"), "mpeg2video")
+    codecs |= dict.fromkeys((".3gp", ".3g2"), "mpeg4")
+    path = tmp_path / "plain" / f"a{suffix.upper()}"
+    path.parent.mkdir()
+    names = {".qt": "mov", ".f4v": "mp4", ".m4v": "mp4", ".mj2": "mp4", ".vob": "vob"}
+    kind = names.get(suffix, suffix[1:])
+    write_video(
+        tmp_path / f"a.{kind}",
+        20,
+        codec=codecs.get(suffix, "libx264"),
+        pixel_format="yuv420p",
+        options={},
+        size=(96, 128),
+    ).rename(path)
+    (found,) = sources.find([str(path.parent)])
+    assert not found.refusal and not sources.skipped_lines([str(path.parent)])
+    clip = read_clip(path, lambda total: [0, total // 2])
+    assert clip.rgb(0).shape == (96, 128, 3) and clip.source_frames >= 18
 
 
 def test_a_list_is_relative_to_itself_and_names_each_video_once(tmp_path):

@@ -373,6 +373,27 @@ def test_the_result_lines_are_the_seeds():
     )
 
 
+def test_a_constant_answer_stands_beside_the_accuracy():
+    clip = {"loss": 0.5, "accuracy": 0.8, "confusion": [[0, 24], [0, 96]]}
+    video = {"auc": 0.5, "intervals": {}}
+    lines = report.seed_result_lines({"split": "test", "clip": clip, "video": video})
+    assert lines.splitlines()[0].endswith("Test Accuracy: 80.00%")
+    assert lines.splitlines()[-1] == (
+        "For comparison: always answering fake is right in 80.00% of clips"
+    )
+    assert report.constant_line([0, 0, 1]) == (
+        "always answering real is right in 66.67% of clips"
+    )
+
+
+def test_an_auc_of_zero_is_a_number_and_none_is_none():
+    beside = "always answering real is right in 50.00% of clips"
+    assert report.validation_line(0.0, [0, 1]) == (
+        f"validation video AUC 0.0000, {beside}"
+    )
+    assert report.validation_line(None, [0, 1]) == f"validation video AUC —, {beside}"
+
+
 def test_the_result_lines_are_the_reports_numbers(written):
     _, result = written
     first = report.seed_result_lines(result).splitlines()[0]

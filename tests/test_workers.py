@@ -13,6 +13,8 @@ from tests.made_videos import write_video
 from tfds_ffpp import cache
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.prepare import Recipe
+from tfds_ffpp.video import IrregularVideoError
+from tfds_ffpp.worker import fault
 from tfds_ffpp.workers import Worker, run_jobs
 
 RECIPE = {
@@ -83,6 +85,13 @@ def test_a_bad_file_costs_itself(videos, tmp_path):
     done = {Path(j["path"]).name: r for j, r in run_jobs(jobs, 1)}
     assert "not a readable video" in done["bad.mp4"]["reason"]
     assert sum("seconds" in r for r in done.values()) == 4
+
+
+def test_a_bug_of_a_decoder_is_told_in_a_sentence():
+    for error in (AttributeError("'NoneType' has no attribute"), IrregularVideoError()):
+        reason = fault(error)["reason"]
+        assert reason.startswith("its frames could not be prepared (")
+        assert type(error).__name__ in reason and not reason.endswith(": )")
 
 
 def pid_of(worker: Worker) -> int:

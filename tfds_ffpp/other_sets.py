@@ -154,14 +154,22 @@ def _dfdc_part(folder: Path) -> Iterable[VideoRecord]:
         )
 
 
+def _names_files(path: Path) -> bool:
+    """Whether the first line of a list has DFDC's columns."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return {"filename", "label"} <= set(file.readline().strip().split(","))
+
+
 def dfdc(root: Path) -> OtherSet | None:
     """dfdc_train_part_*/metadata.json, and a test list labels.csv (1 = fake)."""
     records: list[VideoRecord] = []
     for part in sorted(root.glob("dfdc_train_part_*")):
         if (part / "metadata.json").exists():
             records += _dfdc_part(part)
-    lists = [p for p in (root / "labels.csv", *sorted(root.glob("*/labels.csv")))]
-    path = next((p for p in lists if p.exists()), None)
+    lists = [root / "labels.csv", *sorted(root.glob("*/labels.csv"))]
+    # Others call a list of theirs so; only beside DFDC's parts is it DFDC's by name.
+    ours = [p for p in lists if p.exists() and (records or _names_files(p))]
+    path = ours[0] if ours else None
     missing = []
     if path is not None:
         for number, row in _csv_rows(path, ("filename", "label")):
