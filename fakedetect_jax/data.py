@@ -41,25 +41,25 @@ class ClipRef(NamedTuple):
     stride: int
 
 
+def _no_split(place: Path, split: str, known: Sequence[str]) -> DataError:
+    if not known:
+        return DataError(f"{place} has no split {split} and no other; build it again")
+    cure = "name one of these"
+    if "train" not in known:
+        cure = (
+            "a set without a list of its own is all test; build it under another name "
+            "with a column split in its CSV or with --set=protocol=disjoint "
+            "(config.dataset.protocol=disjoint)"
+        )
+    return DataError(f"{place} has no split {split}; it has {', '.join(known)}: {cure}")
+
+
 def read_videos(dataset_dir: Path, split: str) -> list[Video]:
     """What is known of each record of a split, in record order, without its frames."""
     path = Path(dataset_dir) / f"videos-{split}.jsonl"
     if not path.exists():
         known = sorted(p.stem[7:] for p in Path(dataset_dir).glob("videos-*.jsonl"))
-        if not known:
-            raise DataError(
-                f"{dataset_dir} has no split {split} and no other; build it again"
-            )
-        cure = "name one of these"
-        if "train" not in known:
-            cure = (
-                "a set without a list of its own is all test; build it under another "
-                "name with a column split in its CSV or with --set=protocol=disjoint "
-                "(config.dataset.protocol=disjoint)"
-            )
-        raise DataError(
-            f"{dataset_dir} has no split {split}; it has {', '.join(known)}: {cure}"
-        )
+        raise _no_split(dataset_dir, split, known)
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -499,14 +499,15 @@ def dataset_config(config):
     return FfppConfig(**config.dataset.to_dict())
 
 
-def prepare(config, terminal) -> None:
+def prepare(config, terminal, *, splits: Sequence[str] = ()) -> None:
     """Makes the videos that the config asks for and builds the dataset from them.
 
-    Does nothing for what is there already, nor where data.manual_dir is not set.
+    Does nothing for what is there already, nor where data.manual_dir is not set. Raises
+    DataError, before anything is built, when it would not have one of the splits.
     """
     if not config.data.manual_dir:
         return
-    from tfds_ffpp import build
+    from tfds_ffpp import build, packaging
 
     manual_dir = Path(config.data.manual_dir).expanduser()
     if config.synthetic.num_identities:
@@ -518,12 +519,14 @@ def prepare(config, terminal) -> None:
                 compressions=(config.dataset.compression,),
                 **config.synthetic.to_dict(),
             )
+    wanted, data_dir = dataset_config(config), Path(config.data.data_dir).expanduser()
     with terminal.phase("build"):
-        build.build(
-            dataset_config(config),
-            data_dir=Path(config.data.data_dir).expanduser(),
-            manual_dir=manual_dir,
-        )
+        if splits and not build.is_there(wanted, data_dir):
+            known = sorted(packaging.select(wanted, manual_dir)[1].records)
+            for split in splits:
+                if split not in known:
+                    raise _no_split(manual_dir, split, known)
+        build.build(wanted, data_dir=data_dir, manual_dir=manual_dir)
 
 
 def open_dataset(config, name: str = ""):

@@ -187,7 +187,11 @@ def _run(argv: list[str]) -> int:
 def _work(run: "workdir.Run") -> dict[str, Any]:
     from fakedetect_jax import data, evaluate, parallel, train
 
-    parallel.first_alone(lambda: data.prepare(run.config, run.terminal))
+    final = run.config.eval.final_split
+    splits = ("train", "val", *([final] if final else ()))
+    if FLAGS.mode == "eval":
+        splits = ()
+    parallel.first_alone(lambda: data.prepare(run.config, run.terminal, splits=splits))
     if FLAGS.mode == "eval":
         return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
     return train.train(run)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from fakedetect_jax import data
+from fakedetect_jax.writer import Terminal
+from tests.made_videos import write_video
 from tfds_ffpp.errors import DataError
 
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap")
@@ -232,3 +234,43 @@ def test_worker_processes_give_the_same_batches(load_config, workers):
     for left, right in zip(alone, shared, strict=True):
         for name in left:
             np.testing.assert_array_equal(left[name], right[name])
+
+
+def test_a_set_that_is_all_test_says_how_it_gets_a_train_split(tmp_path):
+    (tmp_path / "videos-test.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"no split train; it has test: .*all test; "):
+        data.read_videos(tmp_path, "train")
+    with pytest.raises(DataError, match="column split in its CSV or .*=disjoint"):
+        data.read_videos(tmp_path, "val")
+    (tmp_path / "videos-train.jsonl").write_text("")
+    with pytest.raises(DataError, match="no split tset; it has test, train: name one"):
+        data.read_videos(tmp_path, "tset")
+
+
+@pytest.mark.parametrize(("labels", "lacking"), [([0, 0], "fake"), ([1], "real")])
+def test_one_class_is_not_enough_unless_asked_for(labels, lacking):
+    videos = [{"label": label, "num_valid": 3} for label in labels]
+    # A video without a face teaches nothing of its class.
+    videos.append({"label": 1 - labels[0], "num_valid": 0})
+    with pytest.raises(DataError, match=f"the val split .* but no {lacking} one"):
+        data.need_both_classes(videos, "val", one_is_enough=False)
+    data.need_both_classes(videos, "val", one_is_enough=True)
+    videos[-1]["num_valid"] = 1
+    data.need_both_classes(videos, "val", one_is_enough=False)
+
+
+def test_a_build_that_would_have_no_train_split_is_not_begun(tmp_path, load_config):
+    root = tmp_path / "mine"
+    for i in range(2):
+        write_video(root / f"{i}.mp4", 6, seed=i)
+    (root / "videos.csv").write_text("path,label\n0.mp4,0\n1.mp4,1\n")
+    config = load_config("ffpp").copy_and_resolve_references()
+    with config.unlocked():
+        config.dataset.update(name="mine", detector="none", image_size=32)
+        config.data.update(data_dir=str(tmp_path / "d"), manual_dir=str(root))
+    terminal = Terminal(quiet=True)
+    with pytest.raises(DataError, match="has no split train; it has test"):
+        data.prepare(config, terminal, splits=("train", "val"))
+    assert not (tmp_path / "d").exists()
+    data.prepare(config, terminal)  # for an evaluation all test is what is wanted
+    data.prepare(config, terminal, splits=("train",))  # it is there: the run says it

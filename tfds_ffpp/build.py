@@ -29,6 +29,12 @@ def build_command(config: FfppConfig, data_dir: str | Path) -> str:
     return f"python -m tfds_ffpp --manual_dir ROOT {shlex.join(words)}"
 
 
+def is_there(config: FfppConfig, data_dir: str | Path) -> bool:
+    """Whether a dataset of this name and version is there, whatever its fields."""
+    folder = Path(data_dir).expanduser() / Builder.name / config.name
+    return (folder / str(Builder.VERSION)).exists()
+
+
 def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
     """The builder of a finished dataset, for reading.
 
