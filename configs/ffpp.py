@@ -168,7 +168,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
     config.checkpoint = ConfigDict(
         {
             "every_steps": 0,  # extra checkpoints between evaluations; 0: none
-            "keep_latest": 2,
+            "keep_latest": 2,  # at least 2
             "keep_best": 1,  # by video AUC on val
         }
     )

@@ -5,11 +5,14 @@ A checkpoint is CHECKPOINTS/<step>/ as Orbax writes it, with three items: `model
 rest of the state) and `facts` (format, config, versions, a SHA-256 of every leaf).
 Orbax restores flipped bits in silence, so a manifest with the SHA-256 of each file,
 CHECKPOINTS/<step>.digest.json, is written when the save has ended; a step without a
-manifest that fits is no checkpoint.
+manifest that fits is no checkpoint. While a save is under way CHECKPOINTS/saving.json
+names its step: a step that lacks its manifest and is not named there was whole once, so
+something has happened to the folder, and a run must not begin anew over it.
 """
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -29,6 +32,7 @@ from fakedetect_jax.errors import CheckpointError
 
 FORMAT = 1
 METRIC = "video_auc"
+NOT_COMPLETED = "it was not completed"
 
 Leaves = dict[str, np.ndarray]
 
@@ -160,6 +164,17 @@ class Checkpoints:
     def _manifest(self, step: int) -> Path:
         return self.directory / f"{step}.digest.json"
 
+    @property
+    def _saving(self) -> Path:
+        """Names the step whose save is under way; gone when it is sealed."""
+        return self.directory / "saving.json"
+
+    def _is_being_saved(self, step: int) -> bool:
+        try:
+            return json.loads(self._saving.read_text()) == {"step": step}
+        except (OSError, ValueError):
+            return False
+
     # Saving ----------------------------------------------------------------------
 
     def save(
@@ -186,6 +201,8 @@ class Checkpoints:
         facts = {**facts, "format": FORMAT, "digests": digests}
         known = {k: v for k, v in (metrics or {}).items() if v is not None}
         try:
+            if jax.process_index() == 0:
+                write_json(self._saving, {"step": step})
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -222,6 +239,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 files = _file_digests(self.directory / str(step))
                 write_json(self._manifest(step), _sealed(files))
+                self._saving.unlink(missing_ok=True)
                 self._drop_stale_manifests()
         except Exception as error:
             _raise_lost_peer(error)
@@ -255,13 +273,19 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps with a folder, whole or not, newest first."""
         names = [p.name for p in self.directory.iterdir() if p.is_dir()]
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        return sorted((int(name) for name in names if _is_step(name)), reverse=True)
+
+    def foreign(self) -> list[str]:
+        """The names of folders that no checkpoint is in; they are left alone."""
+        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
+        return sorted(n for n in names if not _is_step(n) and _LEFTOVER not in n)
 
     def damage(self, step: int) -> str | None:
         """What is wrong with the files of a step; None for a whole checkpoint."""
         manifest = self._manifest(step)
         if not manifest.exists():
-            return "it was not completed"
+            saving = self._is_being_saved(step)
+            return NOT_COMPLETED if saving else f"its {manifest.name} is missing"
         try:
             files = _opened(json.loads(manifest.read_text()))
         except (ValueError, KeyError, TypeError):
@@ -313,12 +337,15 @@ class Checkpoints:
                 break
             reports.append((step, damage))
         sentences = [f"checkpoint {step} is skipped: {why}" for step, why in reports]
-        lost = [step for step, why in reports if why != "it was not completed"]
+        if self.foreign():
+            names = ", ".join(map(repr, self.foreign()))
+            sentences.append(f"{self.directory} holds {names}: no checkpoint, ignored")
+        lost = [step for step, why in reports if why != NOT_COMPLETED]
         if good is None and lost:
             raise CheckpointError(
                 f"no checkpoint in {self.directory} can be used "
-                f"({'; '.join(sentences)}); restore the folder from a copy, "
-                "or choose another --workdir to begin anew"
+                f"({'; '.join(sentences)}); nothing was changed: restore the folder "
+                "from a copy, or choose another --workdir to begin anew"
             )
         parallel.barrier("damage found")
         if jax.process_index() == 0:
@@ -330,12 +357,15 @@ class Checkpoints:
         return sentences
 
     def _set_aside(self, step: int) -> None:
-        folder = self.directory.parent / "damaged" / str(step)
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.parent.mkdir(exist_ok=True)
+        damaged = self.directory.parent / "damaged"
+        damaged.mkdir(exist_ok=True)
+        # What was set aside before may be the only copy of something: it stays.
+        numbered = (f"{step}-{n}" for n in itertools.count(2))
+        names = itertools.chain([str(step)], numbered)
+        folder = next(damaged / n for n in names if not (damaged / n).exists())
         shutil.move(self.directory / str(step), folder)
-        self._manifest(step).unlink(missing_ok=True)
+        if self._manifest(step).exists():
+            shutil.move(self._manifest(step), folder / self._manifest(step).name)
 
     def restore(self, step: int, template: Any) -> Any:
         """The whole state of a step, as host arrays in the structure of `template`.
@@ -392,6 +422,14 @@ class Checkpoints:
                     f"{expected[name].shape}; use its config or a new workdir"
                 )
         return leaves
+
+
+# In the names of folders that Orbax had not finished, and clears by itself.
+_LEFTOVER = "orbax-checkpoint-tmp"
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and name == str(int(name))
 
 
 def _some(names: set[str]) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from absl import flags
 from tensorflow_datasets.core import decode
 from tensorflow_datasets.proto import tf_example_pb2
 
+from fakedetect_jax.errors import WorkerError
 from tfds_ffpp.errors import DataError
 
 Batch = dict[str, np.ndarray]
@@ -415,7 +417,35 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
-def _open_feed(batches: _Batches, settings, start: int = 0) -> Iterator[Batch]:
+class _Feed:
+    """Grain's iterator; a worker that was ended from outside is said in a sentence."""
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+
+    def __iter__(self) -> "_Feed":
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._batches)
+        except RuntimeError as error:
+            code = re.search(r"terminated unexpectedly.* (-?\d+)", str(error))
+            if not code:
+                raise
+            raise WorkerError(
+                f"a data worker was ended from outside (exit code {code[1]}; -9 is "
+                "mostly the system's memory limit): lower data.num_workers or "
+                "data.cache_mib, and run the same command again: it goes on from the "
+                "last checkpoint"
+            ) from error
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._batches.close()
+
+
+def _open_feed(batches: _Batches, settings, start: int = 0) -> _Feed:
     if not flags.FLAGS.is_parsed():
         # Grain reads flags of its own; as a library there is no command line.
         flags.FLAGS.mark_as_parsed()
@@ -433,7 +463,7 @@ def _open_feed(batches: _Batches, settings, start: int = 0) -> Iterator[Batch]:
             ),
             worker_init_fn=_begin_worker,
         )
-    return iter(dataset)
+    return _Feed(iter(dataset))
 
 
 def train_feed(

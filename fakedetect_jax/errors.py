@@ -25,6 +25,12 @@ class PeerError(UserError):
     exit_code = 4
 
 
+class WorkerError(UserError):
+    """A data worker of this process is gone."""
+
+    exit_code = 4
+
+
 class NonFiniteError(UserError):
     """The loss or the gradients stopped being numbers."""
 

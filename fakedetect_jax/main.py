@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from fakedetect_jax import settings, supervise
-from fakedetect_jax.errors import ConfigError, PeerError, UserError
+from fakedetect_jax.errors import ConfigError, PeerError, UserError, WorkerError
 from tfds_ffpp.errors import DataError
 
 if TYPE_CHECKING:
@@ -165,7 +165,10 @@ def _run(argv: list[str]) -> int:
             result = _work(run)
         except Interrupted as interrupted:
             return interrupted.exit_code
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        except WorkerError:
+            terminal.say(f"go on with: {command}")
+            raise
+        except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
             fault = parallel.told_fault(error, config)
             if isinstance(fault, PeerError):
                 # Nothing of JAX can be closed without the others.

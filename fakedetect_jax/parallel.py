@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import errno
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fakedetect_jax.errors import ConfigError, PeerError, UserError
+from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError, UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -76,6 +78,8 @@ def require_accelerator(accelerator: str) -> None:
 def told_fault(error: BaseException, config) -> UserError | None:
     """The sentence for an error of the runtime that a user can mend, if it is one."""
     text = str(error)
+    if isinstance(error, OSError):
+        return disk_fault(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return memory_error(config)
     if jax.process_count() > 1:
@@ -85,6 +89,30 @@ def told_fault(error: BaseException, config) -> UserError | None:
             "again: it goes on from the last checkpoint"
         )
     return None
+
+
+# What a disk may answer to a write; other errors of the system are faults of ours.
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.EFBIG,
+)
+
+
+def disk_fault(error: OSError) -> CheckpointError | None:
+    """The sentence for a file that could not be written or read, if it is one."""
+    if error.errno not in DISK_ERRORS:
+        return None
+    name = error.filename or "a file of the run"
+    return CheckpointError(
+        f"{name}: {os.strerror(error.errno)}; what was saved before is whole: mend "
+        "that and run the same command again"
+    )
 
 
 def memory_error(config, need: int = 0, have: int = 0) -> ConfigError:

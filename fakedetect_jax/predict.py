@@ -23,6 +23,7 @@ from fakedetect_jax import sources
 from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
 from fakedetect_jax.writer import clock
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.text import printable
 
 if TYPE_CHECKING:
     from fakedetect_jax.detector import Detector as Detector
@@ -309,7 +310,7 @@ class _Table:
 def line(row: Row) -> str:
     """A result as a line of the table."""
     # A name is somebody else's text: nothing in it may steer the terminal.
-    name = "".join(c if c.isprintable() else "?" for c in row["video"])
+    name = printable(row["video"])
     if row["outcome"] != "scored":
         return (
             f"{row['outcome']:<12}  {'—':>7}  {'—':>6}  {'—':>5}  {'':<15}  {name}: "

@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.console import Console
@@ -26,7 +27,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fakedetect_jax import calibration, comparison, figures, metrics, results
+from fakedetect_jax.files import read_lines
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.text import cell, markdown, printable
 
 Report = dict[str, Any]
 
@@ -73,17 +76,10 @@ def write_report(
 
 
 def read_metrics(path: str | os.PathLike | None) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; half-written ones don't count."""
-    rows = []
-    if path is not None and Path(path).exists():
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and "step" in row:
-                rows.append(row)
-    return rows
+    """The whole lines of metrics.jsonl; a damaged one costs itself alone."""
+    if path is None or not Path(path).exists():
+        return []
+    return read_lines(Path(path), required=("step",)).rows
 
 
 def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
@@ -153,9 +149,11 @@ def videos_csv(videos: metrics.Items, report: Report) -> str:
     for i in np.argsort(-np.abs(videos.label - videos.score), kind="stable"):
         score = float(videos.score[i])
         called = "" if threshold is None else int(score > threshold)
+        names = (videos.dataset, videos.method, videos.video)
+        names += (videos.compression, videos.target)
         writer.writerow(
-            [videos.dataset[i], videos.method[i], videos.video[i]]
-            + [videos.compression[i], videos.target[i], int(videos.label[i])]
+            [cell(str(column[i])) for column in names]
+            + [int(videos.label[i])]
             + [int(videos.num_clips[i]), f"{score:.6f}", calibrated[i]]
             + [int(score > 0.5), called]
         )
@@ -208,11 +206,26 @@ def shrink(image: str) -> str:
 # Templates.
 
 
+def _safe(value: Any) -> Any:
+    """Text without characters that do more than show; markup of ours as it is."""
+    return printable(value) if type(value) is str else value
+
+
+def _safe_markdown(value: Any) -> Any:
+    return markdown(value) if type(value) is str else value
+
+
+def code(value: str) -> Markup:
+    """Text between backticks, which end with the line or with a backtick."""
+    return Markup(printable(value).replace("`", "'"))  # noqa: S704
+
+
 def render(template: str, **values: Any) -> str:
     """A page or card from fakedetect_jax/templates."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fakedetect_jax"),
         autoescape=jinja2.select_autoescape(["html"]),
+        finalize=_safe_markdown if template.endswith(".md") else _safe,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -227,6 +240,7 @@ def render(template: str, **values: Any) -> str:
         span=span,
         percent_span=percent_span,
         compact=compact,
+        code=code,
     )
     return environment.get_template(template).render(**values)
 

@@ -192,7 +192,8 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
     "eval.unscored": Choice(("exclude", "as_real", "as_fake")),
     "eval.dataset": TEXT,
     "checkpoint.every_steps": Whole(0),
-    "checkpoint.keep_latest": Whole(1),
+    # With one alone, a kill while a new one is sealed could leave no whole checkpoint.
+    "checkpoint.keep_latest": Whole(2),
     "checkpoint.keep_best": Whole(1),
     "accelerator": Choice(("any", "cpu", "gpu", "tpu")),
     "compilation_cache": TEXT,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fakedetect_jax.errors import ConfigError
-from tfds_ffpp.naming import VIDEO_SUFFIXES, printable
+from tfds_ffpp.naming import VIDEO_SUFFIXES
+from tfds_ffpp.text import printable
 
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 << 20

@@ -254,6 +254,8 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     for sentence in checkpoints.set_aside_damaged():
         terminal.warn(sentence)
     builder = data.open_dataset(config)
+    if config.eval.final_split:  # a name that is none is said now, not at the end
+        data.read_videos(Path(builder.data_dir), config.eval.final_split)
     hold_out = config.data.hold_out
     train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
     val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)

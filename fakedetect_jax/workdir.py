@@ -103,7 +103,11 @@ def read_record(workdir: Path) -> dict[str, Any]:
     """The config.json of a workdir: {"config", "versions", "devices", "name"}."""
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
+        groups = [record["config"][name] for name in TRAINED_GROUPS]
+        if not all(isinstance(group, dict) for group in groups):
+            raise TypeError("a group of its config is none")
+        return record
     except FileNotFoundError as error:
         there = sorted(p.name for p in workdir.iterdir()) if workdir.is_dir() else []
         raise CheckpointError(
@@ -111,14 +115,20 @@ def read_record(workdir: Path) -> dict[str, Any]:
             f"({'it holds ' + ', '.join(there[:5]) if there else 'nothing is there'}); "
             "train first, or give the right --workdir"
         ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); restore it") from error
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it"
+        ) from error
 
 
 # What a trained model fixes: another value would be another model, or clips that it
 # was not trained on.
 TRAINED_GROUPS = ("model", "dataset")
 TRAINED_FIELDS = ("data.clip_frames", "data.frame_stride", "optimizer.ema_decay")
+
+
+def _is_fixed(name: str) -> bool:
+    return name in TRAINED_FIELDS or name.split(".")[0] in TRAINED_GROUPS
 
 
 def as_trained(config: Config, record: dict[str, Any]) -> tuple[Config, str]:
@@ -128,11 +138,13 @@ def as_trained(config: Config, record: dict[str, Any]) -> tuple[Config, str]:
       The config, and which fields the given one had otherwise, as a text.
     """
     trained, given = flatten(record["config"]), flatten(config.to_dict())
-    taken = {
-        name: value
-        for name, value in trained.items()
-        if name in TRAINED_FIELDS or name.split(".")[0] in TRAINED_GROUPS
-    }
+    lacking = [name for name in given if _is_fixed(name) and name not in trained]
+    if lacking:
+        raise CheckpointError(
+            f"the run's config.json lacks {', '.join(lacking[:3])}: it is damaged, or "
+            "of another version; restore it, or use the version that trained the run"
+        )
+    taken = {name: value for name, value in trained.items() if _is_fixed(name)}
     merged = config.copy_and_resolve_references()
     with merged.unlocked(), merged.ignore_type():
         for name, value in taken.items():

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fakedetect_jax.files import read_lines
+
 
 class MetricsFile:
     """metrics.jsonl and events of the steps up to now, without gaps or repeats.
@@ -34,8 +36,10 @@ class MetricsFile:
 
     def _open(self, workdir: Path, resumed_step: int) -> None:
         if self.path.exists():
-            lines = [_parse(line) for line in self.path.read_text().splitlines()]
-            kept = [line for line in lines if line and line["step"] <= resumed_step]
+            lines = read_lines(self.path, required=("step", "kind"))
+            if lines.damaged:
+                Terminal().warn(lines.complaint(self.path))
+            kept = [r for r in lines.rows if _is_up_to(r["step"], resumed_step)]
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             os.replace(temporary, self.path)
@@ -124,11 +128,8 @@ class _Events:
         self._file.close()
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None  # a line that a killed run left half written
+def _is_up_to(step: Any, last: int) -> bool:
+    return isinstance(step, int) and step <= last
 
 
 def clock(seconds: float) -> str:

@@ -24,7 +24,7 @@ LEVELS = [
     ["settings"],
     ["supervise"],
     ["sources"],
-    ["errors"],
+    ["errors", "files"],
 ]
 # Who may import a library; the others go through it.
 DOORS = {
@@ -48,6 +48,7 @@ WITHOUT_JAX = {
     "calibration",
     "intervals",
     "figures",
+    "files",
     "settings",
     "sources",
     "timeline",

@@ -1,5 +1,6 @@
 """Checkpoints are what was written, or they are not used."""
 
+import json
 import random
 
 import flax.struct
@@ -155,6 +156,138 @@ def test_when_all_are_damaged_nothing_starts_anew_in_silence(folder):
     with pytest.raises(CheckpointError, match="no checkpoint in .* can be used"):
         checkpoints.set_aside_damaged()
     assert checkpoints.steps() == [2, 1]
+    checkpoints.close()
+
+
+def contents(folder) -> dict[str, bytes]:
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_lost_manifests_are_damage_and_no_beginning(folder):
+    write(folder, [1, 2]).close()
+    for manifest in folder.glob("*.digest.json"):
+        manifest.unlink()
+    before = contents(folder.parent)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="its 2.digest.json is missing") as e:
+        checkpoints.set_aside_damaged()
+    checkpoints.close()
+    assert "nothing was changed" in str(e.value) and e.value.exit_code == 4
+    assert contents(folder.parent) == before
+
+
+def test_a_first_save_that_was_cut_off_is_a_beginning(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, put(make_state(1)), FACTS)
+    checkpoints._manager.wait_until_finished()  # and here the process is killed
+    again = Checkpoints(folder)
+    assert again.set_aside_damaged() == [
+        "checkpoint 1 is skipped: it was not completed"
+    ]
+    assert again.steps() == []
+    again.close()
+
+
+def test_no_save_is_noted_as_under_way_after_it_was_sealed(folder):
+    write(folder, [1, 2]).close()
+    (folder / "2.digest.json").unlink()
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.damage(2) == "its 2.digest.json is missing"
+    checkpoints.close()
+
+
+def test_what_was_set_aside_before_is_never_overwritten(folder):
+    write(folder, [1, 2]).close()
+    for _ in range(3):
+        checkpoints = Checkpoints(folder)
+        flip_bit(max(data_files(folder, 2)), random.Random(1))
+        checkpoints.set_aside_damaged()
+        checkpoints.save(2, put(make_state(2)), FACTS)
+        checkpoints.close()
+    damaged = folder.parent / "damaged"
+    assert sorted(p.name for p in damaged.iterdir()) == ["2", "2-2", "2-3"]
+    for kept in damaged.iterdir():
+        assert (kept / "2.digest.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["²", "0200", "notes", "-1"])
+def test_foreign_folders_are_named_and_left_alone(folder, name):
+    write(folder, [1, 2]).close()
+    (folder / name).mkdir()
+    (folder / name / "mine.txt").write_text("mine")
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.set_aside_damaged() == [
+        f"{checkpoints.directory} holds {name!r}: no checkpoint, ignored"
+    ]
+    for step in (3, 4):
+        checkpoints.save(step, put(make_state(step)), FACTS)
+    checkpoints.finish()
+    assert checkpoints.steps() == [4, 3]
+    checkpoints.close()
+    assert (folder / name / "mine.txt").read_text() == "mine"
+
+
+def test_a_file_that_was_not_written_by_the_save_is_reported(folder):
+    checkpoints = write(folder, [1])
+    (folder / "1" / "model" / "extra").write_text("")
+    assert checkpoints.damage(1) == "its file model/extra was not written by it"
+    checkpoints.close()
+
+
+def test_a_manifest_that_does_not_fit_its_own_digest_is_damage(folder):
+    checkpoints = write(folder, [1])
+    path = folder / "1.digest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"].pop("_CHECKPOINT_METADATA")
+    path.write_text(json.dumps(manifest))
+    assert checkpoints.damage(1) == "1.digest.json is damaged"
+    checkpoints.close()
+
+
+def test_a_leaf_that_is_read_otherwise_than_it_was_written_is_refused(folder):
+    checkpoints = write(folder, [1])
+    real = checkpoints._manager.restore
+
+    def restore(step, args):
+        restored = real(step, args=args)
+        if "model" in restored:
+            restored["model"]["params.head.kernel"][0, 0] += 1
+        return restored
+
+    checkpoints._manager.restore = restore
+    with pytest.raises(CheckpointError, match="params.head.kernel is not what was"):
+        checkpoints.restore(1, make_state(0))
+    checkpoints.close()
+
+
+def test_a_damaged_best_checkpoint_is_not_the_best(folder):
+    checkpoints = write(folder, [1, 2, 3], [0.5, 0.9, 0.7], keep_latest=3)
+    assert checkpoints.best() == 2
+    flip_bit(max(data_files(folder, 2)), random.Random(1))
+    assert checkpoints.best() == 3
+    checkpoints.close()
+
+
+def test_of_equally_good_checkpoints_the_newest_is_the_best(folder):
+    checkpoints = write(folder, [1, 2, 3], [0.7, 0.7, 0.6], keep_latest=3)
+    assert checkpoints.best() == 2
+    checkpoints.close()
+
+
+def test_no_manifest_outlives_its_checkpoint(folder):
+    checkpoints = write(folder, [1, 2, 3, 4])
+    names = sorted(p.name for p in folder.glob("*.json"))
+    assert names == ["3.digest.json", "4.digest.json"]
+    checkpoints.close()
+
+
+def test_a_manifest_is_set_aside_with_its_checkpoint(folder):
+    write(folder, [1, 2]).close()
+    flip_bit(max(data_files(folder, 2)), random.Random(1))
+    checkpoints = Checkpoints(folder)
+    checkpoints.set_aside_damaged()
+    assert [p.name for p in folder.glob("*.digest.json")] == ["1.digest.json"]
     checkpoints.close()
 
 

@@ -11,6 +11,7 @@ from tfds_ffpp.faces import need_model
 from tfds_ffpp.layout import Scan
 from tfds_ffpp.prepare import file_digest
 from tfds_ffpp.splits import Splits
+from tfds_ffpp.text import markdown
 
 Row = Mapping[str, Any]
 MAX_COVERAGE_GAP = 0.05  # between reals and fakes
@@ -219,10 +220,10 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     official = (
         "the official split"
         if card["official_split"]
-        else (f"**not the official split** ({card['split_source']})")
+        else (f"**not the official split** ({markdown(card['split_source'])})")
     )
     lines = [
-        f"# tfds_ffpp/{card['name']} {card['version']}",
+        f"# tfds_ffpp/{markdown(card['name'])} {card['version']}",
         "",
         f"Layout {card['layout']}; {official}; faces by {card['detector']}.",
         "",
@@ -246,15 +247,15 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     lines.append("|---|" + "---|" * len(card["splits"]))
     for method in methods:
         counts = [str(c["methods"].get(method, 0)) for c in card["splits"].values()]
-        lines.append(f"| {method} | " + " | ".join(counts) + " |")
+        lines.append(f"| {markdown(method)} | " + " | ".join(counts) + " |")
     for title, values in (
-        ("Beware", [f"- {w}" for w in card["warnings"]]),
-        ("Notes", [f"- {n}" for n in card["notes"]]),
-        ("Left out", [f"- {n} x {r}" for r, n in card["rejected"].items()]),
-        ("Passed over", [f"- {n} x {r}" for r, n in files["passed_over"].items()]),
-        ("Config", [f"- {k}: {v}" for k, v in card["config"].items()]),
-        ("Versions", [f"- {k} {v}" for k, v in card["versions"].items()]),
+        ("Beware", card["warnings"]),
+        ("Notes", card["notes"]),
+        ("Left out", [f"{n} x {r}" for r, n in card["rejected"].items()]),
+        ("Passed over", [f"{n} x {r}" for r, n in files["passed_over"].items()]),
+        ("Config", [f"{k}: {v}" for k, v in card["config"].items()]),
+        ("Versions", [f"{k} {v}" for k, v in card["versions"].items()]),
     ):
         if values:
-            lines += ["", f"## {title}", "", *values]
+            lines += ["", f"## {title}", "", *(f"- {markdown(v)}" for v in values)]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfds_ffpp import census
-from tfds_ffpp.naming import parse_name, printable
+from tfds_ffpp.naming import parse_name
+from tfds_ffpp.text import printable
 
 # Words in the names of folders as people and mirrors write them. The methods first:
 # "FaceSwap" is one, "swapped" is any fake.

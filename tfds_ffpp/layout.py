@@ -27,9 +27,9 @@ from tfds_ffpp.naming import (
     VideoRecord,
     is_utf8,
     parse_name,
-    printable,
 )
 from tfds_ffpp.other_sets import OTHER_SETS, OtherSet
+from tfds_ffpp.text import printable
 
 METHODS = (
     "Deepfakes",

@@ -100,8 +100,3 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def printable(text: object) -> str:
-    """A text whose control characters cannot steer a terminal: they become "?"."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))

@@ -1,0 +1,21 @@
+"""Names that other people chose, made safe for a terminal, Markdown or a table."""
+
+import re
+
+# What begins a formula in the common spreadsheets (OWASP, "CSV injection").
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def printable(text: object) -> str:
+    """Each character that a terminal could obey, or not show, as a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def markdown(text: str) -> str:
+    """The text as Markdown shows it: no tag, link, emphasis or border of a table."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", printable(text)).replace("<", "&lt;")
+
+
+def cell(text: str) -> str:
+    """The text as a cell of a CSV file, which no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
