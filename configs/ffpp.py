@@ -24,7 +24,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "name": compression,  # folder name of the built dataset
             "layout": "auto",  # how the raw tree is arranged; auto recognises it
             "compression": compression,  # raw | c23 | c40
-            "methods": (),  # fakes to take; () is all there are but DeepFakeDetection
+            "methods": (),  # fakes; (): all but FaceShifter and DeepFakeDetection
             "allow_missing": False,  # go on without a method that was asked for
             "num_frames": 30,  # stored frames per video
             "frame_step": 0,  # source frames between stored ones; 0: spread evenly
@@ -35,7 +35,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "detector_model": "",  # yunet only: its .onnx file
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
-            "protocol": "official",  # official split | seed (1500 per class, repeated)
+            "protocol": "official",  # official | disjoint | all_test | seed: docs/data.md
             "seed_videos_per_class": 1500,  # seed protocol only
             "seed_val_videos": 200,  # seed protocol only
             "strict": False,  # leave out the train side of known source overlaps

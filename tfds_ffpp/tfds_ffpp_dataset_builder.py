@@ -27,7 +27,7 @@ class FfppConfig(tfds.core.BuilderConfig):
     compression: raw, c23 or c40.
     layout: auto, official, mirror_c23, mirror_flat, celebdf_v2, dfdc, dfdc_preview,
       deeperforensics or csv.
-    methods: fakes to take; () is all there are but DeepFakeDetection.
+    methods: fakes to take; () is all there are but FaceShifter and DeepFakeDetection.
     allow_missing: go on without a method that was asked for.
     num_frames: frames stored of each video.
     frame_step: 0 spreads them evenly over the video; k > 0 takes a run of frames, k
@@ -39,8 +39,8 @@ class FfppConfig(tfds.core.BuilderConfig):
     detector_model: the .onnx file of yunet.
     jpeg_quality, jpeg_subsampling: of the stored frames.
     protocol: official (the official split, or our own where its lists are missing),
-      disjoint (our own, whatever lists there are) or seed (the original recipe's
-      repeated videos).
+      disjoint (our own, whatever lists there are), all_test (every video in test) or
+      seed (the original recipe's repeated videos).
     seed_videos_per_class, seed_val_videos: of the seed protocol.
     strict: leave out the train side of the known source overlaps.
     max_rejected: share of unusable videos above which the build fails.
@@ -96,7 +96,7 @@ _CHOICES = {
     "crop": ("face", "full"),
     "detector": ("dlib", "yunet", "none"),
     "jpeg_subsampling": ("444", "422", "420"),
-    "protocol": ("official", "disjoint", "seed"),
+    "protocol": ("official", "disjoint", "all_test", "seed"),
 }
 _RANGES = {
     "num_frames": (1, 10_000),
@@ -122,8 +122,9 @@ CONFIGS = (
     ),
     FfppConfig(
         name="dfd",
-        description="DeepFakeDetection and its actors, split by actors.",
+        description="DeepFakeDetection and its actors, all in test.",
         methods=("DeepFakeDetection",),
+        protocol="all_test",
     ),
     FfppConfig(
         name="celebdf_v2",
