@@ -35,7 +35,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "detector_model": "",  # yunet only: its .onnx file
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
-            "protocol": "official",  # official | disjoint | all_test | seed: docs/data.md
+            "protocol": "official",  # official | disjoint | all_test | seed
             "seed_videos_per_class": 1500,  # seed protocol only
             "seed_val_videos": 200,  # seed protocol only
             "strict": False,  # leave out the train side of known source overlaps

@@ -370,7 +370,7 @@ def difference_line(difference: Mapping[str, Any]) -> str:
     return (
         f"{difference['run']} against {difference['reference']}: "
         f"video AUC {area['difference']:+.3f}{between}, "
-        f"p = {area['clustered_p']:.2g} over identities "
+        f"p = {area['clustered_p']:.2g} over {difference['over']} "
         f"(DeLong {area['delong_p']:.2g}), {difference['num_videos']} videos"
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from fakedetect_jax import calibration, intervals, metrics
 from tfds_ffpp.errors import DataError
 
-FEW_IDENTITIES = 30  # below, an interval rests on few draws and is wide
+FEW_CLUSTERS = 30  # below, an interval rests on few draws and is wide
 CLASS_COVERAGE_GAP = 0.05  # above, missing videos can themselves tell the classes apart
 
 
@@ -117,8 +117,9 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "interval": {
             "level": intervals.LEVEL,
             "replicates": intervals.REPLICATES,
-            "over": "target identities",
-            "num_identities": int(cluster_of.max()) + 1,
+            "over": intervals.described(videos),
+            "num_clusters": int(cluster_of.max()) + 1,
+            "num_identities": intervals.num_identities(videos),
         },
         "coverage": metrics.coverage(metrics.videos(evaluation.clips), missing),
         "policy": policy_of(context),
@@ -252,14 +253,14 @@ def _selection_warnings(report: Mapping[str, Any]) -> list[str]:
 
 def _number_warnings(report: Mapping[str, Any]) -> list[str]:
     found, video = [], report["video"]
-    identities = report["interval"]["num_identities"]
+    over, num_clusters = report["interval"]["over"], report["interval"]["num_clusters"]
     if video["undefined"]:
         reason = str(video["undefined"])
         found.append(f"{reason[0].upper()}{reason[1:]}.")
-    if identities < FEW_IDENTITIES:
+    if num_clusters < FEW_CLUSTERS:
         found.append(
-            f"Only {identities} target identities: the intervals are wide, and hold "
-            "for people like these."
+            f"Only {num_clusters} {over}: the intervals are wide, and hold for people "
+            "like these."
         )
     low, high = calibration.TEMPERATURE_BOUNDS
     temperature = report["temperature"]

@@ -168,7 +168,9 @@ def test_the_headline_has_its_interval_and_its_coverage(written):
     assert f"{result['video']['auc']:.3f} video AUC, 95 % interval" in text
     assert f"{low:.3f}–{high:.3f}" in text
     assert "100 of 100 videos scored" in text
-    assert "20 target identities" in text
+    assert "fake videos of 20 identities" in text
+    assert "bootstrap draws of 10 swap pairs" in text
+    assert "After no error at all an interval is wider" in text
 
 
 def test_names_from_a_dataset_cannot_break_the_page(tmp_path):
@@ -241,9 +243,11 @@ def test_touching_test_again_is_told():
 def test_an_unofficial_split_and_few_identities_are_told():
     card = {"official_split": False, "warnings": []}
     assert "not the data set's official split" in warnings_of(dataset_card=card)
-    assert "Only 20 target identities" in warnings_of()
-    many = made_rows(num_identities=40)
-    assert "target identities" not in warnings_of(many)
+    assert "Only 10 swap pairs: " in warnings_of()
+    loners = [{**row, "source": ""} for row in made_rows()]
+    assert "Only 20 target identities: " in warnings_of(loners)
+    many = made_rows(num_identities=60)
+    assert "swap pairs" not in warnings_of(many)
 
 
 def test_an_accuracy_that_one_answer_reaches_is_told():

@@ -316,9 +316,8 @@ def test_a_set_without_a_list_is_all_test():
 def test_all_of_deepfakedetection_is_test():
     """As the field tests on it: no fake is left out because of its two actors."""
     reals = [f"{i % 28 + 1:02d}__scene{i // 28}" for i in range(363)]
-    fakes = [
-        f"{k % 28 + 1:02d}_{(k + 5) % 28 + 1:02d}__s__{k:08d}" for k in range(3068)
-    ]
+    actors = [(k % 28 + 1, (k + 5) % 28 + 1) for k in range(3068)]
+    fakes = [f"{a:02d}_{b:02d}__s__{k:08d}" for k, (a, b) in enumerate(actors)]
     splits = assign_all_test([record(i) for i in reals + fakes])
     assert list(splits.records) == ["test"] and not splits.dropped
     labels = [r.label for r in splits.records["test"]]
