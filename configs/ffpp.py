@@ -6,8 +6,9 @@ Another compression level: --config configs/ffpp.py:c40 (or raw).
 
 The hyperparameters are the original recipe's: clips of 10 out of 30 stored frames at
 224x224, batches of 32 clips, 50 epochs, Adam at 1e-3, binary cross-entropy. Data are
-face crops on the official split; the original's whole frames and its 1500 repeated
-videos per class are dataset.crop="full" and dataset.protocol="seed".
+face crops on the official split; with the original's whole frames and its 1500
+repeated videos per class it is configs/ffpp_original.py. Test is scored when you ask:
+--mode eval --split test.
 """
 
 from ml_collections import ConfigDict
@@ -156,7 +157,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
         {
             "every_epochs": 1,  # validation, then a checkpoint
             "batch_size": 32,  # clips
-            "final_split": "test",  # evaluated once at the end with the best checkpoint
+            "final_split": "val",  # reported on at the end, with the best checkpoint
             "unscored": "exclude",  # videos without a clip: exclude | as_real | as_fake
             "dataset": "",  # --mode eval: another built dataset (its folder name)
         }
