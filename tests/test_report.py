@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from fakedetect_jax import calibration, metrics, report, results
-from tests.made_scores import made_context, made_rows, made_strips, write_run
+from tests.made_scores import (
+    METHODS,
+    made_context,
+    made_rows,
+    made_strips,
+    write_run,
+)
 from tfds_ffpp.errors import DataError
 
 FIGURES = {
@@ -238,6 +244,23 @@ def test_selection_on_the_evaluated_split_is_told():
 def test_touching_test_again_is_told():
     assert "evaluated 3 times" in warnings_of(test_evaluations=3)
     assert "evaluated 3 times" not in warnings_of(test_evaluations=3, split="val")
+
+
+def test_the_methods_of_the_headline_are_said(written, tmp_path):
+    folder, result = written
+    four = ["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
+    assert result["methods"] == {"real": ["youtube"], "fake": four}
+    text = plain(folder)
+    assert f"the fakes of {', '.join(four)}, the reals of youtube;" in text
+    assert f"the fakes of {', '.join(four)}" in (folder / "MODEL_CARD.md").read_text()
+    assert "All fakes here are" not in text
+    five = made_rows(methods={**METHODS, "FaceShifter": 2.0})
+    assert "All fakes here are of Deepfakes, Face2Face, FaceShifter," in warnings_of(
+        five
+    )
+    assert "All fakes here are" not in warnings_of(
+        made_rows(methods={"synthesis": 2.0}, dataset="celebdf_v2")
+    )
 
 
 def test_an_unofficial_split_and_few_identities_are_told():
