@@ -1,13 +1,18 @@
 """How often the 95 % intervals of an evaluation hold the truth.
 
 python -m benchmarks.intervals [--runs 4000] [--spread 0.7] [--tails normal|heavy]
+                              [--pairs]
 Each run draws targets, each with one real and four fake videos that share its ease,
 and asks for the intervals of a report. The right answer is 95 %; the truth is the
 metric of 400,000 targets. For the AUC also: percentiles of the bootstrap over targets
 and over videos, and its difference from that of a better detector on the same videos.
+
+With --pairs targets are swapped in pairs, whose two share a part of their ease: the
+intervals over swap pairs, as reports have them, beside those over targets.
 """
 
 import argparse
+import itertools
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -37,6 +42,9 @@ NAMES = {
     DIFFERENCE: "AUC difference",
 }
 OTHERS = ("auc over targets", "auc over videos")
+PAIRED_TARGETS = (24, 140)
+PAIR_SPREADS = (0.0, 0.7, 1.4)  # of what the two of a pair share
+PAIRED_METRICS = ("auc", "balanced_accuracy", "loss")
 
 
 def simulate(
@@ -46,10 +54,18 @@ def simulate(
     *,
     spread: float,
     tails: str,
+    pair_spread: float | None = None,
 ) -> metrics.Items:
-    """The videos of one run; `spread` is that of the ease of targets."""
+    """The videos of one run; `spread` is that of the ease of targets.
+
+    With a `pair_spread` targets 2k and 2k+1 are a swap pair and share so much of it.
+    """
     labels = np.tile([0] + [1] * METHODS, num_targets)
-    ease, gain = rng.normal(0, spread, (2, num_targets)).repeat(METHODS + 1, axis=1)
+    people = rng.normal(0, spread, (2, num_targets))
+    if pair_spread is not None:
+        shared = rng.normal(0, pair_spread, (2, num_targets // 2))
+        people = people + shared.repeat(2, axis=1)
+    ease, gain = people.repeat(METHODS + 1, axis=1)
     own = (
         rng.normal(0, 1, labels.size)
         if tails == "normal"
@@ -58,11 +74,16 @@ def simulate(
     logits = ease + labels * (separation + gain) + own - separation / 2
     names = np.arange(labels.size).astype(str)
     same = np.full(labels.size, "")
+    source = same
+    if pair_spread is not None:
+        partner = (np.arange(num_targets) ^ 1).astype(str).repeat(METHODS + 1)
+        source = np.where(labels == 1, partner, "")
     return metrics.Items(
         dataset=same,
         method=same,
         video=names,
         target=names[:num_targets].repeat(METHODS + 1),
+        source=source,
         compression=same,
         label=labels,
         score=metrics.sigmoid(logits),
@@ -121,17 +142,71 @@ def covered(
     return found
 
 
+def covered_in_pairs(
+    seed: int, num_targets: int, separation: float, truth: dict, kind: dict
+) -> dict[tuple[str, str], bool]:
+    """Whether each interval of one run holds the truth, over targets and over pairs."""
+    rng = np.random.default_rng([seed, num_targets, int(10 * separation)])
+    items = simulate(rng, num_targets, separation, **kind)
+    loners = items._replace(source=np.full(items.label.size, ""))
+    found = {}
+    for over, shown in (("targets", loners), ("pairs", items)):
+        spans = intervals.intervals(shown, replicates=REPLICATES, seed=seed)
+        for name in PAIRED_METRICS:
+            low, high = spans[name] or (1.0, 0.0)
+            found[name, over] = low <= truth[name] <= high
+    return found
+
+
+def print_pairs(runs: int, kind: dict) -> None:
+    """Prints a table of coverages over targets and over swap pairs."""
+    columns = list(itertools.product(PAIRED_METRICS, ("targets", "pairs")))
+    heads = [f"{NAMES[name]} over {over}" for name, over in columns]
+    print("| targets | shared by a pair | true AUC |", " | ".join(heads), "|")
+    print("|---" * (len(heads) + 3) + "|", flush=True)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for separation, spread in itertools.product(SEPARATIONS, PAIR_SPREADS):
+            paired = {**kind, "pair_spread": spread}
+            truth = truth_of(separation, paired)
+            for num_targets in PAIRED_TARGETS:
+                one = partial(
+                    covered_in_pairs,
+                    num_targets=num_targets,
+                    separation=separation,
+                    truth=truth,
+                    kind=paired,
+                )
+                hits = list(pool.map(one, range(runs), chunksize=20))
+                cells = [str(num_targets), f"{spread:g}", f"{truth['auc']:.3f}"]
+                for column in columns:
+                    cells.append(f"{np.mean([hit[column] for hit in hits]):.1%}")
+                print("|", " | ".join(cells), "|", flush=True)
+
+
 def main() -> None:
-    """Prints two tables of coverages."""
+    """Prints two tables of coverages, or the one of swap pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=4000, help="runs per row")
     parser.add_argument(
         "--spread", type=float, default=0.7, help="of targets, in a video's own spread"
     )
     parser.add_argument("--tails", choices=("normal", "heavy"), default="normal")
+    parser.add_argument("--pairs", action="store_true", help="targets in swap pairs")
     flags = parser.parse_args()
     kind = {"spread": flags.spread, "tails": flags.tails}
     start = time.perf_counter()
+    if flags.pairs:
+        print_pairs(flags.runs, kind)
+    else:
+        print_tables(flags.runs, kind)
+    error = np.sqrt(0.95 * 0.05 / flags.runs)
+    print(f"\n{flags.runs} runs a row, so a standard error of {error:.1%};", end=" ")
+    print(f"spread {flags.spread}, {flags.tails} tails;", end=" ")
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+def print_tables(runs: int, kind: dict) -> None:
+    """Prints the coverages of the AUC's intervals, then of the other metrics'."""
     truths = {separation: truth_of(separation, kind) for separation in SEPARATIONS}
     rows = {}
     cells = [(n, s) for n in TARGETS for s in SEPARATIONS]
@@ -147,7 +222,7 @@ def main() -> None:
                 truth=truths[separation],
                 kind=kind,
             )
-            hits = list(pool.map(one, range(flags.runs), chunksize=20))
+            hits = list(pool.map(one, range(runs), chunksize=20))
             rows[num_targets, separation] = {
                 name: f"{np.mean([hit[name] for hit in hits]):.1%}" for name in hits[0]
             }
@@ -163,10 +238,6 @@ def main() -> None:
     for (num_targets, separation), row in rows.items():
         shares = " | ".join(row[name] for name in list(NAMES)[1:])
         print(f"| {num_targets} | {truths[separation]['auc']:.3f} | {shares} |")
-    error = np.sqrt(0.95 * 0.05 / flags.runs)
-    print(f"\n{flags.runs} runs a row, so a standard error of {error:.1%};", end=" ")
-    print(f"spread {flags.spread}, {flags.tails} tails;", end=" ")
-    print(f"{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ SCALE: Fields = {
     "optimizer.learning_rate": 2e-3,  # a small network from scratch, in few steps
     "optimizer.warmup_steps": 40,
     "log_every_steps": 1000,
+    "eval.final_split": "test",
 }
 FORGERIES: Fields = {"synthetic.difficulty": 0.1, "dataset.name": "recipe"}
 FLICKER: Fields = {

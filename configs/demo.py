@@ -41,5 +41,6 @@ def get_config() -> ConfigDict:
         config.batch_size = 16
         config.num_epochs = 12
         config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=40)
+        config.eval.final_split = "test"  # it has one look at its own made test
         config.log_every_steps = 50
     return config.lock()

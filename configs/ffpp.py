@@ -6,8 +6,9 @@ Another compression level: --config configs/ffpp.py:c40 (or raw).
 
 The hyperparameters are the original recipe's: clips of 10 out of 30 stored frames at
 224x224, batches of 32 clips, 50 epochs, Adam at 1e-3, binary cross-entropy. Data are
-face crops on the official split; the original's whole frames and its 1500 repeated
-videos per class are dataset.crop="full" and dataset.protocol="seed".
+face crops on the official split; with the original's whole frames and its 1500
+repeated videos per class it is configs/ffpp_original.py. Test is scored when you ask:
+--mode eval --split test.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +26,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "layout": "auto",  # how the raw tree is arranged; auto recognises it
             "map": "",  # folders of other names: "original=real,manipulated=fake"
             "compression": compression,  # raw | c23 | c40
-            "methods": (),  # fakes to take; () is all there are but DeepFakeDetection
+            "methods": (),  # fakes; (): all but FaceShifter and DeepFakeDetection
             "allow_missing": False,  # go on without a method that was asked for
             "allow_one_class": False,  # go on where a split has no reals or no fakes
             "num_frames": 30,  # stored frames per video
@@ -38,7 +39,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
             # official split | disjoint (by hash of people, or of groups of a CSV) |
-            # folders (called train, val, test) | seed (1500 per class, repeated)
+            # folders (called train, val, test) | all_test (every video in test) |
+            # seed (1500 per class, repeated)
             "protocol": "official",
             "seed_videos_per_class": 1500,  # seed protocol only
             "seed_val_videos": 200,  # seed protocol only
@@ -160,7 +162,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
         {
             "every_epochs": 1,  # validation, then a checkpoint
             "batch_size": 32,  # clips
-            "final_split": "test",  # evaluated once at the end with the best checkpoint
+            "final_split": "val",  # reported on at the end, with the best checkpoint
             "unscored": "exclude",  # videos without a clip: exclude | as_real | as_fake
             "dataset": "",  # --mode eval: another built dataset (its folder name)
         }

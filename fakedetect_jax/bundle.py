@@ -121,7 +121,7 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
             "devices": facts.get("devices", ""),
             "val": measured,
         },
-        card=_card(Path(path), step),
+        card=_card(Path(path), step, evaluate.checkpoint_digest(facts)),
     )
 
 
@@ -155,12 +155,17 @@ def _refuse_not_finite(variables: dict[str, Any], where: Path) -> None:
             )
 
 
-def _card(path: Path, step: int) -> str:
-    """The model card of the step's evaluation, test before val; else a short one."""
+def _card(path: Path, step: int, weights: str) -> str:
+    """The model card of an evaluation of these weights, test before val; else a short
+    one.
+    """
     for split in ("test", "val"):
-        card = path / "eval" / f"{split}@{step}" / "MODEL_CARD.md"
-        if card.is_file():
-            return card.read_text()
+        plain = path / "eval" / f"{split}@{step}"
+        for folder in (plain, *sorted(plain.parent.glob(f"{plain.name}-*"))):
+            card = folder / "MODEL_CARD.md"
+            scored = evaluate.recorded(folder).get("weights", weights)
+            if card.is_file() and scored == weights:
+                return card.read_text()
     return (
         f"# {path.name}\n\nA ResNet + LSTM that scores videos of faces with the "
         f"probability that the face was forged; checkpoint of step {step}.\n\n"

@@ -1,6 +1,7 @@
 """Several evaluations side by side, and their differences on the same videos."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,10 +79,11 @@ def _read_entry(name: str, folder: Path) -> Entry:
 
 
 def compare(entries: Sequence[Entry]) -> dict[str, Any]:
-    """{"runs": [...], "differences": [...], "config": {field: [value of each run]}}.
+    """{"runs", "methods", "touches", "differences", "config"}, as report.py shows them.
 
-    Each evaluation is held against the first listed one that has most of its videos;
-    p values are not corrected for their number.
+    config: field -> its value in each run, where these are not all equal; touches: see
+    there. Each evaluation is held against the first listed one that has most of its
+    videos; p values are not corrected for their number.
     """
     return {
         "runs": [_run(entry) for entry in entries],
@@ -90,6 +92,7 @@ def compare(entries: Sequence[Entry]) -> dict[str, Any]:
                 name for entry in entries for name in entry.report["video"]["by_method"]
             )
         ),
+        "touches": touches(entries),
         "differences": [
             _difference(entry, reference) for entry, reference in _pairs(entries)
         ],
@@ -106,6 +109,31 @@ def _run(entry: Entry) -> dict[str, Any]:
         "num_warnings": len(entry.report["warnings"]),
         "video": entry.report["video"],
     }
+
+
+def touches(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """How often the runs that are compared evaluated each data set's test, in all.
+
+    {"dataset", "evaluations", "runs"} for each whose test is among the evaluations; a
+    run that did not record its count has done it once for each of them.
+    """
+    counts: dict[str, dict[Path, int]] = defaultdict(lambda: defaultdict(int))
+    for entry in entries:
+        split = str(entry.report["split"])
+        if not split.endswith("test"):
+            continue
+        config = entry.report["config"]
+        named = entry.report.get("dataset") or split.removesuffix("-test")
+        dataset = config.get("dataset.name", "") if named == "test" else named
+        inside = entry.folder.absolute().parent
+        run = inside.parent if inside.name == "eval" else entry.folder
+        recorded = entry.report["test_evaluations"]
+        own = counts[dataset]
+        own[run] = max(own[run], recorded) if recorded else own[run] + 1
+    return [
+        {"dataset": dataset, "evaluations": sum(runs.values()), "runs": len(runs)}
+        for dataset, runs in counts.items()
+    ]
 
 
 def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:

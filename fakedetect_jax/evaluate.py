@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from fakedetect_jax import data, metrics, parallel, report, steps, workdir
 from fakedetect_jax.checkpoint import Checkpoints, write_json
 from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.files import read_lines
 from fakedetect_jax.workdir import Run
 
 Row = dict[str, Any]
@@ -130,9 +132,8 @@ def _numbers(clips: Sequence[data.ClipRef]) -> list[int]:
     return numbers
 
 
-def _row(
-    video: data.Video, clip: data.ClipRef, length: int, logit: float, number: int
-) -> Row:
+def _facts(video: data.Video) -> Row:
+    """What every row says of its video."""
     return {
         "dataset": video["dataset"],
         "method": video["method"],
@@ -141,6 +142,14 @@ def _row(
         "source": video["source"],
         "compression": video["compression"],
         "label": video["label"],
+    }
+
+
+def _row(
+    video: data.Video, clip: data.ClipRef, length: int, logit: float, number: int
+) -> Row:
+    return {
+        **_facts(video),
         "clip": number,
         "start": clip.start,
         "length": length,
@@ -166,14 +175,7 @@ def validation_numbers(rows: Sequence[Row]) -> dict[str, Any]:
 def unscored(split: Split) -> list[Row]:
     """The videos of a split that no clip can be taken from, with the reason."""
     return [
-        {
-            "dataset": v["dataset"],
-            "method": v["method"],
-            "video": v["video_id"],
-            "target": v["target"],
-            "label": v["label"],
-            "reason": "no usable frame",
-        }
+        {**_facts(v), "reason": "no usable frame"}
         for v in split.videos
         if v["num_valid"] < 1
     ]
@@ -199,27 +201,23 @@ def strips(rows: Sequence[Row], split: Split, config) -> list[Row]:
     for ranked in (wrong, wrong[::-1], unsure, sure_fake, sure_fake[::-1]):
         seen: set[tuple] = set()
         for row in ranked:
-            video = (row["dataset"], row["method"], row["video"])
+            video = metrics.video_key(row)
             if len(seen) < STRIPS_PER_KIND and video not in seen:
                 seen.add(video)
                 chosen[(*video, row["clip"])] = row
-    number = {data.video_key(v): i for i, v in enumerate(split.videos)}
+    number = {metrics.video_key(_facts(v)): i for i, v in enumerate(split.videos)}
     size = config.dataset.image_size
     shown = []
-    for (dataset, method, video, clip), row in chosen.items():
-        index = number[dataset, method, video]
+    for row in chosen.values():
+        index = number[metrics.video_key(row)]
         frames = np.empty((config.data.clip_frames, size, size, 3), np.uint8)
         reference = data.ClipRef(index, row["start"], config.data.frame_stride)
         length = split.reader.read(reference, split.videos[index]["num_valid"], frames)
         images = [simplejpeg.encode_jpeg(f, quality=85) for f in frames[:length]]
+        kept = ("dataset", "method", "video", "compression", "label", "clip", "score")
         shown.append(
             {
-                "dataset": dataset,
-                "method": method,
-                "video": video,
-                "label": row["label"],
-                "clip": clip,
-                "score": row["score"],
+                **{name: row[name] for name in kept},
                 "frames": [base64.b64encode(image).decode() for image in images],
             }
         )
@@ -281,11 +279,65 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any
     return variables
 
 
+# What decides scores and report beside dataset and weights; the size of a batch, the
+# devices and the hosts do not.
+SCORING_FIELDS = (
+    "data.clip_frames",
+    "data.frame_stride",
+    "data.eval_clips_per_video",
+    "eval.unscored",
+)
+
+
+def checkpoint_digest(facts: dict[str, Any]) -> str:
+    """SHA-256 over the digests of a checkpoint's weights and statistics."""
+    kept = ("params.", "batch_stats.", "ema_params.")
+    weights = {k: v for k, v in facts["digests"].items() if k.startswith(kept)}
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
+
+
+def scored_with(
+    config, facts: dict[str, Any], dataset_dir: str | os.PathLike
+) -> dict[str, Any]:
+    """All that a result depends on, as JSON: two of the same need one scoring."""
+    fields = workdir.flatten(config.to_dict())
+    return {
+        **{name: fields[name] for name in SCORING_FIELDS},
+        "dataset": data.dataset_digest(dataset_dir),
+        "weights": checkpoint_digest(facts),
+        "threshold": facts.get("threshold"),
+        "temperature": facts.get("temperature"),
+    }
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """What the result in a folder was scored with; empty where none is whole."""
+    if not (folder / "report.json").exists():
+        return {}
+    return json.loads((folder / "context.json").read_text()).get("scored_with") or {}
+
+
+def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]:
+    """Where a result belongs: the plain folder, unless one of other settings is there.
+
+    Returns:
+      The folder, and in what the result under the plain name differs.
+    """
+    there = recorded(plain)
+    if there == wanted or not (plain / "report.json").exists():
+        return plain, []
+    short = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
+    differing = [name for name in wanted if there.get(name) != wanted[name]]
+    return plain.with_name(f"{plain.name}-{short}"), differing
+
+
 def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str, Any]:
     """Scores a split with a checkpoint and writes the report.
 
     The result is WORKDIR/eval/<split>@<step>/ (with the dataset's name in front when it
-    is another one than the run's own); one that is there already is returned as it is.
+    is another one than the run's own). One of the same weights, dataset and settings
+    is shown again; where one of others has that name, a digest behind it tells them
+    apart.
 
     Returns:
       The content of report.json.
@@ -294,19 +346,29 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
     checkpoints = Checkpoints(run.workdir / "checkpoints")
     try:
         step = choose_step(checkpoints, step)
-        other = config.eval.dataset
-        prefix = f"{other}-" if other and other != config.dataset.name else ""
-        folder = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
-        done = folder / "report.json"
-        if done.exists():
-            return _result(folder)
+        dataset = config.eval.dataset or config.dataset.name
+        prefix = f"{dataset}-" if dataset != config.dataset.name else ""
+        builder = data.open_dataset(config, dataset)
         facts = checkpoints.facts(step)
+        told = scored_with(config, facts, builder.data_dir)
+        plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
+        folder, differing = choose_folder(plain, told)
+        if recorded(folder) == told:
+            run.terminal.say(
+                f"{folder.name} was scored before with these weights, this dataset and "
+                "these settings: its result is shown"
+            )
+            return _result(folder)
+        if differing:
+            run.terminal.say(
+                f"{plain.name} was scored with another {', '.join(differing)}: "
+                f"the new result is {folder.name}"
+            )
         variables = read_variables(config, checkpoints, step)
         variables = parallel.put_replicated(variables, run.mesh)
         selected = checkpoints.metrics(step)
     finally:
         checkpoints.close()
-    builder = data.open_dataset(config, other)
     split = open_split(builder, split_name, config)
     built: Any = builder.builder_config if prefix else config.dataset
     data.need_both_classes(
@@ -334,8 +396,10 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "step": step,
             "selected_on": _selection(selected),
             "test_evaluations": _count_touch(
-                run.workdir, f"{prefix}{split_name}", step
+                run.workdir, f"{prefix}{split_name}", step, test=f"{prefix}test"
             ),
+            "dataset": dataset,
+            "scored_with": told,
             "config": workdir.flatten(config.to_dict()),
             "versions": workdir.versions(),
             "device": describe_devices(run.mesh),
@@ -364,13 +428,21 @@ def _selection(selected: dict[str, float]) -> str:
     return f"val, by video AUC ({selected['video_auc']:.4f})"
 
 
-def _count_touch(folder: Path, split: str, step: int) -> int:
-    """Notes that a split was evaluated; returns how often test has been, with this."""
+def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:
+    """Notes that a split was evaluated; returns how often `test` has been, with this.
+
+    Each data set has a test of its own, so one evaluation of each is one touch each.
+    """
     path = folder / "eval" / "touched.jsonl"
-    with open(path, "a") as file:
-        file.write(json.dumps({"split": split, "step": step}) + "\n")
-    touched = [json.loads(line) for line in path.read_text().splitlines()]
-    return sum(row["split"].endswith("test") for row in touched)
+    with open(path, "ab+") as file:
+        # After half a line of a full disk a new one begins.
+        file.seek(max(file.tell() - 1, 0))
+        start = "" if file.read() in (b"", b"\n") else "\n"
+        line = json.dumps({"split": split, "step": step})
+        file.write(f"{start}{line}\n".encode())
+    lines = read_lines(path, required=("split",))
+    # A line that cannot be read may have been of this test: it counts.
+    return sum(row["split"] == test for row in lines.rows) + len(lines.damaged)
 
 
 def _card(dataset_dir: Path) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""How far a number can be trusted: intervals over identities, paired comparisons.
+"""How far a number can be trusted: intervals over people, paired comparisons.
 
 The videos of one target person share face, room and camera, so they are not
-independent: whole targets are drawn with replacement, not videos (cluster bootstrap;
-Field & Welsh, J. R. Statist. Soc. B 69, 2007).
+independent: whole clusters of people are drawn with replacement, not videos (cluster
+bootstrap; Field & Welsh, J. R. Statist. Soc. B 69, 2007). Where fakes are made in
+pairs, two people whose faces were swapped with each other's alone, a fake shares the
+face of one and the room of the other, so the pair is the cluster.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,23 +16,82 @@ from scipy import special, stats
 
 from fakedetect_jax.metrics import Items, log_losses
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.splits import FFPP_IDS, SAME_SOURCE
 
 REPLICATES = 1000
 LEVEL = 0.95
 CHUNK_ELEMENTS = 1 << 21  # of one matrix of weights: 16 MB
 
 
+Person = tuple[str, str]  # (dataset, target or source)
+
+
+def swap_pairs(items: Items) -> set[tuple[Person, Person]]:
+    """Pairs of people whose faces were swapped with each other's and nobody else's.
+
+    Those of FaceForensics++ are. Where faces go round (Celeb-DF, DeepFakeDetection)
+    the people of a data set all hang together, and there are no pairs.
+    """
+    partners: dict[Person, set[Person]] = defaultdict(set)
+    shown = set(zip(items.dataset.tolist(), items.target.tolist(), strict=True))
+    columns = (items.dataset, items.target, items.source)
+    for dataset, *ids in zip(*(c.tolist() for c in columns), strict=True):
+        if all(ids) and ids[0] != ids[1]:
+            target, source = ((dataset, i) for i in ids)
+            partners[target].add(source)
+            partners[source].add(target)
+    return {
+        (person, other)
+        for person, others in partners.items()
+        for other in others
+        if person < other and {person, other} <= shown
+        if len(others) == len(partners[other]) == 1
+    }
+
+
 def clusters(items: Items) -> np.ndarray:
-    """The number of each item's target identity; a video without one stands alone."""
+    """The number of each item's cluster int[N], from 0 without a gap.
+
+    That is its target, joined to the other of its swap pair and to the ids that were
+    cut from the same source as either; a video without a target stands alone.
+    """
+    first: dict[Person, Person] = {}
+
+    def find(person: Person) -> Person:
+        while person in first:
+            person = first[person]
+        return person
+
+    same = [((d, ids[0]), (d, i)) for d in FFPP_IDS for ids in SAME_SOURCE for i in ids]
+    for one, other in [*sorted(swap_pairs(items)), *same]:
+        if find(one) != find(other):
+            first[find(other)] = find(one)
     numbers: dict[tuple, int] = {}
     columns = (items.dataset, items.target, items.method, items.video)
     return np.array(
         [
-            numbers.setdefault((d, t) if t else (d, "", m, v), len(numbers))
+            numbers.setdefault(find((d, t)) if t else (d, "", m, v), len(numbers))
             for d, t, m, v in zip(*(c.tolist() for c in columns), strict=True)
         ],
         dtype=np.int64,
     )
+
+
+def described(items: Items) -> str:
+    """What the clusters of these items are, in the plural."""
+    paired = {person for pair in swap_pairs(items) for person in pair}
+    columns = (items.dataset.tolist(), items.target.tolist())
+    people = {(d, t) for d, t in zip(*columns, strict=True) if t}
+    if not people & paired:
+        return "target identities"
+    return "swap pairs" + (" and target identities" if people - paired else "")
+
+
+def num_identities(items: Items) -> int:
+    """How many targets there are; a video without one counts as one."""
+    columns = (items.dataset, items.target, items.method, items.video)
+    rows = zip(*(c.tolist() for c in columns), strict=True)
+    return len({(d, t) if t else (d, "", m, v) for d, t, m, v in rows})
 
 
 def draw_weights(
@@ -184,9 +246,9 @@ def interval(
     of 0 and 1 count as half a step inside.
 
     An estimate of 0 or 1 leaves the bootstrap nothing to see: the far end is then the
-    largest share of targets with an error that gives none among num_clusters with
+    largest share of clusters with an error that gives none among num_clusters with
     probability (1 - level) / 2. None with one cluster, without an estimate, and where
-    every replicate gives the same (one answer for all, on targets that are alike).
+    every replicate gives the same (one answer for all, on clusters that are alike).
     """
     finite = replicates[np.isfinite(replicates)]
     if estimate is None or num_clusters < 2 or len(finite) * 2 < len(replicates):
@@ -303,9 +365,9 @@ def _step(name: str, labels: np.ndarray) -> float:
 
 
 def _identities(name: str, cluster_of: np.ndarray, labels: np.ndarray) -> int:
-    """Of how many targets a metric has anything: of the rarer class's where it has two.
+    """In how many clusters a metric has something: the rarer class where it has two.
 
-    Three reals tell little of false alarms, however many targets were faked.
+    Three reals tell little of false alarms, however many people were faked.
     """
     fakes, reals = (len(np.unique(cluster_of[labels == label])) for label in (1, 0))
     counts = {
@@ -360,7 +422,7 @@ def intervals(
     seed: int = 0,
     threshold: float | None = None,
 ) -> dict[str, list[float] | None]:
-    """The 95 % interval of each metric, over identities.
+    """The 95 % interval of each metric, over clusters of people.
 
     Those of log loss and Brier score are over the items that have a clip, as the
     metrics are.
@@ -466,10 +528,10 @@ def compare(
 ) -> dict[str, Any]:
     """first - second on the videos that both have, drawn together.
 
-    {"num_videos", "num_identities", "left_out": [only in first, only in second], and
-    for auc, accuracy and balanced_accuracy {"first", "second", "difference",
-    "interval"}, for auc also "delong_p" and "clustered_p"}; a metric without a value is
-    left out.
+    {"num_videos", "num_identities", "num_clusters", "over": what the clusters are,
+    "left_out": [only in first, only in second], and for auc, accuracy and
+    balanced_accuracy {"first", "second", "difference", "interval"}, for auc also
+    "delong_p" and "clustered_p"}; a metric without a value is left out.
     """
     one, two = pair(first, second)
     shared = len(one.label)
@@ -478,7 +540,9 @@ def compare(
     if not shared:
         return result
     cluster_of = clusters(one)
-    result["num_identities"] = int(cluster_of.max()) + 1
+    result["num_identities"] = num_identities(one)
+    result["num_clusters"] = int(cluster_of.max()) + 1
+    result["over"] = described(one)
     drawn = [
         bootstrap(items, cluster_of, replicates=replicates, seed=seed)
         for items in (one, two)

@@ -26,6 +26,7 @@ class Items(NamedTuple):
     method: np.ndarray
     video: np.ndarray
     target: np.ndarray  # the identity whose video it is; "" when unknown
+    source: np.ndarray  # the identity whose face was put there; "" when unknown
     compression: np.ndarray
     label: np.ndarray  # int, 1 = fake
     score: np.ndarray  # float64, probability of fake
@@ -101,6 +102,7 @@ def _items(rows: Sequence[Row], *, num_clips: np.ndarray) -> Items:
         text("method"),
         text("video"),
         text("target"),
+        text("source"),
         text("compression"),
         np.array([row["label"] for row in rows], dtype=np.int64),
         np.array([row["score"] for row in rows], dtype=np.float64),

@@ -241,6 +241,7 @@ def render(template: str, **values: Any) -> str:
         percent_span=percent_span,
         compact=compact,
         code=code,
+        touch_line=touch_line,
     )
     return environment.get_template(template).render(**values)
 
@@ -372,7 +373,7 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
     table = Table(
         Column("run", overflow="fold"), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for name in ("videos", "scored", "video AUC", "EER", "bal. acc."):
+    for name in ("videos", "scored", "video AUC", "EER", "bal. acc.", "test"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("chosen on")
     for run in compared["runs"]:
@@ -385,12 +386,27 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
             number(video["auc"]) + (f" ({reach})" if reach else ""),
             percent(video["eer"]),
             percent(video["balanced_accuracy"]),
+            f"{run['test_evaluations']}x" if run["test_evaluations"] else "—",
             Text(str(run["selected_on"] or "not recorded").split(",")[0]),
         )
     console.print(table)
+    for touched in compared["touches"]:
+        console.print(touch_line(touched), markup=False)
     for difference in compared["differences"]:
         if "auc" in difference:
             console.print(difference_line(difference), markup=False)
+
+
+def touch_line(touched: Mapping[str, Any]) -> str:
+    """One sentence about how often a test was looked at."""
+    times, runs = touched["evaluations"], touched["runs"]
+    name = f"test of {touched['dataset']}" if touched["dataset"] else "test"
+    if times == 1:
+        return f"{name}: evaluated once"
+    return (
+        f"{name}: evaluated {times} times in {runs} run{'s' if runs > 1 else ''}; "
+        "choosing among these results is selection on test"
+    )
 
 
 def difference_line(difference: Mapping[str, Any]) -> str:
@@ -401,7 +417,7 @@ def difference_line(difference: Mapping[str, Any]) -> str:
     return (
         f"{difference['run']} against {difference['reference']}: "
         f"video AUC {area['difference']:+.3f}{between}, "
-        f"p = {area['clustered_p']:.2g} over identities "
+        f"p = {area['clustered_p']:.2g} over {difference['over']} "
         f"(DeLong {area['delong_p']:.2g}), {difference['num_videos']} videos"
     )
 

@@ -10,7 +10,9 @@ import numpy as np
 from fakedetect_jax import calibration, intervals, metrics
 from tfds_ffpp.errors import DataError
 
-FEW_IDENTITIES = 30  # below, an interval rests on few draws and is wide
+FEW_CLUSTERS = 30  # below, an interval rests on few draws and is wide
+# Of which most published numbers of FaceForensics++ are.
+FFPP_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CLASS_COVERAGE_GAP = 0.05  # above, missing videos can themselves tell the classes apart
 
 
@@ -108,7 +110,12 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "name": _name(context),
         "split": context.get("split"),
         "step": context.get("step"),
+        "dataset": context.get("dataset"),
         "datasets": sorted(set(videos.dataset.tolist())),
+        "methods": {
+            name: sorted(set(videos.method[videos.label == value].tolist()))
+            for name, value in (("real", 0), ("fake", 1))
+        },
         "compressions": sorted(set(videos.compression.tolist()) - {""}),
         "selected_on": context.get("selected_on"),
         "test_evaluations": context.get("test_evaluations"),
@@ -117,8 +124,9 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "interval": {
             "level": intervals.LEVEL,
             "replicates": intervals.REPLICATES,
-            "over": "target identities",
-            "num_identities": int(cluster_of.max()) + 1,
+            "over": intervals.described(videos),
+            "num_clusters": int(cluster_of.max()) + 1,
+            "num_identities": intervals.num_identities(videos),
         },
         "coverage": metrics.coverage(metrics.videos(evaluation.clips), missing),
         "policy": policy_of(context),
@@ -214,6 +222,7 @@ def warnings(report: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
             "This is not the data set's official split, so the numbers do not compare "
             "with published ones."
         )
+    found += _method_warnings(report)
     held_out = (report["config"] or {}).get("data.hold_out")
     if held_out:
         found.append(
@@ -224,6 +233,16 @@ def warnings(report: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
     found += _coverage_warnings(report)
     found += [f"Dataset: {sentence}" for sentence in card.get("warnings") or []]
     return found
+
+
+def _method_warnings(report: Mapping[str, Any]) -> list[str]:
+    fakes = report["methods"]["fake"]
+    if report["datasets"] != ["ffpp"] or not fakes or set(fakes) == set(FFPP_METHODS):
+        return []
+    return [
+        f"All fakes here are of {', '.join(fakes)}; most published numbers of "
+        f"FaceForensics++ are of {', '.join(FFPP_METHODS)}."
+    ]
 
 
 def _selection_warnings(report: Mapping[str, Any]) -> list[str]:
@@ -244,7 +263,7 @@ def _selection_warnings(report: Mapping[str, Any]) -> list[str]:
     touched = report["test_evaluations"]
     if "test" in split and isinstance(touched, int) and touched > 1:
         found.append(
-            f"Test was evaluated {touched} times in this run: "
+            f"This data set's test was evaluated {touched} times in this run: "
             "choosing among these results would be selection on test."
         )
     return found
@@ -252,14 +271,14 @@ def _selection_warnings(report: Mapping[str, Any]) -> list[str]:
 
 def _number_warnings(report: Mapping[str, Any]) -> list[str]:
     found, video = [], report["video"]
-    identities = report["interval"]["num_identities"]
+    over, num_clusters = report["interval"]["over"], report["interval"]["num_clusters"]
     if video["undefined"]:
         reason = str(video["undefined"])
         found.append(f"{reason[0].upper()}{reason[1:]}.")
-    if identities < FEW_IDENTITIES:
+    if num_clusters < FEW_CLUSTERS:
         found.append(
-            f"Only {identities} target identities: the intervals are wide, and hold "
-            "for people like these."
+            f"Only {num_clusters} {over}: the intervals are wide, and hold for people "
+            "like these."
         )
     low, high = calibration.TEMPERATURE_BOUNDS
     temperature = report["temperature"]

@@ -125,7 +125,7 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
     "dataset.image_size": Whole(16, 1024),
     "dataset.crop": Choice(("face", "full")),
     "dataset.margin": Number(1, 4),
-    "dataset.protocol": Choice(("official", "disjoint", "folders", "seed")),
+    "dataset.protocol": Choice(("official", "disjoint", "folders", "all_test", "seed")),
     "dataset.strict": SWITCH,
     "dataset.allow_missing": SWITCH,
     "dataset.allow_one_class": SWITCH,

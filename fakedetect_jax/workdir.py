@@ -124,7 +124,12 @@ def read_record(workdir: Path) -> dict[str, Any]:
 # What a trained model fixes: another value would be another model, or clips that it
 # was not trained on.
 TRAINED_GROUPS = ("model", "dataset")
-TRAINED_FIELDS = ("data.clip_frames", "data.frame_stride", "optimizer.ema_decay")
+TRAINED_FIELDS = (
+    "data.clip_frames",
+    "data.frame_stride",
+    "data.hold_out",
+    "optimizer.ema_decay",
+)
 
 
 def _is_fixed(name: str) -> bool:

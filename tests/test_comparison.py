@@ -111,6 +111,32 @@ def test_names_are_the_shortest_that_tell_apart(tmp_path):
     assert comparison.short_names(folders[:1]) == ["test@1"]
 
 
+def test_looks_at_each_test_are_counted_over_the_runs(tmp_path, capsys, monkeypatch):
+    """Twenty runs that tested once each are twenty chances to be lucky."""
+    monkeypatch.setenv("COLUMNS", "160")
+    rows = made_rows(num_identities=4)
+    for number, name in enumerate("abc"):
+        context = {"dataset": "c23", "test_evaluations": 1 + number}
+        write_run(tmp_path / name, rows, strips=False, **context)
+    celeb = {"split": "celebdf_v2-test", "dataset": "celebdf_v2"}
+    other = made_rows(num_identities=4, dataset="celebdf")
+    write_run(tmp_path / "a", other, strips=False, name="celebdf_v2-test@1200", **celeb)
+    write_run(tmp_path / "a", rows, strips=False, name="val@1200", split="val")
+    page = tmp_path / "page.html"
+    runs = [str(tmp_path / name) for name in "abc"]
+    assert report.main([*runs, "--output", str(page)]) == 0
+    compared = json.loads(page.with_suffix(".json").read_text())
+    assert compared["touches"] == [
+        {"dataset": "celebdf_v2", "evaluations": 1, "runs": 1},
+        {"dataset": "c23", "evaluations": 6, "runs": 3},
+    ]
+    said = "test of c23: evaluated 6 times in 3 runs; choosing among these results is"
+    shown = capsys.readouterr().out
+    assert said in shown and said in page.read_text()
+    assert "test of celebdf_v2: evaluated once" in shown
+    assert "3x" in shown
+
+
 def test_a_run_named_twice_stands_once(runs):
     entries = comparison.read_entries([runs / "bad", runs / "bad"])
     assert len(entries) == 1

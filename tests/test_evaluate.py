@@ -1,15 +1,22 @@
 """One number whatever computes it, from scores that hold each clip exactly once."""
 
+import functools
 import json
 import shutil
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax import data, evaluate
+from fakedetect_jax import data, evaluate, parallel
+from fakedetect_jax.interrupt import StopRequest
 from fakedetect_jax.report import write_report
+from fakedetect_jax.workdir import Run
+from fakedetect_jax.writer import Terminal
 from tests.test_distributed import free_port
 from tfds_ffpp import build
+from tfds_ffpp.errors import DataError
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 
@@ -115,6 +122,112 @@ def test_a_second_evaluation_is_the_first_and_a_report_comes_from_its_files(
     assert numbers(again) == numbers(told)
 
 
+def evaluate_again(launchpad, tiny_config, workdir, *more):
+    """What a command printed, and the folders of results that there are then."""
+    command = ("--config", tiny_config, "--workdir", workdir, "--mode=eval")
+    code, out, err = launchpad.run(*command, "--split=test", *more)
+    assert code == 0, err
+    return out, sorted(path.name for path in workdir.glob("eval/*test@*"))
+
+
+def test_only_a_result_of_the_same_settings_is_shown_again(
+    launchpad, tiny_config, alone, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(alone[0].parent.parent, workdir)
+    again = functools.partial(evaluate_again, launchpad, tiny_config, workdir)
+    plain = alone[0].name
+    out, folders = again("--config.eval.batch_size=4")
+    assert folders == [plain]
+    assert f"{plain} was scored before" in out
+    fewer = "--config.data.eval_clips_per_video=1"
+    out, folders = again(fewer)
+    assert len(folders) == 2 and folders[1].startswith(f"{plain}-")
+    assert f"{plain} was scored with another data.eval_clips_per_video" in out
+    assert len(read_scores(workdir / "eval" / folders[1])) == 4
+    assert len(read_scores(workdir / "eval" / plain)) == 8
+    out, shown = again(fewer)
+    assert shown == folders and f"{folders[1]} was scored before" in out
+    out, folders = again("--config.eval.unscored=as_fake")
+    assert len(folders) == 3 and "with another eval.unscored" in out
+
+
+def test_a_rebuilt_dataset_or_another_checkpoint_is_scored_anew(
+    tiny_run, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(tiny_run.workdir, workdir)
+    lines = []
+    run = Run(
+        tiny_run.config,
+        workdir,
+        parallel.make_mesh(jax.devices()[:1]),
+        Terminal(quiet=True),
+        StopRequest(),
+        "test",
+    )
+    monkeypatch.setattr(run.terminal, "say", lines.append)
+    first = evaluate.evaluate(run, "test")["folder"]
+    assert "was scored before" in lines.pop()
+    for name, part in (("dataset_digest", "dataset"), ("checkpoint_digest", "weights")):
+        owner = data if name == "dataset_digest" else evaluate
+        monkeypatch.setattr(owner, name, lambda *_: "another")
+        found = evaluate.evaluate(run, "test")
+        assert found["folder"].startswith(f"{first}-")
+        assert lines.pop() == (
+            f"{Path(first).name} was scored with another {part}: the new result is "
+            f"{Path(found['folder']).name}"
+        )
+        monkeypatch.undo()
+        monkeypatch.setattr(run.terminal, "say", lines.append)
+    context = json.loads((Path(found["folder"]) / "context.json").read_text())
+    assert context["test_evaluations"] == 3
+
+
+def test_a_half_written_result_is_written_anew(tmp_path):
+    plain = tmp_path / "test@5"
+    wanted = {"data.clip_frames": 10, "weights": "a"}
+    assert evaluate.choose_folder(plain, wanted) == (plain, [])
+    plain.mkdir()
+    (plain / "context.json").write_text(json.dumps({"scored_with": {"weights": "b"}}))
+    assert evaluate.choose_folder(plain, wanted) == (plain, [])
+    (plain / "report.json").write_text("{}")
+    folder, differing = evaluate.choose_folder(plain, wanted)
+    assert differing == ["data.clip_frames", "weights"]
+    assert folder.name.startswith("test@5-") and folder.parent == tmp_path
+    (plain / "context.json").write_text(json.dumps({"scored_with": wanted}))
+    assert evaluate.choose_folder(plain, wanted) == (plain, [])
+
+
+def test_each_dataset_has_a_test_of_its_own(tmp_path):
+    (tmp_path / "eval").mkdir()
+    count = functools.partial(evaluate._count_touch, tmp_path, step=5)
+    assert count("val", test="test") == 0
+    assert count("test", test="test") == 1
+    assert count("celebdf_v2-test", test="celebdf_v2-test") == 1
+    assert count("dfdc-test", test="dfdc-test") == 1
+    assert count("test", test="test") == 2
+    assert count("val", test="test") == 2
+
+
+def test_the_digest_of_a_dataset_is_that_of_its_content(tiny_run, tmp_path):
+    folder = Path(data.open_dataset(tiny_run.config).data_dir)
+    digest = data.dataset_digest(folder)
+    copy = shutil.copytree(folder, tmp_path / "elsewhere")
+    assert data.dataset_digest(copy) == digest
+    table = copy / "videos-val.jsonl"
+    text = table.read_text()
+    table.write_text(text.replace('"label": 1', '"label": 0', 1))
+    assert data.dataset_digest(copy) != digest
+    table.write_text(text)
+    assert data.dataset_digest(copy) == digest
+    shard = next(copy.glob("*.array_record*"))
+    shard.write_bytes(shard.read_bytes() + b"x")
+    assert data.dataset_digest(copy) != digest
+    with pytest.raises(DataError, match="is not a built dataset"):
+        data.dataset_digest(tmp_path)
+
+
 def test_another_dataset_is_evaluated_under_its_name(evaluated, tiny_run):
     fields = {**tiny_run.config.dataset.to_dict(), "name": "other"}
     build.build(
@@ -154,3 +267,15 @@ def test_a_split_without_a_method_keeps_to_its_records(tiny_run):
         whole.reader.read(data.ClipRef(number, 1, 1), 8, frames[1])
         np.testing.assert_array_equal(*frames)
         assert frames[0].any()
+
+
+def test_a_damaged_count_of_test_evaluations_never_restarts(tmp_path):
+    count = functools.partial(evaluate._count_touch, tmp_path, step=5)
+    (tmp_path / "eval").mkdir()
+    assert count(split="test", test="test") == 1
+    with open(tmp_path / "eval" / "touched.jsonl", "a") as file:
+        file.write('{"split": "te')  # a disk was full
+    assert count(split="test", test="test") == 3
+    assert count(split="val", test="test") == 3
+    (tmp_path / "eval" / "touched.jsonl").write_bytes(b"\xff\n12\n")
+    assert count(split="test", test="test") == 3

@@ -420,6 +420,71 @@ def test_videos_without_a_target_stand_alone():
     assert intervals.clusters(items).tolist() == [0, 1, 2, 2]
 
 
+def swapped(pairs, *, dataset="ffpp", lone=()):
+    """Items of everyone's real and of the fakes (target, source); their targets."""
+    people = dict.fromkeys([i for pair in pairs for i in pair])
+    rows = [
+        {"method": "real", "target": i, "source": "", "label": 0}
+        for i in (*people, *lone)
+    ]
+    rows += [{"method": "swap", "target": t, "source": s, "label": 1} for t, s in pairs]
+    told = {"dataset": dataset, "clip": 0, "score": 0.5, "logit": 0.0}
+    items = videos_of([{**row, **told, "video": str(i)} for i, row in enumerate(rows)])
+    groups = {}
+    for target, number in zip(
+        items.target.tolist(), intervals.clusters(items), strict=True
+    ):
+        groups.setdefault(number, set()).add(target)
+    return items, sorted(map(sorted, groups.values()))
+
+
+def test_two_people_who_were_swapped_with_each_other_are_one_cluster():
+    both_ways = [("000", "003"), ("003", "000"), ("001", "002"), ("002", "001")]
+    items, groups = swapped(both_ways, lone=["009"])
+    assert groups == [["000", "003"], ["001", "002"], ["009"]]
+    assert intervals.described(items) == "swap pairs and target identities"
+    assert intervals.num_identities(items) == 5
+    assert intervals.described(swapped(both_ways)[0]) == "swap pairs"
+
+
+def test_people_whose_faces_go_round_are_clusters_of_their_own():
+    """Else all of Celeb-DF would be one."""
+    items, groups = swapped([("a", "b"), ("b", "c"), ("c", "a"), ("d", "c")])
+    assert groups == [["a"], ["b"], ["c"], ["d"]]
+    assert intervals.described(items) == "target identities"
+
+
+def test_ids_that_were_cut_from_one_source_are_one_cluster():
+    _, groups = swapped(
+        [("566", "010"), ("010", "566"), ("567", "011"), ("011", "567")]
+    )
+    assert groups == [["010", "011", "566", "567"]]
+    _, groups = swapped([], lone=["685", "686", "687", "688"])
+    assert groups == [["685", "686", "687"], ["688"]]
+    _, groups = swapped([], lone=["566", "567"], dataset="mine")
+    assert groups == [["566"], ["567"]]
+
+
+def test_errors_that_swap_pairs_share_are_covered():
+    """Draws of targets take a pair's two for independent, and are too narrow."""
+    rng = np.random.default_rng(5)
+    num_targets, separation = 60, 3.0
+    partner = np.repeat(np.arange(num_targets) ^ 1, 5).astype(str)
+    hits, runs = {"pairs": 0, "targets": 0}, 300
+    truth = true_auc(separation, np.hypot(0.3, 1.5))
+    for seed in range(runs):
+        labels, latent, targets = simulated(rng, num_targets, separation, spread=0.3)
+        shared = rng.normal(0, 1.5, (2, num_targets // 2)).repeat(10, axis=1)
+        latent = latent + shared[0] + labels * shared[1]
+        items = made_items(labels, metrics.sigmoid(latent), targets)
+        paired = items._replace(source=np.where(labels == 1, partner, ""))
+        for name, shown in (("pairs", paired), ("targets", items)):
+            low, high = intervals.intervals(shown, replicates=150, seed=seed)["auc"]
+            hits[name] += low <= truth <= high
+    assert hits["pairs"] / runs >= 0.93
+    assert hits["targets"] / runs <= 0.92
+
+
 def test_equal_seeds_give_equal_intervals():
     videos = videos_of(made_rows())
     assert intervals.intervals(videos) == intervals.intervals(videos)

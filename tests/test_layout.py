@@ -64,6 +64,19 @@ def test_deepfakedetection_comes_by_name_with_its_actors(tree):
     assert found.records[0].original_key in keys(found) or found.missing == {}
 
 
+def test_faceshifter_comes_by_name(tree):
+    touch(tree, "manipulated_sequences/FaceShifter/c23/videos/000_001.mp4")
+    found = scan(tree)
+    assert {r.method for r in found.records} == {"youtube", "Deepfakes"}
+    assert any("FaceShifter is there but not taken" in note for note in found.notes)
+    found = scan(tree, methods=["Deepfakes", "FaceShifter"])
+    assert {r.method for r in found.records} == {"youtube", "Deepfakes", "FaceShifter"}
+    assert not found.notes
+    shutil.rmtree(tree / FAKES)
+    found = scan(tree)  # the only fakes there are
+    assert {r.method for r in found.records} == {"youtube", "FaceShifter"}
+
+
 def test_c0_is_raw(tree):
     for folder in (REALS, FAKES):
         shutil.move(tree / folder / "c23", tree / folder / "c0")
@@ -88,7 +101,7 @@ def test_mirror_with_one_folder_per_method(tmp_path):
     found = scan(root)
     assert found.layout == "mirror_c23"
     assert {r.compression for r in found.records} == {"c23"}
-    assert {r.method for r in found.records} == {"youtube", "Deepfakes", "FaceShifter"}
+    assert {r.method for r in found.records} == {"youtube", "Deepfakes"}
 
 
 def test_mirror_of_real_and_fake(tmp_path):

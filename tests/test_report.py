@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from fakedetect_jax import calibration, metrics, report, results
-from tests.made_scores import made_context, made_rows, made_strips, write_run
+from tests.made_scores import (
+    METHODS,
+    made_context,
+    made_rows,
+    made_strips,
+    write_run,
+)
 from tfds_ffpp.errors import DataError
 
 FIGURES = {
@@ -168,7 +174,9 @@ def test_the_headline_has_its_interval_and_its_coverage(written):
     assert f"{result['video']['auc']:.3f} video AUC, 95 % interval" in text
     assert f"{low:.3f}–{high:.3f}" in text
     assert "100 of 100 videos scored" in text
-    assert "20 target identities" in text
+    assert "fake videos of 20 identities" in text
+    assert "bootstrap draws of 10 swap pairs" in text
+    assert "After no error at all an interval is wider" in text
 
 
 def test_names_from_a_dataset_cannot_break_the_page(tmp_path):
@@ -238,12 +246,31 @@ def test_touching_test_again_is_told():
     assert "evaluated 3 times" not in warnings_of(test_evaluations=3, split="val")
 
 
+def test_the_methods_of_the_headline_are_said(written, tmp_path):
+    folder, result = written
+    four = ["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
+    assert result["methods"] == {"real": ["youtube"], "fake": four}
+    text = plain(folder)
+    assert f"the fakes of {', '.join(four)}, the reals of youtube;" in text
+    assert f"the fakes of {', '.join(four)}" in (folder / "MODEL_CARD.md").read_text()
+    assert "All fakes here are" not in text
+    five = made_rows(methods={**METHODS, "FaceShifter": 2.0})
+    assert "All fakes here are of Deepfakes, Face2Face, FaceShifter," in warnings_of(
+        five
+    )
+    assert "All fakes here are" not in warnings_of(
+        made_rows(methods={"synthesis": 2.0}, dataset="celebdf_v2")
+    )
+
+
 def test_an_unofficial_split_and_few_identities_are_told():
     card = {"official_split": False, "warnings": []}
     assert "not the data set's official split" in warnings_of(dataset_card=card)
-    assert "Only 20 target identities" in warnings_of()
-    many = made_rows(num_identities=40)
-    assert "target identities" not in warnings_of(many)
+    assert "Only 10 swap pairs: " in warnings_of()
+    loners = [{**row, "source": ""} for row in made_rows()]
+    assert "Only 20 target identities: " in warnings_of(loners)
+    many = made_rows(num_identities=60)
+    assert "swap pairs" not in warnings_of(many)
 
 
 def test_an_accuracy_that_one_answer_reaches_is_told():

@@ -142,3 +142,12 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     found = [json.loads(line) for line in log.read_text().splitlines()]
     seen = [{k: v for k, v in f.items() if k in settings.MALLOC} for f in found]
     assert [one for one, _ in groupby(seen)] == [given, settings.MALLOC][:starts]
+
+
+def test_test_is_scored_unasked_only_where_the_config_says_so_itself(load_config):
+    """A look at test costs its honesty, so it is written in the file that takes it."""
+    for name in CONFIGS:
+        file = (ROOT / "configs" / f"{name}.py").read_text()
+        said = 'final_split = "test"' in file
+        assert load_config(name).eval.final_split == ("test" if said else "val")
+    assert load_config("ffpp_original").dataset.protocol == "seed"

@@ -1,6 +1,7 @@
 """Splits: nobody is on both sides, and every leak is named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.naming import VideoRecord, parse_name
 from tfds_ffpp.splits import (
-    OVERLAPS,
+    SAME_SOURCE,
     SPLITS,
     assign,
+    assign_all_test,
+    assign_disjoint,
     assign_listed,
     assign_seed,
     components,
@@ -110,13 +113,21 @@ class TestOfficial:
         splits = assign(records, root=root, strict=True)
         train = people(splits.records["train"])
         held = people(splits.records["val"]) | people(splits.records["test"])
-        for a, b in OVERLAPS:
-            assert not (a in train and b in held) and not (b in train and a in held)
+        for ids in map(set, SAME_SOURCE):
+            assert not (ids & train and ids & held)
         assert {i for s in SPLITS for i in people(splits.records[s])} >= {"606", "755"}
         # The six or seven ids of train go with both fakes of their pair per method.
         reals = sum(r.label == 0 for r in splits.records["train"])
         assert reals == 720 - 7
         assert sum(splits.dropped.values()) == 7 * (1 + 2 * len(METHODS))
+
+    def test_a_split_of_our_own_leaks_nobody(self, whole):
+        root, records = whole
+        splits = assign_disjoint(records, root=root)
+        home = {i: s for s in SPLITS for i in people(splits.records[s])}
+        assert len(home) == 1000
+        assert all(len({home[i] for i in ids}) == 1 for ids in SAME_SOURCE)
+        assert len(splits.warnings) == 1  # that it is not the official one
 
 
 def test_without_lists_it_is_not_official(small):
@@ -133,9 +144,37 @@ def test_fallback_has_the_official_proportions():
     assert [abs(a - b) <= 2 for a, b in zip(counts, (720, 140, 140), strict=True)] == [
         True
     ] * 3
-    # Known overlaps stay together in a split of our own.
+    # Whoever was cut into several ids is on one side in a split of our own.
     home = {i: s for s in SPLITS for i in people(splits.records[s])}
-    assert all(home[a] == home[b] for a, b in OVERLAPS)
+    assert len(home) == 1000
+    assert all(len({home[i] for i in ids}) == 1 for ids in SAME_SOURCE)
+
+
+def test_every_source_of_several_ids_is_known():
+    ids = [i for group in SAME_SOURCE for i in group]
+    assert len(SAME_SOURCE) == 22 and len(ids) == len(set(ids)) == 45
+
+
+def test_all_ids_of_a_source_are_warned_of(tmp_path):
+    """Also those that the official split has on one side, and all of three."""
+    lists = {
+        "train": [["331", "000"], ["685", "001"]],
+        "val": [["332", "002"], ["687", "003"]],
+        "test": [["686", "004"]],
+    }
+    records = from_pairs(sum(lists.values(), []))
+    root = write_lists(tmp_path, **lists)
+    (warning,) = assign(records, root=root).warnings
+    for said in ("331 train/332 val", "685 train/686 test", "686 test/687 val"):
+        assert said in warning
+    strict = assign(records, root=root, strict=True).records
+    kept = set().union(*map(people, strict.values()))
+    assert kept & {"331", "332", "685", "686", "687"} == {"332", "686"}
+
+
+def test_numbers_of_another_set_are_not_those_of_faceforensics():
+    names = [replace(record(i), dataset="csv") for i in ("331", "332")]
+    assert components(names) == [("331",), ("332",)]
 
 
 number = st.integers(0, 999).map("{:03d}".format)
@@ -272,3 +311,21 @@ def test_the_seed_protocol():
 def test_a_set_without_a_list_is_all_test():
     splits = assign_listed([record("000"), record("000_001")])
     assert list(splits.records) == ["test"] and not splits.official
+
+
+def test_all_of_deepfakedetection_is_test():
+    """As the field tests on it: no fake is left out because of its two actors."""
+    reals = [f"{i % 28 + 1:02d}__scene{i // 28}" for i in range(363)]
+    actors = [(k % 28 + 1, (k + 5) % 28 + 1) for k in range(3068)]
+    fakes = [f"{a:02d}_{b:02d}__s__{k:08d}" for k, (a, b) in enumerate(actors)]
+    splits = assign_all_test([record(i) for i in reals + fakes])
+    assert list(splits.records) == ["test"] and not splits.dropped
+    labels = [r.label for r in splits.records["test"]]
+    assert (labels.count(0), labels.count(1)) == (363, 3068)
+    assert splits.official is None and not splits.warnings
+
+
+def test_all_of_faceforensics_as_test_is_warned_of():
+    splits = assign_all_test(from_pairs([("000", "003")]))
+    assert splits.official is False
+    assert "trained on some of them" in splits.warnings[0]

@@ -217,11 +217,12 @@ def make_card(
 
 def as_markdown(card: Mapping[str, Any]) -> str:
     """The card for a reader."""
-    official = (
-        "the official split"
-        if card["official_split"]
-        else (f"**not the official split** ({markdown(card['split_source'])})")
-    )
+    if card["official_split"]:
+        official = "the official split"
+    elif card["official_split"] is None and not card["made"]:
+        official = markdown(card["split_source"])
+    else:
+        official = f"**not the official split** ({markdown(card['split_source'])})"
     lines = [
         f"# tfds_ffpp/{markdown(card['name'])} {card['version']}",
         "",

@@ -41,6 +41,7 @@ METHODS = (
 )
 REALS = ("youtube", "actors")
 COMPRESSIONS = ("raw", "c23", "c40")
+BY_NAME = "FaceShifter"  # came later; most published numbers are of the other four
 LAYOUTS = ("official", "mirror_c23", "mirror_flat", "mapped", *OTHER_SETS)
 # How deep below ROOT a tree may lie: a download tool's versions/1/NAME is three.
 DEPTH = 3
@@ -517,8 +518,9 @@ def scan(
       root: the tree, the folder above it or one inside it.
       compression: raw, c23 or c40.
       layout: auto, or one of LAYOUTS.
-      methods: the methods wanted; () is all that are there but DeepFakeDetection
-        (with its actors), which has no official split and is had by name.
+      methods: the methods wanted; () is all that are there but two, which are had by
+        name: FaceShifter, which published numbers of FaceForensics++ mostly leave out,
+        and DeepFakeDetection (with its actors), which has no official split.
       allow_missing: go on without a method that was asked for.
       allow_one_class: go on without reals or without fakes.
       mapping: what folders of other names hold, as in original=real,manipulated=fake.
@@ -601,6 +603,9 @@ def _scan_tree(root: Path, tree: Tree, want: _Want) -> Scan:
             else (),  # reals are not asked for by methods
             dirs=hints.look(top, [f.path for f in folders]).videos,
         )
+    left_out = {r.method for r in every} - {r.method for r in wanted}
+    if not want.methods and BY_NAME in left_out:
+        notes.append(f"{BY_NAME} is there but not taken; ask for it by methods")
     unknown = sorted({r.method for r in wanted} - {*METHODS, *REALS})
     if unknown:
         notes.append(f"not a method of FaceForensics++: {', '.join(unknown)}")
@@ -732,7 +737,13 @@ def _wanted(
     """The records of the methods asked for, with the reals that belong to them."""
     have = sorted({r.method for r in records if r.label == 1})
     if not methods:
-        return [r for r in records if r.dataset == "ffpp" or not _has_ffpp(records)]
+        left_out = {BY_NAME} if set(have) - {BY_NAME, "DeepFakeDetection"} else set()
+        return [
+            r
+            for r in records
+            if r.method not in left_out
+            and (r.dataset == "ffpp" or not _has_ffpp(records))
+        ]
     methods = [_canonical(m, METHODS) for m in methods]
     for method in methods:
         if method not in have and not allow_missing:

@@ -138,6 +138,8 @@ def select(config, manual_dir: Path) -> tuple[layout.Scan, splits.Splits]:
             per_class=config.seed_videos_per_class,
             num_val=config.seed_val_videos,
         )
+    elif config.protocol == "all_test":
+        split = splits.assign_all_test(found.records)
     elif config.protocol == "disjoint":
         split = splits.assign_disjoint(found.records, root=found.root)
     elif config.protocol == "folders":

@@ -1,6 +1,7 @@
 """Which video is in which split: the official lists, or an identity-disjoint one."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,27 +15,47 @@ SPLITS = ("train", "val", "test")
 # 720/140/140 of 1000, the official proportions.
 SHARES = {"train": 0.72, "val": 0.14, "test": 0.14}
 
-# Seven source videos were cut into two ids that stand in different official splits.
-OVERLAPS = (
+# The sources of FaceForensics++ that were cut into several ids, one person each
+# (dataset/conversion_dict.json of github.com/ondyari/FaceForensics). The ids of seven
+# stand in different official splits: 605, 639, 755, 837, 875, 954 and 982.
+SAME_SOURCE = (
+    ("331", "332"),
+    ("524", "525"),
+    ("566", "567"),
     ("605", "606"),
+    ("614", "615"),
+    ("618", "619"),
     ("639", "640"),
+    ("685", "686", "687"),
     ("755", "756"),
+    ("766", "767"),
+    ("769", "770"),
+    ("787", "788"),
     ("837", "838"),
     ("875", "876"),
+    ("883", "884"),
+    ("937", "938"),
+    ("942", "943"),
     ("954", "955"),
+    ("967", "968"),
+    ("973", "974"),
     ("982", "983"),
+    ("993", "994"),
 )
+# Whose target ids are those of FaceForensics++.
+FFPP_IDS = ("ffpp", "deeperforensics")
 
 
 @dataclass(frozen=True)
 class Splits:
     """records: split -> its records, in the order in which they are stored.
 
+    official: whether it is the set's own; None where there is none to keep to.
     dropped: reason -> how many videos are in no split because of it.
     """
 
     records: dict[str, tuple[VideoRecord, ...]]
-    official: bool
+    official: bool | None
     source: str
     warnings: tuple[str, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
@@ -163,7 +184,10 @@ def _unknown_ids(records: Sequence[VideoRecord], pairs, folder: Path) -> list[st
 
 
 def components(records: Sequence[VideoRecord]) -> list[tuple[str, ...]]:
-    """The people who occur together in a video, directly or through others."""
+    """The people who occur together in a video, directly or through others.
+
+    Ids of FaceForensics++ that were cut from one source are one person.
+    """
     parent: dict[str, str] = {}
 
     def find(x: str) -> str:
@@ -178,9 +202,11 @@ def components(records: Sequence[VideoRecord]) -> list[tuple[str, ...]]:
         ids = record.identities or (record.key,)
         for other in ids:
             parent[find(other)] = find(ids[0])
-    for a, b in OVERLAPS:
-        if a in parent and b in parent:
-            parent[find(a)] = find(b)
+    known = {i for r in records if r.dataset in FFPP_IDS for i in r.identities}
+    for ids in SAME_SOURCE:
+        here = [i for i in ids if i in known]
+        for other in here[1:]:
+            parent[find(other)] = find(here[0])
     groups = defaultdict(list)
     for x in parent:
         groups[find(x)].append(x)
@@ -237,11 +263,14 @@ def _overlaps_in(taken: dict[str, list[VideoRecord]]) -> list[tuple[str, str]]:
         i: split
         for split, records in taken.items()
         for r in records
-        if r.dataset == "ffpp"
+        if r.dataset in FFPP_IDS
         for i in r.identities
     }
     return [
-        (a, b) for a, b in OVERLAPS if a in home and b in home and home[a] != home[b]
+        (a, b)
+        for ids in SAME_SOURCE
+        for a, b in itertools.combinations((i for i in ids if i in home), 2)
+        if home[a] != home[b]
     ]
 
 
@@ -385,12 +414,32 @@ def assign_folders(records: Sequence[VideoRecord]) -> Splits:
             f"There is no folder val: {len(taken['val'])} videos of train were made "
             "the val split, by people."
         )
-    told = [replace(r, listed=s) for s in SPLITS for r in taken[s]]
+    listed = [replace(r, listed=s) for s in SPLITS for r in taken[s]]
     return Splits(
         records={s: _in_order(taken[s]) for s in SPLITS},
         official=False,
         source=source,
-        warnings=(*warnings, *_shared_people(told, "the folders")),
+        warnings=(*warnings, *_shared_people(listed, "the folders")),
+    )
+
+
+def assign_all_test(records: Sequence[VideoRecord]) -> Splits:
+    """Every video is in test, for a set that no detector here was trained on.
+
+    So the field tests on DeepFakeDetection: all 363 reals and 3068 fakes.
+    """
+    seen = sorted({r.dataset for r in records} - {"dfd"})
+    warnings = ()
+    if seen:
+        warnings = (
+            f"All videos of {', '.join(seen)} are the test split, whatever its own "
+            "lists say: nothing for a detector that was trained on some of them.",
+        )
+    return Splits(
+        records={"test": _in_order(records)},
+        official=False if seen else None,
+        source="all videos are the test split",
+        warnings=warnings,
     )
 
 

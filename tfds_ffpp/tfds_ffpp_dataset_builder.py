@@ -30,7 +30,7 @@ class FfppConfig(tfds.core.BuilderConfig):
       dfdc_preview, deeperforensics or csv.
     map: what folders of other names hold: "original=real,manipulated=fake", or a
       method in place of fake. Each is taken at any depth.
-    methods: fakes to take; () is all there are but DeepFakeDetection.
+    methods: fakes to take; () is all there are but FaceShifter and DeepFakeDetection.
     allow_missing: go on without a method that was asked for.
     allow_one_class: go on where a split has no reals or no fakes.
     num_frames: frames stored of each video.
@@ -44,8 +44,8 @@ class FfppConfig(tfds.core.BuilderConfig):
     jpeg_quality, jpeg_subsampling: of the stored frames.
     protocol: official (the official split, or our own where its lists are missing),
       disjoint (our own, whatever lists there are), folders (those called train, val
-      and test; without val, part of train) or seed (the original recipe's repeated
-      videos).
+      and test; without val, part of train), all_test (every video in test) or seed
+      (the original recipe's repeated videos).
     seed_videos_per_class, seed_val_videos: of the seed protocol.
     strict: leave out the train side of the known source overlaps.
     max_rejected: share of unusable videos above which the build fails.
@@ -104,7 +104,7 @@ _CHOICES = {
     "crop": ("face", "full"),
     "detector": ("dlib", "yunet", "none"),
     "jpeg_subsampling": ("444", "422", "420"),
-    "protocol": ("official", "disjoint", "folders", "seed"),
+    "protocol": ("official", "disjoint", "folders", "all_test", "seed"),
 }
 _RANGES = {
     "num_frames": (1, 10_000),
@@ -130,8 +130,9 @@ CONFIGS = (
     ),
     FfppConfig(
         name="dfd",
-        description="DeepFakeDetection and its actors, split by actors.",
+        description="DeepFakeDetection and its actors, all in test.",
         methods=("DeepFakeDetection",),
+        protocol="all_test",
     ),
     FfppConfig(
         name="celebdf_v2",

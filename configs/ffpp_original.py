@@ -1,0 +1,23 @@
+"""The original recipe: configs/ffpp.py on whole frames and repeated videos.
+
+python -m fakedetect_jax.main --config configs/ffpp_original.py \
+    --workdir runs/original --config.data.manual_dir=/path/to/FaceForensics++
+1500 videos per class with reals repeated, 200 of them held out, which are val and test
+at once. Its numbers compare with that recipe's alone (docs/data.md).
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config(compression: str = "c23") -> ConfigDict:
+    """configs/ffpp.py with the original's data; `compression` as there."""
+    base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
+    config = base["get_config"](compression)
+    with config.unlocked():
+        name = "seed" if compression == "c23" else f"seed_{compression}"
+        config.dataset.update(name=name, crop="full", protocol="seed")
+        config.eval.final_split = "test"  # it tests at the end, on its validation set
+    return config.lock()
