@@ -350,10 +350,10 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         prefix = f"{dataset}-" if dataset != config.dataset.name else ""
         builder = data.open_dataset(config, dataset)
         facts = checkpoints.facts(step)
-        told = scored_with(config, facts, builder.data_dir)
+        wanted = scored_with(config, facts, builder.data_dir)
         plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
-        folder, differing = choose_folder(plain, told)
-        if recorded(folder) == told:
+        folder, differing = choose_folder(plain, wanted)
+        if recorded(folder) == wanted:
             run.terminal.say(
                 f"{folder.name} was scored before with these weights, this dataset and "
                 "these settings: its result is shown"
@@ -399,7 +399,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
                 run.workdir, f"{prefix}{split_name}", step, test=f"{prefix}test"
             ),
             "dataset": dataset,
-            "scored_with": told,
+            "scored_with": wanted,
             "config": workdir.flatten(config.to_dict()),
             "versions": workdir.versions(),
             "device": describe_devices(run.mesh),

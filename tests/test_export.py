@@ -132,3 +132,17 @@ def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert export.main([str(tiny_run.workdir), str(tmp_path / "o"), "--onnx"]) == 2
     assert "install fakedetect-jax[onnx]" in capsys.readouterr().err
+
+
+def test_the_card_is_of_an_evaluation_of_these_weights(tmp_path):
+    """Not of a run that lay in the workdir before, which has the plain name."""
+    for name, weights in (("test@5", "old"), ("test@5-1a2b3c4d", "new")):
+        folder = tmp_path / "eval" / name
+        folder.mkdir(parents=True)
+        for file in ("report.json", "MODEL_CARD.md"):
+            (folder / file).write_text(name)
+        context = {"scored_with": {"weights": weights}}
+        (folder / "context.json").write_text(json.dumps(context))
+    assert bundle._card(tmp_path, 5, "new") == "test@5-1a2b3c4d"
+    assert bundle._card(tmp_path, 5, "old") == "test@5"
+    assert "No evaluation of it is recorded" in bundle._card(tmp_path, 5, "newest")
