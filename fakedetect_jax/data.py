@@ -73,9 +73,13 @@ def video_key(video: Video) -> tuple[str, str, str]:
 # The train order -----------------------------------------------------------------
 
 
-def _random(seed: int, stream: int, counter: int) -> np.random.Generator:
-    """Counter-based numbers: any position's are had without those before it."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=counter))
+def _random(seed: int, stream: int, number: int) -> np.random.Generator:
+    """Numbers of their own for each (seed, stream, number), however near two are.
+
+    Hashed by SeedSequence. As the counter of one generator, neighbouring numbers would
+    give one stream shifted by a few words, and so nearly the same shuffle.
+    """
+    return np.random.default_rng([seed, stream, number])
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,6 +1,7 @@
 """The order of clips is a pure function of (seed, step)."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -57,6 +58,63 @@ def test_every_video_once_per_round_and_each_round_anew():
     rounds = [[order[r * n + i].video for i in range(n)] for r in range(3)]
     assert all(sorted(r) == list(range(n)) for r in rounds)
     assert rounds[0] != rounds[1] != rounds[2]
+
+
+def places(order: data.TrainOrder, number: int, size: int) -> np.ndarray:
+    """The place of each video in a round of natural sampling."""
+    return np.argsort([order[number * size + i].video for i in range(size)])
+
+
+def correlations(rows) -> np.ndarray:
+    """|rank correlation| of each two of some permutations."""
+    matrix = np.corrcoef(np.stack(rows))
+    return np.abs(matrix[np.triu_indices(len(rows), 1)])
+
+
+# With 3200 videos independent shuffles have a correlation of 0.018 (one standard
+# deviation), and two rounds share 31 * 3200 / 2 * 31 / 3199 = 481 pairs of batch-mates.
+MANY, BATCH = 3200, 32
+
+
+@pytest.fixture(scope="module")
+def many_rounds():
+    order = make_order(make_videos(identities=MANY // 4))
+    return [places(order, number, MANY) for number in range(20)]
+
+
+def test_neighbouring_rounds_are_shuffled_independently(many_rounds):
+    assert correlations(many_rounds).max() < 0.1
+
+
+def test_batch_mates_meet_again_as_often_as_by_chance(many_rounds):
+    shared = []
+    for before, after in itertools.combinations(many_rounds, 2):
+        both = collections.Counter(
+            zip((before // BATCH).tolist(), (after // BATCH).tolist(), strict=True)
+        )
+        shared.append(sum(count * (count - 1) // 2 for count in both.values()))
+    by_chance = MANY * (BATCH - 1) / 2 * (BATCH - 1) / (MANY - 1)
+    assert abs(np.mean(shared) / by_chance - 1) < 0.02  # 0.003 is one deviation
+    assert max(shared) < by_chance + 6 * by_chance**0.5
+
+
+def test_strata_and_seeds_are_shuffled_independently():
+    videos = make_videos(identities=1600)  # 1600 reals, 1600 fakes of each method
+    rows = []
+    for seed in (3, 4):
+        order = make_order(videos, "method", seed=seed)
+        for stratum in range(6):
+            deck = [order[6 * i + stratum].video for i in range(1600)]
+            rows.append(np.argsort(deck))
+    assert correlations(rows).max() < 0.15  # one standard deviation is 0.025
+
+
+def test_starts_of_neighbouring_clips_are_drawn_independently():
+    order = make_order(make_videos(num_valid=1000))
+    starts = np.array([order[p].start for p in range(4000)])
+    for distance in (1, 2, 4, 24):
+        rho = np.corrcoef(starts[:-distance], starts[distance:])[0, 1]
+        assert abs(rho) < 0.08, distance  # five standard deviations
 
 
 def test_any_position_is_had_without_the_ones_before():
