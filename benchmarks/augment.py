@@ -41,11 +41,11 @@ def blending(seed: int = 0) -> Operation:
     return jax.jit(
         lambda frames, index: selfblend.self_blend(
             frames,
-            jnp.zeros(len(index)),
+            jnp.ones(len(index), bool),
             key=jax.random.key(seed),
             index_B=index,
-            probability=1.0,
-        )[0]
+            stored=selfblend.Stored(),
+        )
     )
 
 

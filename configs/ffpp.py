@@ -69,7 +69,9 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "frame_stride": 1,  # stored frames between two frames of a clip
             "max_frame_stride": 0,  # train: drawn from frame_stride to this; 0: off
             "hold_out": (),  # methods kept from train and val, to test generalisation
-            "sampling": "natural",  # natural | class | method | pair (fake + original)
+            # natural: as often as there are videos. Half real, half fake: class; method
+            # (all methods alike); pair (each fake beside its original, at one time).
+            "sampling": "natural",
             "train_clips_per_video": 1,  # clips of each video in one epoch
             "eval_clips_per_video": 3,  # clips spread over a video, each scored once
             "num_workers": 0,  # decoding processes; 0: threads of this process
@@ -154,7 +156,9 @@ def get_config(compression: str = "c23") -> ConfigDict:
         {
             "label_smoothing": 0.0,
             "frame_weight": 0.0,  # of an auxiliary loss on the per-frame logits
-            "self_blend": 0.0,  # share of real clips turned into self-blended fakes
+            # Share of the fake clips that are self-blended reals instead of stored
+            # fakes; how many clips are fake stays data.sampling's choice. 1: all.
+            "self_blend": 0.0,
         }
     )
 

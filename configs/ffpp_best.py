@@ -3,8 +3,9 @@
 python -m fakedetect_jax.main --config configs/ffpp_best.py --workdir runs/best \
     --config.data.manual_dir=/path/to/FaceForensics++ \
     --config.init_from=/path/to/resnet50.safetensors
-Self-blended clips (Shiohara & Yamasaki 2022), balanced classes, a mirror, the mean of
-the LSTM's states, a decaying learning rate. On made videos with a small network trained
+Half of the clips are real, a quarter stored fakes, a quarter self-blended reals
+(Shiohara & Yamasaki 2022); a mirror, the mean of the LSTM's states, a decaying learning
+rate. On made videos with a small network trained
 for 480 steps it was no better than configs/ffpp.py (docs/recipe.md); on real ones, with
 ImageNet weights, it has not been measured yet.
 """

@@ -42,6 +42,7 @@ class ClipRef(NamedTuple):
     video: int
     start: int
     stride: int
+    blend: bool = False  # a real video's, to become a self-blended fake
 
 
 def _no_split(place: Path, split: str, known: Sequence[str]) -> DataError:
@@ -116,9 +117,13 @@ def dataset_digest(dataset_dir: str | os.PathLike) -> str:
 # The train order -----------------------------------------------------------------
 
 
-def _random(seed: int, stream: int, counter: int) -> np.random.Generator:
-    """Counter-based numbers: any position's are had without those before it."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=counter))
+def _random(seed: int, stream: int, number: int) -> np.random.Generator:
+    """Numbers of their own for each (seed, stream, number), however near two are.
+
+    Hashed by SeedSequence. As the counter of one generator, neighbouring numbers would
+    give one stream shifted by a few words, and so nearly the same shuffle.
+    """
+    return np.random.default_rng([seed, stream, number])
 
 
 @functools.lru_cache(maxsize=64)
@@ -140,18 +145,37 @@ class _Deck:
         )
 
 
-def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:
-    """The groups that take turns in the order; all equally often."""
+def _strata(
+    videos: Sequence[Video], sampling: str, self_blend: float
+) -> list[list[int]]:
+    """The groups that take turns in the order, all equally often.
+
+    Everything in one group, or reals and fakes in turn. Where all fakes are
+    self-blended reals, reals stand in the place of the fakes too.
+    """
     # A video without a face holds no frame to learn from; its count is in the card.
     everything = [i for i, video in enumerate(videos) if video["num_valid"] > 0]
     real = [i for i in everything if videos[i]["label"] == 0]
     fake = [i for i in everything if videos[i]["label"] == 1]
+    found = f"the train split has {len(real)} real and {len(fake)} fake"
+    if self_blend and not (real and (fake or self_blend == 1)):
+        raise DataError(
+            f"loss.self_blend={self_blend:g} puts blended real videos in the place of "
+            f"fakes, but {found}; set it to {0 if fake else 1}"
+        )
     if sampling == "natural":
+        if self_blend and not fake:
+            raise DataError(
+                "data.sampling=natural keeps the share of fakes, and there are none "
+                "for loss.self_blend to replace; set data.sampling=class"
+            )
         return [everything]
+    if self_blend == 1 and sampling in ("class", "pair"):
+        return [real, real]
     if not real or not fake:
         raise DataError(
-            f"data.sampling={sampling} needs real and fake videos, but the train split "
-            f"has {len(real)} real and {len(fake)} fake; set data.sampling=natural"
+            f"data.sampling={sampling} needs real and fake videos, but {found}; "
+            f"set data.sampling={'class' if self_blend else 'natural'}"
         )
     if sampling in ("class", "pair"):
         return [real, fake]
@@ -161,20 +185,24 @@ def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:
     return [group for fakes in by_method for group in (real, fakes)]
 
 
-def _originals(videos: Sequence[Video]) -> dict[int, int]:
-    """For each fake the record of the real video that it manipulates."""
+def _originals(videos: Sequence[Video], fakes: Sequence[int]) -> dict[int, int]:
+    """For each of these videos the record of the real one that it manipulates.
+
+    A real video stands for itself.
+    """
     usable = [(i, v) for i, v in enumerate(videos) if v["num_valid"] > 0]
     real = {f"{v['method']}/{v['video_id']}": i for i, v in usable if v["label"] == 0}
     pairs = {}
-    for i, video in usable:
-        if video["label"] == 1:
-            if video["original"] not in real:
-                raise DataError(
-                    f"data.sampling=pair: the original {video['original']} of "
-                    f"{video['method']}/{video['video_id']} is not usable; "
-                    "set data.sampling=method"
-                )
-            pairs[i] = real[video["original"]]
+    for i in fakes:
+        video = videos[i]
+        original = video["original"] if video["label"] else None
+        if original is not None and original not in real:
+            raise DataError(
+                f"data.sampling=pair: the original {original} of "
+                f"{video['method']}/{video['video_id']} is not usable; "
+                "set data.sampling=method"
+            )
+        pairs[i] = i if original is None else real[original]
     return pairs
 
 
@@ -190,41 +218,101 @@ class TrainOrder:
         frame_stride: int,
         max_frame_stride: int = 0,
         sampling: str = "natural",
+        self_blend: float = 0.0,
     ):
         """A stride is drawn for each clip where max_frame_stride is the larger one.
 
+        self_blend is the chance of a fake's place to be taken by a real video that is
+        to be blended; how many places are fakes' is the sampling's choice alone.
         Raises DataError when the sampling needs videos that are not there.
         """
         self._videos = videos
         self._seed = seed
         self._clip_frames = clip_frames
         self._strides = frame_stride, max(max_frame_stride, frame_stride)
-        groups = _strata(videos, sampling)
+        self._self_blend = self_blend
+        groups = _strata(videos, sampling, self_blend)
         self._decks = [_Deck(g, seed, 1 + s) for s, g in enumerate(groups)]
-        self._originals = _originals(videos) if sampling == "pair" else None
+        self._originals = _originals(videos, groups[1]) if sampling == "pair" else None
+        # Whom to blend where no original stands beside the fake's place.
+        real = [i for g in groups for i in g if not videos[i]["label"]]
+        self._blended = _Deck(sorted(set(real)), seed, 1 + len(groups))
 
     def __getitem__(self, position: int) -> ClipRef:
         turn, stratum = divmod(position, len(self._decks))
         if self._originals is not None:
-            # A fake and its own original stand side by side, at the same frames.
-            video = fake = self._decks[1][turn]
-            if stratum == 0:
-                video = self._originals[fake]
-            rng = _random(self._seed, 0, turn)
-            shortest = min(
-                self._videos[fake]["num_valid"],
-                self._videos[self._originals[fake]]["num_valid"],
-            )
-        else:
-            video = self._decks[stratum][turn]
-            rng = _random(self._seed, 0, position)
-            shortest = self._videos[video]["num_valid"]
+            return self._pair(turn)[stratum]
+        video = self._decks[stratum][turn]
+        rng = _random(self._seed, 0, position)
+        is_fake = stratum % 2 == 1 or self._videos[video]["label"] == 1
+        blend = is_fake and self._draw_blend(rng)
+        if blend and self._videos[video]["label"] == 1:
+            # Every second place is a fake's where there are strata.
+            video = self._blended[position // min(len(self._decks), 2)]
+        num_valid = self._videos[video]["num_valid"]
+        stride = self._draw_stride(rng, num_valid)
+        last = max(num_valid - clip_span(self._clip_frames, stride), 0)
+        return ClipRef(video, int(rng.integers(last + 1)), stride, blend)
+
+    def _draw_blend(self, rng: np.random.Generator) -> bool:
+        return bool(self._self_blend and rng.random() < self._self_blend)
+
+    def _draw_stride(self, rng: np.random.Generator, num_valid: int) -> int:
         stride, largest = self._strides
         if largest > stride:
-            fitting = (shortest - 1) // max(self._clip_frames - 1, 1)
+            fitting = (num_valid - 1) // max(self._clip_frames - 1, 1)
             stride = int(rng.integers(stride, max(min(largest, fitting), stride) + 1))
-        last = max(shortest - clip_span(self._clip_frames, stride), 0)
-        return ClipRef(video, int(rng.integers(last + 1)), stride)
+        return stride
+
+    def _pair(self, turn: int) -> tuple[ClipRef, ClipRef]:
+        """A fake's own original and the fake, at the same time of the source."""
+        assert self._originals is not None  # noqa: S101
+        fake = self._decks[1][turn]
+        real = self._originals[fake]
+        rng = _random(self._seed, 0, turn)
+        blend = self._draw_blend(rng)
+        if blend:
+            fake = real
+        times, its_times = self._times(fake), self._times(real)
+        stride = self._draw_stride(rng, len(times))
+        span = clip_span(self._clip_frames, stride)
+        starts = np.arange(max(len(times) - span, 0) + 1)
+        ends = np.minimum(starts + span, len(times)) - 1
+        # Where a fake goes on after its original has ended, nothing could match it.
+        starts = starts[(times[ends] <= its_times[-1]) | (starts == 0)]
+        start = int(starts[rng.integers(len(starts))])
+        clip = ClipRef(fake, start, stride, blend)
+        if fake == real:
+            return clip._replace(blend=False), clip
+        matched = _at_times(its_times, times[start : start + span : stride], stride)
+        return ClipRef(real, *matched), clip
+
+    def _times(self, video: int) -> np.ndarray:
+        """int[N]: which source frame each stored frame was."""
+        facts = self._videos[video]
+        return np.asarray(facts["frame_index"][: facts["num_valid"]])
+
+
+def _at_times(times: np.ndarray, wanted: np.ndarray, stride: int) -> tuple[int, int]:
+    """Start and stride of the stored frames that lie nearest to the wanted times.
+
+    Equal steps, not the nearest frame of each time: frames shown twice or skipped would
+    tell originals from fakes.
+
+    Args:
+      times: int[N], the source frame of each stored frame.
+      wanted: int[T], ascending source frames.
+      stride: taken where the video has no T frames a step apart.
+    """
+    count = len(wanted)
+    best = np.inf, 0, stride
+    steps = range(1, (len(times) - 1) // (count - 1) + 1) if count > 1 else [stride]
+    for step in steps:
+        starts = np.arange(len(times) - clip_span(count, step) + 1)
+        shown = times[starts[:, None] + step * np.arange(count)]
+        off = np.abs(shown - wanted).mean(axis=1)
+        best = min(best, (off.min(), int(off.argmin()), step))
+    return best[1], best[2]
 
 
 def clip_span(clip_frames: int, frame_stride: int) -> int:
@@ -363,6 +451,7 @@ def empty_batch(rows: int, clip_frames: int, image_size: int) -> Batch:
         "length": np.ones(rows, np.int32),
         "label": np.zeros(rows, np.float32),
         "index": np.zeros(rows, np.int32),
+        "blend": np.zeros(rows, bool),
         "valid": np.zeros(rows, bool),
     }
 
@@ -394,7 +483,8 @@ class _Batches:
             batch["length"][row] = self._reader.read(
                 clip, num_valid, batch["frames"][row]
             )
-            batch["label"][row] = label
+            batch["label"][row] = 1 if clip.blend else label
+            batch["blend"][row] = clip.blend
             batch["index"][row] = position % 2**31
             batch["valid"][row] = True
         return batch

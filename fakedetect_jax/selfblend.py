@@ -1,5 +1,7 @@
 """Self-blended clips: fakes made from real clips alone, on the device.
 
+What is done to a blend and is no blending is done to all other clips too.
+
 After Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR 2022,
 from the paper's text. Two deviations. The paper deforms the hull of facial landmarks;
 here the mask is a random face-shaped region of the face crop, deformed alike, since a
@@ -10,6 +12,7 @@ ranges of the changes are this project's, chosen by eye for small face crops.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,43 +32,54 @@ REGIONS = (
 )
 
 
+class Stored(NamedTuple):
+    """How the dataset's frames are coded, as JPEG."""
+
+    quality: int = 95  # libjpeg's scale
+    subsampling: str = "444"  # chroma: 444 | 422 | 420
+
+
 def self_blend(
     frames_BTHWC: jax.Array,
-    label_B: jax.Array,
+    blend_B: jax.Array,
     *,
     key: jax.Array,
     index_B: jax.Array,
-    probability: float,
-) -> tuple[jax.Array, jax.Array]:
-    """Turn some real clips (label 0) into self-blended fakes (label 1).
+    stored: Stored,
+) -> jax.Array:
+    """Turn some clips into self-blended fakes; all others pass all the rest.
 
     Args:
       frames_BTHWC: float RGB in [0, 1].
-      label_B: float32[B], fake is 1.
+      blend_B: bool[B], which clips to blend.
       key: of the run's seed and the step.
       index_B: int32[B], the clips' indices; equal index and key give equal draws.
-      probability: that a real clip is turned; at 0 nothing is compiled.
+      stored: how every clip is coded at the end.
 
     Returns:
-      Frames of the same shape and type, and the new labels.
+      Frames of the same shape and type.
     """
-    if not probability:
-        return frames_BTHWC, label_B
 
-    def one_clip(frames_THWC, label, index):
-        choice, rest = jax.random.split(jax.random.fold_in(key, index))
-        chosen = jax.random.bernoulli(choice, probability) & (label < 0.5)
-        blended = blend_clip(frames_THWC, rest)
-        new_label = jnp.where(chosen, jnp.ones_like(label), label)
-        return jnp.where(chosen, blended, frames_THWC), new_label
+    def one_clip(frames_THWC, blend, index):
+        clip_key = jax.random.fold_in(key, index)
+        return blend_clip(frames_THWC, blend, clip_key, stored)
 
-    return jax.vmap(one_clip)(frames_BTHWC, label_B, index_B)
+    return jax.vmap(one_clip)(frames_BTHWC, blend_B, index_B)
 
 
-def blend_clip(frames_THWC: jax.Array, key: jax.Array) -> jax.Array:
-    """A clip blended with a changed copy of itself, in 8-bit levels."""
-    keys = jax.random.split(key, 5)
-    planes = imaging.to_planes(frames_THWC)
+def blend_clip(
+    frames_THWC: jax.Array, blend: jax.Array, key: jax.Array, stored: Stored
+) -> jax.Array:
+    """A clip blended with a changed copy of itself where `blend` says so.
+
+    Outside of the mask a blend gets nothing that other clips don't get: half of the
+    clips, blended or not, are changed as a whole (in the paper too the changed target
+    is the real partner). Blending wipes out the traces of the frames' coding, so these
+    must not tell the labels apart: every clip's blocks are first put out of place, and
+    at the end it is coded as stored frames are.
+    """
+    keys = jax.random.split(key, 6)
+    planes = shift_blocks(imaging.to_planes(frames_THWC), keys[5])
     changed = change_statistics(planes, keys[0])
     # The change goes to the source or to the target, never to both (section 3.2).
     into_source = jax.random.bernoulli(keys[1])
@@ -73,9 +87,23 @@ def blend_clip(frames_THWC: jax.Array, key: jax.Array) -> jax.Array:
     target = jnp.where(into_source, planes, changed)
     source = move(source, keys[2])
     ratio = jax.random.choice(keys[3], jnp.array(RATIOS))
-    mask_THW = ratio * face_mask(planes.shape[1:], keys[4])
-    blended = imaging.to_bytes_and_back(target + mask_THW * (source - target))
-    return imaging.to_frames(blended).astype(frames_THWC.dtype)
+    mask_THW = blend * ratio * face_mask(planes.shape[1:], keys[4])
+    blended = target + mask_THW * (source - target)
+    # Frames stored with 4:2:2 pass 4:2:0: all alike, and their luma as before.
+    halved = stored.subsampling != "444"
+    coded = imaging.jpeg(blended, stored.quality, subsample=halved)
+    return imaging.to_frames(coded).astype(frames_THWC.dtype)
+
+
+def shift_blocks(planes_CTHW: jax.Array, key: jax.Array) -> jax.Array:
+    """Shift by -4 to 3 whole pixels each way, edges repeated: the grid of 8x8 blocks
+    lies anywhere, and nothing is made softer."""
+    shifts = jax.random.randint(key, (2,), -4, 4)
+    for axis, shift in zip((2, 3), shifts, strict=True):
+        side = planes_CTHW.shape[axis]
+        wanted = jnp.clip(jnp.arange(side) + shift, 0, side - 1)
+        planes_CTHW = jnp.take(planes_CTHW, wanted, axis=axis)
+    return planes_CTHW
 
 
 def uniforms(key: jax.Array, *shapes: tuple[int, ...]) -> list[jax.Array]:

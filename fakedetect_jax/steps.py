@@ -52,7 +52,8 @@ class Recipe(NamedTuple):
     augment: dict[str, Any]
     label_smoothing: float = 0.0
     frame_weight: float = 0.0
-    self_blend: float = 0.0
+    self_blend: bool = False  # whether batches hold clips to be blended
+    stored: selfblend.Stored = selfblend.Stored()
     ema_decay: float = 0.0
 
 
@@ -77,7 +78,11 @@ def make_recipe(config, *, num_steps: int) -> Recipe:
         augment=config.augment.to_dict(),
         label_smoothing=config.loss.label_smoothing,
         frame_weight=config.loss.frame_weight,
-        self_blend=config.loss.self_blend,
+        self_blend=config.loss.self_blend > 0,
+        stored=selfblend.Stored(
+            quality=config.dataset.jpeg_quality,
+            subsampling=config.dataset.jpeg_subsampling,
+        ),
         ema_decay=config.optimizer.ema_decay,
     )
 
@@ -229,12 +234,12 @@ def train_step(
     frames = batch["frames"].astype(jnp.float32) / 255.0
     label, valid, index = batch["label"], batch["valid"], batch["index"]
     if recipe.self_blend:
-        frames, label = selfblend.self_blend(
+        frames = selfblend.self_blend(
             frames,
-            label,
+            batch["blend"],
             key=blend_key,
             index_B=index,
-            probability=recipe.self_blend,
+            stored=recipe.stored,
         )
     frames = augment.augment_clips(
         frames, key=augment_key, index_B=index, config=recipe.augment

@@ -301,6 +301,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             frame_stride=config.data.frame_stride,
             max_frame_stride=config.data.max_frame_stride,
             sampling=config.data.sampling,
+            self_blend=config.loss.self_blend,
         ),
         checkpoints=checkpoints,
         facts={

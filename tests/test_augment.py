@@ -147,6 +147,24 @@ def test_an_operation_draws_the_same_beside_another(still):
     assert np.array_equal(alone, beside)
 
 
+def test_draws_of_neighbours_are_independent():
+    def draws(step, index):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), step), index)
+        settings = augment.Augmentation()
+        return jnp.stack(
+            [augment._draw(key, name, settings)[1] for name in augment.OPERATIONS]
+        )
+
+    clips = jax.vmap(draws, (None, 0))
+    table = jax.jit(jax.vmap(clips, (0, None)))(jnp.arange(6), jnp.arange(4000))
+    # Each column: one draw of one operation in one step, over neighbouring clips.
+    columns = np.asarray(table).transpose(1, 0, 2, 3).reshape(4000, -1)
+    apart = np.triu_indices(columns.shape[1], 1)
+    assert np.abs(np.corrcoef(columns.T)[apart]).max() < 0.1  # six deviations
+    beside = [np.corrcoef(c[1:], c[:-1])[0, 1] for c in columns.T]
+    assert np.abs(beside).max() < 0.1
+
+
 def test_a_probability_is_the_share_of_changed_clips():
     ramp = jnp.arange(8.0)[:, None] / 8  # brighter to the right
     frames = jnp.broadcast_to(ramp, (400, 1, 2, 8, 3))

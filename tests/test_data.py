@@ -1,6 +1,7 @@
 """The order of clips is a pure function of (seed, step)."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ def make_videos(identities: int = 6, num_valid: int = 12) -> list[data.Video]:
                     "label": int(fake),
                     "original": f"youtube/{target}" if fake else "",
                     "num_valid": num_valid,
+                    "frame_index": list(range(num_valid)),
                 }
             )
     return videos
@@ -41,6 +43,7 @@ def make_order(
     clip_frames=4,
     frame_stride=1,
     max_frame_stride=0,
+    self_blend=0.0,
 ):
     return data.TrainOrder(
         videos,
@@ -49,6 +52,7 @@ def make_order(
         frame_stride=frame_stride,
         max_frame_stride=max_frame_stride,
         sampling=sampling,
+        self_blend=self_blend,
     )
 
 
@@ -59,6 +63,63 @@ def test_every_video_once_per_round_and_each_round_anew():
     rounds = [[order[r * n + i].video for i in range(n)] for r in range(3)]
     assert all(sorted(r) == list(range(n)) for r in rounds)
     assert rounds[0] != rounds[1] != rounds[2]
+
+
+def places(order: data.TrainOrder, number: int, size: int) -> np.ndarray:
+    """The place of each video in a round of natural sampling."""
+    return np.argsort([order[number * size + i].video for i in range(size)])
+
+
+def correlations(rows) -> np.ndarray:
+    """|rank correlation| of each two of some permutations."""
+    matrix = np.corrcoef(np.stack(rows))
+    return np.abs(matrix[np.triu_indices(len(rows), 1)])
+
+
+# With 3200 videos independent shuffles have a correlation of 0.018 (one standard
+# deviation), and two rounds share 31 * 3200 / 2 * 31 / 3199 = 481 pairs of batch-mates.
+MANY, BATCH = 3200, 32
+
+
+@pytest.fixture(scope="module")
+def many_rounds():
+    order = make_order(make_videos(identities=MANY // 4))
+    return [places(order, number, MANY) for number in range(20)]
+
+
+def test_neighbouring_rounds_are_shuffled_independently(many_rounds):
+    assert correlations(many_rounds).max() < 0.1
+
+
+def test_batch_mates_meet_again_as_often_as_by_chance(many_rounds):
+    shared = []
+    for before, after in itertools.combinations(many_rounds, 2):
+        both = collections.Counter(
+            zip((before // BATCH).tolist(), (after // BATCH).tolist(), strict=True)
+        )
+        shared.append(sum(count * (count - 1) // 2 for count in both.values()))
+    by_chance = MANY * (BATCH - 1) / 2 * (BATCH - 1) / (MANY - 1)
+    assert abs(np.mean(shared) / by_chance - 1) < 0.02  # 0.003 is one deviation
+    assert max(shared) < by_chance + 6 * by_chance**0.5
+
+
+def test_strata_and_seeds_are_shuffled_independently():
+    videos = make_videos(identities=1600)  # 1600 reals, 1600 fakes of each method
+    rows = []
+    for seed in (3, 4):
+        order = make_order(videos, "method", seed=seed)
+        for stratum in range(6):
+            deck = [order[6 * i + stratum].video for i in range(1600)]
+            rows.append(np.argsort(deck))
+    assert correlations(rows).max() < 0.15  # one standard deviation is 0.025
+
+
+def test_starts_of_neighbouring_clips_are_drawn_independently():
+    order = make_order(make_videos(num_valid=1000))
+    starts = np.array([order[p].start for p in range(4000)])
+    for distance in (1, 2, 4, 24):
+        rho = np.corrcoef(starts[:-distance], starts[distance:])[0, 1]
+        assert abs(rho) < 0.08, distance  # five standard deviations
 
 
 def test_any_position_is_had_without_the_ones_before():
@@ -98,10 +159,110 @@ def test_pair_sampling_puts_a_fake_beside_its_original_at_the_same_frames():
     assert len(seen) == len(METHODS) * 6
 
 
+@pytest.mark.parametrize("max_frame_stride", [0, 4])
+@pytest.mark.parametrize("shorter", [0.5, 0.8, 1.0, 1.25])
+def test_a_pair_is_of_one_time_of_the_source(shorter, max_frame_stride):
+    """Frames are stored evenly, so a shorter fake's lie nearer to each other."""
+    videos = make_videos(num_valid=30)
+    for video in videos:
+        source_frames = 600 * (shorter if video["label"] else 1.0)
+        index = np.linspace(0, source_frames - 1, 30).round().astype(int)
+        video["frame_index"] = index.tolist()
+    order = make_order(videos, "pair", clip_frames=4, max_frame_stride=max_frame_stride)
+
+    def times(clip):
+        assert clip.start + 3 * clip.stride < 30
+        return np.array(videos[clip.video]["frame_index"])[
+            clip.start + clip.stride * np.arange(4)
+        ]
+
+    off = [times(order[2 * t]) - times(order[2 * t + 1]) for t in range(300)]
+    # Stored frames of the original are 21 source frames apart. At the same place in the
+    # store, clips would be up to 280 frames of the source apart.
+    middle = np.abs(np.mean(off, axis=1))
+    assert middle.max() < 21
+    assert middle.mean() < 8
+    if shorter == 1.0:
+        assert not np.any(off)
+
+
+def test_a_pair_shows_a_run_of_stored_frames_at_exactly_one_time():
+    """Frames two apart from the middle of the video; the fake's run starts later."""
+    videos = make_videos(num_valid=20)
+    for video in videos:
+        first = 41 + 6 * video["label"]
+        video["frame_index"] = list(range(first, first + 40, 2))
+    order = make_order(videos, "pair", frame_stride=3)
+    for turn in range(100):
+        real, fake = order[2 * turn], order[2 * turn + 1]
+        assert (real.start, real.stride) == (fake.start + 3, 3)
+
+
 def test_pair_sampling_names_a_fake_without_its_original():
     videos = [v for v in make_videos() if v["video_id"] != "004"]
     with pytest.raises(DataError, match="original youtube/004 of Deepfakes/004_005"):
         make_order(videos, "pair")
+
+
+def label_of(videos, clip: data.ClipRef) -> int:
+    return 1 if clip.blend else videos[clip.video]["label"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "share"),
+    [("natural", 0.75), ("class", 0.5), ("method", 0.5), ("pair", 0.5)],
+)
+@pytest.mark.parametrize("self_blend", [0.0, 0.3, 1.0])
+def test_self_blended_clips_leave_the_share_of_fakes(sampling, share, self_blend):
+    videos = make_videos()
+    order = make_order(videos, sampling, self_blend=self_blend)
+    clips = [order[p] for p in range(10_000)]
+    assert np.mean([label_of(videos, c) for c in clips]) == pytest.approx(share, 1e-3)
+    blended = np.mean([c.blend for c in clips])
+    assert abs(blended - share * self_blend) < 0.02  # four standard deviations
+    assert not any(videos[c.video]["label"] for c in clips if c.blend)
+    # All reals are blended alike, and all methods replaced alike.
+    counts = collections.Counter(c.video for c in clips if c.blend)
+    if self_blend:
+        assert len(counts) == 6
+        assert min(counts.values()) > 0.75 * max(counts.values())
+    methods = collections.Counter(
+        videos[c.video]["method"] for c in clips if videos[c.video]["label"]
+    )
+    if self_blend < 1:
+        assert set(methods) == set(METHODS)
+        assert min(methods.values()) > 0.9 * max(methods.values())
+    else:
+        assert not methods
+
+
+def test_a_blend_stands_beside_the_same_clip_of_its_real_video():
+    order = make_order(make_videos(), "pair", self_blend=0.5)
+    pairs = [(order[2 * t], order[2 * t + 1]) for t in range(200)]
+    blends = [(real, fake) for real, fake in pairs if fake.blend]
+    assert 60 < len(blends) < 140
+    assert all(real == fake._replace(blend=False) for real, fake in blends)
+
+
+@pytest.mark.parametrize("sampling", ["class", "pair"])
+def test_reals_alone_are_enough_where_all_fakes_are_blends(sampling):
+    reals = [v for v in make_videos() if not v["label"]]
+    order = make_order(reals, sampling, self_blend=1.0)
+    clips = [order[p] for p in range(12)]
+    assert [c.blend for c in clips] == [False, True] * 6
+    assert {c.video for c in clips[1::2]} == set(range(6))
+
+
+def test_a_mix_that_cannot_be_had_says_what_to_set():
+    reals = [v for v in make_videos() if not v["label"]]
+    fakes = [v for v in make_videos() if v["label"]]
+    with pytest.raises(DataError, match="6 real and 0 fake; set it to 1"):
+        make_order(reals, "class", self_blend=0.5)
+    with pytest.raises(DataError, match="0 real and 18 fake; set it to 0"):
+        make_order(fakes, "natural", self_blend=0.5)
+    for sampling in ("natural", "method"):
+        with pytest.raises(DataError, match=r"set data\.sampling=class"):
+            make_order(reals, sampling, self_blend=1.0)
 
 
 @pytest.mark.parametrize("sampling", ["natural", "class", "method"])

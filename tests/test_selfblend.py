@@ -1,11 +1,12 @@
-"""Self-blended clips: only reals, one blend per clip, drifting slowly."""
+"""Self-blended clips: one slow blend per clip, and nothing but it is a sign of one."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import simplejpeg
 
-from fakedetect_jax import selfblend
+from fakedetect_jax import imaging, selfblend
 from tests.test_imaging import picture
 
 CLIPS, FRAMES, SIDE = 12, 6, 48
@@ -20,51 +21,127 @@ def still():
 
 
 @jax.jit
-def blend_all(frames, label, index, seed):
+def blend_some(frames, blend, index, seed):
     return selfblend.self_blend(
-        frames, label, key=jax.random.key(seed), index_B=index, probability=1.0
+        frames,
+        blend,
+        key=jax.random.key(seed),
+        index_B=index,
+        stored=selfblend.Stored(quality=95, subsampling="444"),
     )
+
+
+def blend_all(frames, index, seed):
+    return blend_some(frames, jnp.ones(len(frames), bool), index, seed)
 
 
 @pytest.fixture(scope="module")
 def blended(still):
-    frames, label = blend_all(still, jnp.zeros(CLIPS), jnp.arange(CLIPS), 0)
-    assert np.array_equal(label, np.ones(CLIPS))
-    return np.asarray(frames)
+    return np.asarray(blend_all(still, jnp.arange(CLIPS), 0))
 
 
-def test_fakes_are_left_alone(still):
-    label = (jnp.arange(CLIPS) % 2).astype(jnp.float32)
-    frames, new_label = blend_all(still, label, jnp.arange(CLIPS), 0)
-    assert np.array_equal(frames[1::2], still[1::2])
-    assert np.array_equal(new_label, np.ones(CLIPS))
-    changed = np.abs(frames[::2] - still[::2]).max(axis=(1, 2, 3, 4))
+@pytest.fixture(scope="module")
+def passed(still):
+    """The same clips, through all but the blending itself."""
+    none = jnp.zeros(CLIPS, bool)
+    return np.asarray(blend_some(still, none, jnp.arange(CLIPS), 0))
+
+
+def test_only_chosen_clips_are_blended(still, blended, passed):
+    blend = jnp.arange(CLIPS) % 2 == 0
+    frames = np.asarray(blend_some(still, blend, jnp.arange(CLIPS), 0))
+    np.testing.assert_allclose(frames[::2], blended[::2], atol=1.5 / 255)
+    np.testing.assert_allclose(frames[1::2], passed[1::2], atol=1.5 / 255)
+    changed = np.abs(blended - passed).max(axis=(1, 2, 3, 4))
     assert (changed > 2 / 255).all()
 
 
-@jax.jit  # without the frames, the compiler drops all that makes them
-def labels_of(index):
-    return selfblend.self_blend(
-        jnp.zeros((len(index), 1, 8, 8, 3)),
-        jnp.zeros(len(index)),
-        key=jax.random.key(0),
-        index_B=index,
-        probability=0.4,
-    )[1]
-
-
-def test_a_probability_is_the_share_of_reals():
-    label = labels_of(jnp.arange(300))
-    assert abs(float(label.mean()) - 0.4) < 0.09  # three standard deviations
-
-
-def test_probability_zero_compiles_nothing(still):
-    label = jnp.zeros(CLIPS)
-    same = selfblend.self_blend(
-        still, label, key=jax.random.key(0), index_B=label, probability=0.0
+def auc(fakes: np.ndarray, reals: np.ndarray) -> float:
+    return float(
+        np.mean(fakes[:, None] > reals) + 0.5 * np.mean(fakes[:, None] == reals)
     )
-    assert same[0] is still
-    assert same[1] is label
+
+
+def linear_auc(fakes: np.ndarray, reals: np.ndarray) -> float:
+    """AUC on the second halves of a ridge regression fitted on the first ones."""
+    half = len(fakes) // 2
+    seen = np.concatenate([fakes[:half], reals[:half]])
+    mean, scale = seen.mean(0), seen.std(0) + 1e-9
+    fakes, reals = (fakes - mean) / scale, (reals - mean) / scale
+    seen = np.concatenate([fakes[:half], reals[:half]])
+    target = np.repeat([1.0, -1.0], half)
+    ridge = 0.02 * len(seen) * np.eye(seen.shape[1])
+    weights = np.linalg.solve(seen.T @ seen + ridge, seen.T @ target)
+    return auc(fakes[half:] @ weights, reals[half:] @ weights)
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """Frames as a dataset stores them, as (blends, reals) of one training step.
+
+    Two uint8[N,SIDE,SIDE,3] of the same pictures; the draws are apart.
+    """
+    count = 800
+    pictures = [picture(SIDE, seed=seed) for seed in range(count)]
+    stored = np.stack(
+        [
+            simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(p, 95, "RGB", "444", False))
+            for p in pictures
+        ]
+    )
+    frames = jnp.asarray(np.tile(stored, (2, 1, 1, 1))[:, None] / np.float32(255))
+    blend = jnp.arange(2 * count) < count
+    out = np.asarray(blend_some(frames, blend, jnp.arange(2 * count), 0))[:, 0]
+    out = np.round(255 * out).astype(np.uint8)
+    return out[:count], out[count:]
+
+
+def corner_features(frames: np.ndarray) -> np.ndarray:
+    """Level, contrast, gradients and their squares in the four corners' 8x8 pixels."""
+    found = []
+    for rows in (slice(0, 8), slice(-8, None)):
+        for columns in (slice(0, 8), slice(-8, None)):
+            corner = frames[:, rows, columns].astype(float)
+            found += [corner.mean((1, 2)), corner.std((1, 2))]
+            for order in (1, 2):
+                for axis in (1, 2):
+                    steps = np.abs(np.diff(corner, order, axis))
+                    found.append(steps.mean((1, 2)))
+    features = np.concatenate(found, axis=1)
+    return np.concatenate([features, features**2], axis=1)
+
+
+def test_corners_do_not_tell_blends_from_reals(labelled):
+    """What is changed as a whole is no sign of a fake."""
+    blends, reals = (corner_features(frames) for frames in labelled)
+    assert 0.45 < linear_auc(blends, reals) < 0.55
+    for fakes, others in zip(blends.T, reals.T, strict=True):
+        assert 0.44 < auc(fakes, others) < 0.56
+
+
+def off_lattice(frames: np.ndarray) -> np.ndarray:
+    """float[N,B,64]: how far luma DCT coefficients are from multiples of the steps of
+    JPEG at quality 95, in steps."""
+    luma = frames @ np.array(imaging.LUMA) - 128
+    tiles = luma.reshape(len(luma), SIDE // 8, 8, SIDE // 8, 8)
+    blocks = tiles.swapaxes(2, 3).reshape(len(luma), -1, 64)
+    steps = np.asarray(imaging.quantisation_table(imaging.LUMA_TABLE, 95))
+    ratio = blocks @ imaging.dct_basis().T / steps
+    return np.abs(ratio - np.round(ratio))
+
+
+def test_the_lattice_of_the_stored_jpeg_does_not_tell_blends_from_reals(labelled):
+    blends, reals = (off_lattice(frames) for frames in labelled)
+    coarse = np.asarray(imaging.quantisation_table(imaging.LUMA_TABLE, 95)) >= 3
+    inner = [b for b in range((SIDE // 8) ** 2) if b // (SIDE // 8) in (2, 3)]
+    for blocks in (slice(None), inner):
+        one_number = [d[:, blocks][..., coarse].mean((1, 2)) for d in (blends, reals)]
+        assert 0.45 < auc(*one_number) < 0.55
+        assert (
+            0.45 < linear_auc(*(d[:, blocks].mean(1) for d in (blends, reals))) < 0.55
+        )
+    # All are on the lattice, as stored frames are; merely blended ones are not (0.2).
+    assert max(blends[..., coarse].mean(), reals[..., coarse].mean()) < 0.1
 
 
 def test_blends_are_frames_that_could_have_been_stored(blended, still):
@@ -75,8 +152,8 @@ def test_blends_are_frames_that_could_have_been_stored(blended, still):
     assert blended.shape == still.shape
 
 
-def test_one_blend_serves_the_clip_and_drifts_slowly(blended, still):
-    change = np.abs(blended - np.asarray(still)).mean(axis=(1, 2, 3, 4))
+def test_one_blend_serves_the_clip_and_drifts_slowly(blended, passed):
+    change = np.abs(blended - passed).mean(axis=(1, 2, 3, 4))
     between = np.abs(np.diff(blended, axis=1)).mean(axis=(1, 2, 3, 4))
     assert (between > 0).mean() > 0.8
     assert np.median(between / change) < 0.3
@@ -84,19 +161,19 @@ def test_one_blend_serves_the_clip_and_drifts_slowly(blended, still):
 
 def test_draws_follow_seed_and_clip_not_place(blended, still):
     order = np.random.default_rng(0).permutation(CLIPS)
-    moved, _ = blend_all(still[order], jnp.zeros(CLIPS), jnp.asarray(order), 0)
+    moved = blend_all(still[order], jnp.asarray(order), 0)
     off = np.abs(moved - blended[order])
-    assert off.max() < 1.5 / 255  # a rounding may fall to either side
-    assert np.mean(off > 1e-6) < 0.001
-    other, _ = blend_all(still, jnp.zeros(CLIPS), jnp.arange(CLIPS), 1)
+    assert np.mean(off > 1.5 / 255) < 0.001  # a rounding may fall to either side
+    other = blend_all(still, jnp.arange(CLIPS), 1)
     assert np.abs(other - blended).mean() > 1 / 255
 
 
-def test_part_of_the_picture_stays_as_it_was(blended, still):
-    # In about half of the clips only the source is changed: corners are the original's.
-    corner = np.abs(blended - np.asarray(still))[:, :, :4, :4].max(axis=(1, 2, 3, 4))
-    untouched = np.mean(corner < 0.6 / 255)
-    assert 0.2 < untouched < 0.8
+def test_half_of_the_clips_are_changed_as_a_whole_blended_or_not():
+    flat = jnp.full((200, 1, 32, 32, 3), 0.5)
+    for blend in (True, False):
+        out = blend_some(flat, jnp.full(200, blend), jnp.arange(200), 0)
+        corner = np.abs(np.asarray(out) - 0.5)[:, 0, 0, 0].max(axis=-1)
+        assert 0.38 < np.mean(corner > 1.5 / 255) < 0.62
 
 
 def test_masks_are_soft_regions_of_the_face():
@@ -118,9 +195,6 @@ def test_masks_are_soft_regions_of_the_face():
 
 def test_types_are_kept():
     frames = jax.ShapeDtypeStruct((2, 3, 20, 24, 3), jnp.bfloat16)
-    label = jax.ShapeDtypeStruct((2,), jnp.float32)
-    out = jax.eval_shape(blend_all, frames, label, jnp.arange(2), 0)
-    assert [(o.shape, o.dtype) for o in out] == [
-        (frames.shape, frames.dtype),
-        (label.shape, label.dtype),
-    ]
+    blend = jax.ShapeDtypeStruct((2,), jnp.bool_)
+    out = jax.eval_shape(blend_some, frames, blend, jnp.arange(2), 0)
+    assert (out.shape, out.dtype) == (frames.shape, frames.dtype)

@@ -178,3 +178,18 @@ def test_only_time_without_a_running_step_counts_as_waiting_for_input():
     running.block_until_ready()
     count_wait(100.0)
     assert loop.wait_seconds == 101.0
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_clips_marked_as_blends_are_blended(small, devices):
+    """A mark that changes nothing would train on reals that are called fakes."""
+    config = small.copy_and_resolve_references()
+    with config.unlocked():
+        config.loss.self_blend = 0.5
+    batch = random_batch(8)
+    marked = {**batch, "blend": np.arange(8) % 4 == 1}
+    assert marked["label"][marked["blend"]].all()
+    plain, _ = run_steps(config, 1, [batch])
+    blended, _ = run_steps(config, devices, [marked])
+    assert abs(plain[0] - blended[0]) > 1e-4
+    np.testing.assert_allclose(run_steps(config, 1, [marked])[0], blended, atol=1e-4)
