@@ -70,6 +70,52 @@ def video_key(video: Video) -> tuple[str, str, str]:
     return video["dataset"], video["method"], video["video_id"]
 
 
+# Which clips show the face --------------------------------------------------------
+
+
+def showing_starts(
+    video: Video, *, clip_frames: int, stride: int, min_coverage: float
+) -> np.ndarray:
+    """The stored frames int[N], rising, at which a clip of a video may start.
+
+    Those are taken whose clip shows the face in at least min_coverage of its frames. A
+    video without a usable frame has none; one that is shorter than a clip is a clip.
+    """
+    num_valid = video["num_valid"]
+    if num_valid < 1:
+        return np.zeros(0, int)
+    starts = np.arange(max(num_valid - clip_span(clip_frames, stride), 0) + 1)
+    if not min_coverage:
+        return starts
+    frames = starts[:, None] + stride * np.arange(clip_frames)
+    inside = frames < num_valid
+    seen = np.asarray(video["face_seen"])[np.minimum(frames, num_valid - 1)]
+    share = (seen * inside).sum(axis=1) / inside.sum(axis=1)
+    return starts[share >= min_coverage]
+
+
+def without_unseen(
+    videos: Sequence[Video], *, clip_frames: int, stride: int, min_coverage: float
+) -> list[Video]:
+    """The videos, those without any clip that may be taken as if of no usable frame.
+
+    A fake goes with its original, beside which it may be shown.
+    """
+    cut: dict[str, Any] = {"clip_frames": clip_frames, "stride": stride}
+    hidden = [
+        not len(showing_starts(v, **cut, min_coverage=min_coverage)) for v in videos
+    ]
+    originals = {
+        f"{v['method']}/{v['video_id']}"
+        for v, is_hidden in zip(videos, hidden, strict=True)
+        if is_hidden and v["label"] == 0 and v["num_valid"]
+    }
+    return [
+        {**v, "num_valid": 0} if is_hidden or v["original"] in originals else v
+        for v, is_hidden in zip(videos, hidden, strict=True)
+    ]
+
+
 # The train order -----------------------------------------------------------------
 
 
@@ -104,6 +150,11 @@ def _strata(videos: Sequence[Video], sampling: str) -> list[list[int]]:
     real = [i for i in everything if videos[i]["label"] == 0]
     fake = [i for i in everything if videos[i]["label"] == 1]
     if sampling == "natural":
+        if not everything:
+            raise DataError(
+                "no video of the train split shows a face in enough of its frames; "
+                "lower config.data.min_coverage"
+            )
         return [everything]
     if not real or not fake:
         raise DataError(
@@ -147,12 +198,21 @@ class TrainOrder:
         frame_stride: int,
         max_frame_stride: int = 0,
         sampling: str = "natural",
+        min_coverage: float = 0.0,
     ):
         """A stride is drawn for each clip where max_frame_stride is the larger one.
 
+        No clip is drawn that shows the face in less than min_coverage of its frames.
         Raises DataError when the sampling needs videos that are not there.
         """
+        videos = without_unseen(
+            videos,
+            clip_frames=clip_frames,
+            stride=frame_stride,
+            min_coverage=min_coverage,
+        )
         self._videos = videos
+        self._min_coverage = min_coverage
         self._seed = seed
         self._clip_frames = clip_frames
         self._strides = frame_stride, max(max_frame_stride, frame_stride)
@@ -164,24 +224,32 @@ class TrainOrder:
         turn, stratum = divmod(position, len(self._decks))
         if self._originals is not None:
             # A fake and its own original stand side by side, at the same frames.
-            video = fake = self._decks[1][turn]
-            if stratum == 0:
-                video = self._originals[fake]
+            fake = self._decks[1][turn]
+            real = self._originals[fake]
+            video = (real, fake)[stratum]
             rng = _random(self._seed, 0, turn)
-            shortest = min(
-                self._videos[fake]["num_valid"],
-                self._videos[self._originals[fake]]["num_valid"],
-            )
+            shown = min(fake, real, key=lambda i: self._videos[i]["num_valid"])
         else:
-            video = self._decks[stratum][turn]
+            video = shown = self._decks[stratum][turn]
             rng = _random(self._seed, 0, position)
-            shortest = self._videos[video]["num_valid"]
+        shortest = self._videos[shown]["num_valid"]
         stride, largest = self._strides
         if largest > stride:
             fitting = (shortest - 1) // max(self._clip_frames - 1, 1)
             stride = int(rng.integers(stride, max(min(largest, fitting), stride) + 1))
-        last = max(shortest - clip_span(self._clip_frames, stride), 0)
-        return ClipRef(video, int(rng.integers(last + 1)), stride)
+        starts = self._starts(shown, stride)
+        if not len(starts):  # at the smallest stride there is one
+            stride = self._strides[0]
+            starts = self._starts(shown, stride)
+        return ClipRef(video, int(starts[rng.integers(len(starts))]), stride)
+
+    def _starts(self, video: int, stride: int) -> np.ndarray:
+        return showing_starts(
+            self._videos[video],
+            clip_frames=self._clip_frames,
+            stride=stride,
+            min_coverage=self._min_coverage,
+        )
 
 
 def clip_span(clip_frames: int, frame_stride: int) -> int:
@@ -190,21 +258,33 @@ def clip_span(clip_frames: int, frame_stride: int) -> int:
 
 
 def covering_clips(
-    videos: Sequence[Video], *, clip_frames: int, frame_stride: int, per_video: int
+    videos: Sequence[Video],
+    *,
+    clip_frames: int,
+    frame_stride: int,
+    per_video: int,
+    min_coverage: float = 0.0,
 ) -> list[ClipRef]:
-    """Fixed clips for evaluation: up to `per_video` distinct ones, spread evenly.
+    """Fixed clips for evaluation: up to `per_video` distinct ones, spread evenly over
+    those that show the face in at least min_coverage of their frames.
 
-    A video without a usable frame has none.
+    A video without such a clip has none.
     """
     clips = []
     for number, video in enumerate(videos):
-        if video["num_valid"] < 1:
+        starts = showing_starts(
+            video,
+            clip_frames=clip_frames,
+            stride=frame_stride,
+            min_coverage=min_coverage,
+        )
+        if not len(starts):
             continue
-        last = max(video["num_valid"] - clip_span(clip_frames, frame_stride), 0)
-        starts = np.unique(np.linspace(0, last, per_video).round().astype(int))
+        last = len(starts) - 1
+        places = np.unique(np.linspace(0, last, per_video).round().astype(int))
         if per_video == 1:
-            starts = [last // 2]
-        clips += [ClipRef(number, int(start), frame_stride) for start in starts]
+            places = np.array([last // 2])
+        clips += [ClipRef(number, int(starts[p]), frame_stride) for p in places]
     return clips
 
 
@@ -317,11 +397,29 @@ def empty_batch(rows: int, clip_frames: int, image_size: int) -> Batch:
     side = image_size
     return {
         "frames": np.zeros((rows, clip_frames, side, side, 3), np.uint8),
+        "face": np.zeros((rows, clip_frames, 5, 2), np.float32),
         "length": np.ones(rows, np.int32),
         "label": np.zeros(rows, np.float32),
         "index": np.zeros(rows, np.int32),
         "valid": np.zeros(rows, bool),
     }
+
+
+# A face's points are averaged over about this long, in seconds: a detector's box jumps
+# from frame to frame, a head does not.
+SMOOTH_SECONDS = 0.1
+
+
+def smooth_points(video: Video) -> np.ndarray:
+    """float32[N,5,2]: the face's points in the stored frames, steadied in time."""
+    points = np.array(video["face_points"], np.float32)
+    count = max(video["num_valid"], 1)
+    times = np.asarray(video["timestamp"][:count], np.float64)
+    apart = (times[:, None] - times) / SMOOTH_SECONDS
+    weight = np.exp(-0.5 * apart**2)
+    weight /= weight.sum(axis=1, keepdims=True)
+    points[:count] = np.einsum("ij,jkl->ikl", weight, points[:count])
+    return points
 
 
 class _Batches:
@@ -331,6 +429,7 @@ class _Batches:
         self._order = order  # position -> ClipRef
         self._reader = reader
         self._facts = [(v["num_valid"], v["label"]) for v in videos]
+        self._faces = [smooth_points(video) for video in videos]
         self._batch_size, self._clip_frames, self._image_size = shape
         self._rows = rows
         self._num_batches = num_batches
@@ -351,6 +450,8 @@ class _Batches:
             batch["length"][row] = self._reader.read(
                 clip, num_valid, batch["frames"][row]
             )
+            frames, _ = frames_of(clip, num_valid, self._clip_frames)
+            batch["face"][row] = self._faces[clip.video][frames]
             batch["label"][row] = label
             batch["index"][row] = position % 2**31
             batch["valid"][row] = True

@@ -232,6 +232,7 @@ def train_step(
         frames, label = selfblend.self_blend(
             frames,
             label,
+            batch["face"],
             key=blend_key,
             index_B=index,
             probability=recipe.self_blend,

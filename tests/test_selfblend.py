@@ -7,8 +7,16 @@ import pytest
 
 from fakedetect_jax import selfblend
 from tests.test_imaging import picture
+from tfds_ffpp.faces import usual_box
+from tfds_ffpp.track import place_points
 
 CLIPS, FRAMES, SIDE = 12, 6, 48
+
+
+def faces_of(clips: int, frames: int) -> jax.Array:
+    """The points of a face in the middle of its crop, for every frame."""
+    points = jnp.asarray(place_points(usual_box(1.3)), jnp.float32)
+    return jnp.tile(points, (clips, frames, 1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +30,12 @@ def still():
 @jax.jit
 def blend_all(frames, label, index, seed):
     return selfblend.self_blend(
-        frames, label, key=jax.random.key(seed), index_B=index, probability=1.0
+        frames,
+        label,
+        faces_of(*frames.shape[:2]),
+        key=jax.random.key(seed),
+        index_B=index,
+        probability=1.0,
     )
 
 
@@ -47,6 +60,7 @@ def labels_of(index):
     return selfblend.self_blend(
         jnp.zeros((len(index), 1, 8, 8, 3)),
         jnp.zeros(len(index)),
+        faces_of(len(index), 1),
         key=jax.random.key(0),
         index_B=index,
         probability=0.4,
@@ -61,7 +75,12 @@ def test_a_probability_is_the_share_of_reals():
 def test_probability_zero_compiles_nothing(still):
     label = jnp.zeros(CLIPS)
     same = selfblend.self_blend(
-        still, label, key=jax.random.key(0), index_B=label, probability=0.0
+        still,
+        label,
+        faces_of(CLIPS, FRAMES),
+        key=jax.random.key(0),
+        index_B=label,
+        probability=0.0,
     )
     assert same[0] is still
     assert same[1] is label
@@ -101,7 +120,8 @@ def test_part_of_the_picture_stays_as_it_was(blended, still):
 
 def test_masks_are_soft_regions_of_the_face():
     keys = jax.random.split(jax.random.key(0), 64)
-    draw = jax.jit(jax.vmap(lambda key: selfblend.face_mask((3, 64, 64), key)))
+    face = faces_of(1, 3)[0]
+    draw = jax.jit(jax.vmap(lambda key: selfblend.face_mask((3, 64, 64), face, key)))
     masks = np.asarray(draw(keys))
     assert masks.min() >= 0
     assert masks.max() <= 1 + 1e-5

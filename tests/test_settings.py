@@ -34,6 +34,7 @@ def test_every_config_is_valid_and_takes_a_step(load_config, name):
     rows = config.batch_size
     batch = {
         "frames": jax.ShapeDtypeStruct((rows, *shape), "uint8"),
+        "face": jax.ShapeDtypeStruct((rows, shape[0], 5, 2), "float32"),
         "length": jax.ShapeDtypeStruct((rows,), "int32"),
         "label": jax.ShapeDtypeStruct((rows,), "float32"),
         "index": jax.ShapeDtypeStruct((rows,), "int32"),
