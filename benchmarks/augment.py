@@ -176,7 +176,7 @@ def masks_of(face: jax.Array, region: tuple[float, ...], size: int) -> jax.Array
 
 def edged(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A frame in [0, 1] with a line where the mask passes one half."""
-    drawn = np.ascontiguousarray(frame)
+    drawn = frame.copy()
     lines, _ = cv2.findContours(
         (mask > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
@@ -213,10 +213,11 @@ def draw_pictures(out: Path) -> None:
     rows.append(labelled(list(np.clip(change[:, 0], 0, 1)), "its change x2"))
     for name, region in selfblend.REGIONS.items():
         masks = np.asarray(masks_of(face, region, frames.shape[2]))
-        pairs = zip(np.asarray(frames), masks, strict=True)
         # Two moments of each clip: the mask goes with the head.
+        moments = [0, frames.shape[1] - 1] * len(clips)
         tiles = [
-            edged(c[t], m[t]) for i, (c, m) in enumerate(pairs) for t in [9 * (i % 2)]
+            edged(clip[t], mask[t])
+            for clip, mask, t in zip(np.asarray(frames), masks, moments, strict=True)
         ]
         rows.append(labelled(tiles, f"mask: {name}"))
     sheet = cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR)

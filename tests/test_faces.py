@@ -195,6 +195,8 @@ def test_yunet_finds_what_its_model_sees(red_squares, tmp_path):
     yunet = faces.open_detector("yunet", str(red_squares))
     (box,) = yunet.find(red_square())
     assert box == pytest.approx((52, 92, 116, 156), abs=0.5)
+    # The model puts all points at the corner of its cell.
+    np.testing.assert_allclose(yunet.points(red_square(), box), [(80, 120)] * 5)
     # The model's score is the root of the level: 0.7 is a maybe, 0.3 nothing.
     assert not yunet.find(red_square(0.49))
     assert len(yunet.find(red_square(0.49), faint=True)) == 1
