@@ -20,6 +20,8 @@ import numpy as np
 
 from fakedetect_jax import augment, selfblend, steps
 from tfds_ffpp import identity, rendering
+from tfds_ffpp.faces import DlibDetector, follow, usual_box
+from tfds_ffpp.track import place_points
 
 STRENGTHS = {"blur_sigma": 3.0, "downscale_factor": 4.0, "noise_sigma": 0.1}
 # On a shared CPU, the processor time of all threads says more than the wall's.
@@ -36,12 +38,19 @@ def augmentation(config: dict, seed: int = 0) -> Operation:
     )
 
 
-def blending(seed: int = 0) -> Operation:
+def faces_at(clips: int, frames: int) -> jax.Array:
+    """The points of a face in the middle of its crop, for every frame."""
+    points = place_points(usual_box(1.3))
+    return jnp.tile(jnp.asarray(points, jnp.float32), (clips, frames, 1, 1))
+
+
+def blending(face: jax.Array | None = None, seed: int = 0) -> Operation:
     """self_blend of every clip as a compiled function of frames and indices."""
     return jax.jit(
         lambda frames, index: selfblend.self_blend(
             frames,
             jnp.ones(len(index), bool),
+            faces_at(*frames.shape[:2]) if face is None else face,
             key=jax.random.key(seed),
             index_B=index,
             stored=selfblend.Stored(),
@@ -73,6 +82,7 @@ def training_step(name: str, *, image_size: int, clips: int) -> Callable[[], obj
     state = create()
     batch = {
         "frames": jnp.zeros((clips, *shape), jnp.uint8),
+        "face": faces_at(clips, config.data.clip_frames),
         "length": jnp.full(clips, config.data.clip_frames, jnp.int32),
         "label": jnp.zeros(clips),
         "index": jnp.arange(clips),
@@ -147,6 +157,33 @@ def made_clip(seed: int, *, num_frames: int = 10, size: int = 96) -> np.ndarray:
     return np.stack(frames)
 
 
+def face_of(clip: np.ndarray) -> np.ndarray:
+    """float32[T,5,2]: the points of the face in float frames [T,S,S,3], as a build
+    without a model of landmarks finds them."""
+    crops = [
+        cv2.resize(np.round(255 * frame).astype(np.uint8), (176, 176)) for frame in clip
+    ]
+    track = follow(crops, range(len(crops)), detector=DlibDetector())
+    return track.points.astype(np.float32)
+
+
+def masks_of(face: jax.Array, region: tuple[float, ...], size: int) -> jax.Array:
+    """float32[B,T,size,size]: a draw of a region's mask for each clip."""
+    keys = jax.random.split(jax.random.key(0), len(face))
+    draw = jax.vmap(selfblend.region_mask, in_axes=(None, 0, None, 0))
+    return draw((face.shape[1], size, size), face, jnp.array(region), keys)
+
+
+def edged(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A frame in [0, 1] with a line where the mask passes one half."""
+    drawn = frame.copy()
+    lines, _ = cv2.findContours(
+        (mask > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(drawn, lines, -1, (0.0, 1.0, 0.0), 1)
+    return drawn
+
+
 def labelled(tiles: list[np.ndarray], name: str) -> np.ndarray:
     """A row of tiles in [0, 1] with its name at the left, as uint8."""
     row = np.round(255 * np.concatenate(tiles, axis=1)).astype(np.uint8)
@@ -169,10 +206,20 @@ def draw_pictures(out: Path) -> None:
         if name == "frame_drop":
             tiles = list(drawn[1, :6])
         rows.append(labelled(tiles, name))
-    blended = np.asarray(blending()(frames, index))
+    face = jnp.asarray(np.repeat([face_of(clip) for clip in clips], 2, axis=0))
+    blended = np.asarray(blending(face)(frames, index))
     rows.append(labelled(list(blended[:, 0]), "self_blend"))
     change = 0.5 + 2 * (blended - np.asarray(frames))
     rows.append(labelled(list(np.clip(change[:, 0], 0, 1)), "its change x2"))
+    for name, region in selfblend.REGIONS.items():
+        masks = np.asarray(masks_of(face, region, frames.shape[2]))
+        # Two moments of each clip: the mask goes with the head.
+        moments = [0, frames.shape[1] - 1] * len(clips)
+        tiles = [
+            edged(clip[t], mask[t])
+            for clip, mask, t in zip(np.asarray(frames), masks, moments, strict=True)
+        ]
+        rows.append(labelled(tiles, f"mask: {name}"))
     sheet = cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(out), sheet, [cv2.IMWRITE_JPEG_QUALITY, 75]):
         raise OSError(f"could not write {out}")

@@ -81,6 +81,7 @@ def train(config, builder, *, num_steps: int, untreated: bool):
         made = selfblend.self_blend(
             batch["frames"] / 255.0,
             batch["blend"],
+            batch["face"],
             key=jax.random.fold_in(jax.random.key(config.seed), step),
             index_B=batch["index"],
             stored=recipe.stored,
@@ -107,7 +108,7 @@ def train(config, builder, *, num_steps: int, untreated: bool):
     return recipe, {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def ways(recipe):
+def ways(recipe, face_BT52):
     """What is done to clips of unseen people before they are scored, by name."""
     stored = recipe.stored
 
@@ -115,6 +116,7 @@ def ways(recipe):
         return lambda frames, key: selfblend.self_blend(
             frames,
             jnp.full(len(frames), blend),
+            face_BT52,
             key=key,
             index_B=jnp.arange(len(frames)),
             stored=stored,
@@ -153,8 +155,11 @@ def score(recipe, variables, config, builder, split: str) -> dict[str, np.ndarra
         batch["length"][row] = reader.read(
             clip, videos[clip.video]["num_valid"], batch["frames"][row]
         )
+        video = videos[clip.video]
+        frames, _ = data.frames_of(clip, video["num_valid"], config.data.clip_frames)
+        batch["face"][row] = data.smooth_points(video)[frames]
     scores = {}
-    for name, way in ways(recipe).items():
+    for name, way in ways(recipe, jnp.asarray(batch["face"])).items():
 
         @jax.jit
         def logits(frames, key, way=way):

@@ -30,6 +30,7 @@ def make_clips(arguments) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
     return {
         "frames": draw.integers(0, 256, shape, dtype=np.uint8),
+        "face": np.full((*shape[:2], 5, 2), 0.5, np.float32),
         "length": np.full(arguments.clips, arguments.frames, np.int32),
         "label": np.arange(arguments.clips, dtype=np.float32) % 2,
         "index": np.arange(arguments.clips, dtype=np.int32),

@@ -36,6 +36,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "margin": 1.3,  # side of the crop in face-box sides
             "detector": "dlib",  # dlib | yunet | none
             "detector_model": "",  # yunet only: its .onnx file
+            "landmarks": "none",  # none | dlib (extra faces): for self-blending's masks
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
             # official split | disjoint (by hash of people, or of groups of a CSV) |
@@ -74,6 +75,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "sampling": "natural",
             "train_clips_per_video": 1,  # clips of each video in one epoch
             "eval_clips_per_video": 3,  # clips spread over a video, each scored once
+            "min_coverage": 0.3,  # share of a clip's frames that must show the face
             "num_workers": 0,  # decoding processes; 0: threads of this process
             "num_threads": 2,  # decoding threads (in each worker, if there are any)
             "prefetch_batches": 4,  # host batches ready ahead

@@ -217,7 +217,7 @@ def facts_of(model: Model) -> dict[str, Any]:
     }
 
 
-CLIP_FIELDS = ("clip_frames", "frame_stride", "eval_clips_per_video")
+CLIP_FIELDS = ("clip_frames", "frame_stride", "eval_clips_per_video", "min_coverage")
 
 
 def read_bundle(folder: str | Path) -> Model:

@@ -114,6 +114,52 @@ def dataset_digest(dataset_dir: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+# Which clips show the face --------------------------------------------------------
+
+
+def showing_starts(
+    video: Video, *, clip_frames: int, stride: int, min_coverage: float
+) -> np.ndarray:
+    """The stored frames int[N], rising, at which a clip of a video may start.
+
+    Those are taken whose clip shows the face in at least min_coverage of its frames. A
+    video without a usable frame has none; one that is shorter than a clip is a clip.
+    """
+    num_valid = video["num_valid"]
+    if num_valid < 1:
+        return np.zeros(0, int)
+    starts = np.arange(max(num_valid - clip_span(clip_frames, stride), 0) + 1)
+    if not min_coverage:
+        return starts
+    frames = starts[:, None] + stride * np.arange(clip_frames)
+    inside = frames < num_valid
+    seen = np.asarray(video["face_seen"])[np.minimum(frames, num_valid - 1)]
+    share = (seen * inside).sum(axis=1) / inside.sum(axis=1)
+    return starts[share >= min_coverage]
+
+
+def without_unseen(
+    videos: Sequence[Video], *, clip_frames: int, stride: int, min_coverage: float
+) -> list[Video]:
+    """The videos, those without any clip that may be taken as if of no usable frame.
+
+    A fake goes with its original, beside which it may be shown.
+    """
+    cut: dict[str, Any] = {"clip_frames": clip_frames, "stride": stride}
+    hidden = [
+        not len(showing_starts(v, **cut, min_coverage=min_coverage)) for v in videos
+    ]
+    originals = {
+        f"{v['method']}/{v['video_id']}"
+        for v, is_hidden in zip(videos, hidden, strict=True)
+        if is_hidden and v["label"] == 0 and v["num_valid"]
+    }
+    return [
+        {**v, "num_valid": 0} if is_hidden or v["original"] in originals else v
+        for v, is_hidden in zip(videos, hidden, strict=True)
+    ]
+
+
 # The train order -----------------------------------------------------------------
 
 
@@ -169,6 +215,11 @@ def _strata(
                 "data.sampling=natural keeps the share of fakes, and there are none "
                 "for loss.self_blend to replace; set data.sampling=class"
             )
+        if not everything:
+            raise DataError(
+                "no video of the train split shows a face in enough of its frames; "
+                "lower config.data.min_coverage"
+            )
         return [everything]
     if self_blend == 1 and sampling in ("class", "pair"):
         return [real, real]
@@ -219,14 +270,23 @@ class TrainOrder:
         max_frame_stride: int = 0,
         sampling: str = "natural",
         self_blend: float = 0.0,
+        min_coverage: float = 0.0,
     ):
         """A stride is drawn for each clip where max_frame_stride is the larger one.
 
         self_blend is the chance of a fake's place to be taken by a real video that is
         to be blended; how many places are fakes' is the sampling's choice alone.
+        No clip is drawn that shows the face in less than min_coverage of its frames.
         Raises DataError when the sampling needs videos that are not there.
         """
+        videos = without_unseen(
+            videos,
+            clip_frames=clip_frames,
+            stride=frame_stride,
+            min_coverage=min_coverage,
+        )
         self._videos = videos
+        self._min_coverage = min_coverage
         self._seed = seed
         self._clip_frames = clip_frames
         self._strides = frame_stride, max(max_frame_stride, frame_stride)
@@ -249,20 +309,32 @@ class TrainOrder:
         if blend and self._videos[video]["label"] == 1:
             # Every second place is a fake's where there are strata.
             video = self._blended[position // min(len(self._decks), 2)]
-        num_valid = self._videos[video]["num_valid"]
-        stride = self._draw_stride(rng, num_valid)
-        last = max(num_valid - clip_span(self._clip_frames, stride), 0)
-        return ClipRef(video, int(rng.integers(last + 1)), stride, blend)
+        stride, starts = self._cuts(rng, video)
+        return ClipRef(video, int(rng.choice(starts)), stride, blend)
 
     def _draw_blend(self, rng: np.random.Generator) -> bool:
         return bool(self._self_blend and rng.random() < self._self_blend)
 
-    def _draw_stride(self, rng: np.random.Generator, num_valid: int) -> int:
+    def _cuts(self, rng: np.random.Generator, video: int) -> tuple[int, np.ndarray]:
+        """A stride, drawn, and where a clip of it may start."""
         stride, largest = self._strides
         if largest > stride:
+            num_valid = self._videos[video]["num_valid"]
             fitting = (num_valid - 1) // max(self._clip_frames - 1, 1)
             stride = int(rng.integers(stride, max(min(largest, fitting), stride) + 1))
-        return stride
+        starts = self._starts(video, stride)
+        if len(starts):
+            return stride, starts
+        stride = self._strides[0]  # at the smallest there is a start
+        return stride, self._starts(video, stride)
+
+    def _starts(self, video: int, stride: int) -> np.ndarray:
+        return showing_starts(
+            self._videos[video],
+            clip_frames=self._clip_frames,
+            stride=stride,
+            min_coverage=self._min_coverage,
+        )
 
     def _pair(self, turn: int) -> tuple[ClipRef, ClipRef]:
         """A fake's own original and the fake, at the same time of the source."""
@@ -273,19 +345,22 @@ class TrainOrder:
         blend = self._draw_blend(rng)
         if blend:
             fake = real
+        stride, starts = self._cuts(rng, fake)
+        if fake == real:
+            clip = ClipRef(fake, int(rng.choice(starts)), stride, blend)
+            return clip._replace(blend=False), clip
         times, its_times = self._times(fake), self._times(real)
-        stride = self._draw_stride(rng, len(times))
         span = clip_span(self._clip_frames, stride)
-        starts = np.arange(max(len(times) - span, 0) + 1)
         ends = np.minimum(starts + span, len(times)) - 1
         # Where a fake goes on after its original has ended, nothing could match it.
-        starts = starts[(times[ends] <= its_times[-1]) | (starts == 0)]
-        start = int(starts[rng.integers(len(starts))])
-        clip = ClipRef(fake, start, stride, blend)
-        if fake == real:
-            return clip._replace(blend=False), clip
-        matched = _at_times(its_times, times[start : start + span : stride], stride)
-        return ClipRef(real, *matched), clip
+        matching = starts[times[ends] <= its_times[-1]]
+        starts = matching if len(matching) else starts[:1]
+        start, match = 0, (0, stride)
+        for start in rng.permutation(starts):
+            match = _at_times(its_times, times[start : start + span : stride], stride)
+            if match[0] in self._starts(real, match[1]):
+                break
+        return ClipRef(real, *match), ClipRef(fake, int(start), stride, blend)
 
     def _times(self, video: int) -> np.ndarray:
         """int[N]: which source frame each stored frame was."""
@@ -321,21 +396,33 @@ def clip_span(clip_frames: int, frame_stride: int) -> int:
 
 
 def covering_clips(
-    videos: Sequence[Video], *, clip_frames: int, frame_stride: int, per_video: int
+    videos: Sequence[Video],
+    *,
+    clip_frames: int,
+    frame_stride: int,
+    per_video: int,
+    min_coverage: float = 0.0,
 ) -> list[ClipRef]:
-    """Fixed clips for evaluation: up to `per_video` distinct ones, spread evenly.
+    """Fixed clips for evaluation: up to `per_video` distinct ones, spread evenly over
+    those that show the face in at least min_coverage of their frames.
 
-    A video without a usable frame has none.
+    A video without such a clip has none.
     """
     clips = []
     for number, video in enumerate(videos):
-        if video["num_valid"] < 1:
+        starts = showing_starts(
+            video,
+            clip_frames=clip_frames,
+            stride=frame_stride,
+            min_coverage=min_coverage,
+        )
+        if not len(starts):
             continue
-        last = max(video["num_valid"] - clip_span(clip_frames, frame_stride), 0)
-        starts = np.unique(np.linspace(0, last, per_video).round().astype(int))
+        last = len(starts) - 1
+        places = np.unique(np.linspace(0, last, per_video).round().astype(int))
         if per_video == 1:
-            starts = [last // 2]
-        clips += [ClipRef(number, int(start), frame_stride) for start in starts]
+            places = np.array([last // 2])
+        clips += [ClipRef(number, int(starts[p]), frame_stride) for p in places]
     return clips
 
 
@@ -448,12 +535,30 @@ def empty_batch(rows: int, clip_frames: int, image_size: int) -> Batch:
     side = image_size
     return {
         "frames": np.zeros((rows, clip_frames, side, side, 3), np.uint8),
+        "face": np.zeros((rows, clip_frames, 5, 2), np.float32),
         "length": np.ones(rows, np.int32),
         "label": np.zeros(rows, np.float32),
         "index": np.zeros(rows, np.int32),
         "blend": np.zeros(rows, bool),
         "valid": np.zeros(rows, bool),
     }
+
+
+# A face's points are averaged over about this long, in seconds: a detector's box jumps
+# from frame to frame, a head does not.
+SMOOTH_SECONDS = 0.1
+
+
+def smooth_points(video: Video) -> np.ndarray:
+    """float32[N,5,2]: the face's points in the stored frames, steadied in time."""
+    points = np.array(video["face_points"], np.float32)
+    count = max(video["num_valid"], 1)
+    times = np.asarray(video["timestamp"][:count], np.float64)
+    apart = (times[:, None] - times) / SMOOTH_SECONDS
+    weight = np.exp(-0.5 * apart**2)
+    weight /= weight.sum(axis=1, keepdims=True)
+    points[:count] = np.einsum("ij,jkl->ikl", weight, points[:count])
+    return points
 
 
 class _Batches:
@@ -463,6 +568,7 @@ class _Batches:
         self._order = order  # position -> ClipRef
         self._reader = reader
         self._facts = [(v["num_valid"], v["label"]) for v in videos]
+        self._faces = [smooth_points(video) for video in videos]
         self._batch_size, self._clip_frames, self._image_size = shape
         self._rows = rows
         self._num_batches = num_batches
@@ -483,6 +589,8 @@ class _Batches:
             batch["length"][row] = self._reader.read(
                 clip, num_valid, batch["frames"][row]
             )
+            frames, _ = frames_of(clip, num_valid, self._clip_frames)
+            batch["face"][row] = self._faces[clip.video][frames]
             batch["label"][row] = 1 if clip.blend else label
             batch["blend"][row] = clip.blend
             batch["index"][row] = position % 2**31

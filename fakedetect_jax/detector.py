@@ -170,14 +170,15 @@ class Detector:
             simplejpeg.decode_jpeg(images[index], "RGB", buffer=out)
         return frames, length
 
-    def clips_of(self, num_valid: int, per_window: int = 0) -> list[data.ClipRef]:
+    def clips_of(self, stored: Row, per_window: int = 0) -> list[data.ClipRef]:
         """The clips of a stored window: the evaluation's, or another number."""
         settings = self.model.config.data
         return data.covering_clips(
-            [{"num_valid": num_valid}],
+            [stored],
             clip_frames=settings.clip_frames,
             frame_stride=settings.frame_stride,
             per_video=per_window or settings.eval_clips_per_video,
+            min_coverage=settings.min_coverage,
         )
 
     # Videos ------------------------------------------------------------------------
@@ -333,7 +334,7 @@ class _Session:
 
     def _add_clips(self, video: Pending, face: Face, window: Row, stored: Row) -> None:
         images = cache.read_frames(Path(stored["entry"]))
-        for clip in self._detector.clips_of(stored["num_valid"]):
+        for clip in self._detector.clips_of(stored):
             frames, length = self._detector.read_clip(images, clip, stored["num_valid"])
             row = {
                 "window": window["number"],
@@ -482,6 +483,12 @@ def _why_unscored(detector: Detector, video: Pending) -> tuple[str, str]:
         )
     side = max(s["box"][2] - s["box"][0] for s in stored)
     least = detector.model.config.dataset.image_size / MAX_ENLARGEMENT
+    if side >= least:
+        needed = detector.model.config.data.min_coverage
+        return (
+            "no face",
+            f"no clip shows a face in {needed:.0%} of its frames, as the model needs",
+        )
     return (
         "out of range",
         f"the face's square is {side:.0f} pixels wide, the model needs {least:.0f}",

@@ -86,6 +86,7 @@ def score_clips(
         clip_frames=config.data.clip_frames,
         frame_stride=config.data.frame_stride,
         per_video=config.data.eval_clips_per_video,
+        min_coverage=config.data.min_coverage,
     )
     batch_size = config.eval.batch_size
     shape = batch_shape(config, batch_size)
@@ -172,12 +173,24 @@ def validation_numbers(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def unscored(split: Split) -> list[Row]:
+SELDOM_SEEN = "the face is seen in too few frames of every clip (data.min_coverage)"
+
+
+def unscored(split: Split, config) -> list[Row]:
     """The videos of a split that no clip can be taken from, with the reason."""
+    clips = functools.partial(
+        data.showing_starts,
+        clip_frames=config.data.clip_frames,
+        stride=config.data.frame_stride,
+        min_coverage=config.data.min_coverage,
+    )
     return [
-        {**_facts(v), "reason": "no usable frame"}
+        {
+            **_facts(v),
+            "reason": SELDOM_SEEN if v["num_valid"] else "no usable frame",
+        }
         for v in split.videos
-        if v["num_valid"] < 1
+        if not len(clips(v))
     ]
 
 
@@ -409,7 +422,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "threshold": facts.get("threshold"),
             "dataset_card": _card(Path(builder.data_dir)),
             "num_clips": len(rows),
-            "unscored": unscored(split),
+            "unscored": unscored(split, config),
             "unscored_policy": config.eval.unscored,
         }
         write_json(folder / "context.json", context)

@@ -101,7 +101,7 @@ def _explained(
     count = min(-(-room // max(span // 2, 1)) + 1, limit)
     if entry["num_valid"] < settings.clip_frames:
         return
-    clips = detector.clips_of(entry["num_valid"], count)
+    clips = detector.clips_of(entry, count)
     for first in range(0, len(clips), detector.batch_size):
         some = clips[first : first + detector.batch_size]
         read = [detector.read_clip(images, c, entry["num_valid"]) for c in some]

@@ -237,6 +237,7 @@ def train_step(
         frames = selfblend.self_blend(
             frames,
             batch["blend"],
+            batch["face"],
             key=blend_key,
             index_B=index,
             stored=recipe.stored,

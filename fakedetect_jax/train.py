@@ -302,6 +302,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             max_frame_stride=config.data.max_frame_stride,
             sampling=config.data.sampling,
             self_blend=config.loss.self_blend,
+            min_coverage=config.data.min_coverage,
         ),
         checkpoints=checkpoints,
         facts={
@@ -364,6 +365,12 @@ def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
     say(f"devices   {evaluate.describe_devices(run.mesh)}; mesh data={devices}")
     say(f"model     {parameters:,} parameters, {config.model.dtype}")
     say(f"dataset   {config.dataset.name}: {'; '.join(counts)} videos")
+    missing = [len(evaluate.unscored(split, config)) for split in splits]
+    if any(missing):
+        say(
+            f"faces     {missing[0]} train and {missing[1]} val videos are left out: "
+            f"no clip shows a face in {config.data.min_coverage:.0%} of its frames"
+        )
     say(
         f"batch     {config.batch_size} clips of {config.data.clip_frames} frames at "
         f"{config.dataset.image_size} px, {config.batch_size // devices} per device"

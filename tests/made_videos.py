@@ -3,11 +3,26 @@
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 
 FACELESS = {"detector": "none", "image_size": 32, "num_frames": 4}
+
+
+class Film(SimpleNamespace):
+    """What the search for faces uses of a decoded clip, of frames in memory."""
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def size(self, i: int) -> tuple[int, int]:
+        return self.frames[i].shape[:2]
+
+    def rgb(self, i: int, region: tuple[int, int, int, int] | None = None):
+        y0, x0, y1, x1 = region or (0, 0, *self.size(i))
+        return self.frames[i][y0:y1, x0:x1]
 
 
 def picture(i: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> np.ndarray:

@@ -67,7 +67,7 @@ def config(**changes) -> FfppConfig:
 
 
 def folder(data_dir: Path, name: str = "t") -> Path:
-    return data_dir / "tfds_ffpp" / name / "1.0.0"
+    return data_dir / "tfds_ffpp" / name / "1.1.0"
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ def test_killed_builds_finish_with_the_same_bytes(made, built, tmp_path):
     assert done.returncode == 0, done.stderr
     assert records_of(folder(tmp_path)) == records_of(folder(built))
     assert [p.name for p in tmp_path.iterdir()] == ["tfds_ffpp"]
-    assert [p.name for p in folder(tmp_path).parent.iterdir()] == ["1.0.0"]
+    assert [p.name for p in folder(tmp_path).parent.iterdir()] == ["1.1.0"]
 
 
 def test_ctrl_c_says_how_to_go_on(made, tmp_path):
@@ -334,7 +334,7 @@ def test_ctrl_c_says_how_to_go_on(made, tmp_path):
 
 
 def test_leftovers_of_a_killed_build_are_removed(made, tmp_path):
-    stale = folder(tmp_path).parent / "incomplete.ABC123_1.0.0"
+    stale = folder(tmp_path).parent / "incomplete.ABC123_1.1.0"
     stale.mkdir(parents=True)
     (stale / "tfds_ffpp-train.array_record-00000-of-00001").write_bytes(b"half")
     build(config(), data_dir=tmp_path, manual_dir=made)
@@ -587,7 +587,7 @@ def test_another_version_is_refused(built, tmp_path):
     data_dir = tmp_path / "d"
     shutil.copytree(built, data_dir)
     folder(data_dir).rename(folder(data_dir).with_name("0.9.0"))
-    with pytest.raises(DataError, match="version 0.9.0, but this program reads 1.0.0"):
+    with pytest.raises(DataError, match="version 0.9.0, but this program reads 1.1.0"):
         open_dataset(config(), data_dir)
 
 

@@ -31,6 +31,9 @@ def make_videos(identities: int = 6, num_valid: int = 12) -> list[data.Video]:
                     "original": f"youtube/{target}" if fake else "",
                     "num_valid": num_valid,
                     "frame_index": list(range(num_valid)),
+                    "timestamp": [0.04 * i for i in range(max(num_valid, 1))],
+                    "face_seen": [1] * max(num_valid, 1),
+                    "face_points": np.full((max(num_valid, 1), 5, 2), 0.5).tolist(),
                 }
             )
     return videos
@@ -309,6 +312,66 @@ def test_videos_too_short_for_any_larger_stride_keep_the_smallest():
     videos = make_videos(num_valid=3)
     order = make_order(videos, clip_frames=4, frame_stride=2, max_frame_stride=5)
     assert {order[p].stride for p in range(100)} == {2}
+
+
+# Clips that show the face ----------------------------------------------------------
+
+
+def seldom_seen() -> list[data.Video]:
+    """The first person's face is seen in the last five of twelve frames, the second's
+    in one; their fakes as them."""
+    videos = make_videos()
+    for video in videos:
+        if video["target"] == "000":
+            video["face_seen"] = [0] * 7 + [1] * 5
+        elif video["target"] == "001":
+            video["face_seen"] = [0] * 11 + [1]
+    return videos
+
+
+@pytest.mark.parametrize("sampling", ["natural", "class", "method", "pair"])
+def test_clips_without_the_face_are_not_drawn(sampling):
+    videos = seldom_seen()
+    order = data.TrainOrder(
+        videos,
+        seed=3,
+        clip_frames=4,
+        frame_stride=1,
+        max_frame_stride=3,
+        sampling=sampling,
+        min_coverage=0.5,
+    )
+    clips = [order[p] for p in range(2000)]
+    assert {videos[c.video]["target"] for c in clips} == {
+        v["target"] for v in videos if v["target"] != "001"
+    }
+    for clip in clips:
+        frames = clip.start + clip.stride * np.arange(4)
+        seen = np.asarray(videos[clip.video]["face_seen"])[frames]
+        assert seen.mean() >= 0.5
+    first = [c for c in clips if videos[c.video]["target"] == "000"]
+    assert {c.start for c in first if c.stride == 1} == {5, 6, 7, 8}
+
+
+def test_without_a_bound_all_clips_are_drawn():
+    order = make_order(seldom_seen())
+    assert len({order[p].start for p in range(500)}) == 9
+
+
+def test_evaluation_takes_clips_that_show_the_face():
+    videos = seldom_seen()[:8:4]
+    clips = data.covering_clips(
+        videos, clip_frames=4, frame_stride=1, per_video=3, min_coverage=0.5
+    )
+    assert [(c.video, c.start) for c in clips] == [(0, 5), (0, 7), (0, 8)]
+
+
+def test_a_split_that_shows_no_face_says_which_field_to_lower():
+    videos = make_videos()
+    for video in videos:
+        video["face_seen"] = [0] * 12
+    with pytest.raises(DataError, match="lower config.data.min_coverage"):
+        data.TrainOrder(videos, seed=0, clip_frames=4, frame_stride=1, min_coverage=0.1)
 
 
 def test_methods_held_out_are_named_and_leave_the_rest():

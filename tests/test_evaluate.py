@@ -20,6 +20,30 @@ from tfds_ffpp.errors import DataError
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 
+def test_a_video_that_seldom_shows_its_face_is_unscored_with_a_reason(tiny_run):
+    config = tiny_run.config.copy_and_resolve_references()
+    builder = data.open_dataset(config)
+    split = evaluate.open_split(builder, "test", config)
+    split.videos[0]["face_seen"] = [1] + 7 * [0]
+    split.videos[1]["num_valid"] = 0
+    with config.unlocked():
+        config.data.min_coverage = 0.5
+    missing = evaluate.unscored(split, config)
+    told = [(row["video"], row["reason"]) for row in missing]
+    assert told == [
+        (split.videos[0]["video_id"], evaluate.SELDOM_SEEN),
+        (split.videos[1]["video_id"], "no usable frame"),
+    ]
+    clips = data.covering_clips(
+        split.videos,
+        clip_frames=config.data.clip_frames,
+        frame_stride=config.data.frame_stride,
+        per_video=2,
+        min_coverage=0.5,
+    )
+    assert {c.video for c in clips} == set(range(2, len(split.videos)))
+
+
 def read_scores(folder):
     lines = (folder / "scores.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

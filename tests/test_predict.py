@@ -509,6 +509,23 @@ class TestOutcomes:
         path = write_video(tmp_path / "a.mp4", 12, size=(96, 128))
         self.unscored(detector.score(path), "no face")
 
+    @pytest.mark.parametrize(("least", "starts"), [(0.5, {0, 1}), (0.9, set())])
+    def test_a_face_in_few_frames(self, tiny_run, tmp_path, least, starts):
+        bundle.write_bundle(bundle.load(tiny_run.workdir), tmp_path)
+        facts = json.loads((tmp_path / "model.json").read_text())
+        facts["config"]["data"]["min_coverage"] = least
+        (tmp_path / "model.json").write_text(json.dumps(facts))
+        strict = Detector.load(tmp_path, devices=jax.devices()[:1])
+        frames = read_clip(reals(tiny_run)[0], lambda total: range(8)).frames()
+        frames[3:] = [np.full_like(frames[0], 128)] * 5
+        result = strict.score(write_video(tmp_path / "a.mp4", frames))
+        if starts:
+            (face,) = result["faces"]
+            assert {clip["start"] for clip in face["clips"]} == starts
+        else:
+            self.unscored(result, "no face")
+            assert "no clip shows a face in 90% of its frames" in result["reason"]
+
     def test_too_short(self, detector, tiny_run, tmp_path):
         frames = read_clip(reals(tiny_run)[0], lambda total: [0, 1]).frames()
         path = write_video(tmp_path / "a.mp4", frames)

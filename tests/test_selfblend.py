@@ -8,8 +8,16 @@ import simplejpeg
 
 from fakedetect_jax import imaging, selfblend
 from tests.test_imaging import picture
+from tfds_ffpp.faces import usual_box
+from tfds_ffpp.track import place_points
 
 CLIPS, FRAMES, SIDE = 12, 6, 48
+
+
+def faces_of(clips: int, frames: int) -> jax.Array:
+    """The points of a face in the middle of its crop, for every frame."""
+    points = jnp.asarray(place_points(usual_box(1.3)), jnp.float32)
+    return jnp.tile(points, (clips, frames, 1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +33,7 @@ def blend_some(frames, blend, index, seed):
     return selfblend.self_blend(
         frames,
         blend,
+        faces_of(*frames.shape[:2]),
         key=jax.random.key(seed),
         index_B=index,
         stored=selfblend.Stored(quality=95, subsampling="444"),
@@ -178,7 +187,8 @@ def test_half_of_the_clips_are_changed_as_a_whole_blended_or_not():
 
 def test_masks_are_soft_regions_of_the_face():
     keys = jax.random.split(jax.random.key(0), 64)
-    draw = jax.jit(jax.vmap(lambda key: selfblend.face_mask((3, 64, 64), key)))
+    face = faces_of(1, 3)[0]
+    draw = jax.jit(jax.vmap(lambda key: selfblend.face_mask((3, 64, 64), face, key)))
     masks = np.asarray(draw(keys))
     assert masks.min() >= 0
     assert masks.max() <= 1 + 1e-5

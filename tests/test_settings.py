@@ -13,7 +13,7 @@ import jax
 import pytest
 from tensorflow_datasets.core import BuilderConfig
 
-from fakedetect_jax import augment, settings, steps, train
+from fakedetect_jax import augment, data, settings, steps, train
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.evaluate import clip_shape
 from fakedetect_jax.models import FakeDetector
@@ -32,13 +32,7 @@ def test_every_config_is_valid_and_takes_a_step(load_config, name):
     shape = clip_shape(config)
     state = jax.eval_shape(lambda: steps.create_train_state(recipe, shape))
     rows = config.batch_size
-    batch = {
-        "frames": jax.ShapeDtypeStruct((rows, *shape), "uint8"),
-        "length": jax.ShapeDtypeStruct((rows,), "int32"),
-        "label": jax.ShapeDtypeStruct((rows,), "float32"),
-        "index": jax.ShapeDtypeStruct((rows,), "int32"),
-        "valid": jax.ShapeDtypeStruct((rows,), "bool"),
-    }
+    batch = jax.eval_shape(lambda: data.empty_batch(rows, shape[0], shape[1]))
     update = lambda s, b: steps.train_step(recipe, s, b)  # noqa: E731
     after, metrics = jax.eval_shape(update, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)

@@ -25,6 +25,7 @@ RECIPE = {
     "margin": 1.3,
     "detector": "none",
     "detector_model": "",
+    "landmarks": "none",
     "jpeg_quality": 95,
     "jpeg_subsampling": "444",
 }

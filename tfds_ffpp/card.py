@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfds_ffpp.faces import need_model
+from tfds_ffpp.faces import landmark_model, need_model
 from tfds_ffpp.layout import Scan
 from tfds_ffpp.prepare import file_digest
 from tfds_ffpp.splits import Splits
@@ -87,6 +87,8 @@ def versions(recipe: Mapping[str, Any]) -> dict[str, str]:
     if recipe["crop"] == "face" and recipe["detector"] == "yunet":
         digest = file_digest(need_model(recipe["detector_model"]))
         told["detector_model"] = f"sha256 {digest}"
+    if recipe["crop"] == "face" and recipe["landmarks"] == "dlib":
+        told["landmarks"] = f"sha256 {file_digest(landmark_model())}"
     return told
 
 

@@ -31,6 +31,8 @@ class Face:
     gloss: Array
     alpha: Array
     half_width: float
+    jaw: float
+    roundness: float
     depth: float
     nose: float
     eye_x: float
@@ -87,6 +89,12 @@ def _mirrored(x: Array, y: Array, centre: tuple[float, float], radius):
 def _head_width(y: Array, half_width: float, jaw: float) -> Array:
     """Half width of the head at height y: full at the temples, narrow at the jaw."""
     return half_width * (1 - jaw * smooth(y, low=0.1, high=1.05))
+
+
+def head_outline(face: Face, y: Array) -> Array:
+    """Half width of a head at heights y within -1 and 1, where its surface ends."""
+    width = _head_width(y, face.half_width, face.jaw)
+    return width * (1 - np.abs(y) ** face.roundness) ** (1 / 2.3)
 
 
 def _features_height(rng, x: Array, y: Array, *, nose: float, eye_x: float) -> Array:
@@ -165,8 +173,10 @@ def make_face(rng: np.random.Generator) -> Face:
     depth = float(rng.uniform(0.65, 0.8))
     nose = float(rng.uniform(0.12, 0.22))
     eye_x = float(rng.uniform(0.29, 0.35))
-    width = _head_width(y, half_width, rng.uniform(0.12, 0.34))
-    radius = (np.abs(x) / width) ** 2.3 + np.abs(y) ** rng.uniform(2.3, 2.8)
+    jaw = float(rng.uniform(0.12, 0.34))
+    width = _head_width(y, half_width, jaw)
+    roundness = float(rng.uniform(2.3, 2.8))
+    radius = (np.abs(x) / width) ** 2.3 + np.abs(y) ** roundness
     z = depth * np.sqrt(np.clip(1 - radius, 0, None))
     z += _features_height(rng, x, y, nose=nose, eye_x=eye_x) * (radius < 1)
 
@@ -206,6 +216,8 @@ def make_face(rng: np.random.Generator) -> Face:
         gloss=gloss.astype(np.float32),
         alpha=alpha.astype(np.float32),
         half_width=half_width,
+        jaw=jaw,
+        roundness=roundness,
         depth=depth,
         nose=nose,
         eye_x=eye_x,

@@ -1,7 +1,7 @@
 """One video -> its frames as stored: decode, detect, crop, encode."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from tfds_ffpp import track as tracks
 from tfds_ffpp.crops import Box, clip_crops
-from tfds_ffpp.faces import Faces, clip_box, open_detector
+from tfds_ffpp.faces import Faces, clip_box, follow_face, open_detector, usual_box
 from tfds_ffpp.video import Clip, Plan, even_plan, read_clip, run_plan
 
 
@@ -25,6 +26,7 @@ class Recipe:
     margin: float
     detector: str
     detector_model: str
+    landmarks: str
     jpeg_quality: int
     jpeg_subsampling: str
 
@@ -59,6 +61,24 @@ def find_faces(clip: Clip, recipe: Recipe) -> Faces:
     """The face box of a clip as the recipe says."""
     detector = open_detector(recipe.detector, recipe.detector_model)
     return clip_box(clip, detector=detector, margin=recipe.margin)
+
+
+def with_track(clip: Clip, faces: Faces, recipe: Recipe) -> Faces:
+    """What was seen, with the place of the face in each frame of the clip.
+
+    A fake is told where the face of its original is.
+    """
+    if faces.track is not None:
+        track = faces.track.at(clip.indices)
+    elif recipe.crop == "full":  # where faces are was not asked
+        usual = usual_box(recipe.margin)
+        track = tracks.unknown_track(clip.indices, usual=usual, seen=True)
+    else:
+        detector = open_detector(
+            recipe.detector, recipe.detector_model, recipe.landmarks
+        )
+        track = follow_face(clip, faces, detector=detector, margin=recipe.margin)
+    return replace(faces, track=track)
 
 
 def whole_frame(clip: Clip) -> Faces:
@@ -113,7 +133,8 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
     Args:
       path: the video.
       recipe: how.
-      faces: what was seen of its original's faces; None to look at this video.
+      faces: what was seen of its original's faces, with their track; None to look at
+        this video.
 
     Raises:
       UnusableVideoError: with the reason.
@@ -125,6 +146,8 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
         faces = whole_frame(clip)
     elif faces is None:
         faces = find_faces(clip, recipe)
+    faces = with_track(clip, faces, recipe)
+    assert faces.track is not None  # noqa: S101
     detected = process_time()
     num_valid, frames, encoding = store(clip, faces, recipe)
     facts = clip.facts
@@ -135,6 +158,7 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
         "box": list(source_box(faces, clip.size(0))),
         "coverage": faces.coverage,
         "num_faces": faces.num_faces,
+        **faces.track.features(recipe.num_frames),
         "damaged": int(clip.damaged),
         "sha256": file_digest(path),
         "codec": facts.codec,
@@ -149,6 +173,7 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
             "reference": list(faces.reference),
             "coverage": faces.coverage,
             "num_faces": faces.num_faces,
+            "track": faces.track.to_json(),
         },
     }
     seconds = {
@@ -170,4 +195,5 @@ def faces_from_json(told: dict[str, Any] | None) -> Faces | None:
         reference=(told["reference"][0], told["reference"][1]),
         coverage=told["coverage"],
         num_faces=told["num_faces"],
+        track=tracks.from_json(told["track"]),
     )

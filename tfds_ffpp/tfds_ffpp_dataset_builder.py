@@ -14,6 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from tfds_ffpp import cache, packaging
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.faces import LANDMARKS
 from tfds_ffpp.layout import parse_map
 from tfds_ffpp.prepare import Recipe
 
@@ -41,6 +42,9 @@ class FfppConfig(tfds.core.BuilderConfig):
     margin: side of the face crop in sides of the detected box.
     detector: dlib, yunet (needs detector_model) or none (largest centred square).
     detector_model: the .onnx file of yunet.
+    landmarks: eyes, nose and mouth for the masks of self-blending: none places them in
+      the face's box, dlib finds them (detector dlib, with the extra `faces`); yunet
+      gives its own.
     jpeg_quality, jpeg_subsampling: of the stored frames.
     protocol: official (the official split, or our own where its lists are missing),
       disjoint (our own, whatever lists there are), folders (those called train, val
@@ -64,6 +68,7 @@ class FfppConfig(tfds.core.BuilderConfig):
     margin: float = 1.3
     detector: str = "dlib"
     detector_model: str = ""
+    landmarks: str = "none"
     jpeg_quality: int = 95
     jpeg_subsampling: str = "444"
     protocol: str = "official"
@@ -85,6 +90,11 @@ class FfppConfig(tfds.core.BuilderConfig):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise SettingError(f"{name}={value!r} is not from {low} to {high}")
+        if self.landmarks == "dlib" and self.detector != "dlib":
+            raise SettingError(
+                f"landmarks=dlib goes with detector=dlib, not {self.detector}; "
+                "set landmarks=none"
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -103,6 +113,7 @@ _CHOICES = {
     "compression": ("raw", "c23", "c40"),
     "crop": ("face", "full"),
     "detector": ("dlib", "yunet", "none"),
+    "landmarks": LANDMARKS,
     "jpeg_subsampling": ("444", "422", "420"),
     "protocol": ("official", "disjoint", "folders", "all_test", "seed"),
 }
@@ -172,6 +183,9 @@ def features(config: FfppConfig) -> tfds.features.FeaturesDict:
             "box": fts.Tensor(shape=(4,), dtype=np.float32),
             "coverage": fts.Scalar(np.float32),
             "num_faces": fts.Scalar(np.int32),
+            "face_seen": fts.Tensor(shape=(count,), dtype=np.int32),
+            "face_box": fts.Tensor(shape=(count, 4), dtype=np.float32),
+            "face_points": fts.Tensor(shape=(count, 5, 2), dtype=np.float32),
             "damaged": fts.Scalar(np.int32),
             "sha256": fts.Text(),
             "codec": fts.Text(),
@@ -204,8 +218,11 @@ def _in_order(data: bytes) -> bytes:
 class Builder(tfds.core.ShardBasedBuilder):
     """Prepares videos in worker processes, then writes them shard by shard."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "Where the face is in each frame; a face must last or be confirmed.",
+        "1.0.0": "First release.",
+    }
     BUILDER_CONFIGS = list(CONFIGS[:1])  # what `tfds build` makes without --config
     builder_configs = {**NAMED_CONFIGS}  # pyright: ignore
     MANUAL_DOWNLOAD_INSTRUCTIONS = packaging.MANUAL_DIR_HELP

@@ -1,6 +1,7 @@
 """A video of any length -> windows, each prepared as the dataset stores a video."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tfds_ffpp.prepare import (
     source_box,
     store,
     whole_frame,
+    with_track,
 )
 from tfds_ffpp.video import Clip, IrregularVideoError, Window, read_windows
 
@@ -107,8 +109,12 @@ def _prepare(path: Path, recipe: Recipe, how, *, in_order: bool, alive):
 
 def _store_face(entry: Path, clip: Clip, face: Faces, recipe: Recipe) -> dict[str, Any]:
     num_valid, frames, _ = store(clip, face, recipe)
+    # Whether the face is seen does not depend on a model of its points.
+    track = with_track(clip, face, replace(recipe, landmarks="none")).track
+    assert track is not None  # noqa: S101
     facts = {
         "num_valid": num_valid,
+        "face_seen": track.features(recipe.num_frames)["face_seen"],
         "box": list(source_box(face, clip.size(0))),
         "coverage": face.coverage,
         "num_faces": face.num_faces,
