@@ -11,7 +11,14 @@ import simplejpeg
 
 from tfds_ffpp import track as tracks
 from tfds_ffpp.crops import Box, clip_crops
-from tfds_ffpp.faces import Faces, clip_box, follow_face, open_detector, usual_box
+from tfds_ffpp.faces import (
+    Detector,
+    Faces,
+    clip_box,
+    follow_face,
+    open_detector,
+    usual_box,
+)
 from tfds_ffpp.video import Clip, Plan, even_plan, read_clip, run_plan
 
 
@@ -57,10 +64,15 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def detector_of(recipe: Recipe) -> Detector:
+    """The detector that the recipe names; one for all calls, since opening it takes
+    longer than using it."""
+    return open_detector(recipe.detector, recipe.detector_model, recipe.landmarks)
+
+
 def find_faces(clip: Clip, recipe: Recipe) -> Faces:
     """The face box of a clip as the recipe says."""
-    detector = open_detector(recipe.detector, recipe.detector_model)
-    return clip_box(clip, detector=detector, margin=recipe.margin)
+    return clip_box(clip, detector=detector_of(recipe), margin=recipe.margin)
 
 
 def with_track(clip: Clip, faces: Faces, recipe: Recipe) -> Faces:
@@ -74,9 +86,7 @@ def with_track(clip: Clip, faces: Faces, recipe: Recipe) -> Faces:
         usual = usual_box(recipe.margin)
         track = tracks.unknown_track(clip.indices, usual=usual, seen=True)
     else:
-        detector = open_detector(
-            recipe.detector, recipe.detector_model, recipe.landmarks
-        )
+        detector = detector_of(recipe)
         track = follow_face(clip, faces, detector=detector, margin=recipe.margin)
     return replace(faces, track=track)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tfds_ffpp.cache import write_entry
-from tfds_ffpp.faces import Faces, clip_boxes, open_detector
+from tfds_ffpp.faces import Faces, clip_boxes
 from tfds_ffpp.prepare import (
     Recipe,
+    detector_of,
     file_digest,
     frame_plan,
     source_box,
@@ -35,8 +36,7 @@ def all_boxes(clip: Clip, recipe: Recipe) -> list[Faces]:
     """The faces of a window that count, the largest lasting one first."""
     if recipe.crop == "full":
         return [whole_frame(clip)]
-    detector = open_detector(recipe.detector, recipe.detector_model)
-    main, *others = clip_boxes(clip, detector=detector, margin=recipe.margin)
+    main, *others = clip_boxes(clip, detector=detector_of(recipe), margin=recipe.margin)
     if main.box is None:
         return []
     least = MIN_RELATIVE_SIDE * (main.box[2] - main.box[0])
@@ -69,6 +69,8 @@ def prepare_windows(
     Raises UnusableVideoError with the reason.
     """
     path = Path(path)
+    # Whether a face is seen does not depend on a model of its points.
+    recipe = replace(recipe, landmarks="none")
     try:
         yield from _prepare(
             path,
@@ -109,8 +111,7 @@ def _prepare(path: Path, recipe: Recipe, how, *, in_order: bool, alive):
 
 def _store_face(entry: Path, clip: Clip, face: Faces, recipe: Recipe) -> dict[str, Any]:
     num_valid, frames, _ = store(clip, face, recipe)
-    # Whether the face is seen does not depend on a model of its points.
-    track = with_track(clip, face, replace(recipe, landmarks="none")).track
+    track = with_track(clip, face, recipe).track
     assert track is not None  # noqa: S101
     facts = {
         "num_valid": num_valid,
