@@ -277,8 +277,12 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any
     if any(name.startswith("ema_params.") for name in digests):
         wanted["ema_params"] = wanted["params"]
     variables = checkpoints.restore_model(step, wanted)
-    variables["params"] = variables.pop("ema_params", variables["params"])
-    return variables
+    averaged = {
+        name: variables.pop(f"ema_{name}")
+        for name in ("params", "batch_stats")
+        if f"ema_{name}" in variables
+    }
+    return {**variables, **averaged}
 
 
 def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str, Any]:
@@ -299,12 +303,14 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         folder = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
         done = folder / "report.json"
         if done.exists():
+    Averaged parameters come with the averaged statistics, as in training's validation.
             return _result(folder)
         facts = checkpoints.facts(step)
         variables = read_variables(config, checkpoints, step)
         variables = parallel.put_replicated(variables, run.mesh)
         selected = checkpoints.metrics(step)
     finally:
+        wanted["ema_batch_stats"] = wanted["batch_stats"]
         checkpoints.close()
     builder = data.open_dataset(config, other)
     split = open_split(builder, split_name, config)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
-import numpy as np
 
 from fakedetect_jax import (
     augment,
@@ -113,8 +112,8 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
         params={**state.params, "backbone": backbone},
         batch_stats={**state.batch_stats, "backbone": statistics},
     )
-    if state.ema_params is not None:
-        loaded = loaded.replace(ema_params=jax.tree.map(np.array, loaded.params))
+    if recipe.ema_decay:
+        loaded = steps.start_average(loaded)
     return parallel.put_replicated(loaded, mesh)
 
 
@@ -494,11 +493,10 @@ def _validate(loop: _Loop, step: int, state) -> list[evaluate.Row]:
         if loop.stop_agreed():
             _save_and_stop(loop, step, state)
 
-    variables = {"params": state.eval_params(), "batch_stats": state.batch_stats}
     with run.terminal.phase("validate"):
         return evaluate.score_clips(
             loop.eval_step,
-            variables,
+            state.eval_variables(),
             loop.val_split,
             run.config,
             mesh=run.mesh,
