@@ -411,30 +411,54 @@ def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
     """The compiled step: ahead of the first batch, and never again.
 
     One that does not fit in the host's memory is made anew with model.remat, which
-    computes the same in less. Raises ConfigError when that does not fit either.
+    computes the same in less. Raises ConfigError when that does not fit either, with
+    the largest batch that does.
     """
-    config, everywhere = run.config, parallel.replicated(run.mesh)
+    config = run.config
+
+    def compiled(recipe: steps.Recipe, batch_size: int):
+        state, batch = _step_arguments(abstract, config, batch_size, run.mesh)
+        return compile_train_step(recipe, run.mesh).lower(state, batch).compile()
+
+    step = compiled(recipe, config.batch_size)
+    have, need = parallel.free_host_bytes(), parallel.host_bytes(step)
+    if have is None or need is None or need <= have:
+        return step
+    # Several processes would have to agree on their program.
+    if not recipe.model.remat and jax.process_count() == 1:
+        run.terminal.warn(
+            f"the step needs {need / 1e9:,.1f} GB of {have / 1e9:,.1f} GB free: "
+            "trying config.model.remat=True"
+        )
+        recipe = recipe._replace(model=recipe.model.clone(remat=True))
+        step = compiled(recipe, config.batch_size)
+        need = parallel.host_bytes(step) or need
+        if need <= have:
+            return step
+    fits = None
+    if jax.process_count() == 1:
+        run.terminal.warn("out of memory: looking for a batch that fits")
+        fits = parallel.largest_batch(
+            lambda size: parallel.host_bytes(compiled(recipe, size)) or 0,
+            have=have,
+            too_large=(config.batch_size, need),
+            multiple=run.mesh.devices.size,
+        )
+    raise parallel.memory_error(config, need, have, remat=recipe.model.remat, fits=fits)
+
+
+def _step_arguments(abstract: steps.TrainState, config, batch_size: int, mesh):
+    """Shapes, types and places of the state and of a batch of so many clips."""
+    everywhere, spread = parallel.replicated(mesh), parallel.batch_sharded(mesh)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), abstract
     )
-    empty = data.empty_batch(*evaluate.batch_shape(config, config.batch_size))
-    sharding = parallel.batch_sharded(run.mesh)
+    empty = data.empty_batch(*evaluate.batch_shape(config, batch_size))
     batch = {
-        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=sharding)
+        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread)
         for name, rows in empty.items()
     }
-    compiled = compile_train_step(recipe, run.mesh).lower(state, batch).compile()
-    try:
-        parallel.check_memory(compiled, config)
-    except ConfigError as error:
-        # Several processes would have to agree on their program.
-        if recipe.model.remat or jax.process_count() > 1:
-            raise
-        run.terminal.warn(f"{error}: trying config.model.remat=True")
-        saving = recipe._replace(model=recipe.model.clone(remat=True))
-        compiled = compile_train_step(saving, run.mesh).lower(state, batch).compile()
-        parallel.check_memory(compiled, config)
-    return compiled
+    return state, batch
 
 
 def _save_and_stop(loop: _Loop, step: int, state) -> None:
