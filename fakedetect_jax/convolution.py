@@ -389,7 +389,11 @@ def cpu_max_pool_gradient(x_NHWC: jax.Array, dy_NPQC: jax.Array) -> jax.Array:
     bfloat16 has so few values that a few per cent of the maxima above 0 are shared;
     there the first winner alone gets dy. Float32 takes the faster way, all winners.
     """
-    first = x_NHWC.dtype != jnp.float32
+    return unpool(x_NHWC, dy_NPQC, first=x_NHWC.dtype != jnp.float32)
+
+
+def unpool(x_NHWC: jax.Array, dy_NPQC: jax.Array, *, first: bool) -> jax.Array:
+    """Gradient [N,H,W,C] of the images to the first of equal maxima, or to all."""
     # Rows come first where the first winner is sought, so they are undone last.
     inner, outer = (2, 1) if first else (1, 2)
     part = _pool_axis(x_NHWC, inner)
