@@ -318,6 +318,7 @@ def train_step(
             correct=state.totals.correct + jnp.sum(correct),
             clips=state.totals.clips + clips,
         ),
+        ema_batch_stats=averages[1],
     )
     # A select per leaf costs nothing beside the update that it fuses with, and the
     # host can learn of the fault a step later without having lost the good state.
@@ -334,4 +335,26 @@ def train_step(
 def eval_step(model: nn.Module, variables: dict[str, Any], batch: Batch) -> jax.Array:
     """The logits float32[B] of the clips of a batch; its state is left alone."""
     frames = normalise(batch["frames"].astype(jnp.float32) / 255.0)
+    return model.apply(variables, frames, batch["length"], train=False)  # pyright: ignore[reportReturnType]
+
+
+def blended_eval_step(
+    model: nn.Module, seed: int, variables: dict[str, Any], batch: Batch
+) -> jax.Array:
+    """eval_step of clips that are all real: those with label 1 are self-blended first.
+
+    The blends follow from the seed and the clip's index, so each evaluation of a run
+    sees the same ones.
+    """
+    frames = batch["frames"].astype(jnp.float32) / 255.0
+    # fold_in(seed, 2): apart from the keys of parameters and training.
+    blended, _ = selfblend.self_blend(
+        frames,
+        jnp.zeros_like(batch["label"]),
+        key=jax.random.fold_in(jax.random.key(seed), 2),
+        index_B=batch["index"],
+        probability=1.0,
+    )
+    is_fake = batch["label"][:, None, None, None, None] > 0.5
+    frames = normalise(jnp.where(is_fake, blended, frames))
     return model.apply(variables, frames, batch["length"], train=False)  # pyright: ignore[reportReturnType]

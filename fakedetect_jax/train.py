@@ -17,6 +17,7 @@ from fakedetect_jax import (
     evaluate,
     models,
     parallel,
+    pretrained,
     report,
     steps,
     workdir,
@@ -67,6 +68,16 @@ def make_plan(config, num_videos: int) -> Plan:
     return Plan(num_steps, per_epoch)
 
 
+def check_weights(config) -> None:
+    """Refuses an init_from that cannot work; touches no device.
+
+    Raises CheckpointError.
+    """
+    if config.init_from:
+        path = Path(config.init_from).expanduser()
+        pretrained.check_fit(path, steps.make_model(config))
+
+
 def check_rooms(config) -> None:
     """What only the rooms themselves know of their fields; touches no device.
 
@@ -101,12 +112,8 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
     state = jax.jit(create, out_shardings=parallel.replicated(mesh))()
     if not config.init_from:
         return state
-    from fakedetect_jax import pretrained
-
     backbone, statistics = pretrained.load_backbone(
-        Path(config.init_from).expanduser(),
-        params=state.params["backbone"],
-        batch_stats=state.batch_stats["backbone"],
+        Path(config.init_from).expanduser(), recipe.model
     )
     loaded = state.replace(
         params={**state.params, "backbone": backbone},
@@ -257,6 +264,9 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     hold_out = config.data.hold_out
     train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
     val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)
+    blended_val = _needs_blended_val(config, train_split, val_split)
+    if blended_val:
+        val_split = evaluate.open_blended_split(builder, "val", config)
     plan = make_plan(config, len(train_split.videos))
     start = parallel.agree(checkpoints.latest() or 0)
     if start:
@@ -273,6 +283,19 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     abstract = jax.eval_shape(create)
     _check_disk(run, checkpoints, abstract)
     _summarise(run, plan, abstract, (train_split, val_split), start)
+    if blended_val:
+        terminal.say(
+            "val       its fakes are all held out: checkpoint, threshold and "
+            "temperature are chosen by its real videos against self-blended copies"
+        )
+    card = evaluate.dataset_card(Path(builder.data_dir))
+    if not start and learns_from_nothing(config, card):
+        terminal.warn(
+            f"{config.model.backbone} begins with random weights, but published "
+            "results on real videos begin with ImageNet's: set "
+            "--config.init_from=FILE.safetensors; docs/weights.md says where such a "
+            "file comes from"
+        )
     with terminal.phase("compile"):
         train_step = _compile(recipe, abstract, run)
     if jax.process_count() == 1:  # several agree to stop after their first step
@@ -299,9 +322,12 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "versions": workdir.versions(),
             "devices": evaluate.describe_devices(mesh),
             "source_frames": _source_frames(train_split.videos),
+            "val_fakes": evaluate.SELF_BLENDED if blended_val else "forged",
         },
         metrics_file=metrics_file,
-        eval_step=evaluate.compile_eval_step(recipe.model, mesh),
+        eval_step=evaluate.compile_eval_step(
+            recipe.model, mesh, blend_seed=config.seed if blended_val else None
+        ),
         vote=parallel.Vote(mesh),
     )
     try:
@@ -309,6 +335,22 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     finally:
         if metrics_file is not None:
             metrics_file.close()
+
+
+def _needs_blended_val(config, train: evaluate.Split, val: evaluate.Split) -> bool:
+    """Whether data.hold_out leaves val no fakes, so that others must stand in.
+
+    Val's own would tell the choice of the checkpoint about the held-out methods.
+    Raises ConfigError when it leaves nothing to learn from either.
+    """
+    if not config.data.hold_out:
+        return False
+    if not config.loss.self_blend and not any(v["label"] for v in train.videos):
+        raise ConfigError(
+            "config.data.hold_out names every method, so no fake is left to train on; "
+            "set config.loss.self_blend, for example 0.5, or hold out fewer"
+        )
+    return bool(config.loss.self_blend) and not any(v["label"] for v in val.videos)
 
 
 def _source_frames(videos) -> dict[str, int]:
@@ -328,7 +370,15 @@ def _load_or_create(
     if not start:
         clip_shape = evaluate.clip_shape(run.config)
         with run.terminal.phase("initialise"):
-            return first_state(recipe, clip_shape, run.config, run.mesh)
+            state = first_state(recipe, clip_shape, run.config, run.mesh)
+        if run.config.init_from:
+            loaded = pretrained.backbone_shapes(recipe.model)
+            numbers = sum(math.prod(shape) for shape in loaded.values())
+            run.terminal.say(
+                f"loaded    {len(loaded)} tensors, {numbers:,} numbers, "
+                f"from {run.config.init_from} into the backbone"
+            )
+        return state
     with run.terminal.phase("restore"):
         restored = checkpoints.restore(start, abstract)
         return parallel.put_replicated(restored, run.mesh)
@@ -343,6 +393,12 @@ def _check_disk(run: Run, checkpoints: Checkpoints, state: steps.TrainState) -> 
     workdir.ensure_writable(run.workdir, need_bytes=size * missing)
 
 
+def learns_from_nothing(config, card: dict[str, Any]) -> bool:
+    """Whether a full-size backbone begins on real videos with random weights."""
+    made = card.get("made", False)
+    return config.model.backbone in models.BACKBONES and not (config.init_from or made)
+
+
 def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
     config, say = run.config, run.terminal.say
     counts = []
@@ -353,6 +409,9 @@ def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
     parameters = evaluate.count_parameters(state.params)
     say(f"devices   {evaluate.describe_devices(run.mesh)}; mesh data={devices}")
     say(f"model     {parameters:,} parameters, {config.model.dtype}")
+    weights = f"weights of {config.init_from}" if config.init_from else "random weights"
+    begun = f"as of step {start}, begun with " if start else ""
+    say(f"backbone  {config.model.backbone}: {begun}{weights}")
     say(f"dataset   {config.dataset.name}: {'; '.join(counts)} videos")
     say(
         f"batch     {config.batch_size} clips of {config.data.clip_frames} frames at "
