@@ -2,6 +2,7 @@
 
 python -m benchmarks.augment [--image_size 64] [--clips 32] [--config demo] [--clock …]
 python -m benchmarks.augment --pictures OUT.jpg
+python -m benchmarks.augment --jpeg
 Each operation runs in a program of its own on the same clips: one read and one write of
 the batch are part of its time. Medians over rounds in which all take turns.
 """
@@ -17,8 +18,9 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import simplejpeg
 
-from fakedetect_jax import augment, selfblend, steps
+from fakedetect_jax import augment, imaging, selfblend, steps
 from tfds_ffpp import identity, rendering
 from tfds_ffpp.faces import DlibDetector, follow, usual_box
 from tfds_ffpp.track import place_points
@@ -225,8 +227,52 @@ def draw_pictures(out: Path) -> None:
         raise OSError(f"could not write {out}")
 
 
+def through_libjpeg(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
+    """uint8[H,W,3] through a JPEG file of libjpeg-turbo, by OpenCV, and back."""
+    factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{subsampling}")
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    flags += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+    written, data = cv2.imencode(".jpg", image[..., ::-1], flags)
+    if not written:
+        raise OSError("OpenCV could not write a JPEG")
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
+
+
+def as_stored(image: np.ndarray) -> np.ndarray:
+    """uint8[H,W,3] as a dataset of the default config gives it to the trainer."""
+    data = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(image), quality=95, colorsubsampling="444", fastdct=False
+    )
+    return simplejpeg.decode_jpeg(data, "RGB")
+
+
+def compare_jpeg() -> None:
+    """Prints how near the augmentation's JPEG is to a file, and the file to its input.
+
+    On frames as rendered, and as stored: of those a JPEG of quality 95, 4:4:4, is left,
+    on the same grid of blocks, whose coefficients often lie on the edge of rounding.
+    """
+    rendered = np.concatenate([made_clip(seed)[::5] for seed in range(6)])
+    stored = np.stack([as_stored(image) for image in rendered])
+    print("| frames | chroma | quality | off | file's own change | ratio |")
+    print("|---|---|---|---|---|---|")
+    for name, frames in (("rendered", rendered), ("stored", stored)):
+        planes = imaging.to_planes(jnp.asarray(frames, jnp.float32) / 255)
+        for chroma in ("420", "444"):
+            for quality in (40, 60, 75, 90, 95, 100):
+                file = [through_libjpeg(image, quality, chroma) for image in frames]
+                file = np.stack(file).astype(np.float32)
+                ours = imaging.jpeg(planes, quality, subsample=chroma == "420")
+                ours = 255 * np.asarray(imaging.to_frames(ours))
+                off, change = np.abs(ours - file).mean(), np.abs(file - frames).mean()
+                print(
+                    f"| {name} | {chroma} | {quality} | {off:.2f} | {change:.2f} "
+                    f"| {change / max(off, 1e-9):.1f} |"
+                )
+
+
 def main() -> None:
-    """Measures, or draws with --pictures."""
+    """Measures, draws with --pictures, or compares JPEGs with --jpeg."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image_size", type=int, default=64, help="pixels")
     parser.add_argument("--clips", type=int, default=32, help="clips per batch")
@@ -236,9 +282,14 @@ def main() -> None:
     parser.add_argument(
         "--pictures", type=Path, help="write a sheet there, time nothing"
     )
+    parser.add_argument(
+        "--jpeg", action="store_true", help="compare with libjpeg, time nothing"
+    )
     args = parser.parse_args()
     if args.pictures:
         draw_pictures(args.pictures)
+    elif args.jpeg:
+        compare_jpeg()
     else:
         measure(args)
 

@@ -151,7 +151,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "clip_norm": 0.0,  # global gradient norm; 0: no clipping
             "backbone_multiplier": 1.0,  # learning rate of the backbone, relative
             "layer_decay": 1.0,  # of it, per stage further from the head
-            "ema_decay": 0.0,  # of averaged weights used in evaluation; 0: none
+            "ema_decay": 0.0,  # of averaged weights, used in evaluation; 0: none
         }
     )
     config.loss = ConfigDict(

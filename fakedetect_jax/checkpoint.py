@@ -1,8 +1,9 @@
 """The one file about Orbax: save, verify, restore, fall back.
 
 A checkpoint is CHECKPOINTS/<step>/ as Orbax writes it, with three items: `model`
-(parameters, BatchNorm statistics and, where kept, averaged parameters), `training` (the
-rest of the state) and `facts` (format, config, versions, a SHA-256 of every leaf).
+(parameters, BatchNorm statistics and, where kept, the averages of both), `training`
+(the rest of the state) and `facts` (format, config, versions, a SHA-256 of every
+leaf).
 Orbax restores flipped bits in silence, so a manifest with the SHA-256 of each file,
 CHECKPOINTS/<step>.digest.json, is written when the save has ended; a step without a
 manifest that fits is no checkpoint. While a save is under way CHECKPOINTS/saving.json
@@ -80,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _split(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    groups = ("params.", "batch_stats.", "ema_params.")
+    groups = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
     model = {k: v for k, v in leaves.items() if k.startswith(groups)}
     return model, {k: v for k, v in leaves.items() if k not in model}
 

@@ -342,8 +342,9 @@ def max_pool(x_NHWC: jax.Array) -> jax.Array:
     """Maximum [N,ceil(H/2),ceil(W/2),C] over 3x3 windows at every second pixel.
 
     The border counts for nothing. Where pixels of a window share the maximum, the
-    gradient goes to one of them or to each, as the platform has it. After a ReLU that
-    is unseen: the maximum shared there is 0, and the ReLU passes no gradient on.
+    gradient goes to the first of them, row by row; in float32 on a CPU it goes to each.
+    After a ReLU that is seldom seen: nearly all ties of float32 are at 0 there, and the
+    ReLU passes no gradient on.
     """
     return lax.platform_dependent(x_NHWC, cpu=cpu_max_pool, default=plain_max_pool)
 
@@ -383,11 +384,22 @@ def cpu_max_pool(x_NHWC: jax.Array) -> jax.Array:
 
 
 def cpu_max_pool_gradient(x_NHWC: jax.Array, dy_NPQC: jax.Array) -> jax.Array:
-    """Gradient [N,H,W,C] of the images: dy wherever a pixel is its window's maximum."""
-    rows_NPWC = _pool_axis(x_NHWC, 1)
-    y_NPQC = _pool_axis(rows_NPWC, 2)
-    drows_NPWC = _unpool_axis(rows_NPWC, y_NPQC, dy_NPQC, 2)
-    return _unpool_axis(x_NHWC, rows_NPWC, drows_NPWC, 1)
+    """Gradient [N,H,W,C] of the images: dy where a pixel is its window's maximum.
+
+    bfloat16 has so few values that a few per cent of the maxima above 0 are shared;
+    there the first winner alone gets dy. Float32 takes the faster way, all winners.
+    """
+    return unpool(x_NHWC, dy_NPQC, first=x_NHWC.dtype != jnp.float32)
+
+
+def unpool(x_NHWC: jax.Array, dy_NPQC: jax.Array, *, first: bool) -> jax.Array:
+    """Gradient [N,H,W,C] of the images to the first of equal maxima, or to all."""
+    # Rows come first where the first winner is sought, so they are undone last.
+    inner, outer = (2, 1) if first else (1, 2)
+    part = _pool_axis(x_NHWC, inner)
+    y_NPQC = _pool_axis(part, outer)
+    dpart = _unpool_axis(part, y_NPQC, dy_NPQC, outer, first=first)
+    return _unpool_axis(x_NHWC, part, dpart, inner, first=first)
 
 
 def _pool_axis(x_NHWC: jax.Array, axis: int) -> jax.Array:
@@ -406,9 +418,12 @@ def _pool_axis(x_NHWC: jax.Array, axis: int) -> jax.Array:
 
 
 def _unpool_axis(
-    x_NHWC: jax.Array, y_NPWC: jax.Array, dy_NPWC: jax.Array, axis: int
+    x_NHWC: jax.Array, y_NPWC: jax.Array, dy_NPWC: jax.Array, axis: int, *, first: bool
 ) -> jax.Array:
-    """Pixel x[i] is in window i // 2, and for odd i also in the one after it."""
+    """Pixel x[i] is in window i // 2, and for odd i also in the one after it.
+
+    With `first`, a pixel gets nothing from a window in which an earlier one is equal.
+    """
     size, outs = x_NHWC.shape[axis], y_NPWC.shape[axis]
 
     def spread(a: jax.Array) -> jax.Array:  # each window over its two pixels
@@ -424,11 +439,20 @@ def _unpool_axis(
         end = jnp.zeros_like(lax.slice_in_dim(a, 0, 1, axis=axis))
         return jnp.concatenate([rest, end], axis)
 
+    def earlier(count: int) -> jax.Array:  # x[i - count]; before the first, nothing
+        start = lax.slice_in_dim(x_NHWC, 0, min(count, size), axis=axis)
+        rest = lax.slice_in_dim(x_NHWC, 0, max(size - count, 0), axis=axis)
+        return jnp.concatenate([jnp.full_like(start, jnp.nan), rest], axis)
+
     zero = jnp.zeros((), dy_NPWC.dtype)
-    own = jnp.where(x_NHWC == spread(y_NPWC), spread(dy_NPWC), zero)
     is_odd = lax.broadcasted_iota(jnp.int32, x_NHWC.shape, axis) % 2 == 1
+    y_own = spread(y_NPWC)
+    own = x_NHWC == y_own
+    if first:
+        own &= (earlier(1) != y_own) & ~(is_odd & (earlier(2) == y_own))
     also = is_odd & (x_NHWC == spread(after(y_NPWC)))
-    return own + jnp.where(also, spread(after(dy_NPWC)), zero)
+    from_own = jnp.where(own, spread(dy_NPWC), zero)
+    return from_own + jnp.where(also, spread(after(dy_NPWC)), zero)
 
 
 def normalize_batch(

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from jax.sharding import Mesh
 
-from fakedetect_jax import data, metrics, parallel, report, steps, workdir
+from fakedetect_jax import data, metrics, parallel, report, selfblend, steps, workdir
 from fakedetect_jax.checkpoint import Checkpoints, write_json
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.files import read_lines
@@ -59,10 +59,42 @@ def open_split(builder, name: str, config, *, hold_out: Sequence[str] = ()) -> S
     return Split(name, [videos[i] for i in records], reader)
 
 
-def compile_eval_step(model, mesh: Mesh) -> Callable:
-    """eval_step over the mesh; the logits come back whole on every process."""
+# What the fakes of open_blended_split are called.
+SELF_BLENDED = "self-blended"
+
+
+def open_blended_split(builder, name: str, config) -> Split:
+    """The reals of a split, and each once more as a fake to be self-blended.
+
+    For steps.blended_eval_step, which does the blending. It stands in for a split
+    whose own fakes may not be looked at.
+    """
+    videos = data.read_videos(builder.data_dir, name)
+    real = [i for i, video in enumerate(videos) if video["label"] == 0]
+    blended = [{**videos[i], "label": 1, "method": SELF_BLENDED} for i in real]
+    reader = data.FrameReader(
+        builder,
+        name,
+        image_size=config.dataset.image_size,
+        cache_mib=config.data.cache_mib,
+        records=[*real, *real],
+    )
+    return Split(name, [*(videos[i] for i in real), *blended], reader)
+
+
+def compile_eval_step(
+    model, mesh: Mesh, *, blends: tuple[int, selfblend.Stored] | None = None
+) -> Callable:
+    """eval_step over the mesh; the logits come back whole on every process.
+
+    With blends, a seed and how frames are stored, it is blended_eval_step, for an
+    open_blended_split.
+    """
+    step = functools.partial(steps.eval_step, model)
+    if blends is not None:
+        step = functools.partial(steps.blended_eval_step, model, *blends)
     return jax.jit(
-        functools.partial(steps.eval_step, model),
+        step,
         in_shardings=(parallel.replicated(mesh), parallel.batch_sharded(mesh)),
         out_shardings=parallel.replicated(mesh),
     )
@@ -281,15 +313,21 @@ def abstract_variables(config) -> dict[str, Any]:
 def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
     """The model's variables at a step, on the host; averaged ones where kept.
 
+    Averaged parameters come with the averaged statistics, as in training's validation.
     Optimiser and schedule are not looked at, so those of another version don't matter.
     """
     wanted = abstract_variables(config)
     digests = checkpoints.facts(step)["digests"]
     if any(name.startswith("ema_params.") for name in digests):
         wanted["ema_params"] = wanted["params"]
+        wanted["ema_batch_stats"] = wanted["batch_stats"]
     variables = checkpoints.restore_model(step, wanted)
-    variables["params"] = variables.pop("ema_params", variables["params"])
-    return variables
+    averaged = {
+        name: variables.pop(f"ema_{name}")
+        for name in ("params", "batch_stats")
+        if f"ema_{name}" in variables
+    }
+    return {**variables, **averaged}
 
 
 # What decides scores and report beside dataset and weights; the size of a batch, the
@@ -407,7 +445,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         context = {
             "split": f"{prefix}{split_name}",
             "step": step,
-            "selected_on": _selection(selected),
+            "selected_on": _selection(selected, facts.get("val_fakes")),
             "test_evaluations": _count_touch(
                 run.workdir, f"{prefix}{split_name}", step, test=f"{prefix}test"
             ),
@@ -420,7 +458,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "parameters": count_parameters(variables["params"]),
             "temperature": facts.get("temperature"),
             "threshold": facts.get("threshold"),
-            "dataset_card": _card(Path(builder.data_dir)),
+            "dataset_card": dataset_card(Path(builder.data_dir)),
             "num_clips": len(rows),
             "unscored": unscored(split, config),
             "unscored_policy": config.eval.unscored,
@@ -435,10 +473,13 @@ def _result(folder: Path) -> dict[str, Any]:
     return {**json.loads((folder / "report.json").read_text()), "folder": str(folder)}
 
 
-def _selection(selected: dict[str, float]) -> str:
+def _selection(selected: dict[str, float], val_fakes: str | None) -> str:
     if not selected:
         return "the newest checkpoint (none was evaluated on val)"
-    return f"val, by video AUC ({selected['video_auc']:.4f})"
+    told = f"val, by video AUC ({selected['video_auc']:.4f})"
+    if val_fakes == SELF_BLENDED:
+        told += " of its real videos against self-blended copies of them"
+    return told
 
 
 def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:
@@ -458,7 +499,8 @@ def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:
     return sum(row["split"] == test for row in lines.rows) + len(lines.damaged)
 
 
-def _card(dataset_dir: Path) -> dict[str, Any]:
+def dataset_card(dataset_dir: Path) -> dict[str, Any]:
+    """The card that was written with a dataset; empty if there is none."""
     path = dataset_dir / "card.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -139,6 +139,8 @@ def _run(argv: list[str]) -> int:
         config, notes = workdir.as_trained(config, workdir.read_record(folder))
     settings.check(config)
     train.check_rooms(config)
+    if FLAGS.mode == "train" and not workdir.has_checkpoint(folder):
+        train.check_weights(config)  # a run that goes on has its weights
     workdir.ensure_writable(folder)
     if config.compilation_cache:
         cache = str(Path(config.compilation_cache).expanduser())

@@ -1,5 +1,7 @@
 """ResNet weights in torchvision's and timm's names (safetensors) -> our backbone."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.models import BACKBONES
+from fakedetect_jax.models import BACKBONES, EXPANSION, STEMS, FakeDetector
 
 # Our variable -> its name in torch.
 LEAVES = {
@@ -26,26 +28,73 @@ UNUSED_SUFFIX = "num_batches_tracked"
 MAX_NAMES = 8
 
 
+Shapes = dict[tuple[str, ...], tuple[int, ...]]
+
+
 def load_backbone(
-    path: Path, *, params: Any, batch_stats: Any
+    path: Path, model: FakeDetector
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The backbone's parameters and running statistics from a .safetensors file.
 
-    `params` and `batch_stats` are a backbone's trees, of which only names and shapes
-    are read. The result has the same trees with float32 numpy leaves.
+    The result has the trees of the model's backbone with float32 numpy leaves.
 
     torchvision and timm name a ResNet's tensors alike; their classifier `fc` is left
     out. Everything else must fit. Raises CheckpointError for another kind of file, a
     damaged one, missing or unexpected names, wrong shapes, and values that are no
     numbers.
     """
-    wanted = {
-        **_flat_shapes("params", params),
-        **_flat_shapes("batch_stats", batch_stats),
-    }
-    loaded = read_tensors(path, wanted)
+    loaded = read_tensors(path, backbone_shapes(model))
     tree = traverse_util.unflatten_dict(loaded)
     return tree["params"], tree["batch_stats"]
+
+
+def check_fit(path: Path, model: FakeDetector) -> None:
+    """Raises CheckpointError unless the file's header fits the model's backbone.
+
+    Reads no weight and touches no device, so that a wrong file is refused before
+    data are built.
+    """
+    with _opened(path) as file:
+        _check_header(path, file, backbone_shapes(model))
+
+
+def backbone_shapes(model: FakeDetector) -> Shapes:
+    """Name and shape of every variable of a model's backbone, without making it."""
+    sizes, block = BACKBONES.get(model.backbone, (model.stage_sizes, model.block))
+    shapes: Shapes = {}
+
+    def conv(inputs: int, outputs: int, size: int, *names: str) -> None:
+        shapes["params", *names, "kernel"] = (size, size, inputs, outputs)
+
+    def norm(channels: int, *names: str) -> None:
+        for collection, leaves in (
+            ("params", ("scale", "bias")),
+            ("batch_stats", ("mean", "var")),
+        ):
+            for leaf in leaves:
+                shapes[collection, *names, leaf] = (channels,)
+
+    conv(3, model.width, STEMS[model.stem][0], "conv1")
+    norm(model.width, "bn1")
+    inputs = model.width
+    for stage, count in enumerate(sizes):
+        inner = model.width * 2**stage
+        outputs = inner * EXPANSION[block]
+        for i in range(count):
+            name = f"layer{stage + 1}_{i}"
+            layers = [(inner, 3), (outputs, 3)]
+            if block == "bottleneck":
+                layers = [(inner, 1), (inner, 3), (outputs, 1)]
+            below = inputs
+            for part, (channels, size) in enumerate(layers, start=1):
+                conv(below, channels, size, name, f"conv{part}")
+                norm(channels, name, f"bn{part}")
+                below = channels
+            if inputs != outputs or (stage and i == 0):
+                conv(inputs, outputs, 1, name, "downsample_conv")
+                norm(outputs, name, "downsample_bn")
+            inputs = outputs
+    return shapes
 
 
 def torch_name(key: tuple[str, ...]) -> str:
@@ -56,33 +105,37 @@ def torch_name(key: tuple[str, ...]) -> str:
     return ".".join([*parts, LEAVES[leaf]])
 
 
-def read_tensors(
-    path: Path, wanted: dict[tuple[str, ...], tuple[int, ...]]
-) -> dict[tuple[str, ...], np.ndarray]:
-    """The wanted variables, in our layout; nothing is read before the header fits."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The open file; whatever fails while it is read becomes a CheckpointError."""
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"config.init_from {path} is not a .safetensors file, and nothing is ever "
-            "unpickled; save its state_dict with safetensors.torch.save_file first"
+            "unpickled; docs/weights.md has the three lines that convert it"
         )
     if not path.is_file():
-        raise CheckpointError(f"config.init_from {path} does not exist")
+        raise CheckpointError(
+            f"config.init_from {path} does not exist; give the path of a .safetensors "
+            "file"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
-            _check_header(path, file, wanted)
-            arrays = {key: file.get_tensor(torch_name(key)) for key in wanted}
+            yield file
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"config.init_from {path} is damaged or not a safetensors file ({error})"
+            f"config.init_from {path} is damaged or not a safetensors file ({error}); "
+            "get it again"
         ) from error
+
+
+def read_tensors(path: Path, wanted: Shapes) -> dict[tuple[str, ...], np.ndarray]:
+    """The wanted variables, in our layout; nothing is read before the header fits."""
+    with _opened(path) as file:
+        _check_header(path, file, wanted)
+        arrays = {key: file.get_tensor(torch_name(key)) for key in wanted}
     arrays = {key: _our_layout(array) for key, array in arrays.items()}
     _check_values(path, arrays)
     return arrays
-
-
-def _flat_shapes(collection: str, tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
-    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
-    return {(collection, *key): tuple(leaf.shape) for key, leaf in flat.items()}
 
 
 def _torch_shape(shape: tuple[int, ...]) -> list[int]:
@@ -95,8 +148,11 @@ def _our_layout(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _check_header(path: Path, file, wanted: dict) -> None:
-    """Raises one CheckpointError that names all that does not fit."""
+def _check_header(path: Path, file, wanted: Shapes) -> None:
+    """Raises one CheckpointError that names all that does not fit.
+
+    Of another ResNet it says that first: hundreds of names tell less.
+    """
     names = set(file.keys())
     expected = {torch_name(key): _torch_shape(shape) for key, shape in wanted.items()}
     missing = sorted(set(expected) - names)
@@ -122,8 +178,8 @@ def _check_header(path: Path, file, wanted: dict) -> None:
     told = "; ".join(fault for fault in faults if fault)
     if told:
         raise CheckpointError(
-            f"config.init_from {path} does not fit config.model.backbone: {told}"
-            f"{_likely(names)}"
+            f"config.init_from {path} does not fit config.model.backbone: "
+            f"{_likely(names)} ({told})"
         )
 
 
@@ -135,7 +191,7 @@ def _named(kind: str, names: list[str]) -> str:
 
 
 def _likely(names: set[str]) -> str:
-    """Which backbone the names belong to, as the end of a sentence."""
+    """Which backbone the names belong to, and what to do."""
     stages = [
         len({n.split(".")[1] for n in names if n.startswith(f"layer{stage}.")})
         for stage in range(1, 5)
@@ -143,8 +199,8 @@ def _likely(names: set[str]) -> str:
     kind = "bottleneck" if "layer1.0.conv3.weight" in names else "basic"
     fitting = [name for name, value in BACKBONES.items() if value == ((*stages,), kind)]
     if fitting:
-        return f"; its blocks are those of {fitting[0]}"
-    return "; the names must be those of a torchvision or timm ResNet"
+        return f"its blocks are those of {fitting[0]}"
+    return "its names must be those of a torchvision or timm ResNet"
 
 
 def _check_values(path: Path, arrays: dict[tuple[str, ...], np.ndarray]) -> None:

@@ -5,7 +5,7 @@ import math
 import re
 import runpy
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,17 +238,51 @@ def field_names(config, prefix: str = "") -> list[str]:
     return names
 
 
+# What other programs call a field; the whole name is looked up before its last part.
+OTHER_NAMES = {
+    "model.name": "model.backbone",
+    "name": "dataset.name",
+    "dataset": "dataset.name",
+    "arch": "model.backbone",
+    "backbone": "model.backbone",
+    "lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "ema": "optimizer.ema_decay",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "batchsize": "batch_size",
+    "epochs": "num_epochs",
+    "epoch": "num_epochs",
+    "steps": "num_steps",
+    "max_steps": "num_steps",
+    "workers": "data.num_workers",
+    "weights": "init_from",
+    "pretrained": "init_from",
+}
+
+
 def _nearest(field: str, known: Iterable[str]) -> str:
     """Which known field was probably meant, as the end of a sentence."""
-    known = list(known)
-    near = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
-    last = field.rpartition(".")[2]
-    near += [k for k in known if k.rpartition(".")[2] == last]  # in another group
-    leaves = {k.rpartition(".")[2]: k for k in known}
-    near += [leaves[m] for m in difflib.get_close_matches(last, leaves, n=1)]
-    if not near:
+    meant = _meant(field, list(known))
+    if meant is None:
         return "; configs/ffpp.py lists them all"
-    return f"; did you mean config.{near[0]}?"
+    return f"; did you mean config.{meant}?"
+
+
+def _meant(field: str, known: Sequence[str]) -> str | None:
+    """The known field that a wrong name stands for, if one is near."""
+    last = field.rpartition(".")[2]
+    other = OTHER_NAMES.get(field) or OTHER_NAMES.get(last)
+    if other in known:
+        return other
+    # The same name elsewhere: of the whole run before of one part of it.
+    same = [k for k in known if k.rpartition(".")[2] == last]
+    if same:
+        return min(same, key=lambda k: k.count("."))
+    leaves = {k.rpartition(".")[2]: k for k in known}
+    near = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    near += [leaves[m] for m in difflib.get_close_matches(last, leaves, n=1)]
+    return near[0] if near else None
 
 
 # The command line ----------------------------------------------------------------
@@ -319,6 +353,11 @@ def told(error: BaseException) -> str:
     if match and match[1] in RULES:
         wanted = RULES[match[1]].fault(object())
         return f"config.{match[1]} is {match[2]!r}; it must be {wanted}"
+    unknown = re.match(r"Unknown command line flag '([^']+)'", text)
+    if unknown and "Did you mean" not in text:  # a flag, but perhaps a field
+        meant = _meant(unknown[1].removeprefix("no"), list(RULES))
+        if meant:
+            return f"--{unknown[1]} is no flag; did you mean --config.{meant}=…?"
     return f"{text}; see --help"
 
 

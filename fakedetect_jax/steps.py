@@ -37,10 +37,17 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     ema_params: Any  # None without averaging
     totals: Totals
+    ema_batch_stats: Any = None  # averaged as the parameters are
 
-    def eval_params(self) -> Any:
-        """The parameters that evaluation uses: the averaged ones where kept."""
-        return self.params if self.ema_params is None else self.ema_params
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables that evaluation uses: the averaged ones where kept.
+
+        Parameters and BatchNorm statistics always come as the pair that belongs
+        together: statistics of other parameters than these give other logits.
+        """
+        if self.ema_params is None:
+            return {"params": self.params, "batch_stats": self.batch_stats}
+        return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
 
 
 class Recipe(NamedTuple):
@@ -98,16 +105,33 @@ def create_train_state(recipe: Recipe, clip_shape: tuple[int, ...]) -> TrainStat
     frames = jnp.zeros((1, *clip_shape), jnp.float32)
     length = jnp.ones((1,), jnp.int32)
     variables = recipe.model.init(params_key, frames, length, train=False)
-    params = variables["params"]
-    return TrainState(
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=batch_stats,
         opt_state=recipe.optimizer.init(params),
-        # A copy: two leaves of a donated state must not share a buffer.
-        ema_params=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
+        ema_params=None,
         totals=zero_totals(),
     )
+    return start_average(state) if recipe.ema_decay else state
+
+
+def start_average(state: TrainState) -> TrainState:
+    """The state with averages that begin at its parameters and statistics."""
+    # Copies: two leaves of a donated state must not share a buffer.
+    params, batch_stats = jax.tree.map(jnp.copy, (state.params, state.batch_stats))
+    return state.replace(ema_params=params, ema_batch_stats=batch_stats)
+
+
+def average_decay(decay: float, step: jax.Array) -> jax.Array:
+    """What an average keeps of itself at an update: min(decay, (1 + t) / (10 + t)).
+
+    t updates came before. Less than `decay` while there are few, or the first weights,
+    which are random, would outlast the training (TensorFlow's
+    ExponentialMovingAverage with num_updates).
+    """
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def learning_rate(
@@ -281,10 +305,11 @@ def train_step(
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema_params = state.ema_params
-    if ema_params is not None:
-        ema_params = optax.incremental_update(
-            params, ema_params, step_size=1.0 - recipe.ema_decay
+    averages: Any = (state.ema_params, state.ema_batch_stats)
+    if recipe.ema_decay:
+        decay = average_decay(recipe.ema_decay, state.step)
+        averages = optax.incremental_update(
+            (params, batch_stats), averages, step_size=1.0 - decay
         )
     correct = ((logits > 0) == (label > 0.5)) & valid
     clips = jnp.sum(valid).astype(jnp.float32)
@@ -293,12 +318,13 @@ def train_step(
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
-        ema_params=ema_params,
+        ema_params=averages[0],
         totals=Totals(
             loss=state.totals.loss + loss * clips,
             correct=state.totals.correct + jnp.sum(correct),
             clips=state.totals.clips + clips,
         ),
+        ema_batch_stats=averages[1],
     )
     # A select per leaf costs nothing beside the update that it fuses with, and the
     # host can learn of the fault a step later without having lost the good state.
@@ -316,3 +342,27 @@ def eval_step(model: nn.Module, variables: dict[str, Any], batch: Batch) -> jax.
     """The logits float32[B] of the clips of a batch; its state is left alone."""
     frames = normalise(batch["frames"].astype(jnp.float32) / 255.0)
     return model.apply(variables, frames, batch["length"], train=False)  # pyright: ignore[reportReturnType]
+
+
+def blended_eval_step(
+    model: nn.Module,
+    seed: int,
+    stored: selfblend.Stored,
+    variables: dict[str, Any],
+    batch: Batch,
+) -> jax.Array:
+    """eval_step of clips that are all real: those with label 1 are self-blended first.
+
+    The others pass all that is no blending, as in training. The draws follow from the
+    seed and the clip's index, so each evaluation of a run sees the same clips.
+    """
+    frames = selfblend.self_blend(
+        batch["frames"].astype(jnp.float32) / 255.0,
+        batch["label"] > 0.5,
+        batch["face"],
+        # fold_in(seed, 2): apart from the keys of parameters and training.
+        key=jax.random.fold_in(jax.random.key(seed), 2),
+        index_B=batch["index"],
+        stored=stored,
+    )
+    return model.apply(variables, normalise(frames), batch["length"], train=False)  # pyright: ignore[reportReturnType]

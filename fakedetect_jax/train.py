@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
-import numpy as np
 
 from fakedetect_jax import (
     augment,
@@ -17,6 +17,7 @@ from fakedetect_jax import (
     evaluate,
     models,
     parallel,
+    pretrained,
     report,
     steps,
     workdir,
@@ -67,6 +68,16 @@ def make_plan(config, num_videos: int) -> Plan:
     return Plan(num_steps, per_epoch)
 
 
+def check_weights(config) -> None:
+    """Refuses an init_from that cannot work; touches no device.
+
+    Raises CheckpointError.
+    """
+    if config.init_from:
+        path = Path(config.init_from).expanduser()
+        pretrained.check_fit(path, steps.make_model(config))
+
+
 def check_rooms(config) -> None:
     """What only the rooms themselves know of their fields; touches no device.
 
@@ -101,19 +112,15 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
     state = jax.jit(create, out_shardings=parallel.replicated(mesh))()
     if not config.init_from:
         return state
-    from fakedetect_jax import pretrained
-
     backbone, statistics = pretrained.load_backbone(
-        Path(config.init_from).expanduser(),
-        params=state.params["backbone"],
-        batch_stats=state.batch_stats["backbone"],
+        Path(config.init_from).expanduser(), recipe.model
     )
     loaded = state.replace(
         params={**state.params, "backbone": backbone},
         batch_stats={**state.batch_stats, "backbone": statistics},
     )
-    if state.ema_params is not None:
-        loaded = loaded.replace(ema_params=jax.tree.map(np.array, loaded.params))
+    if recipe.ema_decay:
+        loaded = steps.start_average(loaded)
     return parallel.put_replicated(loaded, mesh)
 
 
@@ -259,9 +266,15 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     hold_out = config.data.hold_out
     train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
     val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)
+    blended_val = _needs_blended_val(config, train_split, val_split)
+    if blended_val:
+        val_split = evaluate.open_blended_split(builder, "val", config)
     one_is_enough = config.dataset.allow_one_class
     for split in (train_split, val_split):
-        data.need_both_classes(split.videos, split.name, one_is_enough=one_is_enough)
+        is_made = split is train_split and config.loss.self_blend
+        data.need_both_classes(
+            split.videos, split.name, one_is_enough=one_is_enough or bool(is_made)
+        )
     final = config.eval.final_split
     if final and not config.eval.dataset:  # told now, not after the last step
         videos = data.read_videos(Path(builder.data_dir), final)
@@ -282,6 +295,19 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     abstract = jax.eval_shape(create)
     _check_disk(run, checkpoints, abstract)
     _summarise(run, plan, abstract, (train_split, val_split), start)
+    if blended_val:
+        terminal.say(
+            "val       its fakes are all held out: checkpoint, threshold and "
+            "temperature are chosen by its real videos against self-blended copies"
+        )
+    card = evaluate.dataset_card(Path(builder.data_dir))
+    if not start and learns_from_nothing(config, card):
+        terminal.warn(
+            f"{config.model.backbone} begins with random weights, but published "
+            "results on real videos begin with ImageNet's: set "
+            "--config.init_from=FILE.safetensors; docs/weights.md says where such a "
+            "file comes from"
+        )
     with terminal.phase("compile"):
         train_step = _compile(recipe, abstract, run)
     if jax.process_count() == 1:  # several agree to stop after their first step
@@ -310,9 +336,14 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "versions": workdir.versions(),
             "devices": evaluate.describe_devices(mesh),
             "source_frames": _source_frames(train_split.videos),
+            "val_fakes": evaluate.SELF_BLENDED if blended_val else "forged",
         },
         metrics_file=metrics_file,
-        eval_step=evaluate.compile_eval_step(recipe.model, mesh),
+        eval_step=evaluate.compile_eval_step(
+            recipe.model,
+            mesh,
+            blends=(config.seed, recipe.stored) if blended_val else None,
+        ),
         vote=parallel.Vote(mesh),
     )
     try:
@@ -320,6 +351,23 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     finally:
         if metrics_file is not None:
             metrics_file.close()
+
+
+def _needs_blended_val(config, train: evaluate.Split, val: evaluate.Split) -> bool:
+    """Whether data.hold_out leaves val no fakes, so that others must stand in.
+
+    Val's own would tell the choice of the checkpoint about the held-out methods.
+    Raises ConfigError when it leaves nothing to learn from either.
+    """
+    if not config.data.hold_out:
+        return False
+    if not config.loss.self_blend and not any(v["label"] for v in train.videos):
+        raise ConfigError(
+            "config.data.hold_out names every method, so no fake is left to train on; "
+            "set config.loss.self_blend=1 and config.data.sampling=class, or hold out "
+            "fewer"
+        )
+    return bool(config.loss.self_blend) and not any(v["label"] for v in val.videos)
 
 
 def _source_frames(videos) -> dict[str, int]:
@@ -339,7 +387,15 @@ def _load_or_create(
     if not start:
         clip_shape = evaluate.clip_shape(run.config)
         with run.terminal.phase("initialise"):
-            return first_state(recipe, clip_shape, run.config, run.mesh)
+            state = first_state(recipe, clip_shape, run.config, run.mesh)
+        if run.config.init_from:
+            loaded = pretrained.backbone_shapes(recipe.model)
+            numbers = sum(math.prod(shape) for shape in loaded.values())
+            run.terminal.say(
+                f"loaded    {len(loaded)} tensors, {numbers:,} numbers, "
+                f"from {run.config.init_from} into the backbone"
+            )
+        return state
     with run.terminal.phase("restore"):
         restored = checkpoints.restore(start, abstract)
         return parallel.put_replicated(restored, run.mesh)
@@ -354,6 +410,12 @@ def _check_disk(run: Run, checkpoints: Checkpoints, state: steps.TrainState) -> 
     workdir.ensure_writable(run.workdir, need_bytes=size * missing)
 
 
+def learns_from_nothing(config, card: dict[str, Any]) -> bool:
+    """Whether a full-size backbone begins on real videos with random weights."""
+    made = card.get("made", False)
+    return config.model.backbone in models.BACKBONES and not (config.init_from or made)
+
+
 def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
     config, say = run.config, run.terminal.say
     counts = []
@@ -364,6 +426,9 @@ def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
     parameters = evaluate.count_parameters(state.params)
     say(f"devices   {evaluate.describe_devices(run.mesh)}; mesh data={devices}")
     say(f"model     {parameters:,} parameters, {config.model.dtype}")
+    weights = f"weights of {config.init_from}" if config.init_from else "random weights"
+    begun = f"as of step {start}, begun with " if start else ""
+    say(f"backbone  {config.model.backbone}: {begun}{weights}")
     say(f"dataset   {config.dataset.name}: {'; '.join(counts)} videos")
     missing = [len(evaluate.unscored(split, config)) for split in splits]
     if any(missing):
@@ -428,30 +493,54 @@ def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
     """The compiled step: ahead of the first batch, and never again.
 
     One that does not fit in the host's memory is made anew with model.remat, which
-    computes the same in less. Raises ConfigError when that does not fit either.
+    computes the same in less. Raises ConfigError when that does not fit either, with
+    the largest batch that does.
     """
-    config, everywhere = run.config, parallel.replicated(run.mesh)
+    config = run.config
+
+    def compiled(recipe: steps.Recipe, batch_size: int):
+        state, batch = _step_arguments(abstract, config, batch_size, run.mesh)
+        return compile_train_step(recipe, run.mesh).lower(state, batch).compile()
+
+    step = compiled(recipe, config.batch_size)
+    have, need = parallel.free_host_bytes(), parallel.host_bytes(step)
+    if have is None or need is None or need <= have:
+        return step
+    # Several processes would have to agree on their program.
+    if not recipe.model.remat and jax.process_count() == 1:
+        run.terminal.warn(
+            f"the step needs {need / 1e9:,.1f} GB of {have / 1e9:,.1f} GB free: "
+            "trying config.model.remat=True"
+        )
+        recipe = recipe._replace(model=recipe.model.clone(remat=True))
+        step = compiled(recipe, config.batch_size)
+        need = parallel.host_bytes(step) or need
+        if need <= have:
+            return step
+    fits = None
+    if jax.process_count() == 1:
+        run.terminal.warn("out of memory: looking for a batch that fits")
+        fits = parallel.largest_batch(
+            lambda size: parallel.host_bytes(compiled(recipe, size)) or 0,
+            have=have,
+            too_large=(config.batch_size, need),
+            multiple=run.mesh.devices.size,
+        )
+    raise parallel.memory_error(config, need, have, remat=recipe.model.remat, fits=fits)
+
+
+def _step_arguments(abstract: steps.TrainState, config, batch_size: int, mesh):
+    """Shapes, types and places of the state and of a batch of so many clips."""
+    everywhere, spread = parallel.replicated(mesh), parallel.batch_sharded(mesh)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), abstract
     )
-    empty = data.empty_batch(*evaluate.batch_shape(config, config.batch_size))
-    sharding = parallel.batch_sharded(run.mesh)
+    empty = data.empty_batch(*evaluate.batch_shape(config, batch_size))
     batch = {
-        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=sharding)
+        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread)
         for name, rows in empty.items()
     }
-    compiled = compile_train_step(recipe, run.mesh).lower(state, batch).compile()
-    try:
-        parallel.check_memory(compiled, config)
-    except ConfigError as error:
-        # Several processes would have to agree on their program.
-        if recipe.model.remat or jax.process_count() > 1:
-            raise
-        run.terminal.warn(f"{error}: trying config.model.remat=True")
-        saving = recipe._replace(model=recipe.model.clone(remat=True))
-        compiled = compile_train_step(saving, run.mesh).lower(state, batch).compile()
-        parallel.check_memory(compiled, config)
-    return compiled
+    return state, batch
 
 
 def _save_and_stop(loop: _Loop, step: int, state) -> None:
@@ -511,11 +600,10 @@ def _validate(loop: _Loop, step: int, state) -> list[evaluate.Row]:
         if loop.stop_agreed():
             _save_and_stop(loop, step, state)
 
-    variables = {"params": state.eval_params(), "batch_stats": state.batch_stats}
     with run.terminal.phase("validate"):
         return evaluate.score_clips(
             loop.eval_step,
-            variables,
+            state.eval_variables(),
             loop.val_split,
             run.config,
             mesh=run.mesh,

@@ -54,6 +54,11 @@ def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
         )
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run left a sealed checkpoint to go on from, whole or damaged."""
+    return any(workdir.glob("checkpoints/*.digest.json"))
+
+
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
     """Holds the workdir for this process; the kernel frees it however we end.

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax import data, evaluate, parallel
+from fakedetect_jax import data, evaluate, parallel, steps, train
+from fakedetect_jax.checkpoint import Checkpoints
 from fakedetect_jax.interrupt import StopRequest
 from fakedetect_jax.report import write_report
 from fakedetect_jax.workdir import Run
@@ -303,3 +304,67 @@ def test_a_damaged_count_of_test_evaluations_never_restarts(tmp_path):
     assert count(split="val", test="test") == 3
     (tmp_path / "eval" / "touched.jsonl").write_bytes(b"\xff\n12\n")
     assert count(split="test", test="test") == 3
+
+
+@pytest.fixture(scope="module")
+def all_held_out():
+    """Flags that keep every fake of the tiny run's dataset from train and val."""
+    return ("--config.data.hold_out=('Deepfakes',)", "--config.data.sampling=class")
+
+
+def test_without_any_fake_a_checkpoint_is_chosen_by_self_blended_reals(
+    launchpad, tiny_config, all_held_out, tmp_path
+):
+    command = ("--config", tiny_config, "--workdir", tmp_path / "w", *all_held_out)
+    command += ("--config.loss.self_blend=1.0", "--config.num_epochs=3")
+    code, out, err = launchpad.run(*command, "--config.eval.final_split=test")
+    assert code == 0, err
+    assert "its real videos against self-blended copies" in out
+    rows = map(json.loads, (tmp_path / "w" / "metrics.jsonl").read_text().splitlines())
+    aucs = {row["step"]: row["video_auc"] for row in rows if row["kind"] == "val"}
+    assert None not in aucs.values()
+    checkpoints = Checkpoints(tmp_path / "w" / "checkpoints", read_only=True)
+    best = checkpoints.best()
+    assert best is not None and aucs[best] == max(aucs.values())
+    facts = checkpoints.facts(best)
+    checkpoints.close()
+    assert facts["val_fakes"] == "self-blended"
+    assert facts["temperature"] != 1.0  # 1 where a class is missing
+    (context,) = (tmp_path / "w" / "eval").glob("*/context.json")
+    told = json.loads(context.read_text())["selected_on"]
+    assert told.endswith("of its real videos against self-blended copies of them")
+    assert "self-blended" not in context.with_name("scores.jsonl").read_text()
+
+
+def test_the_blends_of_val_are_the_same_at_each_look(tiny_run):
+    config = tiny_run.config
+    split = evaluate.open_blended_split(data.open_dataset(config), "val", config)
+    half = len(split.videos) // 2
+    assert [v["label"] for v in split.videos] == [0] * half + [1] * half
+    assert [v["video_id"] for v in split.videos[:half]] == [
+        v["video_id"] for v in split.videos[half:]
+    ]
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    recipe = steps.make_recipe(config, num_steps=1)
+    shape = evaluate.clip_shape(config)
+    state = train.first_state(recipe, shape, config, mesh)
+
+    def score(blends):
+        step = evaluate.compile_eval_step(recipe.model, mesh, blends=blends)
+        variables = state.eval_variables()
+        rows = evaluate.score_clips(step, variables, split, config, mesh=mesh)
+        return np.array([row["logit"] for row in rows])
+
+    first, plain = score((3, recipe.stored)), score(None)
+    np.testing.assert_array_equal(first, score((3, recipe.stored)))
+    reals = len(first) // 2
+    assert (first != plain).all()  # reals pass all but the blending, too
+    np.testing.assert_allclose(plain[reals:], plain[:reals], atol=1e-6)
+
+
+def test_nothing_to_learn_from_is_told(launchpad, tiny_config, all_held_out, tmp_path):
+    code, _, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", tmp_path / "w", *all_held_out)
+    )
+    assert code == 2
+    assert "no fake is left to train on; set config.loss.self_blend" in err

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -176,7 +177,11 @@ def test_too_large_a_step_is_told_before_it_is_run(launchpad, command):
     assert code == 2, (out, err)
     sentence = one_sentence(err)
     assert "out of memory" in sentence and "batch_size is 32768" in sentence
-    assert "config.model.remat=True" in sentence
+    # It was tried, so it is not advised.
+    assert "trying config.model.remat=True" in err
+    assert "config.model.remat=True" not in sentence
+    match = re.search(r"a batch of (\d+) fits: --config.batch_size=\1,", sentence)
+    assert match and 0 < int(match[1]) < 32768
     assert "train 1/" not in out
 
 

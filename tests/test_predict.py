@@ -175,17 +175,21 @@ class TestModels:
             config.optimizer.ema_decay = 0.9
         recipe = steps.make_recipe(config, num_steps=1)
         state = steps.create_train_state(recipe, evaluate.clip_shape(config))
-        averaged = jax.tree.map(lambda x: x + 1, state.params)
+        averaged, statistics = jax.tree.map(
+            lambda x: x + 1, (state.params, state.batch_stats)
+        )
         fields = config.to_dict()
         del fields["optimizer"]
         facts = {"config": fields, "versions": {}, "devices": ""}
         checkpoints = Checkpoints(tmp_path / "checkpoints")
         mesh = parallel.make_mesh(jax.devices()[:1])
-        state = parallel.put_replicated(state.replace(ema_params=averaged), mesh)
+        state = state.replace(ema_params=averaged, ema_batch_stats=statistics)
+        state = parallel.put_replicated(state, mesh)
         checkpoints.save(1, state, facts)
         checkpoints.close()
         found = bundle.load(tmp_path).variables
         jax.tree.map(np.testing.assert_array_equal, found["params"], averaged)
+        jax.tree.map(np.testing.assert_array_equal, found["batch_stats"], statistics)
 
     def test_a_workdir_is_only_read(self, tiny_run):
         def state():

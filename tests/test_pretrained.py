@@ -1,32 +1,66 @@
 """Weights in torchvision's and timm's names give its features, or an error."""
 
 import json
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from safetensors.numpy import save_file
 
-from fakedetect_jax import models, pretrained
+from fakedetect_jax import evaluate, models, pretrained, settings, train
+from fakedetect_jax.checkpoint import Checkpoints
 from fakedetect_jax.errors import CheckpointError
 
 
-def fresh(resnet: models.ResNet, size: int):
-    """Names and shapes of a backbone, without making its values."""
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return jax.eval_shape(lambda x: resnet.init(jax.random.key(0), x, False), image)
-
-
-def load(path, resnet, size=32):
-    variables = fresh(resnet, size)
-    params, statistics = pretrained.load_backbone(
-        path, params=variables["params"], batch_stats=variables["batch_stats"]
+def detector(resnet: models.ResNet) -> models.FakeDetector:
+    """A detector with that backbone."""
+    return models.FakeDetector(
+        backbone="resnet",
+        stage_sizes=resnet.stage_sizes,
+        block=resnet.block,
+        width=resnet.width,
+        stem=resnet.stem,
     )
+
+
+def load(path, resnet):
+    params, statistics = pretrained.load_backbone(path, detector(resnet))
     return {"params": params, "batch_stats": statistics}
 
 
-def random_weights(block: str, sizes, width: int) -> dict[str, np.ndarray]:
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(models.FakeDetector(backbone=name) for name in models.BACKBONES),
+        models.FakeDetector(
+            backbone="resnet", stage_sizes=(2, 1), width=8, stem="small2"
+        ),
+        models.FakeDetector(
+            backbone="resnet", stage_sizes=(1, 1, 1), width=8, block="bottleneck"
+        ),
+    ],
+    ids=lambda model: f"{model.backbone}-{model.block}",
+)
+def test_the_shapes_are_those_of_the_model(model):
+    frames = jax.ShapeDtypeStruct((1, 1, 64, 64, 3), jnp.float32)
+    length = jax.ShapeDtypeStruct((1,), jnp.int32)
+    made = jax.eval_shape(
+        lambda f, n: model.init(jax.random.key(0), f, n), frames, length
+    )
+    wanted = {}
+    for collection in ("params", "batch_stats"):
+        flat = traverse_util.flatten_dict(made[collection]["backbone"])
+        wanted |= {(collection, *key): leaf.shape for key, leaf in flat.items()}
+    assert pretrained.backbone_shapes(model) == wanted
+
+
+def random_weights(
+    block: str, sizes, width: int, *, stem: int = 7
+) -> dict[str, np.ndarray]:
     """A state dict in torch's names and layout, written from the definition."""
     draw = np.random.default_rng(0)
     weights: dict[str, np.ndarray] = {}
@@ -41,7 +75,7 @@ def random_weights(block: str, sizes, width: int) -> dict[str, np.ndarray]:
         weights[f"{name}.running_mean"] = draw.normal(size=channels)
         weights[f"{name}.running_var"] = draw.uniform(0.5, 1.5, channels)
 
-    conv("conv1", 3, width, 7)
+    conv("conv1", 3, width, stem)
     norm("bn1", width)
     inputs, grow = width, 4 if block == "bottleneck" else 1
     for stage, count in enumerate(sizes, start=1):
@@ -117,7 +151,7 @@ def test_features_equal_the_definition_in_numpy(block, size, tmp_path):
     resnet = models.ResNet((1, 2), block=block, width=4)
     image = np.random.default_rng(1).normal(size=(1, size, size, 3)).astype(np.float32)
 
-    found = np.asarray(resnet.apply(load(path, resnet, size), image, False))
+    found = np.asarray(resnet.apply(load(path, resnet), image, False))
 
     wanted = reference(weights, image[0].transpose(2, 0, 1), block, (1, 2))
     np.testing.assert_allclose(found[0].transpose(2, 0, 1), wanted, atol=1e-4)
@@ -148,7 +182,7 @@ def test_features_equal_torch(name, tmp_path):
     sizes, block = models.BACKBONES[name]
     resnet = models.ResNet(sizes, block=block)
 
-    variables = load(path, resnet, 64)
+    variables = load(path, resnet)
     images_NHWC = images.numpy().transpose(0, 2, 3, 1)
     found = np.asarray(resnet.apply(variables, images_NHWC, False))
 
@@ -243,3 +277,102 @@ def test_only_safetensors_are_opened(suffix, tiny, tmp_path):
 def test_a_missing_file_is_told(tiny, tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         load(tmp_path / "none.safetensors", tiny[0])
+
+
+# In a run -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fitting(tmp_path):
+    """A file for the backbone of tiny_config, and its tensors."""
+    weights = random_weights("basic", (1, 1), 8, stem=3)
+    path = tmp_path / "fitting.safetensors"
+    save_file(weights, path)
+    return path, weights
+
+
+def test_a_run_begins_with_the_files_weights_and_says_so(
+    launchpad, tiny_config, fitting, tmp_path
+):
+    path, weights = fitting
+    command = ("--config", tiny_config, "--workdir", tmp_path / "w")
+    code, out, err = launchpad.run(
+        *(*command, f"--config.init_from={path}", "--config.num_steps=1"),
+        "--config.optimizer.ema_decay=0.9",
+        "--config.optimizer.learning_rate=1e-9",
+    )
+    assert code == 0, err
+    assert f"backbone  resnet: weights of {path}" in out
+    count = sum(name.split(".")[0] != "fc" for name in weights) - 1
+    assert f"loaded    {count} tensors, " in out
+    checkpoints = Checkpoints(tmp_path / "w" / "checkpoints", read_only=True)
+    config = settings.load(str(tiny_config))
+    found = evaluate.read_variables(config, checkpoints, 1)["params"]["backbone"]
+    checkpoints.close()
+    for block, name in ((found, "conv1"), (found["layer2_0"], "conv2")):
+        torch_name = name if block is found else f"layer2.0.{name}"
+        wanted = weights[f"{torch_name}.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_allclose(block[name]["kernel"], wanted, atol=1e-6)
+    # A run that goes on has its weights: the file may be gone.
+    path.unlink()
+    code, out, err = launchpad.run(
+        *(*command, f"--config.init_from={path}", "--config.num_steps=2"),
+        "--config.optimizer.ema_decay=0.9",
+    )
+    assert code == 0, err
+    assert f"backbone  resnet: as of step 1, begun with weights of {path}" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet50.pth", "nothing is ever unpickled; docs/weights.md"),
+        ("none.safetensors", "does not exist"),
+        ("another.safetensors", "its blocks are those of resnet18"),
+    ],
+)
+def test_weights_that_cannot_work_are_refused_before_devices_and_data(
+    launchpad, tiny_config, tmp_path, name, told
+):
+    if name.startswith("another"):
+        sizes, block = models.BACKBONES["resnet18"]
+        save_file(random_weights(block, sizes, 4), tmp_path / name)
+    (tmp_path / "resnet50.pth").write_bytes(b"PK")
+    code, _, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", tmp_path / "w"),
+        *(f"--config.init_from={tmp_path / name}", "--config.data.data_dir=/none"),
+        "--config.accelerator=tpu",  # told as soon as a device is looked for
+    )
+    assert code == 4
+    assert told in err and err.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("name", ["ffpp", "ffpp_best"])
+def test_the_full_configs_know_when_they_learn_from_nothing(load_config, name):
+    config = load_config(name)
+    assert train.learns_from_nothing(config, {"made": False})
+    assert not train.learns_from_nothing(config, {"made": True})
+    with config.unlocked():
+        config.init_from = "resnet50.safetensors"
+    assert not train.learns_from_nothing(config, {})
+    assert not train.learns_from_nothing(load_config("demo"), {})
+
+
+def test_a_resnet_50_on_real_videos_warns_of_random_weights(
+    launchpad, tiny_config, tiny_run, tmp_path
+):
+    shutil.copytree(tiny_run.config.data.data_dir, tmp_path / "tfds")
+    (card,) = (tmp_path / "tfds").rglob("card.json")
+    facts = json.loads(card.read_text())
+    card.write_text(json.dumps({**facts, "made": False}))
+    process = launchpad.start(
+        *("--config", tiny_config, "--workdir", tmp_path / "w"),
+        *(f"--config.data.data_dir={tmp_path / 'tfds'}", "--config.model.width=64"),
+        *("--config.model.backbone=resnet50", "--config.model.stage_sizes=()"),
+        "--config.model.stem=imagenet",
+    )
+    process.until("resnet50 begins with random weights")  # before it compiles
+    process.send(signal.SIGKILL)
+    process.wait()
+    assert "backbone  resnet50: random weights" in process.stdout

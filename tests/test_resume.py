@@ -68,6 +68,24 @@ def test_stopped_in_every_phase_the_run_is_the_same(
     assert_same_run(workdir, undisturbed)
 
 
+def test_averaged_weights_and_statistics_are_resumed_to_the_bit(
+    launchpad, tiny_config, tmp_path
+):
+    def command(name):
+        averaged = "--config.optimizer.ema_decay=0.99"
+        return ("--config", tiny_config, "--workdir", tmp_path / name, averaged)
+
+    code, _, err = launchpad.run(*command("whole"))
+    assert code == 0, err
+    stop = ["train", 5, signal.SIGTERM]
+    assert launchpad.run(*command("parts"), phase=stop)[0] == 143
+    code, _, err = launchpad.run(*command("parts"))
+    assert code == 0, err
+    names = final_leaves(tmp_path / "whole")
+    assert any(name.startswith("ema_batch_stats.") for name in names)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
 def test_killed_at_any_moment_the_run_is_the_same(
     launchpad, tiny_config, undisturbed, tmp_path
 ):

@@ -1,0 +1,165 @@
+"""Averaged weights: scored as they are stored, and with other BatchNorm statistics.
+
+python -m benchmarks.averaged [--config configs/demo.py] [--decay 0.99 0.999]
+    [--steps 500] [--config.FIELD=VALUE ...]
+Trains once per decay at a constant rate on the config's dataset (made if need be), then
+scores val and test. A network's running statistics are those of the weights that it
+had; "estimated anew" takes them from training batches with the averaged weights
+themselves, which is what the stored average has to come near to.
+"""
+
+import argparse
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fakedetect_jax import (
+    data,
+    evaluate,
+    metrics,
+    models,
+    parallel,
+    settings,
+    steps,
+    train,
+)
+from fakedetect_jax.writer import Terminal
+
+
+def estimate_statistics(
+    model: models.FakeDetector, variables: dict[str, Any], batches: Iterable[data.Batch]
+) -> Any:
+    """BatchNorm statistics of the variables' parameters: means over whole batches."""
+    momentum = models.BatchNorm.momentum
+    # From zero, one update leaves (1 - momentum) times the batch's own statistics.
+    empty = jax.tree.map(np.zeros_like, variables["batch_stats"])
+
+    @jax.jit
+    def of_batch(frames, length):
+        _, updated = model.apply(
+            {"params": variables["params"], "batch_stats": empty},
+            steps.normalise(frames.astype(np.float32) / 255.0),
+            length,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        return updated["batch_stats"]
+
+    seen = [of_batch(batch["frames"], batch["length"]) for batch in batches]
+    return jax.tree.map(lambda *parts: sum(parts) / len(parts) / (1 - momentum), *seen)
+
+
+def training_batches(config, split: evaluate.Split, count: int, *, start: int = 0):
+    """The batches of the steps from `start` to `count`, as the trainer feeds them."""
+    order = data.TrainOrder(
+        split.videos,
+        seed=config.seed,
+        clip_frames=config.data.clip_frames,
+        frame_stride=config.data.frame_stride,
+        sampling=config.data.sampling,
+    )
+    return data.train_feed(
+        order,
+        split.reader,
+        split.videos,
+        config.data,
+        shape=evaluate.batch_shape(config, config.batch_size),
+        rows=parallel.local_rows(config.batch_size),
+        start_step=start,
+        num_steps=count,
+    )
+
+
+def trained_state(config, builder, mesh, num_steps: int) -> steps.TrainState:
+    """The state after num_steps."""
+    recipe = steps.make_recipe(config, num_steps=num_steps)
+    state = train.first_state(recipe, evaluate.clip_shape(config), config, mesh)
+    update = train.compile_train_step(recipe, mesh)
+    feed = training_batches(
+        config, evaluate.open_split(builder, "train", config), num_steps
+    )
+    for _, batch in parallel.put_ahead(feed, mesh, 2):
+        state, _ = update(state, batch)
+    return state
+
+
+def score(config, variables, splits: list[evaluate.Split], mesh) -> list[float]:
+    """Video AUC, clip log loss and clip accuracy of all splits together."""
+    eval_step = evaluate.compile_eval_step(steps.make_model(config), mesh)
+    rows = [
+        row
+        for split in splits
+        for row in evaluate.score_clips(eval_step, variables, split, config, mesh=mesh)
+    ]
+    clips = metrics.clips(rows)
+    summary = metrics.clip_summary(clips)
+    auc = metrics.summary(metrics.videos(clips))["auc"]
+    return [auc, summary["loss"], summary["accuracy"]]
+
+
+def compare(config, decay: float, num_steps: int, num_batches: int) -> None:
+    """Prints a row for each way to score one training."""
+    with config.unlocked():
+        config.optimizer.ema_decay = decay
+    mesh = parallel.make_mesh()
+    builder = data.open_dataset(config)
+    open_split = functools.partial(evaluate.open_split, builder, config=config)
+    state = trained_state(config, builder, mesh, num_steps)
+    held = [open_split("val"), open_split("test")]
+    raw = {"params": state.params, "batch_stats": state.batch_stats}
+    stored = state.eval_variables()
+    batches = training_batches(
+        config, open_split("train"), num_steps + num_batches, start=num_steps
+    )
+    anew = estimate_statistics(steps.make_model(config), stored, batches)
+    ways = {
+        "raw weights": raw,
+        "averaged, statistics of the raw weights": {**stored, **_only_statistics(raw)},
+        "averaged, as stored": stored,
+        "averaged, statistics estimated anew": {**stored, "batch_stats": anew},
+    }
+    for name, variables in ways.items():
+        auc, loss, accuracy = score(config, variables, held, mesh)
+        print(
+            f"| {decay}, {num_steps} | {name} | {auc:.3f} | {loss:.3f} "
+            f"| {accuracy:.3f} |",
+            flush=True,
+        )
+
+
+def _only_statistics(variables: dict[str, Any]) -> dict[str, Any]:
+    return {"batch_stats": variables["batch_stats"]}
+
+
+def main() -> None:
+    """Measures each decay."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--config", default="configs/demo.py", help="its data and model"
+    )
+    parser.add_argument("--data_dir", help="where the built dataset lies")
+    parser.add_argument("--decay", type=float, nargs="+", default=[0.99, 0.999])
+    parser.add_argument("--steps", type=int, nargs="+", default=[500, 700])
+    parser.add_argument("--batches", type=int, default=30, help="to estimate from")
+    args = parser.parse_args()
+    config = settings.load(args.config)
+    with config.unlocked():
+        config.optimizer.update(schedule="constant", warmup_steps=0)
+        if args.data_dir:
+            config.data.update(data_dir=args.data_dir, manual_dir="")
+            config.synthetic.num_identities = 0
+    if not Path(config.data.data_dir).exists():
+        data.prepare(config, Terminal())
+    print("| decay, step | | video AUC | clip log loss | clip accuracy |")
+    print("|---|---|---|---|---|")
+    for decay, num_steps in zip(args.decay, args.steps, strict=True):
+        compare(config, decay, num_steps, args.batches)
+
+
+if __name__ == "__main__":
+    main()
