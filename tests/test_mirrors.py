@@ -490,6 +490,20 @@ def test_a_split_without_a_class_is_not_built(tmp_path):
         build(
             FfppConfig(name="t", **FACELESS), data_dir=tmp_path / "d", manual_dir=root
         )
+    assert not (tmp_path / "d").exists()  # before any video was opened
+
+
+def test_of_a_table_elsewhere_only_its_own_videos_count(tmp_path):
+    put(tmp_path, "far", ["a.mp4", "b.mp4", "c.mp4", "d.mp4"])
+    put(tmp_path, "lists", ["other.mp4"])
+    path = tmp_path / "lists" / "mine.csv"
+    rows = ["a,real,", "b,fake,swap", "c,fake,blend"]
+    lines = [f"../far/{row.replace(',', '.mp4,', 1)}" for row in rows]
+    path.write_text("\n".join(["path,label,method", *lines, ""]))
+    assert counts(scan(path)) == (3, 0, 0)
+    found = scan(path, methods=["swap"])
+    assert counts(found) == (2, 0, 1) and found.num_files == 3
+    assert found.passed[0].reason == "blend: taken only when asked for by methods"
 
 
 def test_a_class_that_cannot_be_read_is_absent_too(tmp_path):
