@@ -121,7 +121,14 @@ def kaggle_download(root: Path) -> None:
     put(root, f"{top}/Deepfakes", FAKES)
     put(root, f"{top}/csv", ["original.csv", "Deepfakes.csv"])
     put(root, "versions/1/__MACOSX/original", ["._000.mp4"])
+    put(root, "versions/1/__MACOSX/Deepfakes", ["._000_001.mp4"])
     put(root, ".", [".DS_Store", "1.complete"])
+
+
+def list_of_another_kind(root: Path) -> None:
+    put(root, "real", REALS)
+    put(root, "fake", FAKES)
+    (root / "labels.csv").write_text("name,y\n000.mp4,0\n")
 
 
 def linked_folders(root: Path) -> None:
@@ -211,7 +218,8 @@ CASES = [
     Case(zip_beside_folders, {}, (8, 0, 2)),
     Case(lone_zip, {}, r"found 1 \.zip; unpack the archives first"),
     Case(official_download, {}, (8, 2, 8)),
-    Case(kaggle_download, {}, (8, 0, 5)),
+    Case(kaggle_download, {}, (8, 0, 6)),
+    Case(list_of_another_kind, {}, (8, 0, 1)),
     Case(linked_folders, {}, (8, 0, 3), behind=6),
     Case(links_of_unknown_names, {}, r"--map authentic=real,again=fake,spoofs=fake"),
     Case(
