@@ -600,6 +600,16 @@ def test_another_config_is_refused(built, made):
         build(other, data_dir=built, manual_dir=made)
 
 
+def test_a_field_that_is_newer_than_a_dataset_had_its_default(built, tmp_path):
+    data_dir = Path(shutil.copytree(built, tmp_path / "d"))
+    told = card(data_dir)
+    del told["config"]["map"], told["config"]["allow_one_class"]
+    (folder(data_dir) / "card.json").write_text(json.dumps(told))
+    open_dataset(config(), data_dir)
+    with pytest.raises(DataError, match="map is '', not 'a=real'"):
+        open_dataset(config(map="a=real"), data_dir)
+
+
 def test_a_missing_dataset_names_the_command(tmp_path):
     wanted = FfppConfig(name="c23", image_size=112, methods=("Deepfakes",))
     with pytest.raises(DataError) as caught:

@@ -121,7 +121,14 @@ def kaggle_download(root: Path) -> None:
     put(root, f"{top}/Deepfakes", FAKES)
     put(root, f"{top}/csv", ["original.csv", "Deepfakes.csv"])
     put(root, "versions/1/__MACOSX/original", ["._000.mp4"])
+    put(root, "versions/1/__MACOSX/Deepfakes", ["._000_001.mp4"])
     put(root, ".", [".DS_Store", "1.complete"])
+
+
+def list_of_another_kind(root: Path) -> None:
+    put(root, "real", REALS)
+    put(root, "fake", FAKES)
+    (root / "labels.csv").write_text("name,y\n000.mp4,0\n")
 
 
 def linked_folders(root: Path) -> None:
@@ -211,7 +218,8 @@ CASES = [
     Case(zip_beside_folders, {}, (8, 0, 2)),
     Case(lone_zip, {}, r"found 1 \.zip; unpack the archives first"),
     Case(official_download, {}, (8, 2, 8)),
-    Case(kaggle_download, {}, (8, 0, 5)),
+    Case(kaggle_download, {}, (8, 0, 6)),
+    Case(list_of_another_kind, {}, (8, 0, 1)),
     Case(linked_folders, {}, (8, 0, 3), behind=6),
     Case(links_of_unknown_names, {}, r"--map authentic=real,again=fake,spoofs=fake"),
     Case(
@@ -490,6 +498,20 @@ def test_a_split_without_a_class_is_not_built(tmp_path):
         build(
             FfppConfig(name="t", **FACELESS), data_dir=tmp_path / "d", manual_dir=root
         )
+    assert not (tmp_path / "d").exists()  # before any video was opened
+
+
+def test_of_a_table_elsewhere_only_its_own_videos_count(tmp_path):
+    put(tmp_path, "far", ["a.mp4", "b.mp4", "c.mp4", "d.mp4"])
+    put(tmp_path, "lists", ["other.mp4"])
+    path = tmp_path / "lists" / "mine.csv"
+    rows = ["a,real,", "b,fake,swap", "c,fake,blend"]
+    lines = [f"../far/{row.replace(',', '.mp4,', 1)}" for row in rows]
+    path.write_text("\n".join(["path,label,method", *lines, ""]))
+    assert counts(scan(path)) == (3, 0, 0)
+    found = scan(path, methods=["swap"])
+    assert counts(found) == (2, 0, 1) and found.num_files == 3
+    assert found.passed[0].reason == "blend: taken only when asked for by methods"
 
 
 def test_a_class_that_cannot_be_read_is_absent_too(tmp_path):

@@ -588,28 +588,16 @@ def _scan_tree(root: Path, tree: Tree, want: _Want) -> Scan:
     )
     refuse_duplicates(wanted)
     known = _why_passed_over(read, wanted, compression)
-    lacking = _lacking(wanted)
-    if lacking and not want.allow_one_class:
-        label = ("real", "fake").index(lacking)
-        others = [e for _, e in read if isinstance(e, VideoRecord) and e.label == label]
-        raise _one_class(
-            place,
-            compression,
-            lacking,
-            top=top,
-            other_levels=sorted({e.compression for e in others} - {compression}),
-            unwanted=sorted({e.method for e in others if e.compression == compression})
-            if label
-            else (),  # reals are not asked for by methods
-            dirs=hints.look(top, [f.path for f in folders]).videos,
-        )
+    if not want.allow_one_class:
+        _need_both_classes(tree, top, wanted, [e for _, e in read], compression)
     left_out = {r.method for r in every} - {r.method for r in wanted}
     if not want.methods and BY_NAME in left_out:
         notes.append(f"{BY_NAME} is there but not taken; ask for it by methods")
     unknown = sorted({r.method for r in wanted} - {*METHODS, *REALS})
     if unknown:
         notes.append(f"not a method of FaceForensics++: {', '.join(unknown)}")
-    named = {_compression(part) for f in folders for part in f.path.parts}
+    below = [f.path.relative_to(place).parts for f in folders]
+    named = {_compression(part) for parts in below for part in parts}
     if layout in ("mirror_flat", "mapped") and not named & set(COMPRESSIONS):
         notes.append(
             f"the tree does not say its compression; {compression} is taken for it"
@@ -628,6 +616,31 @@ def _scan_tree(root: Path, tree: Tree, want: _Want) -> Scan:
         passed=passed,
         num_files=total,
         top=top,
+    )
+
+
+def _need_both_classes(
+    tree: Tree,
+    top: Path,
+    wanted: Sequence[VideoRecord],
+    entries: Sequence[VideoRecord | OddFile],
+    compression: str,
+) -> None:
+    """Raises OneClassError, saying where videos of the other class may be."""
+    lacking = _lacking(wanted)
+    if not lacking:
+        return
+    label = ("real", "fake").index(lacking)
+    others = [e for e in entries if isinstance(e, VideoRecord) and e.label == label]
+    here = {e.method for e in others if e.compression == compression}
+    raise _one_class(
+        tree.place,
+        compression,
+        lacking,
+        top=top,
+        other_levels=sorted({e.compression for e in others} - {compression}),
+        unwanted=sorted(here) if label else (),  # reals are not asked for by methods
+        dirs=hints.look(top, [f.path for f in tree.folders]).videos,
     )
 
 
