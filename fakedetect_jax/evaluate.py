@@ -339,7 +339,8 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "parameters": count_parameters(variables["params"]),
             "temperature": facts.get("temperature"),
             "threshold": facts.get("threshold"),
-            "dataset_card": _card(Path(builder.data_dir)),
+            "calibration": facts.get("calibration"),
+            "dataset_card": read_card(Path(builder.data_dir)),
             "num_clips": len(rows),
             "unscored": unscored(split),
             "unscored_policy": config.eval.unscored,
@@ -369,7 +370,8 @@ def _count_touch(folder: Path, split: str, step: int) -> int:
     return sum(row["split"].endswith("test") for row in touched)
 
 
-def _card(dataset_dir: Path) -> dict[str, Any]:
+def read_card(dataset_dir: Path) -> dict[str, Any]:
+    """The card of a built dataset; empty where it has none."""
     path = dataset_dir / "card.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -300,6 +300,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "versions": workdir.versions(),
             "devices": evaluate.describe_devices(mesh),
             "source_frames": _source_frames(train_split.videos),
+            "made": evaluate.read_card(Path(builder.data_dir)).get("made", False),
         },
         metrics_file=metrics_file,
         eval_step=evaluate.compile_eval_step(recipe.model, mesh),
