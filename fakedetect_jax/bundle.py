@@ -5,9 +5,12 @@ the names that checkpoints give them), model.json (config, preprocessing, calibr
 where it comes from, the digest of the weights) and README.md, the model card.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +100,8 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
         raise CheckpointError(
             f"there is no checkpoint in {folder} ({path} holds {there}); train first"
         )
-    checkpoints = Checkpoints(folder, read_only=True)
+    with _without_notes():
+        checkpoints = Checkpoints(folder, read_only=True)
     try:
         step = evaluate.choose_step(checkpoints, step)
         facts = checkpoints.facts(step)
@@ -127,6 +131,18 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
         made=bool(facts.get("made", config.synthetic.num_identities)),
         calibration=facts.get("calibration"),
     )
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Orbax warns of what read_only=True means; that is not for our users."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def as_config(fields: dict[str, Any]) -> Config:

@@ -5,7 +5,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp.naming import VIDEO_SUFFIXES
@@ -21,6 +21,20 @@ class Source(NamedTuple):
 
     name: str
     refusal: str = ""
+
+
+def refused_row(source: Source) -> dict[str, Any]:
+    """The result of what is no video file."""
+    return {
+        "video": source.name,
+        "outcome": "refused",
+        "reason": source.refusal,
+        "verdict": None,
+        "score": None,
+        "probability": None,
+        "faces": [],
+        "warnings": [],
+    }
 
 
 def find(arguments: Iterable[str]) -> list[Source]:
