@@ -405,9 +405,13 @@ def parse(text: str) -> Any:
     return json.loads(text, parse_constant=refuse, parse_int=whole)
 
 
+# A string, or what begins as one and never ends: no character is looked at twice.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+
+
 def _depth(text: str) -> int:
     deepest = depth = 0
-    for bracket in re.findall(r"[][{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
+    for bracket in re.findall(r"[][{}]", _STRING.sub("", text)):
         depth += 1 if bracket in "[{" else -1
         deepest = max(deepest, depth)
     return deepest
