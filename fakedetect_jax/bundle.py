@@ -243,11 +243,11 @@ def read_bundle(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     facts = description.read(folder / FACTS)
-    config = as_config(facts["config"])
+    config, empty = _build(folder / FACTS, facts["config"])
     calibration = facts["calibration"]
     model = Model(
         config=config,
-        variables=_read_weights(folder / WEIGHTS, config),
+        variables=_read_weights(folder / WEIGHTS, empty),
         recipe=facts["preprocessing"]["frames"],
         temperature=calibration["temperature"],
         threshold=calibration["threshold"],
@@ -276,30 +276,31 @@ def _read_card(path: Path) -> str:
         raise CheckpointError(f"{error}, too many for a card; shorten it") from error
 
 
-def _abstract(path: Path, config: Config) -> dict[str, Any]:
-    """Shapes of a config's variables. Raises CheckpointError for no such model."""
+def _build(path: Path, fields: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The config of a description and the shapes of its variables.
+
+    Raises CheckpointError for what is no model.
+    """
     try:
-        variables = evaluate.abstract_variables(config)
-    except Exception as error:  # whatever Flax makes of fields that are each in range
+        config = as_config(fields)
+        empty = evaluate.abstract_variables(config)
+    except Exception as error:  # whatever comes of fields that are each in range
         said = description.shortened((str(error).splitlines() or ["?"])[0], 200)
         raise CheckpointError(
-            f"{path.parent / FACTS} describes no model of this version ({said}); "
+            f"{path} describes no model of this version ({said}); "
             "export the model again"
         ) from error
-    size = sum(
-        leaf.size * leaf.dtype.itemsize for leaf in to_leaves(variables).values()
-    )
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in to_leaves(empty).values())
     if size > MAX_WEIGHT_BYTES:
         raise CheckpointError(
-            f"{path.parent / FACTS} describes a model of {size / 1e9:,.0f} GB; at most "
-            f"{MAX_WEIGHT_BYTES / 1e9:.0f} GB are read"
+            f"{path} describes a model of {size / 1e9:,.0f} GB; at most "
+            f"{MAX_WEIGHT_BYTES / 1e9:.0f} GB are read; use a smaller model"
         )
-    return variables
+    return config, empty
 
 
-def _read_weights(path: Path, config: Config) -> dict[str, Any]:
-    """The variables of a config's model. Raises CheckpointError."""
-    empty = _abstract(path, config)
+def _read_weights(path: Path, empty: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a model of these shapes. Raises CheckpointError."""
     wanted = to_leaves(empty)
     description.need_regular(path)
     try:

@@ -114,11 +114,10 @@ class Table(NamedTuple):
         """What is wrong with a value; None if nothing is."""
         if not isinstance(value, dict) or len(value) > 100:
             return "an object of at most 100 fields"
-        name_fault = any(len(name) > 100 for name in value)
+        if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name) for name in value):
+            return "an object whose fields have plain names"
         faults = [f for f in map(self.kind.fault, value.values()) if f]
-        if name_fault or faults:
-            return f"an object whose fields are each {[*faults, 'short'][0]}"
-        return None
+        return f"an object whose fields are each {faults[0]}" if faults else None
 
 
 # The whole -------------------------------------------------------------------------

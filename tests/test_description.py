@@ -43,7 +43,7 @@ def folder(exported, tmp_path) -> Path:
 def put(tree: dict, path: str, value) -> dict:
     """A copy of a description with another value at "a.b.c", its digest made to fit."""
     changed = copy.deepcopy(tree)
-    *above, last = path.split(".")
+    *above, last = path.split(".", 2 if "dataset" in path else -1)
     place = changed
     for name in above:
         place = place[name]
@@ -92,6 +92,7 @@ def refusal(folder: Path, text: str) -> str:
         ("config.model.extra", 1),
         ("config.dataset.image_size", "32"),
         ("config.dataset.methods", [[[1]]]),
+        ("config.dataset.a.b", 1),
         ("calibration.temperature", 1e-300),
         ("calibration.temperature", -1.0),
         ("calibration.temperature", "1"),
