@@ -1,6 +1,6 @@
 """Does the heat lie where the forgery is? The pointing game on made videos.
 
-python -m benchmarks.pointing WORKDIR TREE [--clips 200]
+python -m benchmarks.pointing WORKDIR TREE [--clips 200] [--data_dir DIR]
 
 A hit is a frame of a fake whose hottest pixel lies inside the known mask of what was
 forged (Zhang et al., "Top-down Neural Attention", 2016). Chance is the mean share of
@@ -11,6 +11,7 @@ are told apart from all.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,9 @@ import numpy as np
 
 from fakedetect_jax import data, evaluate
 from fakedetect_jax.detector import Detector
+from fakedetect_jax.errors import UserError
 from tfds_ffpp.crops import clip_crops
+from tfds_ffpp.errors import DataError
 from tfds_ffpp.video import read_frames
 
 INSIDE = 127  # masks are stored lossily; 255 inside
@@ -103,10 +106,22 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--step", type=int)
+    parser.add_argument(
+        "--data_dir",
+        help="the built datasets; as in the run if not set, where a relative path is "
+        "that of the folder in which the run was started",
+    )
     arguments = parser.parse_args()
-    detector = Detector.load(arguments.workdir, step=arguments.step)
-    config = detector.model.config
-    split = evaluate.open_split(data.open_dataset(config), arguments.split, config)
+    try:
+        detector = Detector.load(arguments.workdir, step=arguments.step)
+        config = detector.model.config.copy_and_resolve_references()
+        if arguments.data_dir:
+            with config.unlocked():
+                config.data.data_dir = arguments.data_dir
+        split = evaluate.open_split(data.open_dataset(config), arguments.split, config)
+    except (UserError, DataError) as error:
+        place = "" if arguments.data_dir else "; or give --data_dir"
+        sys.exit(f"error: {error}{place}")
     rows = play(detector, split, arguments.tree, max_clips=arguments.clips)
     found = [row for row in rows if row["called_fake"]]
     methods = sorted({row["method"] for row in rows})

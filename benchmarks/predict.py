@@ -3,8 +3,9 @@
 python -m benchmarks.predict WORKDIR VIDEOS [--processes 2]
 
 Prints JSON: videos per second end to end, the split of the work over decoding, faces,
-cropping with JPEG and the network (each measured alone, in one process), and the time
-from starting the command to the first result for one made 10 s video of 1280x720.
+cropping with JPEG and the network (each measured alone, in one process), the time of
+`Detector.score` with a new decoding process and with a waiting one, and the time from
+starting the command to the first result for one made 10 s video of 1280x720.
 """
 
 import argparse
@@ -54,6 +55,22 @@ def throughput(detector: Detector, videos: list[str]) -> dict[str, float]:
         "scored": outcomes.count("scored"),
         "videos_per_second": round(len(videos) / seconds, 2),
     }
+
+
+def calls(detector: Detector, video: str, *, count: int = 10) -> dict[str, float]:
+    """Milliseconds of `score`: the first call, which starts a decoder, and later ones.
+
+    What is compiled was compiled before.
+    """
+    detector.score(video)
+    detector.close()
+    seconds = []
+    for _ in range(count + 1):
+        start = time.perf_counter()
+        detector.score(video)
+        seconds.append(time.perf_counter() - start)
+    later = float(np.median(seconds[1:]))
+    return {"first": round(1000 * seconds[0]), "later": round(1000 * later)}
 
 
 def phases(detector: Detector, videos: list[str]) -> dict[str, float]:
@@ -118,6 +135,7 @@ def main() -> None:
             "processes": arguments.processes,
             "recipe": dataclasses.asdict(Recipe(**detector.model.recipe)),
             **throughput(detector, videos),
+            "milliseconds_per_score_call": calls(detector, videos[0]),
             "milliseconds_per_video": phases(detector, videos[:40]),
             "milliseconds_720p_10s": phases(detector, [str(big)]),
             "seconds_to_first_result": first_result(

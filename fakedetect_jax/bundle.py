@@ -5,10 +5,12 @@ the names that checkpoints give them), model.json (config, preprocessing, calibr
 where it comes from, the digest of the weights) and README.md, the model card.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-import json
-import math
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +19,15 @@ import safetensors
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from fakedetect_jax import data, evaluate, steps, workdir
+from fakedetect_jax import data, description, evaluate, workdir
 from fakedetect_jax.checkpoint import Checkpoints, from_leaves, to_leaves, write_json
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.settings import Config
-from tfds_ffpp.prepare import Recipe
 
-FORMAT = 1
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 # The longest video of FaceForensics++, for models that do not say what they saw.
 DEFAULT_WINDOW_FRAMES = 1800
+MAX_WEIGHT_BYTES = 4 << 30
 
 
 class Model(NamedTuple):
@@ -35,7 +36,8 @@ class Model(NamedTuple):
     variables: {"params", "batch_stats"} of host arrays; recipe: how videos were
     prepared, the fields of tfds_ffpp.prepare.Recipe; temperature and threshold are
     fitted on val, None where the checkpoint was not validated; window_frames: source
-    frames of the longest training video; card: Markdown.
+    frames of the longest training video; made: whether it was trained on made videos;
+    calibration: what calibration.calibrate found, None if not recorded; card: Markdown.
     """
 
     config: Config
@@ -48,6 +50,8 @@ class Model(NamedTuple):
     digest: str
     origin: dict[str, Any]
     card: str
+    made: bool = False
+    calibration: dict[str, Any] | None = None
 
 
 def load(path: str | Path, *, step: int | None = None) -> Model:
@@ -56,7 +60,7 @@ def load(path: str | Path, *, step: int | None = None) -> Model:
     Raises CheckpointError for anything else; nothing is unpickled.
     """
     path = Path(path)
-    if (path / FACTS).is_file():
+    if os.path.lexists(path / FACTS):
         if step is not None:
             raise ConfigError(f"{path} holds one model; --step is for a workdir")
         return read_bundle(path)
@@ -96,7 +100,8 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
         raise CheckpointError(
             f"there is no checkpoint in {folder} ({path} holds {there}); train first"
         )
-    checkpoints = Checkpoints(folder, read_only=True)
+    with _without_notes():
+        checkpoints = Checkpoints(folder, read_only=True)
     try:
         step = evaluate.choose_step(checkpoints, step)
         facts = checkpoints.facts(step)
@@ -122,7 +127,22 @@ def read_workdir(path: Path, *, step: int | None = None) -> Model:
             "val": measured,
         },
         card=_card(Path(path), step, evaluate.checkpoint_digest(facts)),
+        # A checkpoint that does not say was trained where its config made videos.
+        made=bool(facts.get("made", config.synthetic.num_identities)),
+        calibration=facts.get("calibration"),
     )
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Orbax warns of what read_only=True means; that is not for our users."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def as_config(fields: dict[str, Any]) -> Config:
@@ -182,9 +202,9 @@ def write_bundle(model: Model, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {k: np.ascontiguousarray(v) for k, v in to_leaves(model.variables).items()}
-    temporary = folder / f"{WEIGHTS}.tmp"
-    safetensors.numpy.save_file(leaves, temporary, {"project": "fakedetect-jax"})
-    temporary.replace(folder / WEIGHTS)
+    # Not save_file, whose files nobody but their writer may read.
+    content = safetensors.numpy.save(leaves, {"project": "fakedetect-jax"})
+    (folder / WEIGHTS).write_bytes(content)
     (folder / CARD).write_text(model.card)
     # Last: without it the folder is no model.
     write_json(folder / FACTS, facts_of(model))
@@ -192,105 +212,111 @@ def write_bundle(model: Model, folder: str | Path) -> list[Path]:
 
 
 def facts_of(model: Model) -> dict[str, Any]:
-    """The content of model.json."""
+    """The content of model.json; see description.py."""
     groups = model.config.to_dict()
-    side = model.config.dataset.image_size
-    return {
-        "project": "fakedetect-jax",
-        "format": FORMAT,
-        "config": {k: groups[k] for k in ("model", "dataset")}
-        | {"data": {k: groups["data"][k] for k in CLIP_FIELDS}},
-        "preprocessing": {
-            # A path means nothing on another machine.
-            "frames": {**model.recipe, "detector_model": ""},
-            "window_frames": model.window_frames,
-            "input": f"RGB uint8 [clips, {model.config.data.clip_frames}, {side}, "
-            f"{side}, 3] and length int32 [clips]",
-            "normalise": {"scale": 1 / 255, "mean": steps.MEAN, "std": steps.STD},
-            "video_score": "mean over clips of sigmoid(logit), the chance of fake",
-        },
-        "calibration": {"temperature": model.temperature, "threshold": model.threshold},
-        "step": model.step,
-        "parameters": evaluate.count_parameters(model.variables["params"]),
-        "weights_sha256": model.digest,
-        "origin": model.origin,
-    }
-
-
-CLIP_FIELDS = ("clip_frames", "frame_stride", "eval_clips_per_video", "min_coverage")
+    clips = {k: groups["data"][k] for k in description.CLIP_FIELDS}
+    return description.sealed(
+        {
+            "project": description.PROJECT,
+            "format": description.FORMAT,
+            "config": {
+                "model": groups["model"],
+                "dataset": {**groups["dataset"], "detector_model": ""},
+                "data": clips,
+            },
+            "preprocessing": description.preprocessed(
+                model.recipe, model.window_frames, clips
+            ),
+            "calibration": {
+                "temperature": model.temperature,
+                "threshold": model.threshold,
+                "cross_fit": model.calibration,
+            },
+            "step": model.step,
+            "parameters": evaluate.count_parameters(model.variables["params"]),
+            "weights_sha256": model.digest,
+            "trained_on_made_videos": model.made,
+            "origin": model.origin,
+        }
+    )
 
 
 def read_bundle(folder: str | Path) -> Model:
-    """The model of a folder that write_bundle wrote. Raises CheckpointError."""
+    """The model of a folder that write_bundle wrote, every part of it checked.
+
+    Raises CheckpointError.
+    """
     folder = Path(folder)
-    path = folder / FACTS
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["project"] != "fakedetect-jax":
-            raise ValueError(f"it is of {facts['project']!r}")
-        if facts["format"] > FORMAT:
-            raise CheckpointError(
-                f"{path} has format {facts['format']}, this version reads up to "
-                f"{FORMAT}; update fakedetect-jax"
-            )
-        config = as_config(facts["config"])
-        calibration = facts["calibration"]
-        numbers = [calibration["temperature"], calibration["threshold"]]
-        model = Model(
-            config=config,
-            variables=_read_weights(folder / WEIGHTS, config),
-            recipe=_checked_recipe(facts["preprocessing"]["frames"], config),
-            temperature=_positive(numbers[0]),
-            threshold=_positive(numbers[1]),
-            window_frames=int(facts["preprocessing"]["window_frames"]),
-            step=int(facts["step"]),
-            digest=facts["weights_sha256"],
-            origin=facts["origin"],
-            card=(folder / CARD).read_text(encoding="utf-8", errors="replace")
-            if (folder / CARD).is_file()
-            else "",
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a model of this project, or it is damaged ({said}); "
-            "export the model again"
-        ) from error
+    facts = description.read(folder / FACTS)
+    config, empty = _build(folder / FACTS, facts["config"])
+    calibration = facts["calibration"]
+    model = Model(
+        config=config,
+        variables=_read_weights(folder / WEIGHTS, empty),
+        recipe=facts["preprocessing"]["frames"],
+        temperature=calibration["temperature"],
+        threshold=calibration["threshold"],
+        window_frames=facts["preprocessing"]["window_frames"],
+        step=facts["step"],
+        digest=facts["weights_sha256"],
+        origin=facts["origin"],
+        card=_read_card(folder / CARD),
+        made=facts["trained_on_made_videos"],
+        calibration=calibration["cross_fit"],
+    )
     if weights_digest(model.variables) != model.digest:
         raise CheckpointError(
-            f"{folder / WEIGHTS} is not what was exported with {path}; copy the whole "
-            "folder again"
+            f"{folder / WEIGHTS} is not what was exported with {folder / FACTS}; copy "
+            "the whole folder again"
         )
     return model
 
 
-def _checked_recipe(told: dict[str, Any], config: Config) -> dict[str, Any]:
-    """The recipe of a bundle, which names no file and fits the model's input."""
-    recipe = dataclasses.asdict(Recipe(**told))
-    if recipe["detector_model"] or recipe["image_size"] != config.dataset.image_size:
-        raise ValueError("its preprocessing does not fit its config")
-    return recipe
+def _read_card(path: Path) -> str:
+    if not os.path.lexists(path):
+        return ""
+    try:
+        return description.read_text(path, errors="replace")
+    except ValueError as error:
+        raise CheckpointError(f"{error}, too many for a card; shorten it") from error
 
 
-def _positive(value: Any) -> float | None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"calibration of {value}")
-    return value
+def _build(path: Path, fields: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The config of a description and the shapes of its variables.
+
+    Raises CheckpointError for what is no model.
+    """
+    try:
+        config = as_config(fields)
+        empty = evaluate.abstract_variables(config)
+    except Exception as error:  # whatever comes of fields that are each in range
+        said = description.shortened((str(error).splitlines() or ["?"])[0], 200)
+        raise CheckpointError(
+            f"{path} describes no model of this version ({said}); "
+            "export the model again"
+        ) from error
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in to_leaves(empty).values())
+    if size > MAX_WEIGHT_BYTES:
+        raise CheckpointError(
+            f"{path} describes a model of {size / 1e9:,.0f} GB; at most "
+            f"{MAX_WEIGHT_BYTES / 1e9:.0f} GB are read; use a smaller model"
+        )
+    return config, empty
 
 
-def _read_weights(path: Path, config: Config) -> dict[str, Any]:
-    """The variables of a config's model. Raises CheckpointError."""
-    empty = evaluate.abstract_variables(config)
+def _read_weights(path: Path, empty: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a model of these shapes. Raises CheckpointError."""
     wanted = to_leaves(empty)
+    description.need_regular(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names = set(file.keys())
             if names != set(wanted):
-                odd = sorted(names ^ set(wanted))[:4]
+                odd = [description.shortened(n) for n in sorted(names ^ set(wanted))]
                 raise CheckpointError(
                     f"{path} does not hold the weights of its config: "
-                    f"{', '.join(odd)} {'is' if len(odd) == 1 else 'are'} missing or "
-                    "unexpected; export the model again"
+                    f"{', '.join(odd[:4])} {'is' if len(odd) == 1 else 'are'} missing "
+                    "or unexpected; export the model again"
                 )
             for name in names:  # before any weight is read
                 stored = tuple(file.get_slice(name).get_shape())
@@ -299,18 +325,20 @@ def _read_weights(path: Path, config: Config) -> dict[str, Any]:
                         f"{path}: {name} has shape {stored}, its config makes it "
                         f"{wanted[name].shape}; export the model again"
                     )
+                kind = file.get_slice(name).get_dtype()
+                if kind != "F32":
+                    raise CheckpointError(
+                        f"{path}: {name} is {kind}, not F32; export the model again"
+                    )
             leaves = {name: file.get_tensor(name) for name in names}
-    except (OSError, safetensors.SafetensorError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # safetensors, the file system, or one through the other
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} is not a safetensors file ({str(error).splitlines()[0]}); "
+            f"{path} is not a safetensors file ({description.shortened(said, 200)}); "
             "export the model again"
         ) from error
-    for name, leaf in leaves.items():
-        if leaf.dtype != wanted[name].dtype:
-            raise CheckpointError(
-                f"{path}: {name} is {leaf.dtype}, not {wanted[name].dtype}; "
-                "export the model again"
-            )
     variables = from_leaves(empty, leaves)
     _refuse_not_finite(variables, path)
     return variables

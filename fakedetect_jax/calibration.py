@@ -1,14 +1,16 @@
 """What is fitted on val and kept with the model: a temperature and a threshold."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import optimize
 
-from fakedetect_jax import metrics
+from fakedetect_jax import intervals, metrics
 
 # Beyond these a temperature says that val cannot tell, not how sure the model is.
 TEMPERATURE_BOUNDS = (0.05, 20.0)
+FOLDS = 10  # over people, to see whether a temperature helps on others
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -60,10 +62,67 @@ def pick_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def calibrate(rows: Sequence[metrics.Row]) -> dict[str, float]:
-    """{"temperature", "threshold"} of the videos of val's scores.jsonl."""
+def cross_fit(videos: metrics.Items) -> np.ndarray | None:
+    """Calibrated scores [N], each by a temperature fitted without that person's videos.
+
+    People are dealt into up to FOLDS groups in their order. None with a single person
+    or a single class, where there is nothing to fit on or to try it on.
+    """
+    person = intervals.clusters(videos)
+    count = min(int(person.max(initial=0)) + 1, FOLDS)
+    if count < 2 or not metrics.has_both(videos.label):
+        return None
+    scores = np.empty(len(videos.score))
+    for fold in range(count):
+        own = person % count == fold
+        fitted = fit_temperature(videos.logit[~own], videos.label[~own])
+        scores[own] = apply_temperature(videos.score[own], fitted)
+    return scores
+
+
+def calibrate(rows: Sequence[metrics.Row]) -> dict[str, Any]:
+    """What the videos of val's scores.jsonl give.
+
+    Returns:
+      temperature: to divide logits by; 1.0 unless it helps on people left out.
+      threshold: see pick_threshold.
+      calibration: the temperature that was `fitted` to all of val, whether it is
+        `used`, the log loss of val without it (`loss`) and with one fitted to the
+        other people (`cross_fitted_loss`, None where that cannot be tried).
+    """
     videos = metrics.videos(metrics.clips(rows))
+    fitted = fit_temperature(videos.logit, videos.label)
+    tried = cross_fit(videos)
+    before = metrics.log_loss(videos.label, videos.score)
+    after = None if tried is None else metrics.log_loss(videos.label, tried)
+    used = before is not None and after is not None and after < before
     return {
-        "temperature": fit_temperature(videos.logit, videos.label),
+        "temperature": fitted if used else 1.0,
         "threshold": pick_threshold(videos.label, videos.score),
+        "calibration": {
+            "fitted": fitted,
+            "used": used,
+            "loss": before,
+            "cross_fitted_loss": after,
+        },
     }
+
+
+def describe(calibration: dict[str, Any] | None) -> str:
+    """A sentence on what became of the temperature; "" where it is not recorded."""
+    if calibration is None:
+        return ""
+    fitted = f"The temperature {calibration['fitted']:.2f} fitted to val"
+    before, after = calibration["loss"], calibration["cross_fitted_loss"]
+    if before is None or after is None:
+        return (
+            f"{fitted} could not be tried on people left out, so it is not used: "
+            "probabilities are the scores themselves."
+        )
+    change = f"val's log loss from {before:.3f} to {after:.3f}"
+    if calibration["used"]:
+        return f"{fitted} is used: fitted without a person, it took {change}."
+    return (
+        f"{fitted} is not used: fitted without a person, it took {change}. "
+        "Probabilities are the scores themselves."
+    )

@@ -6,8 +6,11 @@ Its clips are those that the evaluation would score. So the score of a video tha
 one window and shows one face is its score in an evaluation.
 """
 
+import functools
+import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +20,16 @@ import jax
 import numpy as np
 import simplejpeg
 
-from fakedetect_jax import bundle, data, evaluate, explain, metrics, parallel, steps
+from fakedetect_jax import (
+    bundle,
+    data,
+    evaluate,
+    explain,
+    metrics,
+    parallel,
+    sources,
+    steps,
+)
 from fakedetect_jax.calibration import apply_temperature
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp import cache, workers
@@ -30,6 +42,12 @@ WARN_COVERAGE = 0.6
 # Of two windows' boxes of one face.
 MIN_OVERLAP = 0.2
 STALL_SECONDS = 120.0  # without any sign of life from the decoder
+# Of all frames in one call of the network: 33 clips of 10 frames of 224x224.
+MAX_BATCH_PIXELS = 1 << 24
+FAKE, NOT_FAKE = "called fake", "not called fake"
+MADE_WARNING = (
+    "the model was trained on made videos: its scores mean nothing on real ones"
+)
 Row = dict[str, Any]
 
 
@@ -67,6 +85,10 @@ class Detector:
 
     >>> detector = Detector.load("runs/demo")            # or an exported folder
     >>> detector.score("video.mp4")["probability"]
+
+    Several threads may use one. A process that was forked after a model was loaded
+    cannot: JAX's own threads are not in it. `close`, or `with`, ends the processes that
+    decode, which otherwise wait for more videos as long as the detector lives.
     """
 
     def __init__(
@@ -81,9 +103,12 @@ class Detector:
         devices: Sequence[Any] | None = None,
     ):
         """See `load`."""
+        refuse_fork()
         self.model = model
         self._mesh = parallel.make_mesh(list(devices or jax.local_devices()))
-        self._batch_size = batch_size or default_batch_size(self._mesh)
+        self._batch_size = batch_size or default_batch_size(
+            self._mesh, evaluate.clip_shape(model.config)
+        )
         self._window_frames = window_frames or model.window_frames
         self._all_faces = all_faces
         self._num_processes = num_processes
@@ -92,6 +117,18 @@ class Detector:
         self._variables = parallel.put_replicated(model.variables, self._mesh)
         self._eval_step = evaluate.compile_eval_step(self._network, self._mesh)
         self._explain_step: Callable | None = None
+        self._pool = workers.Pool(num_processes)
+        weakref.finalize(self, self._pool.close)
+
+    def __enter__(self) -> "Detector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes that decode; the next video starts new ones."""
+        self._pool.close()
 
     @classmethod
     def load(
@@ -108,8 +145,10 @@ class Detector:
             num_processes: that decode; limits: of decoding one video; devices: that
             compute, all of this host if not given.
 
-        Raises CheckpointError, in one sentence, for what is not a model.
+        Raises CheckpointError, in one sentence, for what is not a model, and
+        ConfigError in a process that was forked after another model was loaded.
         """
+        refuse_fork()
         return cls(bundle.load(path, step=step), **options)
 
     # Pixels ------------------------------------------------------------------------
@@ -122,6 +161,7 @@ class Detector:
             image_size.
           length: int[B], how many frames of each clip count.
         """
+        refuse_fork()
         shape = evaluate.clip_shape(self.model.config)
         if frames.shape[1:] != shape or frames.dtype != np.uint8:
             raise ConfigError(
@@ -140,6 +180,7 @@ class Detector:
 
     def explain(self, frames: np.ndarray, length: np.ndarray) -> explain.Explanation:
         """As `logits`, with the running score and the heat map of every frame."""
+        refuse_fork()
         if self._explain_step is None:
             self._explain_step = explain.compile_explain_step(self._network, self._mesh)
         found = []
@@ -185,11 +226,12 @@ class Detector:
 
     def score(self, video: str | Path) -> Row:
         """The result of one video; see `score_all`."""
-        return next(iter(self.score_all([video])))
+        (row,) = self._score_all([video], num_processes=1)
+        return row
 
     def score_all(
         self,
-        videos: Iterable[str | Path],
+        videos: str | Path | Iterable[str | Path],
         *,
         on_window: Callable[[str, Row], None] = lambda name, window: None,
         inspect: Callable[[Row, Pending], None] = lambda result, video: None,
@@ -197,7 +239,8 @@ class Detector:
         """Results in the order of the videos, scored in batches across them.
 
         Args:
-          videos: paths of local files.
+          videos: paths of local files; or one path alone, which may also be a folder
+            or a .txt list, as on the command line.
           on_window: called with the video and each prepared window (its `stop` of
             `total` frames are read), to show progress.
           inspect: called with each result while the video's prepared frames, see
@@ -205,12 +248,35 @@ class Detector:
 
         Yields:
           {"video", "outcome", "reason", …} as docs/predict.md tells; `outcome` is
-          "scored", "no face", "too short", "out of range" or "unreadable". Only with
-          "scored" are `score`, `probability` and `verdict` not None.
+          "scored", "no face", "too short", "out of range", "unreadable" or "refused".
+          Only with "scored" are `score`, `probability` and `verdict` not None.
+
+        Raises ConfigError at once for a single path that holds no video, and in a
+        process that was forked after the model was loaded.
         """
+        refuse_fork()
+        found: Iterable[str | Path | sources.Source] = (
+            sources.find([str(videos)]) if isinstance(videos, str | Path) else videos
+        )
+        return self._score_all(
+            found,
+            num_processes=self._num_processes,
+            on_window=on_window,
+            inspect=inspect,
+        )
+
+    def _score_all(
+        self,
+        videos: Iterable[str | Path | sources.Source],
+        *,
+        num_processes: int,
+        on_window: Callable[[str, Row], None] = lambda name, window: None,
+        inspect: Callable[[Row, Pending], None] = lambda result, video: None,
+    ) -> Iterator[Row]:
+        refuse_fork()
         with tempfile.TemporaryDirectory(prefix="fakedetect-") as place:
             session = _Session(self, Path(place), on_window, inspect)
-            yield from session.run(videos, self._num_processes)
+            yield from session.run(videos, num_processes, self._pool)
 
     def job(self, video: Pending) -> Row:
         """What a worker is told to do with a video."""
@@ -237,8 +303,11 @@ class Detector:
         return float(apply_temperature(np.array([score]), self.model.temperature)[0])
 
     def verdict(self, score: float) -> str:
-        """Which side of the threshold a score lies on: "fake" or "real"."""
-        return "fake" if score > self.threshold else "real"
+        """Which side of the threshold a score lies on.
+
+        "not called fake" is not "real": what a model does not see may still be there.
+        """
+        return FAKE if score > self.threshold else NOT_FAKE
 
     @property
     def threshold(self) -> float:
@@ -246,10 +315,30 @@ class Detector:
         return 0.5 if self.model.threshold is None else self.model.threshold
 
 
-def default_batch_size(mesh) -> int:
-    """Clips per call: small on CPU, where larger ones are no faster."""
+def default_batch_size(mesh, clip_shape: Sequence[int]) -> int:
+    """Clips per call: small on CPU, where larger ones are no faster; few large ones."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return max(8 if on_cpu else 32, mesh.devices.size)
+    fitting = MAX_BATCH_PIXELS // (clip_shape[0] * clip_shape[1] * clip_shape[2])
+    return max(min(8 if on_cpu else 32, fitting), mesh.devices.size)
+
+
+@functools.cache
+def _first_process() -> int:
+    """The process that first asked, which its forks inherit."""
+    return os.getpid()
+
+
+def refuse_fork() -> None:
+    """Raises ConfigError in a fork of a process that has used a detector.
+
+    The threads of JAX are not in a fork, so a computation there would wait for ever.
+    """
+    if _first_process() != os.getpid():
+        raise ConfigError(
+            "this process was forked after a model was loaded, and JAX does not work "
+            "in such a fork; load the model in each process after the fork, or start "
+            'processes by "spawn"'
+        )
 
 
 class _Session:
@@ -268,15 +357,20 @@ class _Session:
         self._results: dict[int, Row] = {}
         self._closed = threading.Event()
 
-    def run(self, videos: Iterable[str | Path], num_processes: int) -> Iterator[Row]:
+    def run(
+        self,
+        videos: Iterable[str | Path | sources.Source],
+        num_processes: int,
+        pool: workers.Pool,
+    ) -> Iterator[Row]:
         in_flight = 2 * num_processes + 2
         self._slots = threading.Semaphore(in_flight)
         following = 0
-        results = workers.run_jobs(self._jobs(videos), num_processes)
+        results = workers.run_jobs(self._jobs(videos), num_processes, pool=pool)
         try:
             for job, result in results:
                 self._take(job["number"], result)
-                finished = sum(v.end is not None for v in self._videos.values())
+                finished = sum(v.end is not None for v in list(self._videos.values()))
                 # All decoders may be waiting for a place: then score what there is.
                 if 2 * finished >= in_flight:
                     self._score_queue()
@@ -292,14 +386,22 @@ class _Session:
             # Only now: the decoders write into the folder that is removed next.
             results.close()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _jobs(self, videos: Iterable[str | Path]) -> Iterator[Row]:
-        for number, name in enumerate(videos):
+    def _jobs(self, videos: Iterable[str | Path | sources.Source]) -> Iterator[Row]:
+        for number, asked in enumerate(videos):
+            source = (
+                asked
+                if isinstance(asked, sources.Source)
+                else sources.check(os.fspath(asked))
+            )
+            if source.refusal:
+                self._results[number] = sources.refused_row(source)
+                continue
             while not self._slots.acquire(timeout=0.2):
                 if self._closed.is_set():
                     return
             folder = self._place / str(number)
             folder.mkdir()
-            video = self._videos[number] = Pending(str(name), folder)
+            video = self._videos[number] = Pending(source.name, folder)
             yield {**self._detector.job(video), "number": number}
 
     def _take(self, number: int, result: Row) -> None:
@@ -345,6 +447,9 @@ class _Session:
             face.clips.append(row)
             video.waiting += 1
             self._queue.append((video, row, frames, length))
+            # A window may have more clips than memory has place for.
+            if len(self._queue) >= 2 * self._detector.batch_size:
+                self._score_queue(self._detector.batch_size)
 
     def _score_queue(self, count: int | None = None) -> None:
         """Scores the first clips of the queue, all without a count."""
@@ -423,7 +528,7 @@ def summarise(detector: Detector, video: Pending) -> Row:
         "threshold": detector.threshold,
         "probability_threshold": detector.calibrated(detector.threshold),
         "faces": [],
-        "warnings": [],
+        "warnings": [MADE_WARNING] if detector.model.made else [],
         "model": {"step": detector.model.step, "weights": detector.model.digest[:16]},
     }
     if "reason" in end:
@@ -449,7 +554,7 @@ def summarise(detector: Detector, video: Pending) -> Row:
     result["most_suspicious"] = max(
         (clip for face in faces for clip in face["clips"]), key=lambda c: c["score"]
     )
-    result["warnings"] = _warnings(detector, video, summary)
+    result["warnings"] = result["warnings"] + _warnings(detector, video, summary)
     return result
 
 
@@ -517,4 +622,9 @@ def _warnings(detector: Detector, video: Pending, summary: Row) -> list[str]:
         told.append("the file is damaged: some of its frames could not be decoded")
     if detector.model.temperature is None:
         told.append("the model was not calibrated: its score is no probability")
+    elif not (detector.model.calibration or {}).get("used", True):
+        told.append(
+            "no calibration helped on people left out, so none is used: the "
+            "probability is the score itself"
+        )
     return told

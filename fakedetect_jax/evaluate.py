@@ -458,7 +458,8 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "parameters": count_parameters(variables["params"]),
             "temperature": facts.get("temperature"),
             "threshold": facts.get("threshold"),
-            "dataset_card": dataset_card(Path(builder.data_dir)),
+            "calibration": facts.get("calibration"),
+            "dataset_card": read_card(Path(builder.data_dir)),
             "num_clips": len(rows),
             "unscored": unscored(split, config),
             "unscored_policy": config.eval.unscored,
@@ -499,7 +500,7 @@ def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:
     return sum(row["split"] == test for row in lines.rows) + len(lines.damaged)
 
 
-def dataset_card(dataset_dir: Path) -> dict[str, Any]:
+def read_card(dataset_dir: Path) -> dict[str, Any]:
     """The card that was written with a dataset; empty if there is none."""
     path = dataset_dir / "card.json"
     return json.loads(path.read_text()) if path.exists() else {}

@@ -111,6 +111,7 @@ def _explained(
         for i, clip in enumerate(some):
             score = float(metrics.sigmoid(np.array(told.logits[i], float)))
             length = int(lengths[i])
+            running = metrics.sigmoid(np.asarray(told.running[i][:length], float))
             yield {
                 **span_of(window, clip, length),
                 "times": [
@@ -119,12 +120,17 @@ def _explained(
                 ],
                 "score": score,
                 "probability": detector.calibrated(score),
-                "running": metrics.sigmoid(
-                    np.asarray(told.running[i][:length], float)
-                ).tolist(),
+                # On the scale of the page.
+                "running": [_shown(detector, float(score)) for score in running],
                 "pixels": frames[i][:length],
                 "heat": np.asarray(told.heat[i][:length]),
             }
+
+
+def _shown(detector: Detector, score: float) -> float:
+    """The number that a page shows for a score."""
+    calibrated = detector.calibrated(score)
+    return score if calibrated is None else calibrated
 
 
 def _apart(clips: list[Row]) -> list[Row]:

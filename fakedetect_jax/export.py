@@ -4,6 +4,8 @@ python -m fakedetect_jax.export runs/demo OUT [--stablehlo] [--onnx]
 """
 
 import argparse
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,26 +53,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> list[Path]:
     # Only now: --help and a wrong flag are answered without waiting for JAX.
-    from absl import logging
-
     from fakedetect_jax import bundle
 
-    logging.set_verbosity(logging.ERROR)
     out = Path(arguments.out).expanduser()
     model = bundle.load(Path(arguments.workdir).expanduser(), step=arguments.step)
+    # Beside OUT, which gets nothing before all of it is there.
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
-        written = bundle.write_bundle(model, out)
+        partial.mkdir(parents=True)
         if arguments.stablehlo:
-            written.append(out / STABLEHLO)
-            written[-1].write_bytes(stablehlo(model))
+            (partial / STABLEHLO).write_bytes(stablehlo(model))
         if arguments.onnx:
-            written.append(out / ONNX)
-            write_onnx(model, written[-1])
+            write_onnx(model, partial / ONNX)
+        bundle.write_bundle(model, partial)
+        return _move(partial, out)
     except OSError as error:
         raise CheckpointError(
             f"{out} cannot be written ({error.strerror}); choose another folder"
         ) from error
-    return written
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, out: Path) -> list[Path]:
+    """Puts what was written into OUT; while some of it is missing OUT is no model."""
+    from fakedetect_jax.bundle import FACTS
+
+    if not out.exists():
+        partial.rename(out)
+        return sorted(out.iterdir())
+    (out / FACTS).unlink(missing_ok=True)
+    for old in (STABLEHLO, ONNX):  # of another model, perhaps
+        (out / old).unlink(missing_ok=True)
+    names = sorted((path.name for path in partial.iterdir()), key=FACTS.__eq__)
+    return [(partial / name).replace(out / name) for name in names]
 
 
 def stablehlo(model) -> bytes:

@@ -36,7 +36,7 @@ def write(
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ConfigError(
-            "--onnx needs the package onnx; install fakedetect-jax[onnx]"
+            "--onnx needs the package onnx; in the clone, pip install -e '.[onnx]'"
         ) from error
     graph = _Graph(to_leaves(variables), helper.make_node)
     _detector(graph, model, clip_shape)

@@ -70,8 +70,9 @@ def require_accelerator(accelerator: str) -> None:
         ) from error
     if accelerator not in ("any", found):
         raise ConfigError(
-            f"accelerator is {accelerator} but JAX found only {found}; install "
-            f"fakedetect-jax[cuda12], [cuda13] or [tpu], or set accelerator=any"
+            f"accelerator is {accelerator} but JAX found only {found}; in the clone, "
+            "pip install -e '.[cuda12]', '.[cuda13]' or '.[tpu]', or set "
+            "accelerator=any"
         )
 
 

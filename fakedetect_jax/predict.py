@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -65,7 +66,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output", metavar="FILE", help="JSON lines, one per video; - is stdout"
     )
     parser.add_argument(
-        "--report", metavar="DIR", help="an HTML page per video, with the evidence"
+        "--report",
+        metavar="DIR",
+        help="an HTML page per video, with the evidence, and an index of them",
     )
     parser.add_argument(
         "--faces",
@@ -168,33 +171,61 @@ def _run(arguments: argparse.Namespace) -> int:
     report = _folder(arguments.report)
     good = [source.name for source in asked if not source.refusal]
     detector = _load(arguments, model) if good else None
-    failed = False
+    rows: list[Row] = []
     with _open_output(arguments.output) as output, _Table(asked, output) as table:
+        if detector is not None and detector.model.made:
+            from fakedetect_jax.detector import MADE_WARNING
+
+            table.say(f"warning: {MADE_WARNING}")
+        table.head()
         scored = _score(detector, good, table, report) if detector else iter(())
-        with contextlib.closing(scored) if detector else contextlib.nullcontext():  # pyright: ignore[reportArgumentType]
+        try:
             for source in asked:
-                row = refused(source) if source.refusal else next(scored)
-                failed |= row["outcome"] in FAILURES
+                row = sources.refused_row(source) if source.refusal else next(scored)
                 if output is not None:
                     output.write(json.dumps(row, allow_nan=False) + "\n")
                     output.flush()
                 table.add(row)
+                rows.append({k: row.get(k) for k in KEPT})
+        finally:
+            if detector is not None:
+                scored.close()  # pyright: ignore[reportAttributeAccessIssue]
+                detector.close()
+            if report is not None and rows:
+                _write_index(report, rows, detector)
+        if len(rows) > 1:
+            table.say(summary(rows))
+    failed = any(row["outcome"] in FAILURES for row in rows)
     return DataError.exit_code if failed else 0
 
 
-def refused(source: sources.Source) -> Row:
-    """The row of what is no video file."""
-    return {"video": source.name, "outcome": "refused", "reason": source.refusal}
+# Of a row, for the index and the last line; many rows with all their clips are large.
+KEPT = ("video", "outcome", "verdict", "probability", "score", "reason", "page")
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How the videos came out: "2 called fake, 1 not called fake, 3 unreadable"."""
+    # Each word that there is, verdicts first and in the order of the docs' table.
+    order = ["called fake", "not called fake", "no face", "too short", "out of range"]
+    counts = Counter(row["verdict"] or row["outcome"] for row in rows)
+    words = [word for word in [*order, *FAILURES] if counts[word]]
+    return ", ".join(f"{counts[word]:,} {word}" for word in words)
+
+
+def _write_index(report: Path, rows: Sequence[Row], detector: "Detector | None"):
+    from fakedetect_jax import timeline
+    from fakedetect_jax.detector import MADE_WARNING
+
+    made = detector is not None and detector.model.made
+    sentences = [f"{MADE_WARNING[:1].upper()}{MADE_WARNING[1:]}."] if made else []
+    timeline.write_index(report, summary(rows), rows, sentences)
 
 
 def _load(arguments: argparse.Namespace, model: Path) -> "Detector":
     import jax
-    from absl import logging
 
     from fakedetect_jax.detector import Detector, Limits
 
-    # The libraries' notes on each restore are not for our users.
-    logging.set_verbosity(logging.ERROR)
     if arguments.compilation_cache:
         cache = str(Path(arguments.compilation_cache).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -254,7 +285,7 @@ def _open_output(name: str | None) -> Iterator[TextIO | None]:
 
 # The terminal ----------------------------------------------------------------------
 
-HEADER = f"{'outcome':<12}  {'fake':>7}  {'score':>6}  {'faces':>5}  {'at':<15}  video"
+HEADER = f"{'verdict':<15}  {'fake':>7}  {'faces':>5}  {'highest at':<15}  video"
 LINE_SECONDS = 10.0  # between two lines of progress where there is no bar
 
 
@@ -280,8 +311,15 @@ class _Table:
     def __enter__(self) -> "_Table":
         self._bar.start()
         self._videos = self._bar.add_task("videos", total=self._total, unit="videos")
-        self._console.print(HEADER, style="bold")
         return self
+
+    def head(self) -> None:
+        """Prints the names of the columns."""
+        self._console.print(HEADER, style="bold")
+
+    def say(self, sentence: str) -> None:
+        """Prints a sentence."""
+        self._console.print(sentence, markup=False)
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
@@ -312,19 +350,22 @@ def line(row: Row) -> str:
     # A name is somebody else's text: nothing in it may steer the terminal.
     name = printable(row["video"])
     if row["outcome"] != "scored":
-        return (
-            f"{row['outcome']:<12}  {'—':>7}  {'—':>6}  {'—':>5}  {'':<15}  {name}: "
-            + (row["reason"] or "")
+        return f"{row['outcome']:<15}  {'—':>7}  {'—':>5}  {'':<15}  {name}: " + (
+            row["reason"] or ""
         )
-    chance = row["probability"]
     top = row["most_suspicious"]["seconds"]
-    told = "—" if chance is None else f"{100 * chance:.1f} %"
     where = f"{clock(top[0])}–{clock(top[1])}"
-    verdict = row["verdict"]
     return (
-        f"{verdict:<12}  {told:>7}  {row['score']:6.3f}  {len(row['faces']):5}  "
+        f"{row['verdict']:<15}  {chance(row):>7}  {len(row['faces']):5}  "
         f"{where:<15}  {name}"
     )
+
+
+def chance(row: Row) -> str:
+    """The one number of a scored row: the probability, or a score that is none."""
+    if row["probability"] is None:
+        return f"{row['score']:.3f}"
+    return f"{100 * row['probability']:.1f} %"
 
 
 if __name__ == "__main__":

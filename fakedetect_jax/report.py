@@ -105,7 +105,7 @@ def draw(
     scored = videos.take(videos.num_clips > 0)
     temperature = report["temperature"]
     calibrated = None
-    if temperature is not None:
+    if video["calibrated"] is not None:
         calibrated = calibration.apply_temperature(scored.score, temperature)
     loss = [("train", "loss", "train loss", "-"), ("val", "loss", "val loss", "--")]
     quality = [

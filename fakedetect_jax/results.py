@@ -141,7 +141,11 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "versions": context.get("versions") or {},
         "config": context.get("config") or {},
     }
-    report["video"]["calibrated"] = _calibrated(videos, report["temperature"])
+    report["calibration"] = context.get("calibration")
+    used = (report["calibration"] or {}).get("used", True)
+    temperature = report["temperature"] if used else None
+    report["video"]["calibrated"] = _calibrated(videos, temperature)
+    report["calibration_note"] = calibration.describe(report["calibration"])
     report["warnings"] = warnings(report, context.get("dataset_card") or {})
     return report
 

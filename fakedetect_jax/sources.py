@@ -6,7 +6,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp.naming import VIDEO_SUFFIXES
@@ -24,6 +24,20 @@ class Source(NamedTuple):
 
     name: str
     refusal: str = ""
+
+
+def refused_row(source: Source) -> dict[str, Any]:
+    """The result of what is no video file."""
+    return {
+        "video": source.name,
+        "outcome": "refused",
+        "reason": source.refusal,
+        "verdict": None,
+        "score": None,
+        "probability": None,
+        "faces": [],
+        "warnings": [],
+    }
 
 
 def find(arguments: Iterable[str]) -> list[Source]:

@@ -1,9 +1,12 @@
 """What is known of a scored video -> one offline HTML page."""
 
 import re
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from markdown_it import MarkdownIt
 
 from fakedetect_jax import report
 from fakedetect_jax.writer import clock
@@ -44,11 +47,37 @@ def write(
         gaps=gaps(windows, duration),
         duration=duration,
         calibrated=calibrated,
+        pieces=max(
+            (c["length"] for f in result["faces"] for c in f["clips"]), default=0
+        ),
         threshold=_threshold(result),
         clock=clock,
-        card=without_front_matter(card),
+        card=card_as_html(card),
     )
     report.write_whole(path.parent, {path.name: page})
+
+
+def write_index(
+    folder: Path, summary: str, rows: Sequence[Row], warnings: Sequence[str]
+) -> None:
+    """Writes index.html, which lists the videos of a run and links their pages.
+
+    Args:
+      folder: of the pages.
+      summary: how many came out how.
+      rows: per video: video, outcome, verdict, probability, score, reason and page.
+      warnings: sentences on all of them.
+    """
+    shown = [
+        {
+            **row,
+            "name": row["video"].encode(errors="replace").decode(),
+            "link": urllib.parse.quote(Path(row["page"]).name) if row["page"] else "",
+        }
+        for row in rows
+    ]
+    page = report.render("index.html", summary=summary, rows=shown, warnings=warnings)
+    report.write_whole(folder, {"index.html": page})
 
 
 def _threshold(result: Row) -> float:
@@ -87,6 +116,17 @@ def gaps(windows: Sequence[Row], duration: float) -> list[tuple[float, float]]:
         if not w["faces"]
         for a, b in [w["seconds"]]
     ]
+
+
+def card_as_html(card: str) -> str:
+    """A model card as HTML that loads and links nothing, without its long config."""
+    text = re.sub(r"^## Training\n.*?(?=^## |^Versions: |\Z)", "", card, flags=_SECTION)
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    reader.disable(["image", "link", "autolink", "reference"])
+    return reader.render(without_front_matter(text))
+
+
+_SECTION = re.DOTALL | re.MULTILINE
 
 
 def without_front_matter(card: str) -> str:

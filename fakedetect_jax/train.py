@@ -300,7 +300,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "val       its fakes are all held out: checkpoint, threshold and "
             "temperature are chosen by its real videos against self-blended copies"
         )
-    card = evaluate.dataset_card(Path(builder.data_dir))
+    card = evaluate.read_card(Path(builder.data_dir))
     if not start and learns_from_nothing(config, card):
         terminal.warn(
             f"{config.model.backbone} begins with random weights, but published "
@@ -337,6 +337,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "devices": evaluate.describe_devices(mesh),
             "source_frames": _source_frames(train_split.videos),
             "val_fakes": evaluate.SELF_BLENDED if blended_val else "forged",
+            "made": evaluate.read_card(Path(builder.data_dir)).get("made", False),
         },
         metrics_file=metrics_file,
         eval_step=evaluate.compile_eval_step(

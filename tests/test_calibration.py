@@ -73,9 +73,67 @@ def test_val_rows_give_what_the_checkpoint_keeps():
     rows = made_rows(num_identities=40, sharpness=4.0)
     videos = metrics.videos(metrics.clips(rows))
     found = calibration.calibrate(rows)
-    assert found == {
-        "temperature": calibration.fit_temperature(videos.logit, videos.label),
-        "threshold": calibration.pick_threshold(videos.label, videos.score),
-    }
+    fitted = calibration.fit_temperature(videos.logit, videos.label)
+    assert found["calibration"].pop("fitted") == fitted == found["temperature"]
+    assert found["threshold"] == calibration.pick_threshold(videos.label, videos.score)
     at_val = balanced(videos.label, videos.score, found["threshold"])
     assert at_val > balanced(videos.label, videos.score, 0.5)
+
+
+def overconfident(*, people: int, wrong: float, sharpness: float, seed: int):
+    """Videos of people who are each right or wrong, all equally sure."""
+    rng = np.random.default_rng(seed)
+    rows = made_rows(num_identities=people, methods={"Deepfakes": 0.0})
+    for target in {row["target"] for row in rows}:
+        sign = -1 if rng.random() < wrong else 1
+        for row in rows:
+            if row["target"] == target:
+                row["logit"] = sign * sharpness * (1 if row["label"] else -1)
+                row["score"] = float(metrics.sigmoid(np.array(row["logit"])))
+    return rows
+
+
+def test_a_temperature_that_helps_on_people_left_out_is_used():
+    rows = overconfident(people=40, wrong=0.2, sharpness=6.0, seed=0)
+    found = calibration.calibrate(rows)
+    told = found["calibration"]
+    assert found["temperature"] == told["fitted"] > 2
+    assert told["used"] and told["cross_fitted_loss"] < told["loss"]
+    assert "is used" in calibration.describe(told)
+
+
+def test_a_temperature_that_harms_people_left_out_is_not_used():
+    """An errorless val: the fit makes the scores less sure, and each person worse."""
+    rows = overconfident(people=12, wrong=0.0, sharpness=6.0, seed=0)
+    found = calibration.calibrate(rows)
+    told = found["calibration"]
+    assert told["fitted"] > 1.2 and found["temperature"] == 1.0
+    assert not told["used"] and told["cross_fitted_loss"] > told["loss"]
+    assert "is not used" in calibration.describe(told)
+
+
+def test_nobody_is_scored_by_a_temperature_that_saw_them():
+    """A person who alone is wrong is scored as sure as the others make it."""
+    rows = overconfident(people=6, wrong=0.0, sharpness=6.0, seed=0)
+    for row in rows:
+        if row["target"] == "003":
+            row["logit"] = -row["logit"]
+            row["score"] = 1 - row["score"]
+    videos = metrics.videos(metrics.clips(rows))
+    tried = calibration.cross_fit(videos)
+    own = videos.target == "003"
+    without = calibration.fit_temperature(videos.logit[~own], videos.label[~own])
+    expected = calibration.apply_temperature(videos.score[own], without)
+    assert tried is not None
+    np.testing.assert_allclose(tried[own], expected)
+    assert np.abs(tried[own] - 0.5).min() > np.abs(tried[~own] - 0.5).max()
+
+
+def test_one_person_or_class_cannot_be_tried():
+    one = [r for r in made_rows(num_identities=4) if r["target"] == "000"]
+    reals = [r for r in made_rows(num_identities=4) if not r["label"]]
+    for rows in (one, reals):
+        found = calibration.calibrate(rows)
+        assert found["temperature"] == 1.0 and not found["calibration"]["used"]
+        assert "could not be tried" in calibration.describe(found["calibration"])
+    assert calibration.describe(None) == ""

@@ -1,7 +1,10 @@
 """A model that left its workdir scores as it did there."""
 
 import json
+import os
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import jax
@@ -13,6 +16,8 @@ from jax import export as jax_export
 from fakedetect_jax import bundle, data, evaluate, export, steps
 from fakedetect_jax.detector import Detector
 from fakedetect_jax.models import FakeDetector
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,15 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
     dataset = Path(data.open_dataset(tiny_run.config).data_dir)
     longest = max(v["source_frames"] for v in data.read_videos(dataset, "train"))
     assert facts["preprocessing"]["window_frames"] == longest
-    assert facts["calibration"].keys() == {"temperature", "threshold"}
+    assert facts["calibration"].keys() == {"temperature", "threshold", "cross_fit"}
+    assert facts["calibration"]["cross_fit"].keys() == {
+        "fitted",
+        "used",
+        "loss",
+        "cross_fitted_loss",
+    }
+    assert facts["trained_on_made_videos"] is True
+    assert facts["preprocessing"]["rules"]["normalise"]["mean"] == list(steps.MEAN)
     assert facts["config"]["model"]["lstm_features"] == 8
     assert "Before you trust this" in (exported / "README.md").read_text()
     told = json.dumps(facts)
@@ -64,6 +77,8 @@ def test_writing_and_reading_gives_the_model_back(exported, tiny_run):
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
     assert first.digest == second.digest
     for field in ("recipe", "temperature", "threshold", "window_frames", "step"):
+        assert getattr(first, field) == getattr(second, field)
+    for field in ("made", "calibration"):
         assert getattr(first, field) == getattr(second, field)
 
 
@@ -131,7 +146,54 @@ def test_onnx_scores_any_number_of_clips(tmp_path, fields):
 def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert export.main([str(tiny_run.workdir), str(tmp_path / "o"), "--onnx"]) == 2
-    assert "install fakedetect-jax[onnx]" in capsys.readouterr().err
+    assert "pip install -e '.[onnx]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_what_was_there(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "stablehlo", lambda model: 1 / 0)
+    out = tmp_path / "out"
+    for before in ([], ["model.json", "notes"]):
+        for name in before:
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_text(name)
+        with pytest.raises(ZeroDivisionError):
+            export.main([str(exported), str(out), "--stablehlo"])
+        there = [out.name] if before else []
+        assert [path.name for path in tmp_path.iterdir()] == there
+    assert (out / "model.json").read_text() == "model.json"
+
+
+def test_an_export_replaces_another_as_a_whole(exported, tmp_path):
+    out = shutil.copytree(exported, tmp_path / "out")
+    (out / "notes").write_text("mine")
+    assert export.main([str(exported), str(out)]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"model.safetensors", "model.json", "README.md", "notes"}
+    assert bundle.load(out).digest == bundle.load(exported).digest
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_everybody_may_read_what_the_umask_lets_them(exported, tmp_path, mask):
+    previous = os.umask(mask)
+    try:
+        assert export.main([str(exported), str(tmp_path / "out")]) == 0
+    finally:
+        os.umask(previous)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {0o666 & ~mask}, modes
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_the_plain_install_has_what_stablehlo_needs():
+    """jax.export serialises with flatbuffers, which jax itself does not ask for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [re.split("[<>=]", d)[0] for d in project["dependencies"]]
+    assert "flatbuffers" in needed
+    pins = (ROOT / "constraints.txt").read_text()
+    extras = project["optional-dependencies"]["onnx"] + ["onnxruntime"]
+    for name in ["flatbuffers", *(re.split("[<>=]", d)[0] for d in extras)]:
+        assert re.search(f"^{name}==", pins, re.MULTILINE), name
 
 
 def test_the_card_is_of_an_evaluation_of_these_weights(tmp_path):

@@ -95,6 +95,11 @@ class Worker:
         line, _, self._rest = self._rest.partition(b"\n")
         return line + b"\n"
 
+    @property
+    def started(self) -> bool:
+        """Whether a process is there."""
+        return self._process is not None
+
     def close(self) -> None:
         """Ends the process at once."""
         process, self._process = self._process, None
@@ -109,6 +114,36 @@ class Worker:
         process.wait()
 
 
+class Pool:
+    """Worker processes that wait for further jobs; safe to use from several threads."""
+
+    def __init__(self, size: int):
+        """Starts nothing yet; at most `size` processes are kept while idle."""
+        self._size = size
+        self._idle: list[Worker] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> Worker:
+        """An idle worker, or a new one."""
+        with self._lock:
+            return self._idle.pop() if self._idle else Worker()
+
+    def give_back(self, worker: Worker) -> None:
+        """Keeps a worker that has done its job."""
+        with self._lock:
+            if worker.started and len(self._idle) < self._size:
+                self._idle.append(worker)
+                return
+        worker.close()
+
+    def close(self) -> None:
+        """Ends the idle workers."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.close()
+
+
 def _too_long(job: Job, *, stalled: bool) -> str:
     if stalled and "stall_limit" in job:
         return f"nothing came of it for {job['stall_limit']:g} seconds"
@@ -120,16 +155,20 @@ def _hand_on(done: queue.Queue, job: Job, result: Result) -> None:
 
 
 def run_jobs(
-    jobs: Iterable[Job], num_processes: int
+    jobs: Iterable[Job], num_processes: int, *, pool: Pool | None = None
 ) -> Generator[tuple[Job, Result], None, None]:
     """Runs jobs in worker processes; yields each with its results as they come.
+
+    With a pool, its processes do the work and wait there for more when all is done;
+    those that are under way when the caller ends early are ended.
 
     Raises DataError for what would befall every further job too.
     """
     source = iter(jobs)
     lock, stop = threading.Lock(), threading.Event()
     done: queue.Queue = queue.Queue()
-    workers = [Worker() for _ in range(num_processes)]
+    workers = [pool.take() if pool else Worker() for _ in range(num_processes)]
+    done_with = False
 
     def work(worker: Worker) -> None:
         try:
@@ -163,9 +202,16 @@ def run_jobs(
             if "fatal" in result:
                 raise DataError(result["fatal"])
             yield job, result
+        done_with = True
     finally:
         stop.set()
         for worker in workers:
-            worker.close()
-        for thread in threads:
-            thread.join(timeout=5)
+            if pool and done_with:
+                pool.give_back(worker)
+            else:
+                worker.close()
+        for thread, worker in zip(threads, workers, strict=True):
+            end = time.monotonic() + 5
+            while thread.is_alive() and time.monotonic() < end:
+                worker.close()  # it may have been starting a process meanwhile
+                thread.join(timeout=0.1)

@@ -1,0 +1,201 @@
+"""Scores a video with an exported model.onnx and model.json, without this project.
+
+python score_with_onnx.py EXPORTED VIDEO
+
+Needs av, dlib-bin, numpy, onnxruntime, opencv-python-headless and simplejpeg. It takes
+the largest face of each window, as `predict --faces largest`; see docs/predict.md.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import av
+import cv2
+import dlib
+import numpy as np
+import onnxruntime
+import simplejpeg
+
+
+def overlap(a, b):
+    """Intersection over union of two boxes y0, x0, y1, x1."""
+    both = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return both / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both)
+
+
+def find(picture, way, detector):
+    """The boxes of all faces of a picture, the surest first."""
+    size = np.array(picture.shape[:2])
+    scale = min(way["longest_side"] / max(size), way["enlarged_at_most"])
+    to = np.maximum(np.round(size * scale).astype(int), 1)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    seen = cv2.resize(picture, to[::-1].tolist(), interpolation=how)
+    found, scores, _ = detector.run(seen, 0, way["dlib_adjust_threshold"])
+    boxes = [(f.top(), f.left(), f.bottom() + 1, f.right() + 1) for f in found]
+    return [boxes[i] * np.tile(size / to, 2) for i in np.argsort(-np.array(scores))]
+
+
+def spread(values, count):
+    """At most so many of some values, at the middles of equal parts."""
+    n = min(count, len(values))
+    return [values[(2 * i + 1) * len(values) // (2 * n)] for i in range(n)]
+
+
+def find_tracks(looks, way, rules, detector):
+    """The boxes [N,4] of each face over the pictures looked at."""
+    tracks = []
+    for boxes in [find(p, way, detector) for p in looks]:
+        free = list(tracks)
+        for box in boxes:
+            best = max(free, key=lambda t: overlap(t[-1], box), default=None)
+            if best is None or overlap(best[-1], box) < rules["track_overlap"]:
+                tracks.append([box])
+            else:
+                best.append(box)
+                free = [t for t in free if t is not best]
+    return [np.array(t) for t in tracks]
+
+
+def square(track, margin, shape):
+    """The square y0, x0, y1, x1 round a track."""
+    low, high = track[:, :2].min(axis=0), track[:, 2:].max(axis=0)
+    side = margin * np.median((track[:, 2:] - track[:, :2]).max(axis=1))
+    side = min(max(side, (high - low).max()), 2 * side)
+    room = np.array(shape[:2]) - side
+    inside = np.clip((low + high - side) / 2, 0, np.abs(room))
+    start = np.where(room < 0, room / 2, inside)
+    return *start, *(start + side)
+
+
+def find_box(pictures, margin, rules, detector):
+    """The square round the largest face that lasts or is confirmed; None without."""
+    looks, shape = spread(pictures, 5), pictures[0].shape
+    *certain, uncertain = rules["ways_of_looking"]
+    passing, least = [], rules["lasting_looks"]
+    for way in certain:
+        tracks = find_tracks(looks, way, rules, detector)
+        lasting = [t for t in tracks if len(t) >= least]
+        if lasting:
+            break
+        passing += tracks
+    else:
+        frames = spread(pictures, rules["confirm_frames"])
+        for track in passing:
+            known = any(
+                overlap(t[0], track[0]) >= rules["track_overlap"] for t in lasting
+            )
+            box = square(track, margin, shape)
+            shows = [is_seen(p, box, 1.3, rules, detector) for p in frames]
+            if not known and sum(shows) >= rules["confirmed"] * len(frames):
+                lasting.append(track)
+        if not lasting:
+            least = max(rules["uncertain_lasts"] * len(looks), least)
+            tracks = find_tracks(looks, uncertain, rules, detector)
+            lasting = [t for t in tracks if len(t) >= least]
+    areas = [np.prod(t[:, 2:] - t[:, :2], axis=1).sum() for t in lasting]
+    return square(lasting[np.argmax(areas)], margin, shape) if lasting else None
+
+
+def is_seen(picture, box, margin, rules, detector):
+    """Whether the crop at a box shows its face."""
+    image = crop(picture, box, rules["crop_side"])
+    found = detector.run(image, 0, 0.0)[0]
+    boxes = [
+        np.array([f.top(), f.left(), f.bottom() + 1, f.right() + 1]) for f in found
+    ]
+    half = 0.5 / margin
+    usual = len(image) * np.array([0.5 - half, 0.5 - half, 0.5 + half, 0.5 + half])
+    return any(overlap(b, usual) >= rules["overlap_in_crop"] for b in boxes)
+
+
+def crop(picture, box, side):
+    """The square of a picture in another size; what is outside repeats the edge."""
+    y0, x0, y1, x1 = (round(float(v)) for v in box)
+    ys = np.clip(np.arange(y0, y1), 0, picture.shape[0] - 1)
+    xs = np.clip(np.arange(x0, x1), 0, picture.shape[1] - 1)
+    cut = picture[ys][:, xs]
+    how = cv2.INTER_AREA if min(cut.shape[:2]) >= side else cv2.INTER_CUBIC
+    return cv2.resize(cut, (side, side), interpolation=how)
+
+
+def through_jpeg(image, recipe):
+    """A crop as it was stored for training."""
+    # Not OpenCV's encoder, whose DCT rounds otherwise: scores would move by up to 0.1.
+    quality, sampling = recipe["jpeg_quality"], recipe["jpeg_subsampling"]
+    coded = simplejpeg.encode_jpeg(image, quality, "RGB", sampling, fastdct=False)
+    return simplejpeg.decode_jpeg(coded, "RGB")
+
+
+def read(path, wanted=()):
+    """The wanted frames as {index: upright RGB picture}, and how many there are."""
+    kept, total = {}, 0
+    with av.open(path) as file:
+        for total, frame in enumerate(file.decode(video=0), start=1):
+            if total - 1 in wanted:
+                rgb = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+                upright = np.rot90(rgb, round(frame.rotation / 90) % 4)
+                kept[total - 1] = np.ascontiguousarray(upright)
+    return kept, total
+
+
+def stored(start, stop, recipe):
+    """Which frames of a window are stored."""
+    n, count, step = stop - start, recipe["num_frames"], recipe["frame_step"]
+    if step:
+        count = min(count, -(-n // step))
+        first = start + (n - (count - 1) * step - 1) // 2
+        return [first + i * step for i in range(count)]
+    count = min(count, n)
+    return [start + (2 * i + 1) * n // (2 * count) for i in range(count)]
+
+
+def score(folder, path):
+    """The logits of all clips, the score and the probability of fake."""
+    facts = json.loads(Path(folder, "model.json").read_text())
+    prepared, data = facts["preprocessing"], facts["config"]["data"]
+    recipe, size, stride = prepared["frames"], data["clip_frames"], data["frame_stride"]
+    session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")))
+    detector, logits = dlib.get_frontal_face_detector(), []
+    total = read(path)[1]
+    parts = max(-(-total // prepared["window_frames"]), 1)
+    for i in range(parts):
+        wanted = stored(i * total // parts, (i + 1) * total // parts, recipe)
+        pictures = [*map(read(path, set(wanted))[0].get, wanted)]
+        box = (0, 0, *pictures[0].shape[:2])
+        margin, rules, seen = (
+            recipe["margin"],
+            prepared["rules"],
+            [True] * len(pictures),
+        )
+        if recipe["crop"] == "face":
+            box = find_box(pictures, margin, rules, detector)
+            if box is not None:
+                seen = [is_seen(p, box, margin, rules, detector) for p in pictures]
+        if box is None or len(pictures) < size:
+            continue
+        crops = [crop(p, box, recipe["image_size"]) for p in pictures]
+        images = np.stack([through_jpeg(image, recipe) for image in crops])
+        starts = [
+            start
+            for start in range(max(len(images) - (size - 1) * stride, 1))
+            if np.mean(seen[start : start + size * stride : stride][:size])
+            >= data["min_coverage"]
+        ]
+        last, clips = len(starts) - 1, data["eval_clips_per_video"]
+        places = np.unique(np.linspace(0, last, clips).round().astype(int))
+        for place in (places if clips > 1 else [last // 2]) if starts else []:
+            at = starts[place] + stride * np.arange(size)
+            length = int((at < len(images)).sum())
+            clip = images[np.minimum(at, at[length - 1])][None]  # the last is repeated
+            feed = {"frames": clip, "length": np.array([length], np.int32)}
+            logits.append(float(session.run(None, feed)[0][0]))
+    if not logits:
+        return {"logits": [], "score": None, "probability": None}
+    mean = float(np.mean(1 / (1 + np.exp(-np.array(logits)))))
+    odds = (mean / (1 - mean)) ** (1 / (facts["calibration"]["temperature"] or 1))
+    return {"logits": logits, "score": mean, "probability": odds / (1 + odds)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(score(*sys.argv[1:])))
