@@ -492,6 +492,7 @@ def prepare(config, terminal) -> None:
             synthetic.write_tree(
                 manual_dir,
                 compressions=(config.dataset.compression,),
+                methods=tuple(config.dataset.methods) or synthetic.FOUR,
                 **config.synthetic.to_dict(),
             )
     with terminal.phase("build"):

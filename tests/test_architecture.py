@@ -14,7 +14,7 @@ LEVELS = [
     ["detector"],
     ["bundle"],
     ["evaluate", "explain"],
-    ["steps", "timeline"],
+    ["steps", "timeline", "trivial"],
     ["pretrained"],
     ["models", "augment", "selfblend", "report", "checkpoint", "data"],
     ["workdir", "comparison"],
@@ -51,6 +51,7 @@ WITHOUT_JAX = {
     "settings",
     "sources",
     "timeline",
+    "trivial",
 }
 
 
