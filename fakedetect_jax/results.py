@@ -21,7 +21,7 @@ class Evaluation(NamedTuple):
     clips: metrics.Items
     context: dict[str, Any]
     strips: list[dict[str, Any]]
-    trivial: list[dict[str, Any]]  # of made videos: trivial.py's scores
+    trivial: Sequence[dict[str, Any]] = ()  # of made videos: trivial.py's scores
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

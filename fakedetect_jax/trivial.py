@@ -16,7 +16,8 @@ BLOCKS = 8  # per side of a frame
 SEEDS = 5  # forests, whose scores are averaged
 TREES = 100  # of each
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
-MEANS, SPREAD = "block energies and colours", "with their spread over time"
+MEANS = "block energies and colours"
+SPREAD = "block energies and colours, and their spread over time"
 
 
 def block_statistics(frames: np.ndarray) -> np.ndarray:

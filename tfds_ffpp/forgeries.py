@@ -1,8 +1,10 @@
 """Manipulates made videos: each method takes a real clip and another identity.
 
-A forged frame is the target's own frame, sensor noise included, with a region of the
-head replaced by a synthesised one under fresh noise of the same camera. Strength is
-1 - difficulty: 0 leaves hardly any trace, 1 plain ones.
+A forged frame is the target's own frame with a region of the head replaced, under the
+same sensor noise. Around each pixel the region has the colour and the energies of what
+it replaces, so that no mean over an area gives it away: the traces are in structures,
+boundaries, geometry and time. Strength is 1 - difficulty: 0 leaves hardly any trace,
+1 plain ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -97,7 +99,7 @@ def wandering_tones(rng: np.random.Generator, num_frames: int) -> Array:
 def flicker(
     target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
 ) -> Forged:
-    """The real video with the brightness of the face's frames in another order.
+    """The real video with its face's brightnesses in another order: dark, light, dark.
 
     Single frames, and all that does not ask for their order, are as in real videos.
     The share of frames that change places is 1 at difficulty 0 and a tenth at 1.
@@ -106,7 +108,9 @@ def flicker(
     count = len(target.pictures)
     moved = np.flatnonzero(rng.random(count) < 1 - 0.9 * difficulty)
     tones = target.tones.copy()
-    tones[moved] = tones[rng.permutation(moved)]
+    darker, lighter = np.array_split(np.sort(tones[moved]), [len(moved) // 2])
+    tones[moved[::2]] = rng.permutation(lighter)
+    tones[moved[1::2]] = rng.permutation(darker)
     size = target.pictures[0].shape[0]
     frames, masks = [], []
     for moment, own, tone, picture, noise in zip(

@@ -23,7 +23,7 @@ from tfds_ffpp.progress import Progress
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
-RENDERER = 5  # raised when equal parameters no longer give equal files
+RENDERER = 6  # raised when equal parameters no longer give equal files
 FACES, SCENES, MOTIONS, GRAIN, LENGTHS, PAIRS, FORGERIES, TONES = range(8)  # streams
 
 
