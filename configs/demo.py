@@ -1,7 +1,7 @@
 """The whole path on made videos, for a laptop: about four minutes on two cores.
 
 python -m fakedetect_jax.main --config configs/demo.py
-Expected: video AUC of at least 0.95 on the test split's unseen identities.
+Expected: video AUC of at least 0.93 on the test split's unseen identities.
 """
 
 import runpy
@@ -15,15 +15,26 @@ def get_config() -> ConfigDict:
     base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
     config = base["get_config"]()
     with config.unlocked():
-        config.dataset.update(name="demo", image_size=64)
+        config.dataset.update(
+            name="demo",
+            image_size=64,
+            # In Flicker only the order of the frames is wrong: it needs the LSTM.
+            methods=(
+                "Deepfakes",
+                "Face2Face",
+                "FaceSwap",
+                "NeuralTextures",
+                "Flicker",
+            ),
+        )
         config.synthetic.update(num_identities=64, difficulty=0.0)
         config.data.update(
             data_dir="runs/demo-data/tfds",
             manual_dir="runs/demo-data/videos",
             # What teaches a small network from scratch is the number of updates, so
             # clips are short and a fake is always beside its own original.
-            clip_frames=4,
-            frame_stride=2,
+            clip_frames=6,
+            frame_stride=1,
             sampling="pair",
             train_clips_per_video=8,
             cache_mib=512,
@@ -38,8 +49,8 @@ def get_config() -> ConfigDict:
             dtype="float32",
         )
         config.augment.update(flip=0.5)
-        config.batch_size = 16
-        config.num_epochs = 12
+        config.batch_size = 12
+        config.num_epochs = 9
         config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=40)
         config.eval.final_split = "test"  # it has one look at its own made test
         config.log_every_steps = 50

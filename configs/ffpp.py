@@ -50,7 +50,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
 
-    # A made FF++-shaped tree, written to manual_dir when it is not there yet.
+    # A made FF++-shaped tree, written to manual_dir when it is not there yet, with the
+    # fakes of dataset.methods (() is FF++'s four).
     config.synthetic = ConfigDict(
         {
             "num_identities": 0,  # 0: nothing is made, manual_dir holds real videos

@@ -762,6 +762,7 @@ def prepare(config, terminal, *, splits: Sequence[str] = ()) -> None:
             synthetic.write_tree(
                 manual_dir,
                 compressions=(config.dataset.compression,),
+                methods=tuple(config.dataset.methods) or synthetic.FOUR,
                 **config.synthetic.to_dict(),
             )
     wanted, data_dir = dataset_config(config), Path(config.data.data_dir).expanduser()

@@ -14,7 +14,16 @@ import numpy as np
 import simplejpeg
 from jax.sharding import Mesh
 
-from fakedetect_jax import data, metrics, parallel, report, selfblend, steps, workdir
+from fakedetect_jax import (
+    data,
+    metrics,
+    parallel,
+    report,
+    selfblend,
+    steps,
+    trivial,
+    workdir,
+)
 from fakedetect_jax.checkpoint import Checkpoints, write_json
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.files import read_lines
@@ -269,6 +278,19 @@ def strips(rows: Sequence[Row], split: Split, config) -> list[Row]:
     return shown
 
 
+def trivial_rows(split: Split, config) -> list[Row]:
+    """What trivial.py gives a split's videos after the run's own training videos."""
+    hold_out = config.data.hold_out
+    train = open_split(data.open_dataset(config), "train", config, hold_out=hold_out)
+    size = config.dataset.image_size
+    return trivial.score_videos(
+        *(
+            trivial.stored_frames(part.videos, part.reader, image_size=size)
+            for part in (train, split)
+        )
+    )
+
+
 # Evaluating a checkpoint ---------------------------------------------------------
 
 
@@ -442,6 +464,9 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / "scores.jsonl", rows)
         write_lines(folder / "strips.jsonl", strips(rows, split, config))
+        card = read_card(Path(builder.data_dir))
+        if card.get("made"):
+            write_lines(folder / "trivial.jsonl", trivial_rows(split, config))
         context = {
             "split": f"{prefix}{split_name}",
             "step": step,
@@ -459,7 +484,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "temperature": facts.get("temperature"),
             "threshold": facts.get("threshold"),
             "calibration": facts.get("calibration"),
-            "dataset_card": read_card(Path(builder.data_dir)),
+            "dataset_card": card,
             "num_clips": len(rows),
             "unscored": unscored(split, config),
             "unscored_policy": config.eval.unscored,

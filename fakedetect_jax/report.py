@@ -343,6 +343,16 @@ def seed_result_lines(report: Mapping[str, Any]) -> str:
         f"Confusion Matrix:\n{table}\n"
         f"{name} Video AUC: {number(video['auc'], 4)}{between}\n"
         f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
+        f"{_trivial_lines(report.get('trivial') or {})}"
+    )
+
+
+def _trivial_lines(reached: Mapping[str, Any]) -> str:
+    """What trivial statistics reach on made videos, a line each."""
+    return "".join(
+        f"\n  a forest on {name} reaches {number(area['auc'], 4)} "
+        f"({span(area['intervals']['auc'])})"
+        for name, area in reached.items()
     )
 
 

@@ -1,7 +1,7 @@
 """One evaluation's files as numbers: the content of report.json, nothing drawn."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ class Evaluation(NamedTuple):
     clips: metrics.Items
     context: dict[str, Any]
     strips: list[dict[str, Any]]
+    trivial: Sequence[dict[str, Any]] = ()  # of made videos: trivial.py's scores
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -45,7 +46,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Reads scores.jsonl, context.json and, where there is one, strips.jsonl.
+    """Reads scores.jsonl, context.json and, where there are, strips and trivial.jsonl.
 
     Raises DataError for a file that is missing or damaged, or has no clip.
     """
@@ -68,9 +69,11 @@ def read_evaluation(folder: Path) -> Evaluation:
             "evaluate the split again"
         ) from error
     _check_whole(folder, context, clips)
-    strips_file = folder / "strips.jsonl"
-    strips = read_lines(strips_file) if strips_file.exists() else []
-    return Evaluation(folder, clips, context, strips)
+    strips, trivial = (
+        read_lines(folder / name) if (folder / name).exists() else []
+        for name in ("strips.jsonl", "trivial.jsonl")
+    )
+    return Evaluation(folder, clips, context, strips, trivial)
 
 
 def _check_whole(
@@ -133,6 +136,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "unscored": missing,
         "clip": _with_intervals(evaluation.clips, threshold=None, of_clips=True),
         "video": _video_summary(videos, threshold=threshold),
+        "trivial": trivial_summary(evaluation.trivial),
         "threshold": threshold,
         "temperature": context.get("temperature"),
         "parameters": context.get("parameters"),
@@ -202,6 +206,34 @@ def _by_real(videos: metrics.Items, *, threshold: float | None) -> dict[str, Any
     return found
 
 
+def trivial_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Name of the statistics -> the AUC of videos that they reach; by method too."""
+    return {
+        name: _trivial_areas(rows, name) for name in (rows[0]["scores"] if rows else ())
+    }
+
+
+def _trivial_areas(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    scores = np.array([row["scores"][name] for row in rows])
+    logits = metrics.logit(scores).tolist()
+    videos = metrics.clips(
+        [
+            {**row, "clip": 0, "score": score, "logit": logit}
+            for row, score, logit in zip(rows, scores.tolist(), logits, strict=True)
+        ]
+    )
+
+    def area(items: metrics.Items) -> dict[str, Any]:
+        span = intervals.intervals(items).get("auc")
+        return {
+            "auc": metrics.auc(items.label, items.score),
+            "intervals": {"auc": span},
+        }
+
+    groups = metrics.groups(videos).items()
+    return {**area(videos), "by_method": {m: area(videos.take(i)) for m, i in groups}}
+
+
 def _calibrated(
     videos: metrics.Items, temperature: float | None
 ) -> dict[str, Any] | None:
@@ -234,6 +266,7 @@ def warnings(report: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
             "numbers are of a method that the detector never saw."
         )
     found += _number_warnings(report)
+    found += _trivial_warnings(report)
     found += _coverage_warnings(report)
     found += [f"Dataset: {sentence}" for sentence in card.get("warnings") or []]
     return found
@@ -299,6 +332,18 @@ def _number_warnings(report: Mapping[str, Any]) -> list[str]:
             f"every video ({constant:.1%})."
         )
     return found
+
+
+def _trivial_warnings(report: Mapping[str, Any]) -> list[str]:
+    span = report["video"]["intervals"].get("auc")
+    reached = {name: row["auc"] or 0.0 for name, row in report["trivial"].items()}
+    if not span or not reached or max(reached.values()) < span[0]:
+        return []
+    name = max(reached, key=lambda name: reached[name])
+    return [
+        f"A forest on {name} reaches a video AUC of {reached[name]:.3f}, which the "
+        "detector's interval does not exclude: the number may show no more than that."
+    ]
 
 
 def _coverage_warnings(report: Mapping[str, Any]) -> list[str]:

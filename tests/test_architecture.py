@@ -15,7 +15,7 @@ LEVELS = [
     ["bundle"],
     ["description"],
     ["evaluate", "explain"],
-    ["steps", "timeline"],
+    ["steps", "timeline", "trivial"],
     ["pretrained"],
     ["models", "augment", "selfblend", "report", "checkpoint", "data"],
     ["workdir", "comparison"],
@@ -54,6 +54,7 @@ WITHOUT_JAX = {
     "settings",
     "sources",
     "timeline",
+    "trivial",
 }
 
 

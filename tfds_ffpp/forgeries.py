@@ -1,12 +1,15 @@
 """Manipulates made videos: each method takes a real clip and another identity.
 
-A forged frame is the target's own frame, sensor noise included, with a region of the
-head replaced by a synthesised one under fresh noise of the same camera. Strength is
-1 - difficulty: 0 leaves hardly any trace, 1 plain ones.
+A forged frame is the target's own frame with a region of the head replaced, under the
+same sensor noise. Around each pixel the region has the colour and the energies of what
+it replaces, so that no mean over an area gives it away: the traces are in structures,
+boundaries, geometry and time. Strength is 1 - difficulty: 0 leaves hardly any trace,
+1 plain ones.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -17,7 +20,11 @@ from tfds_ffpp.identity import Array, Face
 from tfds_ffpp.rendering import Moment, Scene
 
 Frame = NDArray[np.uint8]
-TONE_SIGMA = 0.2  # of the face's brightness where Flicker is among the methods
+BANDS = (1.2, 2.4, 4.8)  # pixels, each blur's sigma: octaves from the finest up
+AROUND = 13  # pixels, side of the area whose energy is matched
+FAINT, MAX_GAIN = 0.02, 5.0  # grey levels below which a band is empty; bounds its gain
+# The face's brightness, where Flicker is among the methods: swing and waves a second.
+TONE_SWING, TONE_RATE = (0.2, 0.3), (0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,13 @@ class Clip:
     moments: list[Moment]
     tones: Array  # [frames], gain of the inner face's brightness
     noises: list[NDArray[np.int16]]  # of the sensor, in the frames
-    frames: list[Frame]
+    pictures: list[Array]  # frames before the noise, float32 in 0..255
+
+    @property
+    def frames(self) -> list[Frame]:
+        """What the camera wrote."""
+        shots = zip(self.pictures, self.noises, strict=True)
+        return [rendering.expose(picture, noise) for picture, noise in shots]
 
     def cut(self, length: int) -> "Clip":
         """The first `length` frames."""
@@ -38,7 +51,7 @@ class Clip:
             moments=self.moments[:length],
             tones=self.tones[:length],
             noises=self.noises[:length],
-            frames=self.frames[:length],
+            pictures=self.pictures[:length],
         )
 
 
@@ -54,81 +67,83 @@ Method = Callable[[Clip, Clip, np.random.Generator, float], Forged]
 Step = tuple[Array, Array]  # forged picture [size, size, 3] in 0..255, mask
 
 
-def photograph(
-    face: Face, scene: Scene, moment: Moment, *, tone: float, noise: NDArray[np.int16]
-) -> Frame:
-    """A real frame of a face in a scene; `tone` 1 leaves the inner face as it is."""
+def photograph(face: Face, scene: Scene, moment: Moment, *, tone: float) -> Array:
+    """A real picture of a face in a scene, no noise; `tone` 1 leaves it as it is."""
     size = scene.background.shape[0]
     maps = rendering.frame_to_canvas(face, moment, size)
     albedo = rendering.draw_expression(face, moment)
     lit = rendering.shade(face, scene, moment, albedo=albedo)
     picture = rendering.compose(scene, moment, head=rendering.warp(lit, maps))
-    if tone != 1:
-        inner = rendering.warp(_oval((0, 0.15), (0.6, 0.75), soft=0.35), maps)
-        picture *= 1 + np.float32(tone - 1) * inner[..., None]
-    return rendering.expose(picture, noise)
+    return picture if tone == 1 else picture * _glow(maps, tone)
 
 
-def steady_tones(rng: np.random.Generator, num_frames: int) -> Array:
-    """One gain for the whole video, from the distribution that Flicker draws from."""
-    return np.full(num_frames, _tone(rng), np.float32)
+def _glow(maps: tuple[Array, Array], tone: float) -> Array:
+    """The gain [size, size, 1] of a picture whose inner face is `tone` as bright."""
+    inner = rendering.warp(_inner_face(), maps)
+    return 1 + np.float32(tone - 1) * inner[..., None]
 
 
-def _tone(rng: np.random.Generator) -> float:
-    return 1 + TONE_SIGMA * float(np.clip(rng.normal(), -2, 2))
+@cache
+def _inner_face() -> Array:
+    return _oval((0, 0.15), (0.6, 0.75), soft=0.35)
+
+
+def wandering_tones(rng: np.random.Generator, num_frames: int) -> Array:
+    """A slow wave of the face's brightness, as under a lamp that someone passes."""
+    swing, rate = rng.uniform(*TONE_SWING), rng.uniform(*TONE_RATE)
+    phase = rng.uniform(0, 2 * np.pi)
+    wave = np.sin(2 * np.pi * rate * np.arange(num_frames) / 25 + phase)
+    return (1 + swing * wave).astype(np.float32)
 
 
 def flicker(
     target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
 ) -> Forged:
-    """The real video with the face's brightness drawn anew for each frame.
+    """The real video with its face's brightnesses in another order: dark, light, dark.
 
-    A single frame has the distribution of a real one; only time gives it away. The
-    share of frames drawn anew is 1 at difficulty 0 and a tenth at 1.
+    Single frames, and all that does not ask for their order, are as in real videos.
+    The share of frames that change places is 1 at difficulty 0 and a tenth at 1.
     """
     del source
-    region = _oval((0, 0.15), (0.6, 0.75), soft=0.35)
-    size = target.frames[0].shape[0]
+    count = len(target.pictures)
+    moved = np.flatnonzero(rng.random(count) < 1 - 0.9 * difficulty)
+    tones = target.tones.copy()
+    darker, lighter = np.array_split(np.sort(tones[moved]), [len(moved) // 2])
+    tones[moved[::2]] = rng.permutation(lighter)
+    tones[moved[1::2]] = rng.permutation(darker)
+    size = target.pictures[0].shape[0]
     frames, masks = [], []
-    for moment, steady, noise in zip(
-        target.moments, target.tones, target.noises, strict=True
+    for moment, own, tone, picture, noise in zip(
+        target.moments, target.tones, tones, target.pictures, target.noises, strict=True
     ):
-        anew = rng.random() < 1 - 0.9 * difficulty
-        tone = _tone(rng) if anew else float(steady)
-        frames.append(
-            photograph(target.face, target.scene, moment, tone=tone, noise=noise)
-        )
         maps = rendering.frame_to_canvas(target.face, moment, size)
-        masks.append(rendering.warp(region, maps))
+        other = picture * (_glow(maps, tone) / _glow(maps, float(own)))
+        frames.append(rendering.expose(other, noise))
+        masks.append(rendering.warp(_inner_face(), maps))
     return Forged(frames, masks)
 
 
 def deepfakes(
     target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
 ) -> Forged:
-    """A low-resolution inner face with a colour cast, jittering, softly blended."""
+    """The source's inner face, jittering, its colour planes out of register."""
     strength = 1 - difficulty
-    cast = _colour_cast(rng, 0.03 + 0.17 * strength)
-    scale = 0.17 + 0.3 * difficulty  # a face is about 0.45 of the frame
     region = _within(_oval((0, 0.2), (0.56, 0.66), soft=0.12), source.face)
-    flickers = 1 + 0.03 * strength * rng.standard_normal(len(target.frames))
-    shaken = [_shake(m, 0.01 + 0.02 * strength, rng) for m in target.moments]
-    casts = [cast * np.float32(f) for f in flickers]
+    shaken = [_shake(m, 0.01 + 0.01 * strength, rng) for m in target.moments]
+    reach = (0.005 + 0.007 * strength) * target.scene.background.shape[0]
 
     def steps() -> Iterator[Step]:
-        fit = None
-        for frame, moment, cast in zip(target.frames, shaken, casts, strict=True):
+        for moment in shaken:
             head, mask = _draw(source.face, target.scene, moment, region=region)
-            fit = _match(head, frame, mask) if fit is None else fit
-            yield _through_bottleneck(head, scale=scale) * (fit * cast), mask
+            yield _misregister(head, reach), mask
 
-    return _paste(target, steps(), rng)
+    return _paste(target, steps())
 
 
 def face_swap(
     target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
 ) -> Forged:
-    """The source's face, lit as in its own video, cut in along a hard edge."""
+    """The source's face in its own light, laid on twice, cut in along a hard edge."""
     strength = 1 - difficulty
     own = source.scene
     mirror = -np.sign(own.light[0] * target.scene.light[0])
@@ -141,66 +156,55 @@ def face_swap(
         ambient=_mix(target.scene.ambient, own.ambient, strength),
     )
     region = _within(_hull(rng), source.face)
-    cast = _colour_cast(rng, 0.02 + 0.12 * strength)
     size, turn = rng.normal(1, 0.02 + 0.02 * strength, 2).tolist()
-    sway = 0.02 * strength * rng.standard_normal(len(target.frames))
+    sway = 0.02 * strength * rng.standard_normal(len(target.pictures))
     fitted = [
         replace(m, scale=m.scale * size, yaw=m.yaw * turn + float(s))
         for m, s in zip(target.moments, sway, strict=True)
     ]
+    reach = (0.006 + 0.014 * strength) * target.scene.background.shape[0]
 
     def steps() -> Iterator[Step]:
-        fit = None
-        for frame, moment in zip(target.frames, fitted, strict=True):
+        for moment in fitted:
             head, mask = _draw(source.face, scene, moment, region=region)
-            fit = _match(head, frame, mask) if fit is None else fit
-            yield head * (fit * cast), mask
+            yield (_shifted(head, y=reach) + _shifted(head, y=-reach)) / 2, mask
 
-    return _paste(target, steps(), rng)
+    return _paste(target, steps())
 
 
 def face_to_face(
     target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
 ) -> Forged:
-    """The target's face re-rendered with the source's expression, too smooth."""
+    """The target's face with the source's expression, its texture smeared."""
     strength = 1 - difficulty
-    face = target.face
-    smoothed = replace(
-        face,
-        albedo=cv2.bilateralFilter(face.albedo, 9, 0.3, 2 + 3 * strength),
-        gloss=face.gloss * np.float32(1 - strength),
-        occlusion=_mix(face.occlusion, np.full_like(face.occlusion, 0.9), strength),
-    )
-    region = _within(_oval((0, 0.2), (0.6, 0.7), soft=0.06), face)
-    cast = np.float32(1 + rng.choice([-1, 1]) * rng.uniform(0.5, 1) * 0.12 * strength)
-    scale = 0.25 + 0.5 * difficulty
+    region = _within(_oval((0, 0.2), (0.6, 0.7), soft=0.06), target.face)
+    length = round((0.012 + 0.04 * strength) * target.scene.background.shape[0])
+    kernel = np.eye(max(length, 2), dtype=np.float32) / max(length, 2)
 
     def steps() -> Iterator[Step]:
-        for moment, tone in zip(_driven(target, source), target.tones, strict=True):
-            head, mask = _draw(smoothed, target.scene, moment, region=region)
-            yield _through_bottleneck(head, scale=scale) * (cast * tone), mask
+        for moment in _driven(target, source):
+            head, mask = _draw(target.face, target.scene, moment, region=region)
+            yield cv2.filter2D(head, -1, kernel), mask
 
-    return _paste(target, steps(), rng)
+    return _paste(target, steps())
 
 
 def neural_textures(
     target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
 ) -> Forged:
-    """The mouth alone re-synthesised, with a decoder's blur, cast and checkerboard."""
+    """The mouth alone re-synthesised, with a decoder's blur and checkerboard."""
     strength = 1 - difficulty
     region = _within(_oval((0, 0.58), (0.42, 0.34), soft=0.12), target.face)
-    cast = _colour_cast(rng, 0.03 + 0.15 * strength)
-    scale = 0.2 + 0.4 * difficulty
-    sign = np.arange(target.frames[0].shape[0]) // 4 % 2 * 2 - 1
-    checks = (5 * strength * np.outer(sign, sign))[..., None].astype(np.float32)
+    size = target.scene.background.shape[0]
+    sign = np.arange(size) // 4 % 2 * 2 - 1
+    checks = (15 * strength * np.outer(sign, sign))[..., None].astype(np.float32)
 
     def steps() -> Iterator[Step]:
-        for moment, tone in zip(_driven(target, source), target.tones, strict=True):
+        for moment in _driven(target, source):
             head, mask = _draw(target.face, target.scene, moment, region=region)
-            head = _through_bottleneck(head, scale=scale) * (cast * tone)
-            yield head + checks, mask
+            yield _through_bottleneck(head, scale=0.25) + checks, mask
 
-    return _paste(target, steps(), rng)
+    return _paste(target, steps())
 
 
 METHODS: dict[str, Method] = {
@@ -212,15 +216,62 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _paste(target: Clip, steps: Iterator[Step], rng: np.random.Generator) -> Forged:
-    """Puts each step's picture and fresh noise into the target's frame by its mask."""
+def _paste(target: Clip, steps: Iterator[Step]) -> Forged:
+    """Puts each step's picture into the target's by its mask, under the same noise."""
     frames, masks = [], []
-    for frame, (picture, mask) in zip(target.frames, steps, strict=True):
-        new = picture + rendering.grain(target.scene, rng)
-        mixed = frame + mask[..., None] * (new - frame)
-        frames.append(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+    shots = zip(target.pictures, target.noises, steps, strict=True)
+    for picture, noise, (forged, mask) in shots:
+        box = _box(mask)
+        own, inside = picture[box], mask[box][..., None]
+        pasted = own + inside * (forged[box] - own)
+        mixed = picture.copy()
+        mixed[box] += inside * (_equalise(pasted, own) - own)
+        frames.append(rendering.expose(mixed, noise))
         masks.append(mask)
     return Forged(frames, masks)
+
+
+def _box(mask: Array) -> tuple[slice, slice]:
+    """The rows and columns that hold all of a mask."""
+    left, top, width, height = cv2.boundingRect((mask > 0).astype(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _equalise(picture: Array, like: Array) -> Array:
+    """A picture with the statistics of another, around each pixel; [H, W, 3] each.
+
+    What is coarser than the last of BANDS is the other's. Each finer band is scaled
+    to the mean amplitude that the other's has there in luma. So an area's colours and
+    energies tell nothing: what differs is how they are arranged.
+    """
+    detail = np.zeros_like(picture)
+    for sigma in BANDS:
+        coarse, wanted = (cv2.GaussianBlur(p, (0, 0), sigma) for p in (picture, like))
+        given = _amplitude(picture - coarse)
+        gain = (_amplitude(like - wanted) + FAINT) / (given + FAINT)
+        gain = np.clip(gain, 1 / MAX_GAIN, MAX_GAIN)
+        detail += (picture - coarse) * gain[..., None]
+        picture, like = coarse, wanted
+    return like + detail
+
+
+def _amplitude(band: Array) -> Array:
+    """The mean of a band's absolute luma around each pixel [height, width]."""
+    luma = cv2.cvtColor(band, cv2.COLOR_RGB2GRAY)
+    return cv2.blur(np.abs(luma), (AROUND, AROUND))
+
+
+def _misregister(picture: Array, reach: float) -> Array:
+    """Red moved to the right and blue to the left by `reach` pixels."""
+    red, green, blue = cv2.split(picture)
+    return cv2.merge([_shifted(red, x=reach), green, _shifted(blue, x=-reach)])
+
+
+def _shifted(picture: Array, *, x: float = 0.0, y: float = 0.0) -> Array:
+    """A picture moved by whole and parts of pixels; its border goes on outside."""
+    size = picture.shape[1::-1]
+    move = np.array([[1, 0, x], [0, 1, y]], np.float32)
+    return cv2.warpAffine(picture, move, size, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _draw(face: Face, scene: Scene, moment: Moment, *, region: Array) -> Step:
@@ -278,25 +329,12 @@ def _within(region: Array, face: Face) -> Array:
     return region * cv2.GaussianBlur(inside, (0, 0), 1)
 
 
-def _match(picture: Array, frame: Frame, mask: Array) -> Array:
-    """Channel gains [3] that give the picture the frame's mean within the mask."""
-    weight = mask[..., None] / max(float(mask.sum()), 1.0)
-    wanted, given = (frame * weight).sum((0, 1)), (picture * weight).sum((0, 1))
-    return np.clip((wanted + 1) / (given + 1), 0.3, 3).astype(np.float32)
-
-
 def _through_bottleneck(picture: Array, *, scale: float) -> Array:
     """Down to `scale` of the size and up again: what a small decoder leaves."""
     size = picture.shape[0]
     small = (max(8, round(size * scale)),) * 2
     picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-def _colour_cast(rng: np.random.Generator, amount: float) -> Array:
-    """Channel gains [3] whose largest departure from 1 is `amount`."""
-    cast = rng.uniform(-1, 1, 3)
-    return (1 + amount * cast / np.abs(cast).max()).astype(np.float32)
 
 
 def _mix(a: Array, b: Array, amount: float) -> Array:

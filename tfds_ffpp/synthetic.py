@@ -18,11 +18,12 @@ import numpy as np
 from tfds_ffpp import forgeries, identity, rendering
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.forgeries import Clip, Frame
+from tfds_ffpp.identity import Array
 from tfds_ffpp.progress import Progress
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
-RENDERER = 5  # raised when equal parameters no longer give equal files
+RENDERER = 6  # raised when equal parameters no longer give equal files
 FACES, SCENES, MOTIONS, GRAIN, LENGTHS, PAIRS, FORGERIES, TONES = range(8)  # streams
 
 
@@ -234,7 +235,7 @@ def write_identity(root: Path, p: Parameters, target: int) -> None:
 def _write_fake(root, p, clip, source, *, target: int, method: str, rate: int) -> None:
     pair = (target, _partner(p, target))
     rng = _rng(p, FORGERIES, target, sorted(forgeries.METHODS).index(method))
-    length = len(clip.frames)
+    length = len(clip.pictures)
     if rng.random() < 0.2:  # some generators drop the last frames
         length = max(length - int(rng.integers(1, 4)), round(0.75 * p.num_frames), 2)
     forge = forgeries.METHODS[method]
@@ -259,7 +260,7 @@ def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
     moments = rendering.make_performance(_rng(p, MOTIONS, target), length)
     tones = np.ones(length, np.float32)
     if "Flicker" in p.methods:
-        tones = forgeries.steady_tones(_rng(p, TONES, target), length)
+        tones = forgeries.wandering_tones(_rng(p, TONES, target), length)
     rng = _rng(p, GRAIN, target)
     clip = Clip(
         face=face,
@@ -267,18 +268,15 @@ def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
         moments=moments,
         tones=tones,
         noises=[rendering.grain(scene, rng) for _ in moments],
-        frames=[],
+        pictures=[],
     )
-    return clip if bare else replace(clip, frames=_photographs(clip))
+    return clip if bare else replace(clip, pictures=_photographs(clip))
 
 
-def _photographs(clip: Clip) -> list[Frame]:
-    shots = zip(clip.moments, clip.tones, clip.noises, strict=True)
+def _photographs(clip: Clip) -> list[Array]:
     return [
-        forgeries.photograph(
-            clip.face, clip.scene, moment, tone=float(tone), noise=noise
-        )
-        for moment, tone, noise in shots
+        forgeries.photograph(clip.face, clip.scene, moment, tone=float(tone))
+        for moment, tone in zip(clip.moments, clip.tones, strict=True)
     ]
 
 
