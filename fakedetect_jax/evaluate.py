@@ -4,6 +4,7 @@ import base64
 import functools
 import json
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,9 @@ from jax.sharding import Mesh
 from fakedetect_jax import data, metrics, parallel, report, steps, workdir
 from fakedetect_jax.checkpoint import Checkpoints, write_json
 from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.interrupt import Interrupted
 from fakedetect_jax.workdir import Run
+from tfds_ffpp.errors import DataError
 
 Row = dict[str, Any]
 
@@ -281,6 +284,20 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any
     return variables
 
 
+def meet_on_data(run: Run, builder, dataset: data.Facts) -> None:
+    """Ends all hosts, with exit code 3, unless they have the same dataset."""
+    run.hosts.meet(
+        "dataset",
+        {f"the digest of dataset {_dataset_name(builder)}": dataset["digest"][:16]}
+        | {
+            f"split {name}": f"{split['real']} real + {split['fake']} fake videos"
+            for name, split in dataset["splits"].items()
+        },
+        code=DataError.exit_code,
+        cure="copy one host's dataset to all, or build it anew with the same settings",
+    )
+
+
 def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str, Any]:
     """Scores a split with a checkpoint and writes the report.
 
@@ -297,8 +314,15 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         other = config.eval.dataset
         prefix = f"{other}-" if other and other != config.dataset.name else ""
         folder = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
-        done = folder / "report.json"
-        if done.exists():
+        done = (folder / "report.json").exists()
+        run.hosts.meet(
+            "evaluation",
+            {"the checkpoint": step, f"{folder}/report.json is there": done},
+            code=CheckpointError.exit_code,
+            cure=f"{run.workdir} must be on a file system that all hosts see",
+        )
+        if done:
+            _warn_of_old(run, folder, other)
             return _result(folder)
         facts = checkpoints.facts(step)
         variables = read_variables(config, checkpoints, step)
@@ -307,14 +331,25 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
     finally:
         checkpoints.close()
     builder = data.open_dataset(config, other)
+    dataset = data.dataset_facts(Path(builder.data_dir))
+    meet_on_data(run, builder, dataset)
+    trained_on = facts.get("dataset") if not prefix else None
+    changed = _changed(trained_on, dataset)
+    if changed:
+        run.terminal.warn(
+            f"dataset {_dataset_name(builder)} is not the one that the run was "
+            f"trained on: {changed}; videos of {split_name} may have been trained on"
+        )
     split = open_split(builder, split_name, config)
     model = steps.make_model(config)
     eval_step = compile_eval_step(model, run.mesh)
     total = -(-len(split.videos) // config.eval.batch_size)
     with run.terminal.progress(f"evaluate {split_name}", total) as bar:
+        vote = parallel.Vote(run.mesh)
 
         def between(done: int, total: int) -> None:
-            run.stop.check()
+            if vote(run.stop.signal is not None):
+                raise Interrupted(run.stop.signal or signal.SIGTERM)
             bar.resize(total)
             bar.update(done)
 
@@ -340,6 +375,8 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "temperature": facts.get("temperature"),
             "threshold": facts.get("threshold"),
             "dataset_card": _card(Path(builder.data_dir)),
+            "dataset_digest": dataset["digest"],
+            "dataset_changed": changed,
             "num_clips": len(rows),
             "unscored": unscored(split),
             "unscored_policy": config.eval.unscored,
@@ -352,6 +389,33 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
 
 def _result(folder: Path) -> dict[str, Any]:
     return {**json.loads((folder / "report.json").read_text()), "folder": str(folder)}
+
+
+def _changed(old: data.Facts | None, new: data.Facts) -> str:
+    """How a dataset differs from the run's; empty if it does not or none is known."""
+    if old is None or old["digest"] == new["digest"]:
+        return ""
+    return data.describe_change(old, new)
+
+
+def _warn_of_old(run: Run, folder: Path, other: str) -> None:
+    """Says so when a report was made on other data than there are now."""
+    context = json.loads((folder / "context.json").read_text())
+    made_on = context.get("dataset_digest")
+    try:
+        builder = data.open_dataset(run.config, other)
+    except DataError:  # the report is there, though its data are not
+        return
+    if made_on not in (None, data.dataset_digest(Path(builder.data_dir))):
+        run.terminal.warn(
+            f"the report in {folder} was made on another build of dataset "
+            f"{_dataset_name(builder)}; delete that folder to evaluate again"
+        )
+
+
+def _dataset_name(builder) -> str:
+    """The name of its config, which is that of its folder."""
+    return builder.builder_config.name
 
 
 def _selection(selected: dict[str, float]) -> str:

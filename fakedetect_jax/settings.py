@@ -222,6 +222,23 @@ def check(config) -> None:
     _check_together(config)
 
 
+def check_paths(config, workdir: str | None) -> None:
+    """Raises ConfigError for a path that is an address of another system."""
+    refuse_address("--workdir", workdir)
+    for field in ("data.data_dir", "data.manual_dir", "init_from"):
+        group, _, name = field.rpartition(".")
+        refuse_address(f"config.{field}", (config[group] if group else config)[name])
+
+
+def refuse_address(name: str, path: str | None) -> None:
+    """Raises ConfigError for gs://bucket/x and its like."""
+    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise ConfigError(
+            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
+            "NFS) and give the path under which it is mounted"
+        )
+
+
 def field_names(config, prefix: str = "") -> list[str]:
     """The dotted names of all fields of a config."""
     names = []

@@ -118,10 +118,13 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
     return parallel.put_replicated(loaded, mesh)
 
 
-def check_resume(run: Run, facts: dict[str, Any], step: int) -> None:
+def check_resume(
+    run: Run, facts: dict[str, Any], dataset: data.Facts, step: int
+) -> None:
     """Tells which fields changed since a checkpoint was written.
 
-    Raises CheckpointError when one of them makes another model.
+    Raises CheckpointError when one of them makes another model, and DataError when the
+    dataset is another one: what was test may be train by now.
     """
     changed = workdir.differences(facts["config"], run.config.to_dict())
     shown = {k: f"{k} was {old} and is {new}" for k, (old, new) in changed.items()}
@@ -131,6 +134,9 @@ def check_resume(run: Run, facts: dict[str, Any], step: int) -> None:
             f"checkpoint {step} in {run.workdir} was written with another config: "
             f"{'; '.join(fatal)}; use that config or another --workdir"
         )
+    data.check_unchanged(
+        facts.get("dataset"), dataset, what=f"checkpoint {step} in {run.workdir}"
+    )
     if shown:
         run.terminal.warn(f"resumed with changed fields: {'; '.join(shown.values())}")
     devices = evaluate.describe_devices(run.mesh)
@@ -255,13 +261,23 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     for sentence in checkpoints.set_aside_damaged():
         terminal.warn(sentence)
     builder = data.open_dataset(config)
+    dataset = data.dataset_facts(Path(builder.data_dir))
+    evaluate.meet_on_data(run, builder, dataset)
     hold_out = config.data.hold_out
     train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
     val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)
     plan = make_plan(config, len(train_split.videos))
-    start = parallel.agree(checkpoints.latest() or 0)
+    start = checkpoints.latest() or 0
+    run.hosts.meet("plan", plan._asdict(), cure="give all hosts the same config")
+    run.hosts.meet(
+        "resume",
+        {"the newest checkpoint": start},
+        code=CheckpointError.exit_code,
+        cure=f"{run.workdir} must be on a file system that all hosts see",
+    )
+    start = parallel.agree(start)
     if start:
-        check_resume(run, checkpoints.facts(start), start)
+        check_resume(run, checkpoints.facts(start), dataset, start)
     if jax.process_index() == 0:
         workdir.write_record(run, evaluate.describe_devices(mesh))
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
@@ -300,6 +316,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "versions": workdir.versions(),
             "devices": evaluate.describe_devices(mesh),
             "source_frames": _source_frames(train_split.videos),
+            "dataset": dataset,
         },
         metrics_file=metrics_file,
         eval_step=evaluate.compile_eval_step(recipe.model, mesh),

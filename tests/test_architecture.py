@@ -22,7 +22,7 @@ LEVELS = [
     ["calibration", "intervals", "figures"],
     ["metrics", "convolution", "imaging", "parallel", "interrupt", "writer"],
     ["settings"],
-    ["supervise"],
+    ["supervise", "hosts"],
     ["sources"],
     ["errors"],
 ]
