@@ -102,6 +102,7 @@ class _Line:
         connection.settimeout(FAREWELL_SECONDS)
         self.connection = connection
         self.heard = time.monotonic()
+        self.unread: list[Message] = []  # came in one piece with the answer to a hello
         self._rest = b""
 
     def fileno(self) -> int:
@@ -405,6 +406,7 @@ class Hosts:
         selector = selectors.DefaultSelector()
         selector.register(line, selectors.EVENT_READ)
         beat = time.monotonic()
+        self._heed(line.unread)
         while not self._leaving.locked():
             now = time.monotonic()
             if now - beat >= BEAT_SECONDS:
@@ -431,11 +433,15 @@ class Hosts:
                     f"host is lost; {START_AGAIN}",
                     PeerError.exit_code,
                 )
-            for message in messages or []:
-                if "met" in message:
-                    self._met[message["met"]].set()
-                elif "end" in message:
-                    self._leave_with(_sentence(message), message["code"])
+            else:
+                self._heed(messages)
+
+    def _heed(self, messages: list[Message]) -> None:
+        for message in messages:
+            if "met" in message:
+                self._met[message["met"]].set()
+            elif "end" in message:
+                self._leave_with(_sentence(message), message["code"])
 
     def _leave_with(self, sentence: str, code: int) -> None:
         self.claim_end()
@@ -503,9 +509,10 @@ class _Joining:
     """One process on its way to the others."""
 
     def __init__(
-        self, place: Place, say: Callable[[str], None], patience: float = JOIN_SECONDS
+        self, place: Place, say: Callable[[str], None], patience: float | None = None
     ):
-        self._place, self._say, self._patience = place, say, patience
+        self._place, self._say = place, say
+        self._patience = JOIN_SECONDS if patience is None else patience
         self._host, self._port = place.address()
         self._started = self._noticed = time.monotonic()
         self._reason = "it has not come yet"
@@ -546,13 +553,14 @@ class _Joining:
             if messages is None:
                 self._reason = "it closed the connection"
                 return False
-            for message in messages:
+            for number, message in enumerate(messages):
                 if "end" in message:
                     raise PeerError(_sentence(message), int(message["code"]))
                 if "waiting" in message:
                     self._notice(_processes(message["waiting"]), "")
                 if "met" in message:
                     line.connection.settimeout(FAREWELL_SECONDS)
+                    line.unread = messages[number + 1 :]
                     return True
             if time.monotonic() - beat > BEAT_SECONDS:
                 beat = time.monotonic()
