@@ -383,6 +383,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         }
         write_json(folder / "context.json", context)
         report.write_report(folder, metrics_file=run.workdir / "metrics.jsonl")
+    run.hosts.meet("report written")  # a collective would not wait as long
     parallel.barrier("report written")
     return _result(folder)
 

@@ -158,6 +158,8 @@ def _end_on_signal(*_: object) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    for option in ("workdir", "model", "output", "report"):
+        sources.refuse_address(f"--{option}", getattr(arguments, option))
     asked = sources.find(arguments.videos)
     model = Path(arguments.workdir or arguments.model).expanduser()
     if not model.exists():  # told at once, before JAX is there

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.sources import refuse_address
 
 # A ConfigDict; the types of its fields are held by RULES, not by a type checker.
 Config = Any
@@ -228,15 +229,6 @@ def check_paths(config, workdir: str | None) -> None:
     for field in ("data.data_dir", "data.manual_dir", "init_from"):
         group, _, name = field.rpartition(".")
         refuse_address(f"config.{field}", (config[group] if group else config)[name])
-
-
-def refuse_address(name: str, path: str | None) -> None:
-    """Raises ConfigError for gs://bucket/x and its like."""
-    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise ConfigError(
-            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
-            "NFS) and give the path under which it is mounted"
-        )
 
 
 def field_names(config, prefix: str = "") -> list[str]:

@@ -248,8 +248,12 @@ def train(run: Run) -> dict[str, Any]:
     )
     try:
         _train_to_end(run, checkpoints)
-    finally:
-        checkpoints.close()
+    except Exception as error:
+        # Processes wait for each other in a save; one that failed must end at once.
+        if run.hosts.num_processes == 1 or isinstance(error, Interrupted):
+            checkpoints.close()
+        raise
+    checkpoints.close()
     if not config.eval.final_split:
         return {}
     with run.terminal.phase("evaluate"):
@@ -322,6 +326,8 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         eval_step=evaluate.compile_eval_step(recipe.model, mesh),
         vote=parallel.Vote(mesh),
     )
+    # One may take longer to compile; a collective would wait for it for 30 s only.
+    run.hosts.meet("ready for the first step")
     try:
         _run_steps(loop, train_step, state, start)
     finally:

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from fakedetect_jax import hosts, parallel, settings
+import tfds_ffpp.__main__
+from fakedetect_jax import export, hosts, parallel, predict, settings
 from fakedetect_jax.errors import ConfigError
 
 QUICK = {"NOTICE_SECONDS": 0.5, "BEAT_SECONDS": 0.3, "SILENCE_SECONDS": 3}
@@ -278,3 +279,24 @@ def test_addresses_are_no_paths(load_config):
             settings.check_paths(wrong, None)
     with pytest.raises(ConfigError, match="--workdir is gs://bucket/run.*gcsfuse"):
         settings.check_paths(config, "gs://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("main", "argv"),
+    [
+        (predict.main, ["--workdir=gs://b/w", "x.mp4"]),
+        (predict.main, ["--model=gs://b/m", "x.mp4"]),
+        (predict.main, ["--model=m", "--output=gs://b/o.jsonl", "x.mp4"]),
+        (export.main, ["gs://b/w", "out"]),
+        (export.main, ["w", "gs://b/out"]),
+        (tfds_ffpp.__main__.main, ["--manual_dir=gs://b/v"]),
+        (tfds_ffpp.__main__.main, ["--manual_dir=v", "--data_dir=gs://b/d"]),
+    ],
+)
+def test_every_command_refuses_an_address_first(
+    main, argv, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    assert "which is no folder of this machine; mount it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
