@@ -401,8 +401,7 @@ def _changed(old: data.Facts | None, new: data.Facts) -> str:
 
 def _warn_of_old(run: Run, folder: Path, other: str) -> None:
     """Says so when a report was made on other data than there are now."""
-    context = json.loads((folder / "context.json").read_text())
-    made_on = context.get("dataset_digest")
+    made_on = _result(folder).get("dataset_digest")
     try:
         builder = data.open_dataset(run.config, other)
     except DataError:  # the report is there, though its data are not

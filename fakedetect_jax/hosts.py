@@ -187,7 +187,10 @@ class _Hub:
         return (everyone and not left) or time.monotonic() > self._ends_at
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # it was given up meanwhile
+            return
         line = _Line(connection)
         self._strangers.append(line)
         self._selector.register(line, selectors.EVENT_READ, line)
@@ -195,22 +198,24 @@ class _Hub:
     def _read(self, line: _Line) -> None:
         try:
             messages = line.receive()
-        except (ValueError, RecursionError):
-            messages = None
+            for message in messages or []:
+                self._take(line, message)
+        except (KeyError, TypeError, ValueError, RecursionError):
+            messages = None  # no process of ours speaks like this
         if messages is None:
             self._lose(line)
-            return
-        for message in messages:
-            member = self._member(line)
-            if member is None:
-                if line in self._strangers:
-                    self._welcome(line, message)
-            elif "end" in message:
-                self._finish(message["end"], message["code"], member.process)
-            elif "meet" in message:
-                self._meet(member, message)
-            elif "done" in message:
-                member.done = True
+
+    def _take(self, line: _Line, message: Message) -> None:
+        member = self._member(line)
+        if member is None:
+            if line in self._strangers:
+                self._welcome(line, message)
+        elif "end" in message:
+            self._finish(str(message["end"]), int(message["code"]), member.process)
+        elif "meet" in message:
+            self._meet(member, message)
+        elif "done" in message:
+            member.done = True
 
     def _member(self, line: _Line) -> _Member | None:
         return next((m for m in self._members.values() if m.line is line), None)
@@ -236,13 +241,14 @@ class _Hub:
             )
 
     def _welcome(self, line: _Line, hello: Message) -> None:
-        """Makes a stranger a member, or ends the run when it cannot be one."""
-        try:
-            process, count = int(hello["hello"]), int(hello["count"])
-            name, facts = str(hello["name"]), dict(hello["facts"])
-        except (KeyError, TypeError, ValueError):  # of another program
-            self._drop(line)
-            return
+        """Makes a stranger a member, or ends the run when it cannot be one.
+
+        Raises KeyError, TypeError or ValueError for what no process of ours sends.
+        """
+        process, count = int(hello["hello"]), int(hello["count"])
+        name, facts = str(hello["name"]), dict(hello["facts"])
+        if not 0 <= process < count:
+            raise ValueError(process)
         twin = self._members.get(process)
         if count != self._count:
             fault = (

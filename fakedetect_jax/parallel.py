@@ -35,6 +35,8 @@ def find_place(
 
     Raises ConfigError when the flags are incomplete or no cluster is detected.
     """
+    if distributed:
+        coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     given = coordinator, num_processes, process_id
     if distributed:
         given = _detected(*given)

@@ -248,7 +248,7 @@ def train(run: Run) -> dict[str, Any]:
     )
     try:
         _train_to_end(run, checkpoints)
-    except Exception as error:
+    except BaseException as error:
         # Processes wait for each other in a save; one that failed must end at once.
         if run.hosts.num_processes == 1 or isinstance(error, Interrupted):
             checkpoints.close()

@@ -258,12 +258,14 @@ def test_a_device_that_is_no_number_is_refused():
         parallel.local_devices(["gpu0"])
 
 
-def test_jax_is_asked_for_all_gpus_of_a_slurm_task(launchpad, slurm, port):
+@pytest.mark.parametrize("cluster", [SLURM, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
+def test_jax_takes_all_gpus_and_looks_for_no_cluster(launchpad, port, cluster):
     """At the flag that JAX starts its GPUs by; there need be none here."""
-    told = {"port": port, "env": SLURM}
+    told = {"port": port, "env": cluster}
     code, out, err = launchpad.run(json.dumps(told), module="tests.joined_jax")
     assert code == 0, err
     assert out.split() == ["all", "1"]
+    assert "jax[k8s]" not in err
 
 
 # Addresses of other systems ----------------------------------------------------------
