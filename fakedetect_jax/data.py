@@ -33,6 +33,7 @@ Batch = dict[str, np.ndarray]
 
 # A run that was asked to stop has ended by then; see interrupt.DEADLINE_SECONDS.
 GRACE_SECONDS = 30
+Facts = dict[str, Any]  # of a dataset, see dataset_facts
 Video = dict[str, Any]  # a line of videos-<split>.jsonl: an example without its frames
 
 
@@ -79,6 +80,51 @@ def need_both_classes(videos: Sequence[Video], name: str, *, one_is_enough: bool
         "nothing can be learnt or judged there; build the dataset with both classes, "
         "hold out fewer methods, or go on with --config.dataset.allow_one_class=True"
     )
+
+
+def dataset_facts(dataset_dir: Path) -> Facts:
+    """What tells whether a dataset is the one that it was: {"digest", "splits"}.
+
+    "splits" maps each name to {"real", "fake", "sha256"}.
+    """
+    splits = {}
+    for path in sorted(Path(dataset_dir).glob("videos-*.jsonl")):
+        name = path.stem[len("videos-") :]
+        labels = [video["label"] for video in read_videos(dataset_dir, name)]
+        splits[name] = {
+            "real": labels.count(0),
+            "fake": labels.count(1),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+    return {"digest": dataset_digest(dataset_dir), "splits": splits}
+
+
+def check_unchanged(old: Facts | None, new: Facts, *, what: str) -> None:
+    """Raises DataError when a dataset is not what it was; `old` None is not known."""
+    if old is not None and old["digest"] != new["digest"]:
+        raise DataError(
+            f"the dataset is not the one that {what} was trained on: "
+            f"{describe_change(old, new)}; put that dataset back, or train anew in "
+            "another --workdir"
+        )
+
+
+def describe_change(old: Facts, new: Facts) -> str:
+    """How a dataset differs from what it was; both as dataset_facts has them."""
+    changes = []
+    for name in sorted(old["splits"] | new["splits"]):
+        before, now = old["splits"].get(name), new["splits"].get(name)
+        if before == now:
+            continue
+        if before is None or now is None:
+            changes.append(f"split {name} is {'gone' if now is None else 'new'}")
+            continue
+        counts = [f"{s['real']} real + {s['fake']} fake" for s in (before, now)]
+        if counts[0] == counts[1]:
+            changes.append(f"{name} has other videos ({counts[0]} as before)")
+        else:
+            changes.append(f"{name} was {counts[0]} and is {counts[1]} videos")
+    return "; ".join(changes) or "its frames are stored in other files"
 
 
 def held_in(videos: Sequence[Video], hold_out: Sequence[str]) -> list[int]:

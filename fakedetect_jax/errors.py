@@ -20,9 +20,13 @@ class CheckpointError(UserError):
 
 
 class PeerError(UserError):
-    """Another process of the run is gone."""
+    """Another process of the run is gone, or failed with an exit code of its own."""
 
     exit_code = 4
+
+    def __init__(self, sentence: str, exit_code: int = 4):
+        super().__init__(sentence)
+        self.exit_code = exit_code
 
 
 class WorkerError(UserError):

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,9 @@ from fakedetect_jax import (
 from fakedetect_jax.checkpoint import Checkpoints, write_json
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.files import read_lines
+from fakedetect_jax.interrupt import Interrupted
 from fakedetect_jax.workdir import Run
+from tfds_ffpp.errors import DataError
 
 Row = dict[str, Any]
 
@@ -404,6 +407,20 @@ def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]
     return plain.with_name(f"{plain.name}-{short}"), differing
 
 
+def meet_on_data(run: Run, builder, dataset: data.Facts) -> None:
+    """Ends all hosts, with exit code 3, unless they have the same dataset."""
+    run.hosts.meet(
+        "dataset",
+        {f"the digest of dataset {_dataset_name(builder)}": dataset["digest"][:16]}
+        | {
+            f"split {name}": f"{split['real']} real + {split['fake']} fake videos"
+            for name, split in dataset["splits"].items()
+        },
+        code=DataError.exit_code,
+        cure="copy one host's dataset to all, or build it anew with the same settings",
+    )
+
+
 def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str, Any]:
     """Scores a split with a checkpoint and writes the report.
 
@@ -419,14 +436,23 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
     checkpoints = Checkpoints(run.workdir / "checkpoints")
     try:
         step = choose_step(checkpoints, step)
-        dataset = config.eval.dataset or config.dataset.name
-        prefix = f"{dataset}-" if dataset != config.dataset.name else ""
-        builder = data.open_dataset(config, dataset)
+        name = config.eval.dataset or config.dataset.name
+        prefix = f"{name}-" if name != config.dataset.name else ""
+        builder = data.open_dataset(config, name)
+        dataset = data.dataset_facts(Path(builder.data_dir))
+        meet_on_data(run, builder, dataset)
         facts = checkpoints.facts(step)
         wanted = scored_with(config, facts, builder.data_dir)
         plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
         folder, differing = choose_folder(plain, wanted)
-        if recorded(folder) == wanted:
+        is_there = recorded(folder) == wanted
+        run.hosts.meet(
+            "evaluation",
+            {"the checkpoint": step, f"{folder}/report.json is there": is_there},
+            code=CheckpointError.exit_code,
+            cure=f"{run.workdir} must be on a file system that all hosts see",
+        )
+        if is_there:
             run.terminal.say(
                 f"{folder.name} was scored before with these weights, this dataset and "
                 "these settings: its result is shown"
@@ -442,6 +468,13 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         selected = checkpoints.metrics(step)
     finally:
         checkpoints.close()
+    trained_on = facts.get("dataset") if not prefix else None
+    changed = _changed(trained_on, dataset)
+    if changed:
+        run.terminal.warn(
+            f"dataset {_dataset_name(builder)} is not the one that the run was "
+            f"trained on: {changed}; videos of {split_name} may have been trained on"
+        )
     split = open_split(builder, split_name, config)
     built: Any = builder.builder_config if prefix else config.dataset
     data.need_both_classes(
@@ -451,9 +484,11 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
     eval_step = compile_eval_step(model, run.mesh)
     total = -(-len(split.videos) // config.eval.batch_size)
     with run.terminal.progress(f"evaluate {split_name}", total) as bar:
+        vote = parallel.Vote(run.mesh)
 
         def between(done: int, total: int) -> None:
-            run.stop.check()
+            if vote(run.stop.signal is not None):
+                raise Interrupted(run.stop.signal or signal.SIGTERM)
             bar.resize(total)
             bar.update(done)
 
@@ -485,18 +520,33 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "threshold": facts.get("threshold"),
             "calibration": facts.get("calibration"),
             "dataset_card": card,
+            "dataset_digest": dataset["digest"],
+            "dataset_changed": changed,
             "num_clips": len(rows),
             "unscored": unscored(split, config),
             "unscored_policy": config.eval.unscored,
         }
         write_json(folder / "context.json", context)
         report.write_report(folder, metrics_file=run.workdir / "metrics.jsonl")
+    run.hosts.meet("report written")  # a collective would not wait as long
     parallel.barrier("report written")
     return _result(folder)
 
 
 def _result(folder: Path) -> dict[str, Any]:
     return {**json.loads((folder / "report.json").read_text()), "folder": str(folder)}
+
+
+def _changed(old: data.Facts | None, new: data.Facts) -> str:
+    """How a dataset differs from the run's; empty if it does not or none is known."""
+    if old is None or old["digest"] == new["digest"]:
+        return ""
+    return data.describe_change(old, new)
+
+
+def _dataset_name(builder) -> str:
+    """The name of its config, which is that of its folder."""
+    return builder.builder_config.name
 
 
 def _selection(selected: dict[str, float], val_fakes: str | None) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fakedetect_jax import sources
 from fakedetect_jax.errors import CheckpointError, UserError
 from tfds_ffpp.errors import DataError
 
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> list[Path]:
+    sources.refuse_address("W", arguments.workdir)
+    sources.refuse_address("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from fakedetect_jax import bundle
 

@@ -1,20 +1,22 @@
 """The command line: flags to a training or an evaluation; no logic of its own."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import resource
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from fakedetect_jax import settings, supervise
+from fakedetect_jax import hosts, settings, supervise
 from fakedetect_jax.errors import ConfigError, PeerError, UserError, WorkerError
 from tfds_ffpp.errors import DataError
 
@@ -31,12 +33,37 @@ def define_flags() -> None:
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate.")
     flags.DEFINE_string("split", "val", "Split to evaluate (--mode eval).")
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the best if not set.")
-    flags.DEFINE_bool("distributed", False, "Join hosts, detected from the cluster.")
-    flags.DEFINE_string("coordinator", None, "host:port of process 0.")
-    flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
-    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+    _define_host_flags(FLAGS)
     flags.DEFINE_bool("tune_malloc", True, "On CPU: keep freed memory (starts anew).")
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
+
+
+def _define_host_flags(values: flags.FlagValues) -> None:
+    distributed = "Join hosts, detected from the cluster."
+    count = "How many processes the run has."
+    number = "Which of them this one is, from 0."
+    devices = "This process's devices, for example 0,1; all if not set."
+    flags.DEFINE_bool("distributed", False, distributed, flag_values=values)
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0.", flag_values=values
+    )
+    flags.DEFINE_integer("num_processes", None, count, flag_values=values)
+    flags.DEFINE_integer("process_id", None, number, flag_values=values)
+    flags.DEFINE_list("local_device_ids", None, devices, flag_values=values)
+
+
+def host_flags(argv: list[str]) -> flags.FlagValues:
+    """The flags that join hosts, from a command line whose others may be wrong.
+
+    Raises ConfigError.
+    """
+    values = flags.FlagValues()
+    _define_host_flags(values)
+    try:
+        values(argv, known_only=True)
+    except flags.Error as error:
+        raise ConfigError(settings.told(error)) from error
+    return values
 
 
 def parse_flags(argv: list[str]) -> None:
@@ -66,17 +93,22 @@ def _config_source(argv: list[str]) -> str:
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    problem, where = None, None
     try:
+        where = host_flags(argv)
         parse_flags(argv)
         settings.check(FLAGS.config)
+        settings.check_paths(FLAGS.config, FLAGS.workdir)
         _tune_malloc(argv)
-        if FLAGS.distributed or FLAGS.coordinator:
-            return supervise.in_child(
-                lambda: _told(lambda: _run(argv)), ended=PEER_IS_GONE
-            )
     except (UserError, DataError) as error:
-        return _tell(error)
-    return _told(lambda: _run(argv))
+        problem = error
+    if where is not None and (where.distributed or where.coordinator):
+        return supervise.in_child(
+            lambda: _one_of_several(argv, where, problem), ended=PEER_IS_GONE
+        )
+    if problem is not None:
+        return _tell(problem)
+    return _told(lambda: _run(argv, _prepare(), hosts.Hosts()))
 
 
 PEER_IS_GONE = (
@@ -100,6 +132,62 @@ def _tell(error: UserError | DataError) -> int:
     return error.exit_code
 
 
+def _one_of_several(
+    argv: list[str], where: flags.FlagValues, problem: UserError | DataError | None
+) -> int:
+    """The work of one process of several, whose failure ends all of them."""
+    place = link = None
+    try:
+        from fakedetect_jax import parallel, workdir
+        from fakedetect_jax.writer import Terminal
+
+        place = parallel.find_place(
+            distributed=where.distributed,
+            coordinator=where.coordinator,
+            num_processes=where.num_processes,
+            process_id=where.process_id,
+        )
+        hosts.check_place(place)
+        if problem is not None:
+            raise problem
+        ready = _prepare()
+        facts = workdir.shared_facts(ready.config, ready.workdir)
+        options = {f"--{name}": FLAGS[name].value for name in ("mode", "split", "step")}
+        cure = "give all hosts the same command, config, packages and code"
+        link = hosts.join(place, {**options, **facts}, cure=cure, say=Terminal().say)
+        parallel.join_hosts(place, parallel.local_devices(where.local_device_ids))
+        code = _run(argv, ready, link)
+    except BaseException as error:
+        return _end_all(error, place, link)
+    link.done()
+    return code
+
+
+def _end_all(
+    error: BaseException, place: hosts.Place | None, link: hosts.Hosts | None
+) -> int:
+    """Tells what ended this process, here and to the others; its exit code.
+
+    Without a return where JAX has begun, as it would wait for the others.
+    """
+    if link is not None:
+        link.claim_end()
+    if isinstance(error, UserError | DataError) and not FLAGS["debug"].value:
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sentence, code = str(error), getattr(error, "exit_code", 1)
+    if not isinstance(error, UserError | DataError):
+        sentence = f"it ended with {type(error).__name__}: {settings.one_line(error)}"
+    if link is not None:
+        link.fail(sentence, code)
+    if place is not None and not isinstance(error, PeerError):
+        sys.stderr.flush()
+        with contextlib.suppress(UserError):
+            hosts.tell_failure(place, sentence, code)
+    return code
+
+
 def _tune_malloc(argv: list[str]) -> None:
     """Starts this program anew with malloc told to keep what is freed.
 
@@ -108,11 +196,28 @@ def _tune_malloc(argv: list[str]) -> None:
     """
     if not FLAGS.tune_malloc or not sys.platform.startswith("linux"):
         return
+    if not _runs_on_cpu(FLAGS.config.accelerator):
+        return
     if any(name in os.environ for name in settings.MALLOC):
         return
     os.environ.update(settings.MALLOC)
     module = ["-m", "fakedetect_jax.main"]
     os.execv(sys.executable, [sys.executable, *module, *argv[1:]])  # noqa: S606
+
+
+# A plugin for JAX, and the device files of NVIDIA, AMD and TPU drivers.
+PLUGINS = ("jax_plugins", "libtpu")
+DEVICES = ("nvidia[0-9]*", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
+
+
+def _runs_on_cpu(accelerator: str) -> bool:
+    """Whether JAX will compute on the CPU, by what is seen before it starts."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if accelerator != "any" or platforms:
+        return "cpu" in (accelerator, platforms.split(",")[0])
+    if not any(importlib.util.find_spec(name) for name in PLUGINS):
+        return True
+    return not any(any(Path("/dev").glob(pattern)) for pattern in DEVICES)
 
 
 def _workdir() -> Path:
@@ -122,15 +227,21 @@ def _workdir() -> Path:
     return Path("runs", Path(file.split(":")[0]).stem).absolute()
 
 
-def _run(argv: list[str]) -> int:
+class _Ready(NamedTuple):
+    """What is known, and checked, before any device is touched."""
+
+    config: settings.Config
+    workdir: Path
+    notes: str
+    started: float
+
+
+def _prepare() -> _Ready:
     started = time.perf_counter()
     # Only now: --help and a wrong flag are answered without waiting for JAX.
-    import jax
     from absl import logging
 
-    from fakedetect_jax import parallel, report, train, workdir
-    from fakedetect_jax.interrupt import Interrupted, StopRequest
-    from fakedetect_jax.writer import Terminal
+    from fakedetect_jax import train, workdir
 
     # The libraries' notes on each save are not for our users; ours say what matters.
     logging.set_verbosity(logging.ERROR if FLAGS.debug else logging.FATAL)
@@ -142,27 +253,32 @@ def _run(argv: list[str]) -> int:
     if FLAGS.mode == "train" and not workdir.has_checkpoint(folder):
         train.check_weights(config)  # a run that goes on has its weights
     workdir.ensure_writable(folder)
+    return _Ready(config, folder, notes, started)
+
+
+def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
+    import jax
+
+    from fakedetect_jax import parallel, report, workdir
+    from fakedetect_jax.interrupt import Interrupted, StopRequest
+    from fakedetect_jax.writer import Terminal
+
+    config, folder = ready.config, ready.workdir
     if config.compilation_cache:
         cache = str(Path(config.compilation_cache).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
-    parallel.join_hosts(
-        distributed=FLAGS.distributed,
-        coordinator=FLAGS.coordinator,
-        num_processes=FLAGS.num_processes,
-        process_id=FLAGS.process_id,
-    )
     parallel.require_accelerator(config.accelerator)
     first = jax.process_index() == 0
     terminal = Terminal(quiet=not first)
-    if notes:
-        terminal.warn(f"the run's own config is used: {notes}")
+    if ready.notes:
+        terminal.warn(f"the run's own config is used: {ready.notes}")
     command = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
     held = workdir.lock(folder) if first else contextlib.nullcontext()
     with held, StopRequest() as stop:
         mesh = parallel.make_mesh()
         parallel.check_divisible("batch_size", config.batch_size, mesh)
         parallel.check_divisible("eval.batch_size", config.eval.batch_size, mesh)
-        run = workdir.Run(config, folder, mesh, terminal, stop, command)
+        run = workdir.Run(config, folder, mesh, terminal, stop, command, link)
         try:
             result = _work(run)
         except Interrupted as interrupted:
@@ -173,10 +289,10 @@ def _run(argv: list[str]) -> int:
         except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
             fault = parallel.told_fault(error, config)
             if isinstance(fault, PeerError):
-                # Nothing of JAX can be closed without the others.
-                code = 128 + stop.signal if stop.signal else _tell(fault)
-                sys.stderr.flush()
-                os._exit(code)
+                link.await_reason()
+                if stop.signal:
+                    # Nothing of JAX can be closed without the others.
+                    os._exit(128 + stop.signal)
             raise (fault or error) from error
     if result:
         terminal.say(report.seed_result_lines(result))
@@ -184,7 +300,7 @@ def _run(argv: list[str]) -> int:
     phases = {k: round(v, 1) for k, v in terminal.phases.items()}
     terminal.say(f"seconds: {json.dumps(phases)}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB to GiB
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - ready.started
     terminal.say(f"total: {seconds:.0f} s, peak host memory {peak:.1f} GiB")
     return 0
 
@@ -196,7 +312,9 @@ def _work(run: "workdir.Run") -> dict[str, Any]:
     splits = ("train", "val", *([final] if final else ()))
     if FLAGS.mode == "eval":
         splits = ()
-    parallel.first_alone(lambda: data.prepare(run.config, run.terminal, splits=splits))
+    parallel.first_alone(
+        lambda: data.prepare(run.config, run.terminal, splits=splits), run.hosts
+    )
     if FLAGS.mode == "eval":
         return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
     return train.train(run)

@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +16,110 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError, UserError
+from fakedetect_jax.hosts import JOIN_SECONDS, Hosts, Place
+from fakedetect_jax.settings import one_line
 
 Batch = dict[str, np.ndarray]
 
-# A dead peer is noticed after this long; JAX then ends the survivors.
-HEARTBEAT_TIMEOUT_SECONDS = 30
+# JAX ends the survivors of a dead peer after this long; hosts.py does so before.
+HEARTBEAT_TIMEOUT_SECONDS = 60
 
 
-def join_hosts(
+def find_place(
     *,
     distributed: bool,
     coordinator: str | None,
     num_processes: int | None,
     process_id: int | None,
-) -> None:
-    """Connects this process to the others of the run, if there are any.
+) -> Place:
+    """Which process of the run this one is, by flags or from the cluster.
 
     Raises ConfigError when the flags are incomplete or no cluster is detected.
     """
-    explicit = (coordinator, num_processes, process_id)
-    if not distributed and all(value is None for value in explicit):
-        return
-    if not distributed and any(value is None for value in explicit):
+    if distributed:
+        coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    given = coordinator, num_processes, process_id
+    if distributed:
+        given = _detected(*given)
+    coordinator, num_processes, process_id = given
+    if coordinator is None or num_processes is None or process_id is None:
         raise ConfigError(
-            "--coordinator, --num_processes and --process_id belong together; "
+            "no cluster of several hosts was detected; give --coordinator host:port, "
+            "--num_processes and --process_id on every host"
+            if distributed
+            else "--coordinator, --num_processes and --process_id belong together; "
             "give all three, or --distributed alone on TPU, Slurm or Open MPI"
         )
+    return Place(coordinator, num_processes, process_id)
+
+
+def _detected(coordinator, num_processes, process_id):
+    """What the cluster says of those that are None; the one use of JAX's own way."""
+    # Not public in any version of JAX, and there is no public one.
+    from jax._src import clusters
+
+    try:
+        # Without devices: those are chosen in local_devices.
+        return clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, num_processes, process_id, [], None, JOIN_SECONDS
+        )[:3]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the cluster could not be detected ({one_line(error)}); give "
+            "--coordinator host:port, --num_processes and --process_id on every host"
+        ) from error
+
+
+def local_devices(wanted: Sequence[str] | None) -> list[int]:
+    """The devices that this process may use; empty for all that it sees.
+
+    JAX itself would take one per process on Slurm and Open MPI, whatever the process
+    was given. Raises ConfigError for anything but whole numbers.
+    """
+    given = ",".join(wanted) if wanted else os.environ.get("JAX_LOCAL_DEVICE_IDS", "")
+    if given:
+        try:
+            return [int(number) for number in given.split(",")]
+        except ValueError as error:
+            raise ConfigError(
+                f"--local_device_ids is {given!r}; it must be whole numbers, for "
+                "example 0,1"
+            ) from error
+    return _share_of_host(os.environ)
+
+
+def _share_of_host(environ: Mapping[str, str]) -> list[int]:
+    """One device where several processes of a job see the same ones; else all."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if "SLURM_GPUS_PER_TASK" in environ or (visible != [""] and len(visible) == 1):
+        return []
+    if "SLURM_LOCALID" in environ:
+        # For example 8(x3),2 for nodes with 8, 8, 8 and 2 tasks.
+        told = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+        nodes = re.findall(r"(\d+)(?:\(x(\d+)\))?", told)
+        counts = [int(n) for n, times in nodes for _ in range(int(times or 1))]
+        node = int(environ.get("SLURM_NODEID", "0"))
+        tasks = counts[node] if node < len(counts) else counts[-1]
+        return [int(environ["SLURM_LOCALID"])] if tasks > 1 else []
+    if int(environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) > 1:
+        return [int(environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))]
+    return []
+
+
+def join_hosts(place: Place, local_device_ids: Sequence[int]) -> None:
+    """Connects JAX in this process to the others; all of them must be there.
+
+    Raises ConfigError when that fails.
+    """
     # Gloo carries the collectives between CPU processes; other backends ignore it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
+        # With all four given JAX looks for no cluster of its own.
         jax.distributed.initialize(
-            coordinator_address=coordinator,
-            num_processes=num_processes,
-            process_id=process_id,
+            coordinator_address=place.coordinator,
+            num_processes=place.num_processes,
+            process_id=place.process_id,
+            local_device_ids=list(local_device_ids),
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
@@ -304,10 +375,12 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def first_alone(work: Callable[[], None]) -> None:
+def first_alone(work: Callable[[], None], hosts: Hosts) -> None:
     """Has process 0 do something while the others wait, however long it takes."""
     if jax.process_index() == 0:
         work()
+    # Not in a collective: those give up after some minutes.
+    hosts.meet("process 0 has built the dataset")
     barrier("first is done")
 
 

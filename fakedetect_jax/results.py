@@ -122,6 +122,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "compressions": sorted(set(videos.compression.tolist()) - {""}),
         "selected_on": context.get("selected_on"),
         "test_evaluations": context.get("test_evaluations"),
+        "dataset_digest": context.get("dataset_digest"),
         "made": (context.get("dataset_card") or {}).get("made", False),
         "official_split": (context.get("dataset_card") or {}).get("official_split"),
         "interval": {
@@ -151,6 +152,13 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     report["video"]["calibrated"] = _calibrated(videos, temperature)
     report["calibration_note"] = calibration.describe(report["calibration"])
     report["warnings"] = warnings(report, context.get("dataset_card") or {})
+    if context.get("dataset_changed"):
+        report["warnings"].insert(
+            0,
+            "The dataset is not the one that the run was trained on: "
+            f"{context['dataset_changed']}. Videos scored here may have been trained "
+            "on.",
+        )
     return report
 
 

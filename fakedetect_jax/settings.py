@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.sources import refuse_address
 
 # A ConfigDict; the types of its fields are held by RULES, not by a type checker.
 Config = Any
@@ -225,6 +226,14 @@ def check(config) -> None:
         if wanted:
             raise ConfigError(f"config.{field} is {value!r}; it must be {wanted}")
     _check_together(config)
+
+
+def check_paths(config, workdir: str | None) -> None:
+    """Raises ConfigError for a path that is an address of another system."""
+    refuse_address("--workdir", workdir)
+    for field in ("data.data_dir", "data.manual_dir", "init_from"):
+        group, _, name = field.rpartition(".")
+        refuse_address(f"config.{field}", (config[group] if group else config)[name])
 
 
 def field_names(config, prefix: str = "") -> list[str]:

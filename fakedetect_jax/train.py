@@ -124,10 +124,13 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
     return parallel.put_replicated(loaded, mesh)
 
 
-def check_resume(run: Run, facts: dict[str, Any], step: int) -> None:
+def check_resume(
+    run: Run, facts: dict[str, Any], dataset: data.Facts, step: int
+) -> None:
     """Tells which fields changed since a checkpoint was written.
 
-    Raises CheckpointError when one of them makes another model.
+    Raises CheckpointError when one of them makes another model, and DataError when the
+    dataset is another one: what was test may be train by now.
     """
     changed = workdir.differences(facts["config"], run.config.to_dict())
     shown = {k: f"{k} was {old} and is {new}" for k, (old, new) in changed.items()}
@@ -137,6 +140,9 @@ def check_resume(run: Run, facts: dict[str, Any], step: int) -> None:
             f"checkpoint {step} in {run.workdir} was written with another config: "
             f"{'; '.join(fatal)}; use that config or another --workdir"
         )
+    data.check_unchanged(
+        facts.get("dataset"), dataset, what=f"checkpoint {step} in {run.workdir}"
+    )
     if shown:
         run.terminal.warn(f"resumed with changed fields: {'; '.join(shown.values())}")
     devices = evaluate.describe_devices(run.mesh)
@@ -248,8 +254,12 @@ def train(run: Run) -> dict[str, Any]:
     )
     try:
         _train_to_end(run, checkpoints)
-    finally:
-        checkpoints.close()
+    except BaseException as error:
+        # Processes wait for each other in a save; one that failed must end at once.
+        if run.hosts.num_processes == 1 or isinstance(error, Interrupted):
+            checkpoints.close()
+        raise
+    checkpoints.close()
     if not config.eval.final_split:
         return {}
     with run.terminal.phase("evaluate"):
@@ -261,8 +271,8 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     for sentence in checkpoints.set_aside_damaged():
         terminal.warn(sentence)
     builder = data.open_dataset(config)
-    if config.eval.final_split:  # a name that is none is said now, not at the end
-        data.read_videos(Path(builder.data_dir), config.eval.final_split)
+    dataset = data.dataset_facts(Path(builder.data_dir))
+    evaluate.meet_on_data(run, builder, dataset)
     hold_out = config.data.hold_out
     train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
     val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)
@@ -280,9 +290,17 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         videos = data.read_videos(Path(builder.data_dir), final)
         data.need_both_classes(videos, final, one_is_enough=one_is_enough)
     plan = make_plan(config, len(train_split.videos))
-    start = parallel.agree(checkpoints.latest() or 0)
+    start = checkpoints.latest() or 0
+    run.hosts.meet("plan", plan._asdict(), cure="give all hosts the same config")
+    run.hosts.meet(
+        "resume",
+        {"the newest checkpoint": start},
+        code=CheckpointError.exit_code,
+        cure=f"{run.workdir} must be on a file system that all hosts see",
+    )
+    start = parallel.agree(start)
     if start:
-        check_resume(run, checkpoints.facts(start), start)
+        check_resume(run, checkpoints.facts(start), dataset, start)
     if jax.process_index() == 0:
         workdir.write_record(run, evaluate.describe_devices(mesh))
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
@@ -338,6 +356,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "source_frames": _source_frames(train_split.videos),
             "val_fakes": evaluate.SELF_BLENDED if blended_val else "forged",
             "made": evaluate.read_card(Path(builder.data_dir)).get("made", False),
+            "dataset": dataset,
         },
         metrics_file=metrics_file,
         eval_step=evaluate.compile_eval_step(
@@ -347,6 +366,8 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         ),
         vote=parallel.Vote(mesh),
     )
+    # One may take longer to compile; a collective would wait for it for 30 s only.
+    run.hosts.meet("ready for the first step")
     try:
         _run_steps(loop, train_step, state, start)
     finally:

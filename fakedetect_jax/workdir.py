@@ -2,10 +2,13 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import platform
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.hosts import Hosts
 from fakedetect_jax.interrupt import StopRequest
 from fakedetect_jax.settings import Config
 from fakedetect_jax.writer import Terminal
@@ -32,6 +36,74 @@ PACKAGES = (
 def versions() -> dict[str, str]:
     """The versions of the packages that a result depends on."""
     return {name: metadata.version(name) for name in PACKAGES}
+
+
+# What may differ between the hosts of a run: where things lie and how they are fed.
+HOSTS_OWN = (
+    "data.data_dir",
+    "data.manual_dir",
+    "data.num_workers",
+    "data.num_threads",
+    "data.prefetch_batches",
+    "data.device_prefetch",
+    "data.cache_mib",
+    "compilation_cache",
+    "log_every_steps",
+)
+
+
+def shared_facts(config: Config, workdir: Path) -> dict[str, Any]:
+    """What must be the same on all hosts, by names that a message can use."""
+    facts = {f"config.{k}": v for k, v in flatten(config.to_dict()).items()}
+    for field in HOSTS_OWN:
+        del facts[f"config.{field}"]
+    if config.init_from:
+        facts["the file of config.init_from"] = _file_digest(config.init_from)
+    packages = {**versions(), "jaxlib": metadata.version("jaxlib")}
+    return {
+        **facts,
+        **{f"the version of {name}": number for name, number in packages.items()},
+        "the version of Python": platform.python_version(),
+        "the code": code_state(),
+        "--workdir": str(workdir),
+    }
+
+
+def _file_digest(name: str) -> str:
+    try:
+        with open(Path(name).expanduser(), "rb") as file:
+            return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    except OSError:
+        return "missing"
+
+
+def code_state() -> str:
+    """The commit of this package where it is a clone, and a digest of its sources."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in ("fakedetect_jax", "tfds_ffpp"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    sources = f"sources {digest.hexdigest()[:12]}"
+    if not (root / ".git").exists():
+        return sources
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    commit = f"commit {commit or 'unknown'}{' with changes' if changed else ''}"
+    return f"{commit}, {sources}"
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(root), *words],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
 
 
 def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
@@ -177,6 +249,7 @@ class Run(NamedTuple):
     terminal: Terminal
     stop: StopRequest
     command: str
+    hosts: Hosts = Hosts()
 
 
 def write_record(run: Run, devices: str) -> None:

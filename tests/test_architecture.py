@@ -24,7 +24,7 @@ LEVELS = [
     ["intervals", "figures"],
     ["metrics", "convolution", "imaging", "parallel", "interrupt", "writer"],
     ["settings"],
-    ["supervise"],
+    ["supervise", "hosts"],
     ["sources"],
     ["errors", "files"],
 ]

@@ -106,7 +106,14 @@ def test_the_config_lists_every_field_of_the_dataset_and_the_model(load_config):
 @pytest.mark.skipif(sys.platform != "linux", reason="the settings are glibc's")
 @pytest.mark.parametrize(
     ("options", "given", "starts"),
-    [((), {}, 2), (("--notune_malloc",), {}, 1), ((), {"MALLOC_TOP_PAD_": "9"}, 1)],
+    [
+        ((), {}, 2),
+        (("--notune_malloc",), {}, 1),
+        ((), {"MALLOC_TOP_PAD_": "9"}, 1),
+        (("--config.accelerator=gpu",), {}, 1),
+        ((), {"JAX_PLATFORMS": "cuda,cpu"}, 1),
+        (("--config.accelerator=cpu",), {"JAX_PLATFORMS": ""}, 2),
+    ],
 )
 def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     tmp_path, options, given, starts
@@ -123,7 +130,8 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     )
     workdir = tmp_path / "log" / "not-a-folder"  # ends the run before it begins
     command = [sys.executable, "-m", "fakedetect_jax.main", f"--config={config}"]
-    environment = {k: v for k, v in os.environ.items() if k not in settings.MALLOC}
+    own = (*settings.MALLOC, "JAX_PLATFORMS")
+    environment = {k: v for k, v in os.environ.items() if k not in own}
     done = subprocess.run(
         [*command, f"--workdir={workdir}", *options],
         env={**environment, **given},
@@ -135,7 +143,8 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     assert done.stderr.startswith("error: ")
     found = [json.loads(line) for line in log.read_text().splitlines()]
     seen = [{k: v for k, v in f.items() if k in settings.MALLOC} for f in found]
-    assert [one for one, _ in groupby(seen)] == [given, settings.MALLOC][:starts]
+    malloc = {k: v for k, v in given.items() if k in settings.MALLOC}
+    assert [one for one, _ in groupby(seen)] == [malloc, settings.MALLOC][:starts]
 
 
 def test_test_is_scored_unasked_only_where_the_config_says_so_itself(load_config):

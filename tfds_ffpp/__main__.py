@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -93,6 +94,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def refuse_address(name: str, path: str) -> None:
+    """Raises SettingError for gs://bucket/x and its like, given as a path."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise SettingError(
+            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
+            "NFS) and give the path under which it is mounted"
+        )
+
+
 def _beam_options(flags: str | None) -> Any:
     if flags is None:
         return None
@@ -112,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     short = {"layout": args.layout, "map": args.map, "protocol": args.protocol}
     changes = [f"{name}={value}" for name, value in short.items() if value is not None]
     try:
+        for name in ("data_dir", "manual_dir"):
+            refuse_address(f"--{name}", getattr(args, name))
         builder = build(
             make_config(args.config, [*changes, *args.changes]),
             data_dir=args.data_dir,

@@ -1,0 +1,639 @@
+"""The processes of a run beside JAX: who is there, what they agree on, why it ended.
+
+Process 0 listens on the coordinator's port until all have come, then leaves the port to
+JAX's own service; the connections stay for the whole run. Each process sends lines of
+JSON to a hub in process 0, which answers or passes them on. A connection that closes or
+goes silent is a process that is gone: JAX alone would need a minute to notice, would
+say nothing of the reason, and would wait five minutes for a process that only failed.
+"""
+
+import errno
+import json
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from fakedetect_jax.errors import ConfigError, PeerError
+
+JOIN_SECONDS = 600  # a process that comes later is not waited for
+LATE_SECONDS = 10  # for others to come and hear of a failure before the start
+FAREWELL_SECONDS = 5  # for the others to end before process 0 does
+BEAT_SECONDS = 3
+SILENCE_SECONDS = 30  # a process that says nothing for so long is gone
+STRANGER_SECONDS = 60  # for an earlier run to leave the port
+NOTICE_SECONDS = 10  # between two lines that say who is waited for
+LONGEST_LINE = 1 << 20  # bytes
+START_AGAIN = (
+    "start the same command on all hosts again: it goes on from the last checkpoint"
+)
+
+Facts = Mapping[str, Any]
+Message = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Which process of how many this one is, and where process 0 is found."""
+
+    coordinator: str  # host:port
+    num_processes: int
+    process_id: int
+
+    def address(self) -> tuple[str, int]:
+        """(host, port). Raises ConfigError unless the coordinator is both."""
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ConfigError(
+                f"--coordinator is {self.coordinator!r}; it must be host:port of "
+                "process 0, for example host0:9876"
+            )
+        return host.strip("[]"), int(port)
+
+
+def check_place(place: Place) -> None:
+    """Raises ConfigError for an address or a number that cannot be."""
+    place.address()
+    if not 0 <= place.process_id < place.num_processes:
+        raise ConfigError(
+            f"--process_id is {place.process_id} and --num_processes "
+            f"{place.num_processes}; the processes are numbered from 0 to "
+            "--num_processes minus 1"
+        )
+
+
+def disagreement(facts: Mapping[int, Facts], cure: str) -> str | None:
+    """What differs between processes, with all values; None if nothing does.
+
+    Args:
+      facts: process -> name -> value.
+      cure: the end of the sentence.
+    """
+    named = sorted({name for mine in facts.values() for name in mine})
+    differing = []
+    for name in named:
+        holders: dict[str, list[int]] = {}
+        for process in sorted(facts):
+            value = facts[process].get(name, "not set")
+            holders.setdefault(str(value), []).append(process)
+        if len(holders) > 1:
+            values = [f"{v} on {_processes(ids)}" for v, ids in holders.items()]
+            differing.append(f"{name} is {' and '.join(values)}")
+    if not differing:
+        return None
+    more = f"; {len(differing) - 6} more differ" if len(differing) > 6 else ""
+    return f"the hosts do not agree: {'; '.join(differing[:6])}{more}; {cure}"
+
+
+def _processes(ids: list[int]) -> str:
+    if len(ids) == 1:
+        return f"process {ids[0]}"
+    shown = ", ".join(map(str, ids[:8])) + (" …" if len(ids) > 8 else "")
+    return f"processes {shown}"
+
+
+class _Line:
+    """A connection that carries lines of JSON."""
+
+    def __init__(self, connection: socket.socket):
+        connection.settimeout(FAREWELL_SECONDS)
+        self.connection = connection
+        self.heard = time.monotonic()
+        self.unread: list[Message] = []  # came in one piece with the answer to a hello
+        self._rest = b""
+
+    def fileno(self) -> int:
+        return self.connection.fileno()
+
+    def send(self, message: Message) -> None:
+        """Sends a message; a broken connection is noticed when it is read."""
+        try:
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            return
+
+    def receive(self) -> list[Message] | None:
+        """The messages that are there, once readable; None when it is closed.
+
+        Raises ValueError for anything but JSON objects, one a line.
+        """
+        try:
+            received = self.connection.recv(1 << 16)
+        except TimeoutError:
+            return []
+        except OSError:
+            return None
+        if not received:
+            return None
+        self.heard = time.monotonic()
+        *whole, self._rest = (self._rest + received).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            raise ValueError("a line without an end")
+        messages = [json.loads(line) for line in whole]
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError("not a JSON object")
+        return messages
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class _Member:
+    """A process as the hub knows it."""
+
+    def __init__(self, line: _Line, process: int, name: str):
+        self.line, self.process, self.name = line, process, name
+        self.waits_at = ""  # the meeting that it has come to
+        self.done = False
+
+
+class _Hub:
+    """In process 0, a thread: counts the processes, compares, passes on an end."""
+
+    def __init__(self, listener: socket.socket, num_processes: int):
+        self._listener: socket.socket | None = listener
+        self._count = num_processes
+        self._strangers: list[_Line] = []
+        self._members: dict[int, _Member] = {}
+        self._came: set[int] = set()
+        self._meetings: dict[str, dict[int, Message]] = {}
+        self._end: Message | None = None
+        self._ends_at = 0.0
+        self._started = self._beat = self._noticed = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ, None)
+
+    def run(self) -> None:
+        while (end := self._end) is None or not self._all_told(end):
+            for key, _ in self._selector.select(timeout=0.5):
+                if key.data is not None:
+                    self._read(key.data)
+                elif self._listener is not None:
+                    self._accept(self._listener)
+            self._tick(time.monotonic())
+        # Last of all, since it ends the process that this thread is in.
+        for member in self._members.values():
+            if member.process in (0, end["by"]):
+                member.line.send(end)
+            member.line.close()
+
+    def _all_told(self, end: Message) -> bool:
+        """Whether the others have heard of the end and gone, or had time to."""
+        left = set(self._members) - {0, end["by"]}
+        everyone = len(self._came) == self._count
+        return (everyone and not left) or time.monotonic() > self._ends_at
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # it was given up meanwhile
+            return
+        line = _Line(connection)
+        self._strangers.append(line)
+        self._selector.register(line, selectors.EVENT_READ, line)
+
+    def _read(self, line: _Line) -> None:
+        try:
+            messages = line.receive()
+            for message in messages or []:
+                self._take(line, message)
+        except (KeyError, TypeError, ValueError, RecursionError):
+            messages = None  # no process of ours speaks like this
+        if messages is None:
+            self._lose(line)
+
+    def _take(self, line: _Line, message: Message) -> None:
+        member = self._member(line)
+        if member is None:
+            if line in self._strangers:
+                self._welcome(line, message)
+        elif "end" in message:
+            self._finish(str(message["end"]), int(message["code"]), member.process)
+        elif "meet" in message:
+            self._meet(member, message)
+        elif "done" in message:
+            member.done = True
+
+    def _member(self, line: _Line) -> _Member | None:
+        return next((m for m in self._members.values() if m.line is line), None)
+
+    def _drop(self, line: _Line) -> None:
+        self._selector.unregister(line)
+        line.close()
+        if line in self._strangers:
+            self._strangers.remove(line)
+
+    def _lose(self, line: _Line) -> None:
+        member = self._member(line)
+        self._drop(line)
+        if member is None:
+            return
+        del self._members[member.process]
+        if self._end is None and not member.done:
+            self._finish(
+                f"process {member.process} of the run ({member.name}) is gone without "
+                f"a word: it was killed or its host is lost; {START_AGAIN}",
+                PeerError.exit_code,
+                None,
+            )
+
+    def _welcome(self, line: _Line, hello: Message) -> None:
+        """Makes a stranger a member, or ends the run when it cannot be one.
+
+        Raises KeyError, TypeError or ValueError for what no process of ours sends.
+        """
+        process, count = int(hello["hello"]), int(hello["count"])
+        name, facts = str(hello["name"]), dict(hello["facts"])
+        if not 0 <= process < count:
+            raise ValueError(process)
+        twin = self._members.get(process)
+        if count != self._count:
+            fault = (
+                f"process {process} ({name}) was started with --num_processes {count} "
+                f"and process 0 with {self._count}; give all hosts the same number"
+            )
+        elif twin is not None:
+            fault = (
+                f"two processes have --process_id {process} ({twin.name} and {name}); "
+                "give each its own number"
+            )
+        else:
+            self._strangers.remove(line)
+            self._came.add(process)
+            member = self._members[process] = _Member(line, process, name)
+            if self._end is not None and process != 0:
+                line.send(self._end)
+            elif "failed" in hello:
+                self._finish(**hello["failed"], by=process)
+            elif self._end is None:
+                self._meet(member, {**hello, "meet": "start", "facts": facts})
+            return
+        line.send({"end": fault, "code": ConfigError.exit_code, "by": None})
+        self._finish(fault, ConfigError.exit_code, None)
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _meet(self, member: _Member, message: Message) -> None:
+        name = str(message["meet"])
+        member.waits_at = name
+        came = self._meetings.setdefault(name, {})
+        came[member.process] = message
+        if len(came) == self._count:
+            # The port must be free before anyone starts JAX.
+            self._close_listener()
+            facts = {process: m.get("facts", {}) for process, m in came.items()}
+            fault = disagreement(facts, str(message.get("cure", "")))
+            if fault:
+                self._finish(fault, int(message.get("code", 2)), None)
+                return
+            del self._meetings[name]
+            for other in self._members.values():
+                other.waits_at = ""
+                other.line.send({"met": name})
+        elif len(self._members) == self._count and all(
+            m.waits_at for m in self._members.values()
+        ):
+            places = {p: {"place": m.waits_at} for p, m in self._members.items()}
+            fault = disagreement(places, "they run different code or data")
+            self._finish(fault or "the hosts wait for each other", 2, None)
+
+    def _finish(self, end: str, code: int, by: int | None) -> None:
+        """Begins the end: all but process 0 and the one that failed hear it now."""
+        if self._end is not None:
+            return
+        self._end = {"end": end, "code": code, "by": by}
+        everyone = len(self._came) == self._count
+        wait = FAREWELL_SECONDS if everyone else LATE_SECONDS
+        self._ends_at = time.monotonic() + wait
+        for member in self._members.values():
+            if member.process != 0 and member.process != by:
+                member.line.send(self._end)
+
+    def _tick(self, now: float) -> None:
+        if now - self._beat >= BEAT_SECONDS:
+            self._beat = now
+            for member in self._members.values():
+                member.line.send({})
+        for line in list(self._strangers):
+            if now - line.heard > LATE_SECONDS:
+                self._drop(line)
+        if self._listener is not None and now - self._noticed >= NOTICE_SECONDS:
+            self._noticed = now
+            missing = sorted(set(range(self._count)) - set(self._members))
+            for member in self._members.values():
+                member.line.send({"waiting": missing})
+        if self._end is not None:
+            return
+        for member in self._members.values():
+            silent = now - member.line.heard
+            if silent > SILENCE_SECONDS and not member.done:
+                self._finish(
+                    f"process {member.process} of the run ({member.name}) has not "
+                    f"answered for {silent:.0f} s: it is stopped or cut off from the "
+                    f"network; {START_AGAIN}",
+                    PeerError.exit_code,
+                    None,
+                )
+                return
+
+
+class Hosts:
+    """The processes of a run, as one of them sees them; alone if not joined."""
+
+    def __init__(self, place: Place | None = None, line: _Line | None = None):
+        self.process_id = place.process_id if place else 0
+        self.num_processes = place.num_processes if place else 1
+        self._line = line
+        self._met: dict[str, threading.Event] = {}
+        self._done = False
+        self._leaving = threading.Lock()  # taken once, by whoever ends this process
+        self._sending = threading.Lock()
+        if line is not None:
+            watch = threading.Thread(target=self._watch, args=(line,), daemon=True)
+            watch.start()
+
+    def meet(
+        self, name: str, facts: Facts | None = None, *, code: int = 2, cure: str = ""
+    ) -> None:
+        """Waits, however long, until all have come here with the same facts.
+
+        When facts differ every process ends: with a sentence that names them and the
+        values, ended by `cure`, and the exit code `code`. Takes part in no collective.
+        """
+        if self._line is None:
+            return
+        met = self._met.setdefault(name, threading.Event())
+        message = {"meet": name, "facts": facts or {}, "code": code, "cure": cure}
+        self._send(self._line, message)
+        met.wait()
+        del self._met[name]
+
+    def done(self) -> None:
+        """Says that this process has done its work: that it goes is no failure."""
+        self._done = True
+        if self._line is not None:
+            self._send(self._line, {"done": True})
+
+    def claim_end(self) -> None:
+        """Makes the caller the one who ends this process, with a sentence of its own.
+
+        Does not return when another thread is about to, for a reason of its own.
+        """
+        if not self._leaving.acquire(blocking=False):
+            threading.Event().wait()
+
+    def fail(self, sentence: str, code: int) -> NoReturn:
+        """Ends every process, this one included; call claim_end and print first.
+
+        JAX would wait for the others before this process may end.
+        """
+        if self._line is not None:
+            self._send(self._line, {"end": sentence, "code": code})
+            _wait_for_end(self._line)
+        _leave(code)
+
+    def await_reason(self) -> None:
+        """Gives the hub time to say why a collective failed; it then ends us."""
+        if self._line is not None:
+            time.sleep(FAREWELL_SECONDS)
+
+    def _send(self, line: _Line, message: Message) -> None:
+        with self._sending:  # a beat must not cut a message in two
+            line.send(message)
+
+    def _watch(self, line: _Line) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(line, selectors.EVENT_READ)
+        beat = time.monotonic()
+        self._heed(line.unread)
+        while not self._leaving.locked():
+            now = time.monotonic()
+            if now - beat >= BEAT_SECONDS:
+                beat = now
+                self._send(line, {})
+            # Read first: after a stop of our own the answers are waiting.
+            messages: list[Message] | None = []
+            if selector.select(timeout=0.5):
+                try:
+                    messages = line.receive()
+                except ValueError:
+                    messages = None
+            elif now - line.heard > SILENCE_SECONDS and not self._done:
+                self._leave_with(
+                    f"process 0 of the run has not answered for {SILENCE_SECONDS} s: "
+                    f"it is stopped or cut off from the network; {START_AGAIN}",
+                    PeerError.exit_code,
+                )
+            if messages is None:
+                if self._done:
+                    return
+                self._leave_with(
+                    "process 0 of the run is gone without a word: it was killed or its "
+                    f"host is lost; {START_AGAIN}",
+                    PeerError.exit_code,
+                )
+            else:
+                self._heed(messages)
+
+    def _heed(self, messages: list[Message]) -> None:
+        for message in messages:
+            if "met" in message:
+                self._met[message["met"]].set()
+            elif "end" in message:
+                self._leave_with(_sentence(message), message["code"])
+
+    def _leave_with(self, sentence: str, code: int) -> None:
+        self.claim_end()
+        print(f"error: {sentence}", file=sys.stderr)
+        _leave(code)
+
+
+def _sentence(message: Message) -> str:
+    by = message["by"]
+    return message["end"] if by is None else f"process {by}: {message['end']}"
+
+
+def _wait_for_end(line: _Line) -> None:
+    """Waits until the hub has passed an end on, or is gone."""
+    latest = time.monotonic() + LATE_SECONDS + FAREWELL_SECONDS
+    while time.monotonic() < latest:
+        try:
+            messages = line.receive()
+        except ValueError:
+            return
+        if messages is None or any("end" in message for message in messages):
+            return
+
+
+def _leave(code: int) -> NoReturn:
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[?25h")  # a progress bar has hidden the cursor
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+# Coming together -----------------------------------------------------------------
+
+
+def join(place: Place, facts: Facts, *, cure: str, say: Callable[[str], None]) -> Hosts:
+    """Waits until all processes of the run have come with the same facts.
+
+    `say` gets a line now and then of who is waited for.
+
+    Raises:
+      ConfigError: for an address that cannot be.
+      PeerError: with the reason when another process ends the run; not all came.
+    """
+    check_place(place)
+    if place.num_processes == 1:
+        return Hosts()
+    line = _Joining(place, say).join({"facts": dict(facts), "cure": cure})
+    return Hosts(place, line)
+
+
+def tell_failure(place: Place, sentence: str, code: int) -> None:
+    """Tells the others, those who come within 10 s, of a failure before the join."""
+    check_place(place)
+    if place.num_processes == 1:
+        return
+    joining = _Joining(place, lambda _: None, patience=LATE_SECONDS)
+    try:
+        joining.join({"facts": {}, "failed": {"end": sentence, "code": code}})
+    except (ConfigError, PeerError):
+        return
+
+
+class _Joining:
+    """One process on its way to the others."""
+
+    def __init__(
+        self, place: Place, say: Callable[[str], None], patience: float | None = None
+    ):
+        self._place, self._say = place, say
+        self._patience = JOIN_SECONDS if patience is None else patience
+        self._host, self._port = place.address()
+        self._started = self._noticed = time.monotonic()
+        self._reason = "it has not come yet"
+        self._has_hub = False
+        self._strange = 0.0  # since when something else has answered there
+
+    def join(self, hello: Message) -> _Line:
+        """The connection to the hub, once all have come.
+
+        Raises PeerError with the reason when the run ends instead.
+        """
+        name = f"{socket.gethostname()}, pid {os.getpid()}"
+        me = {"hello": self._place.process_id, "count": self._place.num_processes}
+        while True:
+            line = self._connect()
+            line.send({**me, "name": name, **hello})
+            if self._answered(line):
+                return line
+            line.close()
+            self._strange = self._strange or time.monotonic()
+            self._check_stranger()
+            time.sleep(0.5)
+
+    def _answered(self, line: _Line) -> bool:
+        """Whether all have come; False when this is not a hub, or no longer one."""
+        beat = began = time.monotonic()
+        line.connection.settimeout(0.5)
+        while True:
+            self._check_time()
+            if line.heard <= began and time.monotonic() - began > 4 * BEAT_SECONDS:
+                self._reason = "nothing is answered there"
+                return False
+            try:
+                messages = line.receive()
+            except (ValueError, RecursionError):
+                self._reason = "something else answers there"
+                return False
+            if messages is None:
+                self._reason = "it closed the connection"
+                return False
+            for number, message in enumerate(messages):
+                if "end" in message:
+                    raise PeerError(_sentence(message), int(message["code"]))
+                if "waiting" in message:
+                    self._notice(_processes(message["waiting"]), "")
+                if "met" in message:
+                    line.connection.settimeout(FAREWELL_SECONDS)
+                    line.unread = messages[number + 1 :]
+                    return True
+            if time.monotonic() - beat > BEAT_SECONDS:
+                beat = time.monotonic()
+                line.send({})
+
+    def _connect(self) -> _Line:
+        while True:
+            self._check_time()
+            if self._place.process_id == 0 and not self._has_hub:
+                self._has_hub = self._start_hub()
+            try:
+                address = (self._host, self._port)
+                return _Line(socket.create_connection(address, timeout=5))
+            except OSError as error:
+                self._reason = error.strerror or str(error)
+            if time.monotonic() - self._noticed > NOTICE_SECONDS:
+                where = f" at {self._host}:{self._port} ({self._reason})"
+                self._notice("process 0", where)
+            time.sleep(0.2)
+
+    def _start_hub(self) -> bool:
+        """Begins to listen, unless the port is taken; then its owner is asked."""
+        try:
+            listener = _listen(self._port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise ConfigError(
+                f"process 0 cannot listen on port {self._port} ({error.strerror}); "
+                "choose another port in --coordinator"
+            ) from error
+        hub = _Hub(listener, self._place.num_processes)
+        threading.Thread(target=hub.run, daemon=True).start()
+        return True
+
+    def _check_stranger(self) -> None:
+        """Raises PeerError when the port has long been another's."""
+        now, where = time.monotonic(), f"{self._host}:{self._port}"
+        if now - self._strange > STRANGER_SECONDS:
+            raise PeerError(
+                f"{where} does not answer as process 0 of a run that waits for process "
+                f"{self._place.process_id} ({self._reason}): another program has this "
+                "port, or the run began without this process; compare --coordinator, "
+                "--num_processes and --process_id of all hosts"
+            )
+        if now - self._noticed > NOTICE_SECONDS:
+            self._notice("process 0", f" at {where} ({self._reason})")
+
+    def _notice(self, whom: str, where: str) -> None:
+        self._noticed = time.monotonic()
+        waited = self._noticed - self._started
+        count = self._place.num_processes
+        self._say(f"waiting for {whom} of {count}{where}: {waited:.0f} s")
+
+    def _check_time(self) -> None:
+        if time.monotonic() - self._started > self._patience:
+            where = f"{self._host}:{self._port}"
+            raise PeerError(
+                f"not all {self._place.num_processes} processes came within "
+                f"{self._patience:.0f} s (process 0 at {where}: {self._reason}); look "
+                "at the hosts that are missing, and start the same command on all"
+            )
+
+
+def _listen(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+        )
+    return socket.create_server(("", port), backlog=1024)

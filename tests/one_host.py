@@ -1,0 +1,47 @@
+"""One process of several without JAX: joins, meets, fails; see test_hosts.py.
+
+python -m tests.one_host '{"coordinator", "count", "id", "facts", "then", ...}'
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+
+from fakedetect_jax import hosts
+from fakedetect_jax.errors import PeerError
+
+
+def run() -> None:
+    told = json.loads(sys.argv[1])
+    for name, seconds in told.get("constants", {}).items():
+        setattr(hosts, name, seconds)
+    place = hosts.Place(told["coordinator"], told["count"], told["id"])
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        facts = told.get("facts", {})
+        link = hosts.join(place, facts, cure="give all the same", say=say)
+    except PeerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    say(f"joined {place.process_id} of {place.num_processes}")
+    for name, facts in told.get("meet", {}).items():
+        link.meet(name, facts, code=3, cure="copy it again")
+        say(f"met {name}")
+    then = told.get("then", "done")
+    if then == "fail":
+        link.claim_end()
+        print("error: the disk is full", file=sys.stderr)
+        link.fail("the disk is full", 4)
+    if then == "die":
+        os._exit(9)
+    if then == "wait":
+        threading.Event().wait()
+    time.sleep(told.get("seconds", 0))
+    link.done()
+    time.sleep(0.2)
+    sys.exit(0)
