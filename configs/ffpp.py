@@ -171,7 +171,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "batch_size": 32,  # clips
             "final_split": "val",  # reported on at the end, with the best checkpoint
             "unscored": "exclude",  # videos without a clip: exclude | as_real | as_fake
-            "dataset": "",  # --mode eval: another built dataset (its folder name)
+            "dataset": "",  # --mode eval: another built dataset; docs/evaluation.md
         }
     )
     config.checkpoint = ConfigDict(

@@ -79,12 +79,14 @@ def _read_entry(name: str, folder: Path) -> Entry:
 
 
 def compare(entries: Sequence[Entry]) -> dict[str, Any]:
-    """{"runs", "methods", "touches", "differences", "config"}, as report.py shows them.
+    """{"runs", "methods", "touches", "differences", "unpaired", "config"}.
 
-    config: field -> its value in each run, where these are not all equal; touches: see
-    there. Each evaluation is held against the first listed one that has most of its
-    videos; p values are not corrected for their number.
+    config: field -> its value in each run, where these are not all equal; touches and
+    unpaired: see there. Evaluations that share most of their videos are held against
+    the best one, by val, of the run that was listed first; p values are not corrected
+    for their number.
     """
+    sets = _same_videos(entries)
     return {
         "runs": [_run(entry) for entry in entries],
         "methods": list(
@@ -94,8 +96,11 @@ def compare(entries: Sequence[Entry]) -> dict[str, Any]:
         ),
         "touches": touches(entries),
         "differences": [
-            _difference(entry, reference) for entry, reference in _pairs(entries)
+            _difference(entry, reference)
+            for reference, *others in sets
+            for entry in others
         ],
+        "unpaired": unpaired(sets),
         "config": differing_fields([entry.report["config"] for entry in entries]),
     }
 
@@ -123,10 +128,11 @@ def touches(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         if not split.endswith("test"):
             continue
         config = entry.report["config"]
-        named = entry.report.get("dataset") or split.removesuffix("-test")
+        named = entry.report.get("dataset")
+        if not isinstance(named, str):  # not recorded, or by another version
+            named = split.removesuffix("-test")
         dataset = config.get("dataset.name", "") if named == "test" else named
-        inside = entry.folder.absolute().parent
-        run = inside.parent if inside.name == "eval" else entry.folder
+        run = _run_of(entry)
         recorded = entry.report["test_evaluations"]
         own = counts[dataset]
         own[run] = max(own[run], recorded) if recorded else own[run] + 1
@@ -136,19 +142,66 @@ def touches(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    """(evaluation, its reference) for those that have one."""
-    pairs, references = [], []
+def _run_of(entry: Entry) -> Path:
+    """The workdir of an evaluation, or its own folder where it lies in none."""
+    inside = entry.folder.absolute().parent
+    return inside.parent if inside.name == "eval" else entry.folder.absolute()
+
+
+def _shared(one: Entry, other: Entry) -> int:
+    return len(set(one.videos.keys()) & set(other.videos.keys()))
+
+
+def _same_videos(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The evaluations in sets that share most of their videos, the reference first.
+
+    The best evaluation of each run comes before all others of the set.
+    """
+    sets: list[list[Entry]] = []
     for entry in entries:
-        own = set(entry.videos.keys())
-        for reference in references:
-            shared = len(own & set(reference.videos.keys()))
-            if shared * 2 > max(len(own), len(reference.videos.label)):
-                pairs.append((entry, reference))
+        for members in sets:
+            most = max(len(entry.videos.label), len(members[0].videos.label))
+            if 2 * _shared(entry, members[0]) > most:
+                members.append(entry)
                 break
         else:
-            references.append(entry)
-    return pairs
+            sets.append([entry])
+    return [_best_first(members) for members in sets]
+
+
+def _best_first(members: Sequence[Entry]) -> list[Entry]:
+    """The best of each run, by video AUC on val, then by step; then the others."""
+
+    def rank(entry: Entry) -> tuple[float, int]:
+        area = entry.report.get("val_video_auc")
+        return -1.0 if area is None else area, entry.report["step"] or 0
+
+    runs: dict[Path, list[Entry]] = defaultdict(list)
+    for entry in members:
+        runs[_run_of(entry)].append(entry)
+    ranked = [sorted(own, key=rank, reverse=True) for own in runs.values()]
+    return [own[0] for own in ranked] + [e for own in ranked for e in own[1:]]
+
+
+def unpaired(sets: Sequence[Sequence[Entry]]) -> list[dict[str, Any]]:
+    """Evaluations that share most of their videos with no other.
+
+    {"run", "videos", "shared": how many with the nearest, "nearest": its name or None}.
+    """
+    found = []
+    references = [members[0] for members in sets]
+    for entry in (members[0] for members in sets if len(members) == 1):
+        others = [other for other in references if other is not entry]
+        nearest = max(others, key=lambda o: _shared(entry, o), default=None)
+        found.append(
+            {
+                "run": entry.name,
+                "videos": len(entry.videos.label),
+                "shared": _shared(entry, nearest) if nearest else 0,
+                "nearest": nearest.name if nearest else None,
+            }
+        )
+    return found
 
 
 def _difference(entry: Entry, reference: Entry) -> dict[str, Any]:

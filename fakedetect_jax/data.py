@@ -830,25 +830,55 @@ def open_dataset(config, name: str = ""):
 
     data_dir = Path(config.data.data_dir).expanduser()
     if name and name != config.dataset.name:
-        builder = build.open_named(name, data_dir=data_dir)
+        builder = build.open_named(
+            name,
+            data_dir=data_dir,
+            missing=_cut_alike(config, build.named_config(name)),
+        )
         _check_fit(config, builder.builder_config, data_dir)
         return builder
     return build.open_dataset(dataset_config(config), data_dir=data_dir)
+
+
+# How frames are taken from a video and stored: a model knows videos cut in its way.
+CUT_FIELDS = (
+    *("image_size", "num_frames", "frame_step", "crop", "margin", "detector"),
+    *("detector_model", "jpeg_quality", "jpeg_subsampling"),
+)
+
+
+def _cut_alike(config, other):
+    """A dataset's config, with the fields of CUT_FIELDS as the model was trained on."""
+    own = {name: config.dataset[name] for name in CUT_FIELDS}
+    return dataclasses.replace(other, **own)
+
+
+def cut_otherwise(config, other) -> str:
+    """In what another dataset's frames were cut unlike the run's; empty if in none."""
+    return ", ".join(
+        f"{name} {getattr(other, name)!r} (in training {config.dataset[name]!r})"
+        for name in CUT_FIELDS
+        if getattr(other, name) != config.dataset[name]
+    )
 
 
 def _check_fit(config, built, data_dir: Path) -> None:
     """Raises DataError unless the clips of a config can be cut from a dataset."""
     from tfds_ffpp import build
 
-    span = clip_span(config.data.clip_frames, config.data.frame_stride)
     size = config.dataset.image_size
-    if built.image_size != size or built.num_frames < span:
-        wanted = dataclasses.replace(
-            built, image_size=size, num_frames=max(built.num_frames, span)
-        )
-        raise DataError(
-            f"dataset {built.name} holds {built.num_frames} frames of "
-            f"{built.image_size} px, but the model takes clips over {span} frames of "
-            f"{size} px; build it again under another name with "
-            f"`{build.build_command(wanted, data_dir)}`"
-        )
+    span = clip_span(config.data.clip_frames, config.data.frame_stride)
+    if built.image_size == size and built.num_frames >= span:
+        return
+    wanted = dataclasses.replace(
+        _cut_alike(config, built),
+        name=f"{built.name}_{size}x{config.dataset.num_frames}",
+    )
+    cure = f"evaluate with --config.eval.dataset={wanted.name}"
+    if not build.is_there(wanted, data_dir):
+        cure = f"build it as `{build.build_command(wanted, data_dir)}` and {cure}"
+    raise DataError(
+        f"dataset {built.name} holds {built.num_frames} frames of "
+        f"{built.image_size} px, but the model takes clips over {span} frames of "
+        f"{size} px; {cure}"
+    )

@@ -468,8 +468,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         selected = checkpoints.metrics(step)
     finally:
         checkpoints.close()
-    trained_on = facts.get("dataset") if not prefix else None
-    changed = _changed(trained_on, dataset)
+    changed = _changed(facts.get("dataset") if not prefix else None, dataset)
     if changed:
         run.terminal.warn(
             f"dataset {_dataset_name(builder)} is not the one that the run was "
@@ -477,8 +476,16 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         )
     split = open_split(builder, split_name, config)
     built: Any = builder.builder_config if prefix else config.dataset
+    cut_otherwise = data.cut_otherwise(config, built)
+    if cut_otherwise:
+        run.terminal.warn(
+            f"dataset {_dataset_name(builder)} was cut otherwise than the videos of "
+            f"the training: {cut_otherwise}"
+        )
     data.need_both_classes(
-        split.videos, split_name, one_is_enough=built.allow_one_class
+        split.videos,
+        split_name,
+        one_is_enough=built.allow_one_class or config.dataset.allow_one_class,
     )
     model = steps.make_model(config)
     eval_step = compile_eval_step(model, run.mesh)
@@ -501,7 +508,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         write_lines(folder / "strips.jsonl", strips(rows, split, config))
         card = read_card(Path(builder.data_dir))
         if card.get("made"):
-            write_lines(folder / "trivial.jsonl", trivial_rows(split, config))
+            _write_trivial(folder, split, run)
         context = {
             "split": f"{prefix}{split_name}",
             "step": step,
@@ -509,7 +516,13 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "test_evaluations": _count_touch(
                 run.workdir, f"{prefix}{split_name}", step, test=f"{prefix}test"
             ),
-            "dataset": dataset,
+            "dataset": _dataset_name(builder),
+            "trained_on": {
+                "dataset": config.dataset.name,
+                "made": facts.get("made"),
+            },
+            "cut_otherwise": cut_otherwise,
+            "val_video_auc": selected.get("video_auc"),
             "scored_with": wanted,
             "config": workdir.flatten(config.to_dict()),
             "versions": workdir.versions(),
@@ -531,6 +544,16 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
     run.hosts.meet("report written")  # a collective would not wait as long
     parallel.barrier("report written")
     return _result(folder)
+
+
+def _write_trivial(folder: Path, split: Split, run: Run) -> None:
+    """Writes trivial.jsonl; without it where the run's own training videos are gone."""
+    try:
+        rows = trivial_rows(split, run.config)
+    except DataError as error:
+        run.terminal.warn(f"what trivial statistics reach is not measured: {error}")
+        return
+    write_lines(folder / "trivial.jsonl", rows)
 
 
 def _result(folder: Path) -> dict[str, Any]:

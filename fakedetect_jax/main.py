@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import resource
 import shlex
 import sys
 import time
@@ -18,6 +17,7 @@ from ml_collections import config_flags
 
 from fakedetect_jax import hosts, settings, supervise
 from fakedetect_jax.errors import ConfigError, PeerError, UserError, WorkerError
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def main(argv: list[str]) -> int:
     try:
         where = host_flags(argv)
         parse_flags(argv)
+        if FLAGS.mode == "train" or where.distributed or where.coordinator:
+            system.need_posix("training")
         settings.check(FLAGS.config)
         settings.check_paths(FLAGS.config, FLAGS.workdir)
         _tune_malloc(argv)
@@ -108,7 +110,7 @@ def main(argv: list[str]) -> int:
         )
     if problem is not None:
         return _tell(problem)
-    return _told(lambda: _run(argv, _prepare(), hosts.Hosts()))
+    return _told(lambda: _run(argv, _prepare(argv), hosts.Hosts()))
 
 
 PEER_IS_GONE = (
@@ -150,7 +152,7 @@ def _one_of_several(
         hosts.check_place(place)
         if problem is not None:
             raise problem
-        ready = _prepare()
+        ready = _prepare(argv)
         facts = workdir.shared_facts(ready.config, ready.workdir)
         options = {f"--{name}": FLAGS[name].value for name in ("mode", "split", "step")}
         cure = "give all hosts the same command, config, packages and code"
@@ -232,11 +234,12 @@ class _Ready(NamedTuple):
 
     config: settings.Config
     workdir: Path
-    notes: str
+    other: str  # in what the config given differs from the run's that is used
+    flags: str  # what flags have otherwise than the run
     started: float
 
 
-def _prepare() -> _Ready:
+def _prepare(argv: list[str]) -> _Ready:
     started = time.perf_counter()
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from absl import logging
@@ -245,15 +248,17 @@ def _prepare() -> _Ready:
 
     # The libraries' notes on each save are not for our users; ours say what matters.
     logging.set_verbosity(logging.ERROR if FLAGS.debug else logging.FATAL)
-    config, folder, notes = FLAGS.config, _workdir(), ""
+    config, folder, other, flags = FLAGS.config, _workdir(), "", ""
     if FLAGS.mode == "eval":
-        config, notes = workdir.as_trained(config, workdir.read_record(folder))
+        config, other, flags = workdir.as_trained(
+            config, workdir.read_record(folder), flags=settings.overridden(argv)
+        )
     settings.check(config)
     train.check_rooms(config)
     if FLAGS.mode == "train" and not workdir.has_checkpoint(folder):
         train.check_weights(config)  # a run that goes on has its weights
     workdir.ensure_writable(folder)
-    return _Ready(config, folder, notes, started)
+    return _Ready(config, folder, other, flags, started)
 
 
 def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
@@ -270,8 +275,10 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     parallel.require_accelerator(config.accelerator)
     first = jax.process_index() == 0
     terminal = Terminal(quiet=not first)
-    if ready.notes:
-        terminal.warn(f"the run's own config is used: {ready.notes}")
+    if ready.other:
+        terminal.warn(ready.other)
+    if ready.flags:
+        terminal.say(ready.flags)
     command = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
     held = workdir.lock(folder) if first else contextlib.nullcontext()
     with held, StopRequest() as stop:
@@ -299,22 +306,23 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
         terminal.say(f"report: {result['folder']}/report.html")
     phases = {k: round(v, 1) for k, v in terminal.phases.items()}
     terminal.say(f"seconds: {json.dumps(phases)}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB to GiB
-    seconds = time.perf_counter() - ready.started
-    terminal.say(f"total: {seconds:.0f} s, peak host memory {peak:.1f} GiB")
+    peak = system.peak_bytes()
+    memory = f", peak host memory {peak / 2**30:.1f} GiB" if peak else ""
+    terminal.say(f"total: {time.perf_counter() - ready.started:.0f} s{memory}")
     return 0
 
 
 def _work(run: "workdir.Run") -> dict[str, Any]:
     from fakedetect_jax import data, evaluate, parallel, train
 
-    final = run.config.eval.final_split
+    final, other = run.config.eval.final_split, run.config.eval.dataset
     splits = ("train", "val", *([final] if final else ()))
     if FLAGS.mode == "eval":
         splits = ()
-    parallel.first_alone(
-        lambda: data.prepare(run.config, run.terminal, splits=splits), run.hosts
-    )
+    if FLAGS.mode == "train" or other in ("", run.config.dataset.name):
+        parallel.first_alone(
+            lambda: data.prepare(run.config, run.terminal, splits=splits), run.hosts
+        )
     if FLAGS.mode == "eval":
         return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
     return train.train(run)

@@ -26,7 +26,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from fakedetect_jax import calibration, comparison, figures, metrics, results
+from fakedetect_jax import (
+    calibration,
+    comparison,
+    figures,
+    intervals,
+    metrics,
+    results,
+)
 from fakedetect_jax.files import read_lines
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.text import cell, markdown, printable
@@ -145,7 +152,9 @@ def videos_csv(videos: metrics.Items, report: Report) -> str:
     writer.writerow(
         ["dataset", "method", "video", "compression", "target", "label", "num_clips"]
         + ["score", "calibrated", "called_fake", "called_fake_at_threshold"]
+        + ["cluster"]
     )
+    cluster_of = intervals.clusters(videos)
     for i in np.argsort(-np.abs(videos.label - videos.score), kind="stable"):
         score = float(videos.score[i])
         called = "" if threshold is None else int(score > threshold)
@@ -155,7 +164,7 @@ def videos_csv(videos: metrics.Items, report: Report) -> str:
             [cell(str(column[i])) for column in names]
             + [int(videos.label[i])]
             + [int(videos.num_clips[i]), f"{score:.6f}", calibrated[i]]
-            + [int(score > 0.5), called]
+            + [int(score > 0.5), called, int(cluster_of[i])]
         )
     return out.getvalue()
 
@@ -242,6 +251,7 @@ def render(template: str, **values: Any) -> str:
         compact=compact,
         code=code,
         touch_line=touch_line,
+        unpaired_line=unpaired_line,
     )
     return environment.get_template(template).render(**values)
 
@@ -405,6 +415,9 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
     for difference in compared["differences"]:
         if "auc" in difference:
             console.print(difference_line(difference), markup=False)
+    for alone in compared["unpaired"]:
+        if alone["nearest"]:
+            console.print(unpaired_line(alone), markup=False)
 
 
 def touch_line(touched: Mapping[str, Any]) -> str:
@@ -432,6 +445,14 @@ def difference_line(difference: Mapping[str, Any]) -> str:
     )
 
 
+def unpaired_line(alone: Mapping[str, Any]) -> str:
+    """Why an evaluation has no difference to another."""
+    return (
+        f"{alone['run']} is paired with none: {alone['shared']} of its "
+        f"{alone['videos']} videos are in {alone['nearest']}"
+    )
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; a wrong one exits with 2."""
     parser = argparse.ArgumentParser(
@@ -445,7 +466,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="FILE",
-        help="the page; comparison.html in the one workdir, or here, if not set",
+        help="the page; comparison.html in the first RUN if not set",
     )
     parser.add_argument(
         "--rebuild",
@@ -458,10 +479,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares the runs named on the command line; returns the exit code."""
     arguments = parse_arguments(argv)
-    output = arguments.output
-    if output is None:
-        only = arguments.runs[0] if len(arguments.runs) == 1 else Path()
-        output = only / "comparison.html"
+    output = arguments.output or arguments.runs[0] / "comparison.html"
     try:
         if arguments.rebuild:
             for run in arguments.runs:
@@ -476,7 +494,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     console = Console(highlight=False)
     print_comparison(compared, console)
-    console.print(f"page: {output}", markup=False)
+    console.print(f"page: {output.absolute()}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -114,13 +114,15 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "split": context.get("split"),
         "step": context.get("step"),
         "dataset": context.get("dataset"),
+        "trained_on": _trained_on(context),
         "datasets": sorted(set(videos.dataset.tolist())),
         "methods": {
             name: sorted(set(videos.method[videos.label == value].tolist()))
             for name, value in (("real", 0), ("fake", 1))
         },
-        "compressions": sorted(set(videos.compression.tolist()) - {""}),
+        "compressions": sorted(set(videos.compression.tolist()) - {"", "unknown"}),
         "selected_on": context.get("selected_on"),
+        "val_video_auc": context.get("val_video_auc"),
         "test_evaluations": context.get("test_evaluations"),
         "dataset_digest": context.get("dataset_digest"),
         "made": (context.get("dataset_card") or {}).get("made", False),
@@ -152,6 +154,11 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     report["video"]["calibrated"] = _calibrated(videos, temperature)
     report["calibration_note"] = calibration.describe(report["calibration"])
     report["warnings"] = warnings(report, context.get("dataset_card") or {})
+    if context.get("cut_otherwise"):
+        report["warnings"].append(
+            "The videos were cut otherwise than those of the training: "
+            f"{context['cut_otherwise']}."
+        )
     if context.get("dataset_changed"):
         report["warnings"].insert(
             0,
@@ -160,6 +167,17 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
             "on.",
         )
     return report
+
+
+def _trained_on(context: Mapping[str, Any]) -> dict[str, Any]:
+    """{"dataset", "made", "same"}: same where it is the dataset that was scored."""
+    config, told = context.get("config") or {}, context.get("trained_on") or {}
+    name = told.get("dataset") or config.get("dataset.name")
+    return {
+        "dataset": name,
+        "made": told.get("made"),
+        "same": context.get("dataset") in (None, name),
+    }
 
 
 def _name(context: Mapping[str, Any]) -> str:
@@ -260,7 +278,7 @@ def _calibrated(
 
 def warnings(report: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
     """What keeps the numbers from being taken at face value, a sentence each."""
-    found = _selection_warnings(report)
+    found = _training_warnings(report) + _selection_warnings(report)
     if report["official_split"] is False:
         found.append(
             "This is not the data set's official split, so the numbers do not compare "
@@ -278,6 +296,16 @@ def warnings(report: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
     found += _coverage_warnings(report)
     found += [f"Dataset: {sentence}" for sentence in card.get("warnings") or []]
     return found
+
+
+def _training_warnings(report: Mapping[str, Any]) -> list[str]:
+    trained = report["trained_on"]
+    if not trained["made"] or report["made"]:
+        return []  # on made videos the card says what they are
+    return [
+        f"The detector was trained on made videos (dataset {trained['dataset']}), not "
+        "on real forgeries."
+    ]
 
 
 def _method_warnings(report: Mapping[str, Any]) -> list[str]:

@@ -355,6 +355,11 @@ def check_overrides(config, argv: Iterable[str]) -> None:
         raise ConfigError(f"config.{match[1]} is no field{_nearest(match[1], known)}")
 
 
+def overridden(argv: Iterable[str]) -> set[str]:
+    """The config fields that a command line sets."""
+    return {match[1] for match in map(OVERRIDE.match, argv) if match}
+
+
 def told(error: BaseException) -> str:
     """An error of parsing flags as a sentence with field, value and range."""
     text = one_line(error)

@@ -125,9 +125,9 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
 
 
 def check_resume(
-    run: Run, facts: dict[str, Any], dataset: data.Facts, step: int
+    run: Run, facts: dict[str, Any], dataset: data.Facts, step: int, plan: Plan
 ) -> None:
-    """Tells which fields changed since a checkpoint was written.
+    """Tells which fields, and so what of the plan, changed since a checkpoint.
 
     Raises CheckpointError when one of them makes another model, and DataError when the
     dataset is another one: what was test may be train by now.
@@ -145,6 +145,13 @@ def check_resume(
     )
     if shown:
         run.terminal.warn(f"resumed with changed fields: {'; '.join(shown.values())}")
+    before = facts.get("steps_per_epoch", plan.steps_per_epoch)
+    if before != plan.steps_per_epoch:
+        run.terminal.warn(
+            f"an epoch was {before} steps and is {plan.steps_per_epoch}: step {step} "
+            f"is {step / before:.1f} epochs of before and "
+            f"{step / plan.steps_per_epoch:.1f} of now"
+        )
     devices = evaluate.describe_devices(run.mesh)
     if facts["devices"] != devices:
         run.terminal.warn(
@@ -300,11 +307,11 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     )
     start = parallel.agree(start)
     if start:
-        check_resume(run, checkpoints.facts(start), dataset, start)
+        check_resume(run, checkpoints.facts(start), dataset, start, plan)
     if jax.process_index() == 0:
         workdir.write_record(run, evaluate.describe_devices(mesh))
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
-        terminal.say(f"training is complete: {start} of {plan.num_steps} steps")
+        terminal.say(_complete(start, plan.num_steps))
         return
     recipe = steps.make_recipe(config, num_steps=plan.num_steps)
     create = functools.partial(
@@ -357,6 +364,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "val_fakes": evaluate.SELF_BLENDED if blended_val else "forged",
             "made": evaluate.read_card(Path(builder.data_dir)).get("made", False),
             "dataset": dataset,
+            "steps_per_epoch": plan.steps_per_epoch,
         },
         metrics_file=metrics_file,
         eval_step=evaluate.compile_eval_step(
@@ -390,6 +398,17 @@ def _needs_blended_val(config, train: evaluate.Split, val: evaluate.Split) -> bo
             "fewer"
         )
     return bool(config.loss.self_blend) and not any(v["label"] for v in val.videos)
+
+
+def _complete(start: int, num_steps: int) -> str:
+    """Why nothing is trained."""
+    if start == num_steps:
+        return f"training is complete: {start} of {num_steps} steps"
+    return (
+        f"nothing is trained: the run has {start} steps and this config asks for "
+        f"{num_steps}; what follows is of the {start} steps; for a shorter run give "
+        "another --workdir"
+    )
 
 
 def _source_frames(videos) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """The folder that is a run: its lock, its config, a check that it can be written."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,8 +134,14 @@ def has_checkpoint(workdir: Path) -> bool:
 def lock(workdir: Path) -> Iterator[None]:
     """Holds the workdir for this process; the kernel frees it however we end.
 
-    Raises CheckpointError naming the holder when another run has it.
+    Raises CheckpointError naming the holder when another run has it. On Windows, where
+    runs are evaluated but not trained, nothing is held.
     """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     with open(workdir / "lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,15 +214,34 @@ TRAINED_FIELDS = (
 )
 
 
+# Of the dataset, but no part of what the model is.
+FREE_FIELDS = ("dataset.allow_one_class",)
+# An evaluation does not look at them, so it says nothing of them.
+TRAINING_FIELDS = (
+    *("optimizer.", "loss.", "augment.", "checkpoint.", "init_from", "log_every_steps"),
+    *("batch_size", "num_epochs", "num_steps", "eval.every_epochs", "eval.final_split"),
+    *("data.sampling", "data.train_clips_per_video", "data.max_frame_stride"),
+)
+SHOWN_FIELDS = 8  # differing ones that a line names; of another config's there are many
+
+
 def _is_fixed(name: str) -> bool:
+    if name in FREE_FIELDS:
+        return False
     return name in TRAINED_FIELDS or name.split(".")[0] in TRAINED_GROUPS
 
 
-def as_trained(config: Config, record: dict[str, Any]) -> tuple[Config, str]:
-    """`config` with the fields of a trained run that its model depends on.
+def as_trained(
+    config: Config, record: dict[str, Any], *, flags: Collection[str] = ()
+) -> tuple[Config, str, str]:
+    """The config of a trained run, with the fields that `flags` names from `config`.
+
+    What the model depends on is the run's whatever was asked for. A field that the run
+    did not have yet keeps the value in `config`.
 
     Returns:
-      The config, and which fields the given one had otherwise, as a text.
+      The config; a sentence about what it has otherwise than `config`, and one about
+      what it has otherwise than the run; empty where there is nothing.
     """
     trained, given = flatten(record["config"]), flatten(config.to_dict())
     lacking = [name for name in given if _is_fixed(name) and name not in trained]
@@ -226,18 +250,45 @@ def as_trained(config: Config, record: dict[str, Any]) -> tuple[Config, str]:
             f"the run's config.json lacks {', '.join(lacking[:3])}: it is damaged, or "
             "of another version; restore it, or use the version that trained the run"
         )
-    taken = {name: value for name, value in trained.items() if _is_fixed(name)}
+    taken = {
+        name: value
+        for name, value in trained.items()
+        if _is_fixed(name) or (name in given and name not in flags)
+    }
     merged = config.copy_and_resolve_references()
     with merged.unlocked(), merged.ignore_type():
         for name, value in taken.items():
             group, _, field = name.rpartition(".")
-            merged[group][field] = tuple(value) if isinstance(value, list) else value
+            owner = merged[group] if group else merged
+            owner[field] = tuple(value) if isinstance(value, list) else value
     changed = [
-        f"{name} is {value} in the run and {given[name]} in --config"
-        for name, value in taken.items()
+        f"{name} is {_shown(value)} in the run and {_shown(given[name])} in --config"
+        for name, value in sorted(taken.items(), key=lambda f: not _is_fixed(f[0]))
         if name in given and given[name] != value
+        if _is_fixed(name) or not name.startswith(TRAINING_FIELDS)
     ]
-    return merged, "; ".join(changed)
+    kept = [
+        f"{name} is {_shown(given[name])} ({_shown(trained.get(name))} in the run)"
+        for name in sorted(flags)
+        if name not in taken and name in given and given[name] != trained.get(name)
+    ]
+    return (
+        merged,
+        _listed("the run's own config is used: ", changed),
+        _listed("taken from the command line: ", kept),
+    )
+
+
+def _listed(start: str, parts: Sequence[str]) -> str:
+    if not parts:
+        return ""
+    more = len(parts) - SHOWN_FIELDS
+    tail = f"; and {more} more" if more > 0 else ""
+    return f"{start}{'; '.join(parts[:SHOWN_FIELDS])}{tail}"
+
+
+def _shown(value: Any) -> str:
+    return "''" if value == "" else str(value)
 
 
 class Run(NamedTuple):

@@ -224,12 +224,13 @@ class Steps:
         self._bar.update(self._task, total=total)
 
     def line(self, done: int, note: str) -> None:
-        """The same as a line with the time left, where there is no bar."""
+        """The same as a line with date and time left, where there is no bar."""
         if self._console.is_terminal:
             return
         spent = time.perf_counter() - self._started
         left = spent / max(done - self._first, 1) * (self._total - done)
         self._console.print(
+            f"{time.strftime('%Y-%m-%d %H:%M:%S')}  "
             f"{self._description} {done}/{self._total}  {note}  "
             f"{int(left // 60)}:{int(left % 60):02d} left",
             markup=False,

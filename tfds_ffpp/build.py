@@ -1,6 +1,8 @@
 """Builds and opens datasets from Python: no TensorFlow needed."""
 
 import contextlib
+import dataclasses
+import itertools
 import shlex
 import shutil
 import tempfile
@@ -20,7 +22,7 @@ NEW = ".tfds_ffpp_new"  # where the replacement of a finished dataset is built
 def build_command(config: FfppConfig, data_dir: str | Path) -> str:
     """The command that builds this dataset."""
     told = config.content()
-    base = NAMED_CONFIGS.get(config.name, FfppConfig(name=config.name)).content()
+    base = named_config(config.name).content()
     changes = {k: v for k, v in told.items() if v != base[k]}
     words = ["--data_dir", str(data_dir), "--config", config.name]
     for name, value in changes.items():
@@ -50,27 +52,53 @@ def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
                 f"{folder} holds version {', '.join(others)}, but this program reads "
                 f"{version}; build it again with `{build_command(config, data_dir)}`"
             )
+        there = sorted(p.parts[-3] for p in folder.parent.glob("*/*/dataset_info.json"))
+        others = f" (there are {', '.join(dict.fromkeys(there))})" if there else ""
         raise DataError(
-            f"there is no dataset {config.name} under {data_dir}; "
+            f"there is no dataset {config.name} under {data_dir}{others}; "
             f"build it with `{build_command(config, data_dir)}`"
         )
     try:
         packaging.check_same_config(folder / version, config)
     except DataError as error:
-        command = build_command(config, data_dir)
-        raise DataError(f"{error}, and build with `{command}`") from error
+        other = dataclasses.replace(config, name=_free_name(config, data_dir))
+        raise DataError(
+            f"{error}; under another name it is built with "
+            f"`{build_command(other, data_dir)}`, and named in training by "
+            f"config.dataset.name"
+        ) from error
     return Builder(config=config, data_dir=data_dir)
 
 
-def open_named(name: str, *, data_dir: str | Path) -> Builder:
+def _free_name(config: FfppConfig, data_dir: str | Path) -> str:
+    """A name like that of a config under which nothing lies yet."""
+    names = (f"{config.name}_{number}" for number in itertools.count(2))
+    return next(
+        name
+        for name in names
+        if not is_there(dataclasses.replace(config, name=name), data_dir)
+    )
+
+
+def named_config(name: str) -> FfppConfig:
+    """The config that a name has of itself."""
+    return NAMED_CONFIGS.get(name, FfppConfig(name=name))
+
+
+def open_named(
+    name: str, *, data_dir: str | Path, missing: FfppConfig | None = None
+) -> Builder:
     """The builder of a finished dataset of whatever config, by its folder's name.
 
-    Raises DataError as open_dataset.
+    Raises DataError as open_dataset; where it is not there, with the command that
+    builds `missing`, or what the name stands for.
     """
     data_dir = Path(data_dir).expanduser()
     card = data_dir / Builder.name / name / str(Builder.VERSION) / "card.json"
     if not card.exists():
-        return open_dataset(FfppConfig(name=name), data_dir)  # says what is missing
+        return open_dataset(
+            missing or named_config(name), data_dir
+        )  # says what is missing
     return open_dataset(packaging.built_config(card, FfppConfig), data_dir)
 
 

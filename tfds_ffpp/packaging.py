@@ -5,7 +5,6 @@ Beam, judges the result, and tells what stands in which shard.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -203,6 +202,8 @@ class Work:
         self._lock: Any = None
 
     def __enter__(self) -> "Work":
+        import fcntl  # the builder has asked for it; reading a dataset does without
+
         _need_space(self._data_dir, self._split, self._config)
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
@@ -226,6 +227,8 @@ class Work:
         return self
 
     def __exit__(self, *error: object) -> None:
+        import fcntl
+
         fcntl.flock(self._lock, fcntl.LOCK_UN)
         self._lock.close()
 

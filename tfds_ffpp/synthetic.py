@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 
-from tfds_ffpp import forgeries, identity, rendering
+from tfds_ffpp import forgeries, identity, rendering, system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.forgeries import Clip, Frame
 from tfds_ffpp.identity import Array
@@ -198,7 +198,7 @@ def _video_paths(root: Path, p: Parameters, target: int) -> Iterator[Path]:
 def _write_videos(
     root: Path, p: Parameters, targets: list[int], *, num_processes: int | None
 ) -> None:
-    count = min(num_processes or len(os.sched_getaffinity(0)), len(targets))
+    count = min(num_processes or system.num_cores(), len(targets))
     work = partial(write_identity, root, p)
     with Progress("make videos", len(targets)) as bar:
         if count == 1:

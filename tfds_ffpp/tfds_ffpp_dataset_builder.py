@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from tfds_ffpp import cache, packaging
+from tfds_ffpp import cache, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.faces import LANDMARKS
 from tfds_ffpp.layout import parse_map
@@ -273,6 +273,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         if (Path(self.data_path) / "dataset_info.json").exists():
             packaging.check_same_config(Path(self.data_path), self._config)
             return
+        system.need_posix("building a dataset")
         self._download_config = kwargs.get("download_config")
         manual_dir = getattr(self._download_config, "manual_dir", None) or (
             Path(self._data_dir_root) / "downloads" / "manual"

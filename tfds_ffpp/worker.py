@@ -5,7 +5,6 @@ It is apart from the build so that a decoder which crashes or hangs costs one vi
 
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 
 import cv2
 
+from tfds_ffpp import system
 from tfds_ffpp.cache import write_entry
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.prepare import Recipe, faces_from_json, prepare
@@ -53,7 +53,7 @@ def peak_memory() -> int:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
     except (OSError, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return (system.peak_bytes() or 0) // 1024
 
 
 def fault(error: Exception) -> Result:

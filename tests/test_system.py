@@ -1,0 +1,103 @@
+"""Where Python lacks fcntl and resource, as on Windows: one sentence, or it works."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tfds_ffpp import system
+
+# A process in which neither module can be found, from before anything else is imported.
+# Nothing of the standard library that we use needs them.
+LACKING = """
+import runpy, sys
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fcntl", "resource"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Nowhere())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: (
+    None if name in ("fcntl", "resource") else found(name, package)
+)
+for name in ("fcntl", "resource"):
+    sys.modules.pop(name, None)
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def lacking(module: str, *argv: object) -> subprocess.CompletedProcess:
+    """A command of ours in a Python without fcntl and resource."""
+    return subprocess.run(
+        [sys.executable, "-c", LACKING, module, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+
+
+def test_training_is_refused_in_a_sentence(tiny_config, tmp_path):
+    done = lacking(
+        *("fakedetect_jax.main", "--config", tiny_config),
+        *("--workdir", tmp_path / "w", "--tune_malloc=false"),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "training needs Linux, and Python has no module fcntl and no re" in (
+        done.stderr
+    )
+    assert "WSL 2" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_build_is_refused_in_a_sentence(tiny_run, tmp_path):
+    done = lacking(
+        *("tfds_ffpp", "--manual_dir", tiny_run.videos, "--data_dir", tmp_path)
+    )
+    assert done.returncode == 2, done.stderr
+    assert "error: building a dataset needs Linux" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["fakedetect_jax.main", "tfds_ffpp"])
+def test_help_needs_nothing(module):
+    assert lacking(module, "--help").returncode == 0
+
+
+def test_evaluation_and_scoring_work(tiny_run, tiny_config, undisturbed, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    done = lacking(
+        *("fakedetect_jax.main", "--config", tiny_config, "--workdir", workdir),
+        *("--mode=eval", "--split=test", "--tune_malloc=false"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Test Loss" in done.stdout and "peak host memory" not in done.stdout
+    video = next(tiny_run.videos.rglob("*.mp4"))
+    done = lacking(
+        *("fakedetect_jax.predict", "--workdir", workdir, "--output", "-"),
+        *("--processes=1", "--compilation-cache=", video),
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["outcome"]
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_the_peak_of_memory_is_in_bytes_on_each_system(monkeypatch, platform, unit):
+    import resource
+
+    monkeypatch.setattr(sys, "platform", platform)
+    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert system.peak_bytes() >= unit * kept
+    assert system.peak_bytes() < 2 * unit * kept
+
+
+def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert system.num_cores() >= 1

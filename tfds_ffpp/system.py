@@ -1,0 +1,37 @@
+"""What differs between operating systems; Linux is the one that is tested."""
+
+import importlib.util
+import os
+import sys
+
+from tfds_ffpp.errors import SettingError
+
+POSIX = ("fcntl", "resource")  # modules of Python that Windows has not
+
+
+def need_posix(work: str) -> None:
+    """Raises SettingError where Python lacks what `work` needs of the system."""
+    lacking = [name for name in POSIX if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise SettingError(
+            f"{work} needs Linux, and Python has no module {' and no '.join(lacking)} "
+            f"on this system ({sys.platform}); use WSL 2 on Windows, or a Linux "
+            "container"
+        )
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process has held, in bytes; None if not known."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # getrusage(2) of each
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
