@@ -152,3 +152,54 @@ def test_runs_of_one_class_are_laid_side_by_side_without_a_difference(tmp_path):
     (difference,) = json.loads(page.with_suffix(".json").read_text())["differences"]
     assert "auc" not in difference
     assert difference["accuracy"]["difference"] == 0
+
+
+def test_the_best_of_each_run_by_val_meet(tmp_path, capsys, monkeypatch):
+    """Never by test, and whatever the order in which they were made."""
+    monkeypatch.setenv("COLUMNS", "160")
+    rows = made_rows(num_identities=8)
+    runs = {"a": {56: 0.91, 84: 0.97, 98: 0.93}, "b": {84: 0.95, 98: 0.96}}
+    for name, areas in runs.items():
+        for step, area in areas.items():
+            context = {"step": step, "val_video_auc": area}
+            mine = noisier(rows, seed=step)
+            folder = f"test@{step}"
+            write_run(tmp_path / name, mine, strips=False, name=folder, **context)
+    assert report.main([str(tmp_path / name) for name in runs]) == 0
+    page = tmp_path / "a" / "comparison.json"
+    pairs = [
+        (d["run"], d["reference"]) for d in json.loads(page.read_text())["differences"]
+    ]
+    assert pairs[0] == ("b/test@98", "a/test@84")
+    assert {reference for _, reference in pairs} == {"a/test@84"}
+    assert len(pairs) == 4
+    shown = capsys.readouterr().out
+    assert f"page: {tmp_path / 'a' / 'comparison.html'}" in shown
+
+
+def test_the_page_does_not_land_where_nobody_asked(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert report.main([str(runs / "bad"), str(runs / "good")]) == 0
+    assert not list(tmp_path.iterdir())
+    assert (runs / "bad" / "comparison.html").exists()
+    said = capsys.readouterr().out.replace("\n", "")
+    assert str(runs / "bad" / "comparison.html") in said
+
+
+def test_an_evaluation_that_is_paired_with_none_says_why(runs, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert report.main([str(runs / "good"), str(runs / "bad")]) == 0
+    shown = capsys.readouterr().out
+    why = (
+        "good/celebdf-test@1200 is paired with none: 0 of its 24 videos are in "
+        "good/test@1200"
+    )
+    assert why in shown
+    assert why in (runs / "good" / "comparison.html").read_text()
+
+
+def test_a_real_run_is_compared(tiny_run, tmp_path, capsys):
+    """Its report.json has fields that made ones may lack."""
+    page = tmp_path / "page.html"
+    assert report.main([str(tiny_run.workdir), "--output", str(page)]) == 0
+    assert "test of demo: evaluated once" in capsys.readouterr().out

@@ -188,3 +188,37 @@ def test_changed_fields_versions_and_devices_are_told_one_by_one(
     assert "optimizer.learning_rate was 0.002 and is 0.004" in err
     assert "devices were 1 x cpu (cpu), 1 process and are 2 x cpu" in err
     assert "steps     14, 2 per epoch; from 12" in out
+
+
+def test_a_result_of_more_steps_is_not_that_of_the_fewer_asked_for(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    code, out, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", workdir, "--config.batch_size=16"),
+        *("--config.eval.final_split=val", "--config.num_epochs=6"),
+    )
+    assert code == 0, err
+    assert "batch_size was 8 and is 16" in err
+    assert "an epoch was 2 steps and is 1: step 12 is 6.0 epochs of before and" in err
+    assert "nothing is trained: the run has 12 steps and this config asks for 6" in out
+    assert "what follows is of the 12 steps" in out and "training is complete" not in (
+        out
+    )
+    assert out.index("what follows is of the 12 steps") < out.index("Val Loss")
+
+
+def test_a_result_that_was_there_is_shown_as_such(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    command = ["--config", tiny_config, "--workdir", workdir]
+    command += ["--config.eval.final_split=val"]
+    told = "was scored before with these weights, this dataset and these settings"
+    for seen in (False, True):
+        code, out, err = launchpad.run(*command)
+        assert code == 0, err
+        assert "training is complete: 12 of 12 steps" in out
+        assert (told in out) == seen

@@ -1,6 +1,7 @@
 """Where Python lacks fcntl and resource, as on Windows: one sentence, or it works."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def lacking(module: str, *argv: object) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},  # one device
         timeout=300,
     )
 

@@ -80,8 +80,7 @@ def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
     {"reason": …} or {"fatal": …}.
     """
     if job["memory_limit"]:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (job["memory_limit"], hard))
+        system.limit_memory(job["memory_limit"])
     try:
         for told in prepare_windows(
             job["path"],
