@@ -68,7 +68,7 @@ def test_a_layout_is_one_function(monkeypatch, tmp_path, given):
     monkeypatch.setitem(other_sets.OTHER_SETS, "mine", mine)
     monkeypatch.setattr(layout, "LAYOUTS", (*layout.LAYOUTS, "mine"))
     for name in ("a.mp4", "b.mp4"):
-        write_video(tmp_path / name, num_frames=2)
+        write_video(tmp_path / name, 2)
     (tmp_path / "mine.txt").write_text("")
     found = layout.scan(tmp_path, layout=given)
     assert found.layout == "mine"

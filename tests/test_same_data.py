@@ -77,7 +77,7 @@ def test_a_dataset_that_was_exchanged_stops_the_resume_and_marks_the_evaluation(
     assert "may have been trained on" in page
 
 
-def test_an_old_report_says_when_its_data_have_changed(
+def test_an_old_result_is_not_shown_for_other_data(
     launchpad, tiny_config, undisturbed, rebuilt, tmp_path
 ):
     workdir = tmp_path / "w"
@@ -88,9 +88,11 @@ def test_an_old_report_says_when_its_data_have_changed(
     for exchanged in (False, True):
         if exchanged:
             rebuilt(exchanged=True)
-        code, _, err = launchpad.run(*command)
-        assert code == 0
-        assert ("was made on another build of dataset demo" in err) == exchanged
+        code, out, err = launchpad.run(*command)
+        assert code == 0, err
+        assert ("was scored with another dataset: the new result is" in out) == (
+            exchanged
+        )
 
 
 def test_what_changed_in_a_dataset_is_named(tiny_run, tmp_path):

