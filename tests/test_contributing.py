@@ -39,9 +39,9 @@ def test_each_recipe_is_short():
 def test_a_resnet_of_other_depth_is_one_line(monkeypatch):
     """Weights and graph know its names and shapes from that line alone."""
     monkeypatch.setitem(models.BACKBONES, "resnet26", ((2, 2, 2, 2), "bottleneck"))
-    model = models.FakeDetector(backbone="resnet26", width=8, stem="small")
+    model = models.FakeDetector(backbone="resnet26")
     models.check_fields(model)
-    clip = jax.ShapeDtypeStruct((1, 2, 16, 16, 3), "float32")
+    clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), "float32")
     length = jax.ShapeDtypeStruct((1,), "int32")
     made = jax.eval_shape(model.init, jax.random.key(0), clip, length)
     shapes = {

@@ -329,7 +329,7 @@ def test_without_any_fake_a_checkpoint_is_chosen_by_self_blended_reals(
     facts = checkpoints.facts(best)
     checkpoints.close()
     assert facts["val_fakes"] == "self-blended"
-    assert facts["temperature"] != 1.0  # 1 where a class is missing
+    assert facts["calibration"]["fitted"] != 1.0  # 1 where a class is missing
     (context,) = (tmp_path / "w" / "eval").glob("*/context.json")
     told = json.loads(context.read_text())["selected_on"]
     assert told.endswith("of its real videos against self-blended copies of them")
