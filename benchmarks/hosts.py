@@ -3,8 +3,8 @@
 python -m benchmarks.hosts [--quick] [--out runs/hosts]
 
 Starts the demo's run, made small, as two, three or four processes on loopback, makes
-one fault, and measures the seconds from the fault until the last process has ended; a fault
-of the command is there from the start of Python. Prints a Markdown table and
+one fault, and measures the seconds from the fault until the last process has ended; a
+fault of the command is there from the start of Python. Prints a Markdown table and
 writes it to OUT/hosts.md. --quick leaves out the faults that take 30 s.
 
 --start N: instead, the seconds from the start of two processes to the line that says
