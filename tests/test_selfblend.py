@@ -141,7 +141,8 @@ def test_the_lattice_of_the_stored_jpeg_does_not_tell_blends_from_reals(labelled
         assert (
             0.45 < linear_auc(*(d[:, blocks].mean(1) for d in (blends, reals))) < 0.55
         )
-    # All are on the lattice, as stored frames are (0.042); merely blended ones are not (0.079).
+    # All are on the lattice, as stored frames are (0.042); merely blended ones are not
+    # (0.079).
     assert max(blends[..., coarse].mean(), reals[..., coarse].mean()) < 0.05
 
 
