@@ -22,6 +22,9 @@ def run() -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
+    if "failed" in told:
+        hosts.tell_failure(place, *told["failed"])
+        sys.exit(told["failed"][1])
     try:
         facts = told.get("facts", {})
         link = hosts.join(place, facts, cure="give all the same", say=say)

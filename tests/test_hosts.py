@@ -161,6 +161,14 @@ def test_duplicate_numbers_are_named(start, number):
     assert f"two processes have --process_id {number} (" in errors[0]
 
 
+def test_a_wrong_command_is_told_to_who_comes_later(start):
+    failing = start(1, 3, failed=["config.seed is x", 2], constants=QUICK)
+    time.sleep(1)
+    codes, errors = ends([start(0, 3), start(2, 3), failing])
+    assert codes == [2, 2, 2]
+    assert errors[:2] == ["error: process 1: config.seed is x"] * 2
+
+
 def test_a_port_of_another_program_is_told(start, port):
     with socket.create_server(("localhost", port)) as other:
         mine = start(1, constants=QUICK | {"STRANGER_SECONDS": 1})
@@ -227,7 +235,7 @@ def slurm(monkeypatch):
 
 
 def test_slurm_says_which_process_this_is(slurm):
-    place = parallel.find_place(
+    place = hosts.find_place(
         distributed=True, coordinator=None, num_processes=None, process_id=None
     )
     assert place == hosts.Place("node01:61482", 4, 2)
