@@ -254,11 +254,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n".join(rows))
     for fault in faults(out, options.quick):
         found = measure(fault, out)
-        told = ", ".join(map(str, found.codes))
+        codes = ", ".join(map(str, found.codes))
         short = found.sentence.removeprefix("error: ")[:60].replace("|", "/")
         rows.append(
             f"| {fault.name} | {fault.count} | {found.from_fault:.1f} | "
-            f"{found.from_error:.1f} | {told} | {short} … |"
+            f"{found.from_error:.1f} | {codes} | {short} … |"
         )
         print(rows[-1], flush=True)
     (out / "hosts.md").write_text("\n".join(rows) + "\n")

@@ -49,8 +49,8 @@ def _share_of_host(environ: Mapping[str, str]) -> list[int]:
         return []
     if "SLURM_LOCALID" in environ:
         # For example 8(x3),2 for nodes with 8, 8, 8 and 2 tasks.
-        told = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
-        nodes = re.findall(r"(\d+)(?:\(x(\d+)\))?", told)
+        listed = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+        nodes = re.findall(r"(\d+)(?:\(x(\d+)\))?", listed)
         counts = [int(n) for n, times in nodes for _ in range(int(times or 1))]
         node = int(environ.get("SLURM_NODEID", "0"))
         tasks = counts[node] if node < len(counts) else counts[-1]

@@ -27,9 +27,13 @@ def start(launchpad, port):
     """Starts one process of several."""
     started = []
 
-    def start(number: int, count: int = 2, **told):
-        told = {"coordinator": f"localhost:{port}", "count": count, "id": number} | told
-        started.append(launchpad.start(json.dumps(told), module="tests.one_host"))
+    def start(number: int, count: int = 2, **request):
+        request = {
+            "coordinator": f"localhost:{port}",
+            "count": count,
+            "id": number,
+        } | request
+        started.append(launchpad.start(json.dumps(request), module="tests.one_host"))
         return started[-1]
 
     yield start
@@ -269,8 +273,8 @@ def test_a_device_that_is_no_number_is_refused():
 @pytest.mark.parametrize("cluster", [SLURM, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
 def test_jax_takes_all_gpus_and_looks_for_no_cluster(launchpad, port, cluster):
     """At the flag that JAX starts its GPUs by; there need be none here."""
-    told = {"port": port, "env": cluster}
-    code, out, err = launchpad.run(json.dumps(told), module="tests.joined_jax")
+    request = {"port": port, "env": cluster}
+    code, out, err = launchpad.run(json.dumps(request), module="tests.joined_jax")
     assert code == 0, err
     assert out.split() == ["all", "1"]
     assert "jax[k8s]" not in err
