@@ -3,15 +3,17 @@
 python -m benchmarks.hosts [--quick] [--out runs/hosts]
 
 Starts the demo's run, made small, as two, three or four processes on loopback, makes
-one fault, and measures the seconds from the fault until the last process has ended; a fault
-of the command is there from the start of Python. Prints a Markdown table and
-writes it to OUT/hosts.md. --quick leaves out the faults that take 30 s.
+one fault, and measures the seconds from it until the last process has ended; a fault of
+the command is there from the start of Python. Prints a Markdown table and writes it to
+OUT/hosts.md. --quick leaves out the faults that take 30 s.
 
---start N: instead, the seconds from the start of two processes to the line that says
-"steps", N times.
+--cost: instead, what it adds to the start of two processes (facts, join, meetings), the
+median of ten, and the share of a core that a joined process takes when nothing happens.
 """
 
 import argparse
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LIMIT_SECONDS = 400
+MEETINGS = ("dataset", "plan", "resume", "ready for the first step")  # of a training
 SMALL = {
     "model.stage_sizes": "(1,1)",
     "model.width": 8,
@@ -151,7 +154,7 @@ def stop_children(pid: int) -> None:
 
 def faults(out: Path, quick: bool) -> list[Fault]:
     """What is tried."""
-    lost = ("--config.data.data_dir=/nonexistent", "--config.data.manual_dir=")
+    lost = ("--config.data.data_dir=/nonexistent",)
     seed = ("--config.seed=7", "--config.optimizer.learning_rate=0.5")
     found = [
         Fault("another batch_size", 2, (1, ("--config.batch_size=24",))),
@@ -175,17 +178,51 @@ def faults(out: Path, quick: bool) -> list[Fault]:
     return found
 
 
-def start_seconds(out: Path) -> float:
-    """From the start of two processes to the line that names the steps."""
-    shutil.rmtree(out / "run", ignore_errors=True)
-    port, began = free_port(), time.monotonic()
-    both = [start(number, 2, port, out) for number in range(2)]
-    wait_for(lambda: "\nsteps " in both[0].log.read_text())
-    seconds = time.monotonic() - began
-    for one in both:
-        one.process.kill()
-        one.process.wait()
-    return seconds
+def _cost_of_one(number: int, port: int, idle_seconds: float) -> None:
+    """In a process of its own; process 0 prints its seconds."""
+    from fakedetect_jax import hosts, settings, workdir
+
+    config = settings.load("configs/ffpp.py")
+    marks = [time.perf_counter()]
+    facts = workdir.shared_facts(config, Path("run"))
+    marks.append(time.perf_counter())
+    place = hosts.Place(f"localhost:{port}", 2, number)
+    link = hosts.join(place, facts, cure="", say=print)
+    marks.append(time.perf_counter())
+    for name in MEETINGS:
+        link.meet(name, {"value": 1})
+    marks.append(time.perf_counter())
+    busy = time.process_time()
+    time.sleep(idle_seconds)
+    busy = time.process_time() - busy
+    link.done()
+    if number == 0:
+        parts = [after - before for before, after in itertools.pairwise(marks)]
+        print(json.dumps([*parts, busy / max(idle_seconds, 1)]), flush=True)
+
+
+def cost(times: int = 10) -> None:
+    """Prints the medians."""
+    rows = []
+    for turn in range(times):
+        port, idle = free_port(), 10.0 if turn == 0 else 0.0
+        code = "import sys; from benchmarks import hosts as h; "
+        code += "h._cost_of_one(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))"
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(number), str(port), str(idle)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        first, _ = [process.communicate()[0] for process in both]
+        rows.append(json.loads(first.splitlines()[-1]))
+    facts, join, meetings, _ = (
+        statistics.median(column) for column in zip(*rows, strict=True)
+    )
+    print(f"facts {facts:.3f} s, join {join:.3f} s (with the wait for the other), ")
+    print(f"{len(MEETINGS)} meetings {meetings:.4f} s; idle {rows[0][3]:.3%} of a core")
 
 
 def build(out: Path) -> None:
@@ -202,28 +239,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--start", type=int, default=0, metavar="N")
+    parser.add_argument("--cost", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/hosts"))
     options = parser.parse_args(argv)
+    if options.cost:
+        cost()
+        return
     out = options.out.absolute()
     os.environ["JAX_PLATFORMS"] = "cpu"
     build(out)
-    if options.start:
-        seconds = [start_seconds(out) for _ in range(options.start)]
-        print(f"{statistics.median(seconds):.2f} s to the first line about steps")
-        print(", ".join(f"{s:.2f}" for s in seconds))
-        return
     rows = ["| fault | processes | s from the fault | s from the first error |"]
     rows[0] += " exit codes | first sentence |"
     rows.append("|---|---|---|---|---|---|")
     print("\n".join(rows))
     for fault in faults(out, options.quick):
         found = measure(fault, out)
-        told = ", ".join(map(str, found.codes))
+        codes = ", ".join(map(str, found.codes))
         short = found.sentence.removeprefix("error: ")[:60].replace("|", "/")
         rows.append(
             f"| {fault.name} | {fault.count} | {found.from_fault:.1f} | "
-            f"{found.from_error:.1f} | {told} | {short} … |"
+            f"{found.from_error:.1f} | {codes} | {short} … |"
         )
         print(rows[-1], flush=True)
     (out / "hosts.md").write_text("\n".join(rows) + "\n")

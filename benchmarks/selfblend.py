@@ -164,8 +164,8 @@ def score(recipe, variables, config, builder, split: str) -> dict[str, np.ndarra
         @jax.jit
         def logits(frames, key, way=way):
             changed = jnp.round(255 * way(frames / 255.0, key)).astype(jnp.uint8)
-            whole = {**batch, "frames": changed}
-            return training.eval_step(recipe.model, variables, whole)  # pyright: ignore[reportArgumentType]
+            clips = {"frames": changed, "length": jnp.asarray(batch["length"])}
+            return training.eval_step(recipe.model, variables, clips)
 
         drawn = [
             logits(jnp.asarray(batch["frames"]), jax.random.key(1000 + draw))

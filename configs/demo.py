@@ -1,4 +1,4 @@
-"""The whole path on made videos, for a laptop: about four minutes on two cores.
+"""The whole path on made videos, for a laptop: within five minutes on two cores.
 
 python -m fakedetect_jax.main --config configs/demo.py
 Expected: video AUC of at least 0.93 on the test split's unseen identities.

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, NoReturn
 from fakedetect_jax.errors import ConfigError, PeerError
 
 JOIN_SECONDS = 600  # a process that comes later is not waited for
-LATE_SECONDS = 10  # for others to come and hear of a failure before the start
+LATE_SECONDS = 10  # for others to come and hear why the run ends before its start
+TELL_SECONDS = 60  # the same for one whose command is wrong, which comes first of all
 FAREWELL_SECONDS = 5  # for the others to end before process 0 does
 BEAT_SECONDS = 3
 SILENCE_SECONDS = 30  # a process that says nothing for so long is gone
@@ -52,6 +53,51 @@ class Place(NamedTuple):
                 "process 0, for example host0:9876"
             )
         return host.strip("[]"), int(port)
+
+
+def find_place(
+    *,
+    distributed: bool,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> Place:
+    """Which process of the run this one is, by flags or from the cluster.
+
+    Raises ConfigError when the flags are incomplete or no cluster is detected.
+    """
+    if distributed:
+        coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    given = coordinator, num_processes, process_id
+    if distributed:
+        given = _detected(*given)
+    coordinator, num_processes, process_id = given
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ConfigError(
+            "no cluster of several hosts was detected; give --coordinator host:port, "
+            "--num_processes and --process_id on every host"
+            if distributed
+            else "--coordinator, --num_processes and --process_id belong together; "
+            "give all three, or --distributed alone on TPU, Slurm or Open MPI"
+        )
+    return Place(coordinator, num_processes, process_id)
+
+
+def _detected(coordinator, num_processes, process_id):
+    """What the cluster says of those that are None; the one use of JAX's own way."""
+    # Not public in any version of JAX, and there is no public one.
+    from jax._src import clusters
+
+    try:
+        # Without devices: those are chosen in local_devices.
+        return clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, num_processes, process_id, [], None, JOIN_SECONDS
+        )[:3]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the cluster could not be detected ({error}); give "
+            "--coordinator host:port, --num_processes and --process_id on every host"
+        ) from error
 
 
 def check_place(place: Place) -> None:
@@ -268,6 +314,7 @@ class _Hub:
                 line.send(self._end)
             elif "failed" in hello:
                 self._finish(**hello["failed"], by=process)
+                self._ends_at = time.monotonic() + TELL_SECONDS
             elif self._end is None:
                 self._meet(member, {**hello, "meet": "start", "facts": facts})
             return
@@ -294,7 +341,8 @@ class _Hub:
                 self._finish(fault, int(message.get("code", 2)), None)
                 return
             del self._meetings[name]
-            for other in self._members.values():
+            # Process 0 last: it may end, and the hub with it, as soon as it hears.
+            for _, other in sorted(self._members.items(), reverse=True):
                 other.waits_at = ""
                 other.line.send({"met": name})
         elif len(self._members) == self._count and all(
@@ -355,6 +403,7 @@ class Hosts:
         self._done = False
         self._leaving = threading.Lock()  # taken once, by whoever ends this process
         self._sending = threading.Lock()
+        self._ended = threading.Event()  # the hub said so, or is gone
         if line is not None:
             watch = threading.Thread(target=self._watch, args=(line,), daemon=True)
             watch.start()
@@ -396,7 +445,7 @@ class Hosts:
         """
         if self._line is not None:
             self._send(self._line, {"end": sentence, "code": code})
-            _wait_for_end(self._line)
+            self._ended.wait(LATE_SECONDS + FAREWELL_SECONDS)
         _leave(code)
 
     def await_reason(self) -> None:
@@ -413,7 +462,7 @@ class Hosts:
         selector.register(line, selectors.EVENT_READ)
         beat = time.monotonic()
         self._heed(line.unread)
-        while not self._leaving.locked():
+        while True:
             now = time.monotonic()
             if now - beat >= BEAT_SECONDS:
                 beat = now
@@ -450,6 +499,7 @@ class Hosts:
                 self._leave_with(_sentence(message), message["code"])
 
     def _leave_with(self, sentence: str, code: int) -> None:
+        self._ended.set()
         self.claim_end()
         print(f"error: {sentence}", file=sys.stderr)
         _leave(code)
@@ -458,18 +508,6 @@ class Hosts:
 def _sentence(message: Message) -> str:
     by = message["by"]
     return message["end"] if by is None else f"process {by}: {message['end']}"
-
-
-def _wait_for_end(line: _Line) -> None:
-    """Waits until the hub has passed an end on, or is gone."""
-    latest = time.monotonic() + LATE_SECONDS + FAREWELL_SECONDS
-    while time.monotonic() < latest:
-        try:
-            messages = line.receive()
-        except ValueError:
-            return
-        if messages is None or any("end" in message for message in messages):
-            return
 
 
 def _leave(code: int) -> NoReturn:
@@ -500,11 +538,11 @@ def join(place: Place, facts: Facts, *, cure: str, say: Callable[[str], None]) -
 
 
 def tell_failure(place: Place, sentence: str, code: int) -> None:
-    """Tells the others, those who come within 10 s, of a failure before the join."""
+    """Tells the others, those who come within 60 s, of a failure before the join."""
     check_place(place)
     if place.num_processes == 1:
         return
-    joining = _Joining(place, lambda _: None, patience=LATE_SECONDS)
+    joining = _Joining(place, lambda _: None, patience=TELL_SECONDS + 1)
     try:
         joining.join({"facts": {}, "failed": {"end": sentence, "code": code}})
     except (ConfigError, PeerError):

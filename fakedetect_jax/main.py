@@ -140,10 +140,7 @@ def _one_of_several(
     """The work of one process of several, whose failure ends all of them."""
     place = link = None
     try:
-        from fakedetect_jax import parallel, workdir
-        from fakedetect_jax.writer import Terminal
-
-        place = parallel.find_place(
+        place = hosts.find_place(
             distributed=where.distributed,
             coordinator=where.coordinator,
             num_processes=where.num_processes,
@@ -152,11 +149,18 @@ def _one_of_several(
         hosts.check_place(place)
         if problem is not None:
             raise problem
-        ready = _prepare(argv)
-        facts = workdir.shared_facts(ready.config, ready.workdir)
+        # Before the slow imports, so that no host waits for another's.
+        from fakedetect_jax import workdir
+        from fakedetect_jax.writer import Terminal
+
         options = {f"--{name}": FLAGS[name].value for name in ("mode", "split", "step")}
+        facts = {**options, **workdir.shared_facts(FLAGS.config, _workdir())}
         cure = "give all hosts the same command, config, packages and code"
-        link = hosts.join(place, {**options, **facts}, cure=cure, say=Terminal().say)
+        link = hosts.join(place, facts, cure=cure, say=Terminal().say)
+        ready = _prepare(argv)
+
+        from fakedetect_jax import parallel
+
         parallel.join_hosts(place, parallel.local_devices(where.local_device_ids))
         code = _run(argv, ready, link)
     except BaseException as error:
@@ -184,8 +188,9 @@ def _end_all(
     if link is not None:
         link.fail(sentence, code)
     if place is not None and not isinstance(error, PeerError):
+        print("the other hosts are told as they come, for 60 s", file=sys.stderr)
         sys.stderr.flush()
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, KeyboardInterrupt):
             hosts.tell_failure(place, sentence, code)
     return code
 

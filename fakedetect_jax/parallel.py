@@ -16,58 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError, UserError
-from fakedetect_jax.hosts import JOIN_SECONDS, Hosts, Place
-from fakedetect_jax.settings import one_line
+from fakedetect_jax.hosts import Hosts, Place
 
 Batch = dict[str, np.ndarray]
 
 # JAX ends the survivors of a dead peer after this long; hosts.py does so before.
 HEARTBEAT_TIMEOUT_SECONDS = 60
-
-
-def find_place(
-    *,
-    distributed: bool,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-) -> Place:
-    """Which process of the run this one is, by flags or from the cluster.
-
-    Raises ConfigError when the flags are incomplete or no cluster is detected.
-    """
-    if distributed:
-        coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    given = coordinator, num_processes, process_id
-    if distributed:
-        given = _detected(*given)
-    coordinator, num_processes, process_id = given
-    if coordinator is None or num_processes is None or process_id is None:
-        raise ConfigError(
-            "no cluster of several hosts was detected; give --coordinator host:port, "
-            "--num_processes and --process_id on every host"
-            if distributed
-            else "--coordinator, --num_processes and --process_id belong together; "
-            "give all three, or --distributed alone on TPU, Slurm or Open MPI"
-        )
-    return Place(coordinator, num_processes, process_id)
-
-
-def _detected(coordinator, num_processes, process_id):
-    """What the cluster says of those that are None; the one use of JAX's own way."""
-    # Not public in any version of JAX, and there is no public one.
-    from jax._src import clusters
-
-    try:
-        # Without devices: those are chosen in local_devices.
-        return clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator, num_processes, process_id, [], None, JOIN_SECONDS
-        )[:3]
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"the cluster could not be detected ({one_line(error)}); give "
-            "--coordinator host:port, --num_processes and --process_id on every host"
-        ) from error
 
 
 def local_devices(wanted: Sequence[str] | None) -> list[int]:
@@ -95,8 +49,8 @@ def _share_of_host(environ: Mapping[str, str]) -> list[int]:
         return []
     if "SLURM_LOCALID" in environ:
         # For example 8(x3),2 for nodes with 8, 8, 8 and 2 tasks.
-        told = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
-        nodes = re.findall(r"(\d+)(?:\(x(\d+)\))?", told)
+        listed = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+        nodes = re.findall(r"(\d+)(?:\(x(\d+)\))?", listed)
         counts = [int(n) for n, times in nodes for _ in range(int(times or 1))]
         node = int(environ.get("SLURM_NODEID", "0"))
         tasks = counts[node] if node < len(counts) else counts[-1]

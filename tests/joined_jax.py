@@ -6,14 +6,14 @@ import sys
 
 
 def run() -> None:
-    told = json.loads(sys.argv[1])
-    os.environ.update(told["env"])
+    request = json.loads(sys.argv[1])
+    os.environ.update(request["env"])
     import jax
 
     from fakedetect_jax import parallel
     from fakedetect_jax.hosts import Place
 
-    place = Place(f"localhost:{told['port']}", 1, 0)
+    place = Place(f"localhost:{request['port']}", 1, 0)
     parallel.join_hosts(place, parallel.local_devices(None))
     print(jax.config.values["jax_cuda_visible_devices"], jax.process_count())
     jax.distributed.shutdown()

@@ -14,25 +14,28 @@ from fakedetect_jax.errors import PeerError
 
 
 def run() -> None:
-    told = json.loads(sys.argv[1])
-    for name, seconds in told.get("constants", {}).items():
+    request = json.loads(sys.argv[1])
+    for name, seconds in request.get("constants", {}).items():
         setattr(hosts, name, seconds)
-    place = hosts.Place(told["coordinator"], told["count"], told["id"])
+    place = hosts.Place(request["coordinator"], request["count"], request["id"])
 
     def say(line: str) -> None:
         print(line, flush=True)
 
+    if "failed" in request:
+        hosts.tell_failure(place, *request["failed"])
+        sys.exit(request["failed"][1])
     try:
-        facts = told.get("facts", {})
+        facts = request.get("facts", {})
         link = hosts.join(place, facts, cure="give all the same", say=say)
     except PeerError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     say(f"joined {place.process_id} of {place.num_processes}")
-    for name, facts in told.get("meet", {}).items():
+    for name, facts in request.get("meet", {}).items():
         link.meet(name, facts, code=3, cure="copy it again")
         say(f"met {name}")
-    then = told.get("then", "done")
+    then = request.get("then", "done")
     if then == "fail":
         link.claim_end()
         print("error: the disk is full", file=sys.stderr)
@@ -41,7 +44,7 @@ def run() -> None:
         os._exit(9)
     if then == "wait":
         threading.Event().wait()
-    time.sleep(told.get("seconds", 0))
+    time.sleep(request.get("seconds", 0))
     link.done()
     time.sleep(0.2)
     sys.exit(0)

@@ -27,9 +27,13 @@ def start(launchpad, port):
     """Starts one process of several."""
     started = []
 
-    def start(number: int, count: int = 2, **told):
-        told = {"coordinator": f"localhost:{port}", "count": count, "id": number} | told
-        started.append(launchpad.start(json.dumps(told), module="tests.one_host"))
+    def start(number: int, count: int = 2, **request):
+        request = {
+            "coordinator": f"localhost:{port}",
+            "count": count,
+            "id": number,
+        } | request
+        started.append(launchpad.start(json.dumps(request), module="tests.one_host"))
         return started[-1]
 
     yield start
@@ -161,6 +165,14 @@ def test_duplicate_numbers_are_named(start, number):
     assert f"two processes have --process_id {number} (" in errors[0]
 
 
+def test_a_wrong_command_is_told_to_who_comes_later(start):
+    failing = start(1, 3, failed=["config.seed is x", 2], constants=QUICK)
+    time.sleep(1)
+    codes, errors = ends([start(0, 3), start(2, 3), failing])
+    assert codes == [2, 2, 2]
+    assert errors[:2] == ["error: process 1: config.seed is x"] * 2
+
+
 def test_a_port_of_another_program_is_told(start, port):
     with socket.create_server(("localhost", port)) as other:
         mine = start(1, constants=QUICK | {"STRANGER_SECONDS": 1})
@@ -227,7 +239,7 @@ def slurm(monkeypatch):
 
 
 def test_slurm_says_which_process_this_is(slurm):
-    place = parallel.find_place(
+    place = hosts.find_place(
         distributed=True, coordinator=None, num_processes=None, process_id=None
     )
     assert place == hosts.Place("node01:61482", 4, 2)
@@ -261,8 +273,8 @@ def test_a_device_that_is_no_number_is_refused():
 @pytest.mark.parametrize("cluster", [SLURM, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
 def test_jax_takes_all_gpus_and_looks_for_no_cluster(launchpad, port, cluster):
     """At the flag that JAX starts its GPUs by; there need be none here."""
-    told = {"port": port, "env": cluster}
-    code, out, err = launchpad.run(json.dumps(told), module="tests.joined_jax")
+    request = {"port": port, "env": cluster}
+    code, out, err = launchpad.run(json.dumps(request), module="tests.joined_jax")
     assert code == 0, err
     assert out.split() == ["all", "1"]
     assert "jax[k8s]" not in err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fakedetect_jax import errors, hosts, main, parallel
+from fakedetect_jax import errors, hosts, main
 from tfds_ffpp.errors import DataError
 
 TEXT = (Path(__file__).parent.parent / "docs" / "resilience.md").read_text()
@@ -25,7 +25,7 @@ def recipe(first_words: str) -> str:
 def place_of(words: list[str]) -> hosts.Place:
     """What the flags of a command say of a process."""
     values = main.host_flags(["main", *words])
-    return parallel.find_place(
+    return hosts.find_place(
         distributed=values.distributed,
         coordinator=values.coordinator,
         num_processes=values.num_processes,

@@ -12,6 +12,7 @@ from tfds_ffpp.faces import usual_box
 from tfds_ffpp.track import place_points
 
 CLIPS, FRAMES, SIDE = 12, 6, 48
+PICTURES = 800
 
 
 def faces_of(clips: int, frames: int) -> jax.Array:
@@ -90,7 +91,7 @@ def labelled():
 
     Two uint8[N,SIDE,SIDE,3] of the same pictures; the draws are apart.
     """
-    count = 800
+    count = PICTURES
     pictures = [picture(SIDE, seed=seed) for seed in range(count)]
     stored = np.stack(
         [
@@ -149,8 +150,9 @@ def test_the_lattice_of_the_stored_jpeg_does_not_tell_blends_from_reals(labelled
         assert (
             0.45 < linear_auc(*(d[:, blocks].mean(1) for d in (blends, reals))) < 0.55
         )
-    # All are on the lattice, as stored frames are; merely blended ones are not (0.2).
-    assert max(blends[..., coarse].mean(), reals[..., coarse].mean()) < 0.1
+    # All are on the lattice, as stored frames are (0.042); merely blended ones are not
+    # (0.079).
+    assert max(blends[..., coarse].mean(), reals[..., coarse].mean()) < 0.05
 
 
 def test_blends_are_frames_that_could_have_been_stored(blended, still):
@@ -178,11 +180,13 @@ def test_draws_follow_seed_and_clip_not_place(blended, still):
 
 
 def test_half_of_the_clips_are_changed_as_a_whole_blended_or_not():
-    flat = jnp.full((200, 1, 32, 32, 3), 0.5)
-    for blend in (True, False):
-        out = blend_some(flat, jnp.full(200, blend), jnp.arange(200), 0)
-        corner = np.abs(np.asarray(out) - 0.5)[:, 0, 0, 0].max(axis=-1)
-        assert 0.38 < np.mean(corner > 1.5 / 255) < 0.62
+    count = 2 * PICTURES  # the shape that `labelled` has compiled
+    flat = jnp.full((count, 1, SIDE, SIDE, 3), 0.5)
+    blend = jnp.arange(count) % 2 == 0
+    out = np.asarray(blend_some(flat, blend, jnp.arange(count), 0))
+    changed = np.abs(out - 0.5)[:, 0, 0, 0].max(axis=-1) > 1.5 / 255
+    for half in (changed[::2], changed[1::2]):
+        assert 0.43 < np.mean(half) < 0.55  # few changes are too small to see
 
 
 def test_masks_are_soft_regions_of_the_face():
