@@ -858,6 +858,7 @@ def cut_otherwise(config, other) -> str:
     return ", ".join(
         f"{name} {getattr(other, name)!r} (in training {config.dataset[name]!r})"
         for name in CUT_FIELDS
+        if name != "detector_model"  # a path, which other machines have elsewhere
         if getattr(other, name) != config.dataset[name]
     )
 

@@ -658,7 +658,7 @@ def test_files_that_differ_by_label_are_warned_of(tree, tmp_path):
     warnings = " ".join(card(tmp_path / "d")["warnings"])
     assert "bit_rate alone separates real from fake with an AUC of 1.00" in warnings
     assert "100 % of the fake videos are yuv420p" in warnings
-    assert "bit_rate alone" in (folder(tmp_path / "d") / "card.md").read_text()
+    assert r"bit\_rate alone" in (folder(tmp_path / "d") / "card.md").read_text()
 
 
 def test_settings_that_cannot_be(capsys):
