@@ -34,6 +34,7 @@ from fakedetect_jax.calibration import apply_temperature
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp import cache, workers
 from tfds_ffpp.faces import overlap
+from tfds_ffpp.limits import share_memory
 
 # A face is out of the model's range where its crop must be enlarged more than this.
 MAX_ENLARGEMENT = 4.0
@@ -52,7 +53,10 @@ Row = dict[str, Any]
 
 
 class Limits(NamedTuple):
-    """What decoding one video may take: seconds, bytes of memory."""
+    """What decoding one video may take: seconds, bytes of memory.
+
+    Less memory, and fewer processes, where the machine has not enough free for all.
+    """
 
     seconds: float = 3600.0
     memory: int = 4 << 30
@@ -111,13 +115,14 @@ class Detector:
         )
         self._window_frames = window_frames or model.window_frames
         self._all_faces = all_faces
-        self._num_processes = num_processes
-        self._limits = limits or Limits()
+        asked = limits or Limits()
+        self._num_processes, memory = share_memory(num_processes, most=asked.memory)
+        self._limits = asked._replace(memory=memory)
         self._network = steps.make_model(model.config)
         self._variables = parallel.put_replicated(model.variables, self._mesh)
         self._eval_step = evaluate.compile_eval_step(self._network, self._mesh)
         self._explain_step: Callable | None = None
-        self._pool = workers.Pool(num_processes)
+        self._pool = workers.Pool(self._num_processes)
         weakref.finalize(self, self._pool.close)
 
     def __enter__(self) -> "Detector":

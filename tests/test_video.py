@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from tests.made_videos import index_of, picture, write_video
+from tests.test_workers import RECIPE, job
 from tfds_ffpp import video
 from tfds_ffpp.video import UnusableVideoError, even_plan, read_clip, run_plan
+from tfds_ffpp.workers import Worker
 
 COLOURS = Path(__file__).with_name("colours")
 
@@ -352,3 +354,122 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path):
         file.mux(stream.encode())
     assert path.stat().st_size < 50_000
     assert "16384x8192 pixels" in reason(path)
+
+
+# Memory ----------------------------------------------------------------------------
+
+
+def write_bomb(path: Path, *, size: tuple[int, int], count: int = 30) -> Path:
+    """Deep grey pictures of any size: few bytes in the file, gigabytes of it."""
+    frame = av.VideoFrame(size[1], size[0], "yuv444p10le")
+    for plane in frame.planes:
+        plane.update(b"\x00\x02" * (plane.buffer_size // 2))
+    with av.open(str(path), "w") as file:
+        options = {"preset": "ultrafast", "g": "10"}
+        stream = file.add_stream("libx264", rate=25, options=options)
+        stream.height, stream.width = size
+        stream.pix_fmt, stream.thread_count = "yuv444p10le", 1
+        for i in range(count):
+            frame.pts = i
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def test_an_8k_file_of_deep_colours_takes_no_gigabytes(tmp_path):
+    """Frames of 199 MB each: 3 GB if all the chosen ones were held."""
+    path = write_bomb(tmp_path / "8k.mp4", size=(4320, 7680), count=16)
+    asked = job(path, tmp_path, recipe={**RECIPE, "num_frames": 15})
+    worker = Worker()
+    try:
+        result = worker.run(asked)
+    finally:
+        worker.close()
+    assert "seconds" in result, result
+    assert result["memory"] * 1024 < 1e9
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "avi"])
+def test_frames_that_are_decoded_again_are_the_same(tmp_path, monkeypatch, container):
+    codec = "mpeg4" if container == "avi" else "libx264"
+    options = {"g": "8"} if codec == "mpeg4" else {"g": "8", "bf": "2"}
+    path = write_video(
+        tmp_path / f"v.{container}",
+        60,
+        codec=codec,
+        options=options,
+        pixel_format="yuv420p",
+    )
+
+    def cut(total):
+        return [(i * total // 4, (i + 1) * total // 4) for i in range(4)]
+
+    def all_of(in_order):
+        windows = video.read_windows(path, cut, even_plan(5), in_order=in_order)
+        for window in windows:
+            clip = window.clip
+            # Twice, and by way of a frame before.
+            yield clip.indices, clip.timestamps, clip.size(4), clip.frames()
+            yield clip.rgb(2), clip.rgb(4), clip.rgb(0)[3:9]
+
+    def whole():
+        clip = read_clip(path, even_plan(11))
+        return clip.frames(), clip.indices, clip.timestamps
+
+    def same(a, b):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            np.testing.assert_equal(one, other)
+
+    in_order = container == "avi"
+    held, held_whole = list(all_of(in_order)), whole()
+    monkeypatch.setattr(video, "HELD_BYTES", 3 * 48 * 64)
+    same(list(all_of(in_order)), held)
+    same(whole(), held_whole)
+
+
+def test_a_file_that_changes_while_it_is_read_is_unusable(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "HELD_BYTES", 0)
+    path = write_video(tmp_path / "v.mp4", 12)
+    clip = read_clip(path, even_plan(4))
+    path.write_bytes(write_video(tmp_path / "w.mp4", 12, size=(64, 64)).read_bytes())
+    with pytest.raises(UnusableVideoError, match="other frames each time"):
+        clip.rgb(0)
+
+
+def test_packets_are_not_held(tmp_path):
+    """A file of noise, larger than what its reading may take."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", rate=25, options={"g": "1"})
+        stream.height, stream.width, stream.pix_fmt = 480, 640, "bgr0"
+        noise = rng.integers(0, 256, (480, 640, 3), np.uint8)
+        (packet,) = stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24"))
+        step = packet.duration
+        for i in range(400):
+            packet.pts = packet.dts = i * step
+            file.mux(packet)
+    assert path.stat().st_size > 350e6
+    worker = Worker()
+    try:
+        result = worker.run(job(path, tmp_path))
+    finally:
+        worker.close()
+    assert "seconds" in result, result
+    assert result["memory"] * 1024 < 250e6
+
+
+# Raw pictures ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout, named", [("yuv444p", False), ("yuv420p", True)])
+def test_raw_pictures_of_an_unnamed_layout_are_refused(tmp_path, layout, named):
+    """AVI has no code for 4:4:4: what is written as it is read as blue, green, red."""
+    path = write_video(
+        tmp_path / "v.avi", 12, codec="rawvideo", pixel_format=layout, options={}
+    )
+    if named:
+        assert len(read_clip(path, even_plan(4))) == 4
+    else:
+        assert "raw pictures of a layout that the file does not name" in reason(path)

@@ -46,6 +46,7 @@ def job(path: Path, folder: Path, **changes) -> dict:
         "recipe": RECIPE,
         "faces": None,
         "time_limit": 60.0,
+        "memory_limit": 2 << 30,
         **changes,
     }
 

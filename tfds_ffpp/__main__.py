@@ -88,6 +88,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--time_limit", type=float, default=packaging.TIME_LIMIT, help="s per video"
     )
     parser.add_argument(
+        "--memory_limit",
+        type=float,
+        default=packaging.MEMORY / 2**30,
+        help="GiB per video",
+    )
+    parser.add_argument(
         "--beam_pipeline_options", help="prepare by Apache Beam: comma-separated flags"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -133,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 keep_cache=args.keep_cache,
                 overwrite=args.overwrite,
                 time_limit=args.time_limit,
+                memory_limit=int(args.memory_limit * 2**30),
                 beam_options=_beam_options(args.beam_pipeline_options),
             ),
         )

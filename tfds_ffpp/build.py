@@ -107,7 +107,8 @@ class BuildOptions:
     """How to build; none of it changes what is built.
 
     keep_cache: keep the prepared videos after the build; overwrite: replace a finished
-    dataset, once the new one is whole; time_limit: seconds that one video may take;
+    dataset, once the new one is whole; time_limit, memory_limit: seconds and bytes of
+    memory that one video may take, less memory where the machine's is shared by many;
     beam_options: prepare by this Apache Beam pipeline (its PipelineOptions) instead of
     by processes.
     """
@@ -115,6 +116,7 @@ class BuildOptions:
     keep_cache: bool = False
     overwrite: bool = False
     time_limit: float = packaging.TIME_LIMIT
+    memory_limit: int = packaging.MEMORY
     beam_options: Any = None
 
 
@@ -149,6 +151,7 @@ def build(
     builder.num_processes = num_processes
     builder.cache_dir = data_dir / packaging.CACHE
     builder.keep_cache, builder.time_limit = options.keep_cache, options.time_limit
+    builder.memory_limit = options.memory_limit
     with (
         contextlib.redirect_stdout(None),  # TFDS tells of downloads that there are not
         tempfile.TemporaryDirectory() as downloads,

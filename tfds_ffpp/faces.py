@@ -289,7 +289,8 @@ def _look(detector: Detector, frame: np.ndarray, scale: float, *, faint: bool):
 
 def _look_at_all(
     detector: Detector,
-    frames: Sequence[np.ndarray],
+    clip: Clip,
+    looks: Sequence[int],
     reference: tuple[int, int],
     way: tuple[float, float],
     *,
@@ -298,7 +299,8 @@ def _look_at_all(
     """The tracks that one way of looking shows, in reference pixels."""
     side, enlarge = way
     found = []
-    for frame in frames:
+    for i in looks:
+        frame = clip.rgb(i)
         scale = min(side / max(frame.shape[:2]), enlarge)
         to_y, to_x = reference[0] / frame.shape[0], reference[1] / frame.shape[1]
         found.append(
@@ -319,10 +321,9 @@ def _find_tracks(
     margin: float,
 ) -> list[list[Box]]:
     """The tracks of the faces that last, or that their crops confirm."""
-    frames = [clip.rgb(i) for i in looks]
     passing: list[list[Box]] = []
     for way in LOOKS:
-        tracks = _look_at_all(detector, frames, reference, way)
+        tracks = _look_at_all(detector, clip, looks, reference, way)
         lasting = [t for t in tracks if len(t) >= MIN_LOOKS]
         if lasting:
             return lasting
@@ -335,8 +336,8 @@ def _find_tracks(
             confirmed.append(track)
     if confirmed:
         return confirmed
-    tracks = _look_at_all(detector, frames, reference, LOOKS[0], faint=True)
-    needed = max(MIN_LASTING * len(frames), MIN_LOOKS)
+    tracks = _look_at_all(detector, clip, looks, reference, LOOKS[0], faint=True)
+    needed = max(MIN_LASTING * len(looks), MIN_LOOKS)
     return [t for t in tracks if len(t) >= needed]
 
 

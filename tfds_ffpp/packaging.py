@@ -18,6 +18,7 @@ from typing import Any
 
 from tfds_ffpp import cache, card, layout, splits
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.limits import MEMORY, share_memory
 from tfds_ffpp.naming import VideoRecord
 from tfds_ffpp.other_sets import OTHER_SETS
 from tfds_ffpp.progress import Progress
@@ -179,6 +180,7 @@ class Work:
         download_config: Any = None,
         num_processes: int | None = None,
         time_limit: float = TIME_LIMIT,
+        memory_limit: int = MEMORY,
     ):
         """Reads the names of the tree; writes nothing. Raises DataError."""
         self._config = config
@@ -186,7 +188,15 @@ class Work:
         self._scan, self._split = select(config, manual_dir)
         self._data_dir = data_dir.expanduser()
         self._dataset_dir = dataset_dir
-        self._num_processes = num_processes or os.cpu_count() or 1
+        wanted = num_processes or os.cpu_count() or 1
+        self._num_processes, self._memory_limit = share_memory(
+            wanted, most=memory_limit
+        )
+        if num_processes and self._num_processes < wanted:
+            sys.stderr.write(
+                f"warning: free memory has place for {self._num_processes} of "
+                f"{wanted} processes\n"
+            )
         self._time_limit = time_limit
         self._limit = limit = getattr(download_config, "max_examples_per_split", None)
         if limit:
@@ -324,6 +334,7 @@ class Work:
             "recipe": self._recipe,
             "faces": faces,
             "time_limit": self._time_limit,
+            "memory_limit": self._memory_limit,
         }
 
     # Judging ----------------------------------------------------------------------

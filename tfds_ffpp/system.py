@@ -30,16 +30,6 @@ def peak_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024  # getrusage(2) of each
 
 
-def limit_memory(num_bytes: int) -> None:
-    """Lets this process allocate no more than so much, where the system can."""
-    try:
-        import resource
-    except ImportError:
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, hard))
-
-
 def num_cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

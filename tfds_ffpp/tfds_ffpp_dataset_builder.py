@@ -233,6 +233,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         self.keep_cache = False
         self.cache_dir: Path | None = None  # default: in the data dir
         self.time_limit = packaging.TIME_LIMIT
+        self.memory_limit = packaging.MEMORY
         self._packed: packaging.Packed | None = None
         self._download_config: Any = None
         super().__init__(file_format=file_format or "array_record", **kwargs)
@@ -287,6 +288,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             download_config=self._download_config,
             num_processes=self.num_processes,
             time_limit=self.time_limit,
+            memory_limit=self.memory_limit,
         )
         with work:
             self._packed = work.prepare()

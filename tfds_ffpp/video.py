@@ -7,10 +7,11 @@ chosen by index everywhere, and each carries its time.
 import os
 import stat
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tfds_ffpp.errors import DataError
 # Containers that hold everything in the one file; playlists are not among them.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 MAX_PIXELS = 7680 * 4320  # 8K; a frame of it takes 100 MB as RGB
+HELD_BYTES = 256 << 20  # of decoded frames; where there are more, none is held
 MIN_DECODED = 0.9  # share of the promised frames that a damaged video must still yield
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 # Metadata need not be text. From PyAV 19 on it may be anything, and this is unknown.
@@ -64,8 +66,27 @@ Region = tuple[int, int, int, int]  # y0, x0, y1, x1 in pixels of the upright fr
 _BLOCK = 4  # no pixel format shares chroma over more pixels
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A frame that was decoded: its name, time and upright size, and its picture.
+
+    name: pts or, where that is not known, index; picture: None when it is not held.
+    """
+
+    name: int
+    pts: int | None
+    size: tuple[int, int]
+    picture: VideoFrame | None
+
+
+# The frames with these names, in order.
+Again = Callable[[set[int]], Generator[tuple[int, VideoFrame], None, None]]
+
+
 class Clip:
     """Some decoded frames of a video, turned to RGB when asked.
+
+    Frames that are not held are decoded again: ask for them in order.
 
     indices: positions in presentation order; timestamps: seconds; source_frames: how
     many frames the video has; damaged: some of it could not be decoded.
@@ -73,8 +94,9 @@ class Clip:
 
     def __init__(
         self,
-        decoded: Sequence[VideoFrame],
+        seen: Sequence[Seen],
         *,
+        again: Again,
         indices: Sequence[int],
         timestamps: Sequence[float],
         source_frames: int,
@@ -82,7 +104,10 @@ class Clip:
         facts: VideoFacts,
     ):
         """Made by read_clip."""
-        self._decoded = decoded
+        self._seen = seen
+        self._again = again
+        self._source: Iterator[tuple[int, VideoFrame]] = iter(())
+        self._latest: tuple[int, VideoFrame] | None = None
         self._converter = _Converter()
         self.indices = list(indices)
         self.timestamps = list(timestamps)
@@ -92,19 +117,32 @@ class Clip:
 
     def __len__(self) -> int:
         """How many frames."""
-        return len(self._decoded)
+        return len(self._seen)
 
     def size(self, i: int) -> tuple[int, int]:
         """(height, width) of the upright frame i; frames may differ."""
-        return _upright_size(self._decoded[i])
+        return self._seen[i].size
 
     def rgb(self, i: int, region: Region | None = None) -> np.ndarray:
         """The upright frame i, or a region of it, as RGB uint8[H,W,3]."""
-        return self._converter.rgb(self._decoded[i], region)
+        return self._converter.rgb(self._picture(self._seen[i]), region)
 
     def frames(self) -> list[np.ndarray]:
         """All frames, whole, as RGB uint8[H,W,3]."""
         return [self.rgb(i) for i in range(len(self))]
+
+    def _picture(self, seen: Seen) -> VideoFrame:
+        if seen.picture is not None:
+            return seen.picture
+        if self._latest is None or self._latest[0] > seen.name:
+            self._source = self._again({s.name for s in self._seen})
+            self._latest = next(self._source, None)
+        while self._latest is not None and self._latest[0] < seen.name:
+            self._latest = None  # the picture before is given up first
+            self._latest = next(self._source, None)
+        if self._latest is None or _upright_size(self._latest[1]) != seen.size:
+            raise UnusableVideoError("damaged: it decodes to other frames each time")
+        return self._latest[1]
 
 
 Plan = Callable[[int], Sequence[int]]
@@ -204,6 +242,7 @@ class _Converter:
 def _rgb_graph(frame: VideoFrame, region: Region) -> Graph:
     y0, x0, y1, x1 = region
     graph = Graph()
+    graph.threads = 1
     source = graph.add_buffer(
         width=frame.width,
         height=frame.height,
@@ -255,6 +294,14 @@ def _video_stream(container):
     else:
         raise UnusableVideoError("no video stream")
     context = stream.codec_context
+    # Threads would hold a frame each, and take more processors than this one.
+    stream.thread_type = "NONE"
+    context.thread_count = 1
+    if context.name == "rawvideo" and not context.codec_tag.strip("\0"):
+        raise UnusableVideoError(
+            "raw pictures of a layout that the file does not name, which programs show "
+            "in different colours; convert them where they were made (FFV1 loses none)"
+        )
     if context.width * context.height > MAX_PIXELS:
         raise UnusableVideoError(
             f"{context.width}x{context.height} pixels are more than the "
@@ -366,56 +413,14 @@ def read_clip(path: str | Path, plan: Plan) -> Clip:
     Raises UnusableVideoError with the reason when the file is not a video, has no
     frames, or is damaged so that under 90 % of its frames decode.
     """
-    path = Path(path)
-    with _open(path) as container:
-        stream = _video_stream(container)
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        packets = list(_packets(container, stream))
-        promised = max(stream.frames, len(packets))
-        order = sorted({p.pts for p in packets if p.pts is not None})
-        # AVI has no presentation times.
-        regular = (
-            len(order) == len(packets)
-            and "avi" not in container.format.name
-            and not any(p.is_corrupt for p in packets)
-        )
-        if packets and regular and len(packets) >= MIN_DECODED * promised:
-            indices = list(plan(len(packets)))
-            wanted = {order[i] for i in indices}
-            times = [p.pts for p in packets]
-            needed = _groups_needed(times, [p.is_keyframe for p in packets], wanted)
-            context = stream.codec_context
-            frames = {}
-            with suppress(IrregularVideoError):
-                frames = {
-                    f.pts: f for f in _decode_wanted(context, packets, needed, wanted)
-                }
-            if len(frames) == len(wanted):
-                chosen = [frames[order[i]] for i in indices]
-                damaged = len(packets) < promised
-                total = len(packets)
-                return _clip(
-                    path, container, stream, chosen, indices, total, damaged=damaged
-                )
-    return _read_in_order(path, plan, promised)
 
+    def whole(total: int) -> list[tuple[int, int]]:
+        return [(0, total)]
 
-def _clip(path, container, stream, chosen, indices, total, *, damaged: bool) -> Clip:
-    rate = float(stream.average_rate or 0) or 25.0
-    # A drained decoder's frames have lost their own time base.
-    unit = float(stream.time_base)
-    return Clip(
-        chosen,
-        indices=[int(i) for i in indices],
-        timestamps=[
-            i / rate if f.pts is None else f.pts * unit
-            for f, i in zip(chosen, indices, strict=True)
-        ],
-        source_frames=total,
-        damaged=damaged,
-        facts=_facts(path, container, stream, _upright_size(chosen[0])),
-    )
+    try:
+        return next(read_windows(path, whole, plan)).clip
+    except IrregularVideoError:
+        return next(read_windows(path, whole, plan, in_order=True)).clip
 
 
 def decode_all(container, stream) -> Iterator[VideoFrame]:
@@ -448,23 +453,6 @@ def _count_frames(
     if total < MIN_DECODED * promised:
         raise UnusableVideoError(f"only {total} of {promised} frames decode")
     return total
-
-
-def _read_in_order(path: Path, plan: Plan, promised: int) -> Clip:
-    """Counts what decodes, then takes the plan's frames of that count; any file."""
-    total = _count_frames(path, promised)
-    with _open(path) as container:
-        stream = _video_stream(container)
-        indices = list(plan(total))
-        wanted = set(indices)
-        kept = {
-            i: frame
-            for i, frame in enumerate(decode_all(container, stream))
-            if i in wanted
-        }
-        chosen = [kept[i] for i in indices]
-        damaged = total < promised
-        return _clip(path, container, stream, chosen, indices, total, damaged=damaged)
 
 
 def read_frames(path: str | Path, indices: Sequence[int]) -> Clip:
@@ -522,72 +510,162 @@ def read_windows(
       IrregularVideoError: some windows may have been given by then; they are void.
     """
     path = Path(path)
-    times, keys, promised = _index(path, alive)
+    file = _index(path, alive)
     if in_order:
-        total = _count_frames(path, max(promised, len(times)), alive)
+        total = _count_frames(path, file.promised, alive)
+        order: Sequence[int] = range(total)
     else:
-        total = len(times)
-        if not total or total < MIN_DECODED * promised:
+        total, order = len(file.times), sorted(file.times)
+        if not total or total < MIN_DECODED * file.promised:
             raise IrregularVideoError
     windows = [(a, b, [a + int(i) for i in plan(b - a)]) for a, b in cut(total)]
-    with _open(path) as container:
-        stream = _video_stream(container)
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        order: Sequence[int] = range(total) if in_order else sorted(times)
-        if in_order:
-            frames = enumerate(decode_all(container, stream))
-        else:
-            wanted = {order[i] for _, _, indices in windows for i in indices}
-            needed = _groups_needed(times, keys, wanted)
-            packets = _packets(container, stream)
-            found = _decode_wanted(stream.codec_context, packets, needed, wanted)
-            frames = ((f.pts or 0, f) for f in found)
-        kept: dict[int, VideoFrame] = {}
-        for start, stop, indices in windows:
-            missing = {order[i] for i in indices} - kept.keys()
-            while missing:
-                name, frame = next(frames, (None, None))
-                if (name is None or frame is None) and in_order:
-                    raise UnusableVideoError(
-                        "damaged: another count of frames decodes each time"
-                    )
-                if name is None or frame is None:
-                    raise IrregularVideoError
-                alive()
-                if name in missing or not in_order:
-                    kept[name] = frame
-                    missing.discard(name)
-            chosen = [kept.pop(order[i]) for i in indices]
-            clip = _clip(
-                path,
-                container,
-                stream,
-                chosen,
-                indices,
-                total,
-                damaged=total < promised,
-            )
-            yield Window(start, stop, clip)
+    decode = _decode_in_order if in_order else _decode_groups
+
+    def again(wanted: set[int]) -> Generator[tuple[int, VideoFrame], None, None]:
+        return decode(file, wanted, alive)
+
+    def names_from(number: int) -> set[int]:
+        return {order[i] for _, _, indices in windows[number:] for i in indices}
+
+    frames = again(names_from(0))
+    kept: dict[int, Seen] = {}
+    for number, (start, stop, indices) in enumerate(windows):
+        wanted = {order[i] for i in indices}
+        held = 0
+        while wanted - kept.keys():
+            name, frame = next(frames, (None, None))
+            if (name is None or frame is None) and in_order:
+                raise UnusableVideoError(
+                    "damaged: another count of frames decodes each time"
+                )
+            if name is None or frame is None:
+                raise IrregularVideoError
+            fits = held <= HELD_BYTES
+            held += sum(plane.buffer_size for plane in frame.planes)
+            picture = frame if held <= HELD_BYTES else None
+            kept[name] = Seen(name, frame.pts, _upright_size(frame), picture)
+            del frame
+            if fits and picture is None:
+                kept = {n: replace(seen, picture=None) for n, seen in kept.items()}
+        chosen = [kept[order[i]] for i in indices]
+        for name in wanted:
+            del kept[name]
+        begin_again = held > HELD_BYTES and not in_order
+        if begin_again:  # a decoder takes memory too, and the clip needs one
+            frames.close()
+            kept.clear()
+        yield Window(start, stop, _clip(file, chosen, again, indices, total))
+        del chosen
+        if begin_again:
+            frames = again(names_from(number + 1))
 
 
-def _index(path: Path, alive: Callable[[], None]) -> tuple[array, bytearray, int]:
-    """Each packet's pts and whether it is a key frame, and the frames promised.
+def _clip(file, seen: Sequence[Seen], again: Again, indices, total: int) -> Clip:
+    return Clip(
+        seen,
+        again=again,
+        indices=[int(i) for i in indices],
+        # A drained decoder's frames have lost their own time base.
+        timestamps=[
+            i / file.rate if s.pts is None else s.pts * file.unit
+            for s, i in zip(seen, indices, strict=True)
+        ],
+        source_frames=total,
+        damaged=total < file.promised,
+        facts=replace(file.facts, height=seen[0].size[0], width=seen[0].size[1]),
+    )
 
-    Nothing of a video that has no such times, which then holds no packet here.
+
+@dataclass(frozen=True)
+class _Index:
+    """A file's packets without their contents.
+
+    times, keys: each packet's pts and whether it is a key frame; empty where such times
+    do not tell the frames. promised: how many frames the file says that it has; rate:
+    frames per second; unit: seconds of a pts.
     """
-    times, keys = array("q"), bytearray()
+
+    path: Path
+    times: array
+    keys: bytearray
+    promised: int
+    rate: float
+    unit: float
+    facts: VideoFacts
+
+
+def _index(path: Path, alive: Callable[[], None]) -> _Index:
+    times, keys, count = array("q"), bytearray(), 0
     with _open(path) as container:
         stream = _video_stream(container)
-        regular = "avi" not in container.format.name
+        regular = "avi" not in container.format.name  # it has no presentation times
         for packet in _packets(container, stream):
             alive()
+            count += 1
             if not regular or packet.pts is None or packet.is_corrupt:
                 regular = False
-                break
+                continue
             times.append(packet.pts)
             keys.append(packet.is_keyframe)
-        promised = stream.frames
-    if not regular or len(set(times)) != len(times):
-        return array("q"), bytearray(), promised
-    return times, keys, promised
+        size = stream.codec_context.height, stream.codec_context.width
+        if not regular or len(set(times)) != len(times):
+            times, keys = array("q"), bytearray()
+        return _Index(
+            path,
+            times,
+            keys,
+            promised=max(stream.frames, count),
+            rate=float(stream.average_rate or 0) or 25.0,
+            unit=float(stream.time_base),
+            facts=_facts(path, container, stream, size),
+        )
+
+
+def _decode_in_order(
+    file: _Index, wanted: set[int], alive: Callable[[], None]
+) -> Generator[tuple[int, VideoFrame], None, None]:
+    """The frames with these indices."""
+    last = max(wanted, default=-1)
+    with _open(file.path) as container:
+        for i, frame in enumerate(decode_all(container, _video_stream(container))):
+            alive()
+            if i in wanted:
+                yield i, frame
+            if i >= last:
+                return
+
+
+def _decode_groups(
+    file: _Index, wanted: set[int], alive: Callable[[], None], *, seek: bool = True
+) -> Generator[tuple[int, VideoFrame], None, None]:
+    """The frames with these pts. Raises IrregularVideoError if anything is odd."""
+    if not wanted:
+        return
+    needed = _groups_needed(file.times, file.keys, wanted)
+    first, end = needed.index(True), len(needed) - needed[::-1].index(True)
+    with _open(file.path) as container:
+        stream = _video_stream(container)
+        packets = _packets(container, stream)
+        if first and not seek:
+            packets = islice(packets, first, None)
+        elif first:
+            packets = _sought(container, stream, file.times[first])
+        if packets is not None:
+            packets = islice(packets, end - first)
+            some = needed[first:end]
+            for frame in _decode_wanted(stream.codec_context, packets, some, wanted):
+                alive()
+                yield frame.pts or 0, frame
+            return
+    yield from _decode_groups(file, wanted, alive, seek=False)
+
+
+def _sought(container, stream, pts: int) -> Iterator[av.Packet] | None:
+    """The packets from the one with a pts; None if seeking does not lead there."""
+    with suppress(FFmpegError, OSError, ValueError):
+        container.seek(pts, stream=stream)
+        packets = _packets(container, stream)
+        for packet in packets:
+            if packet.pts == pts:
+                return chain([packet], packets)
+    return None

@@ -21,6 +21,17 @@ START_LIMIT = 120.0  # seconds
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
 
 
+@functools.cache
+def _say_open(ways: tuple[str, ...]) -> None:
+    """Says, once, what a hostile video could reach from its decoder."""
+    if ways:
+        sys.stderr.write(
+            f"warning: this system cannot keep {' and '.join(ways)} from the processes "
+            "that decode (Landlock and seccomp of Linux 5.13 or later do); open only "
+            "videos that you trust, or work in a container\n"
+        )
+
+
 class Worker:
     """One worker process, started on the first job and again after each death."""
 
@@ -52,7 +63,9 @@ class Worker:
         """
         if self._process is None:
             # The time to start is not the video's.
-            self._read_line(self._start(), START_LIMIT)
+            ready = self._read_line(self._start(), START_LIMIT)
+            if ready and ready.endswith(b"\n"):
+                _say_open(tuple(json.loads(ready)["open"]))
         process = self._process
         assert process is not None and process.stdin is not None  # noqa: S101
         with suppress(OSError):  # it is dead; reading says so
@@ -105,8 +118,10 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return
-        process.poll()
-        process.kill()
+        if process.returncode is None:
+            # Its group: the fork that decodes is in it.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with suppress(OSError):

@@ -1,0 +1,105 @@
+"""What preparing a video may take of the machine."""
+
+import math
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+MEMORY = 4 << 30  # bytes for one video
+LEAST_MEMORY = 768 << 20  # bytes; an ordinary video takes 100 to 400 MB
+SHARE = 0.8  # of the free memory, for all processes together
+NUM_FILES = 64  # open at a time
+_PICTURE_BYTES = (
+    6  # of a stored pixel at the most: JPEG of noise at quality 100 takes 4
+)
+_FACTS_BYTES = 4096  # of what is written about a frame
+
+
+def limit_process(*, seconds: float, memory: int | None, file_bytes: int) -> None:
+    """Limits this process for good: CPU seconds, bytes of memory and of a file.
+
+    Where the system has no such limits, nothing is limited.
+    """
+    try:
+        import resource
+    except ImportError:
+        return
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: NUM_FILES,
+        resource.RLIMIT_FSIZE: file_bytes,
+        resource.RLIMIT_CPU: math.ceil(seconds) + 1,
+    }
+    if memory:
+        limits[resource.RLIMIT_DATA] = memory
+    for kind, most in limits.items():
+        _, hard = resource.getrlimit(kind)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        # At the hard limit of time the kernel kills without saying why.
+        spare = kind == resource.RLIMIT_CPU and most != hard
+        resource.setrlimit(kind, (most, most + spare))
+
+
+def entry_bytes(num_frames: int, image_size: int) -> int:
+    """The most that a file of so many stored frames can take."""
+    return num_frames * (image_size**2 * _PICTURE_BYTES + _FACTS_BYTES) + (1 << 20)
+
+
+def share_memory(
+    num_processes: int, *, most: int = MEMORY, free: int | None = None
+) -> tuple[int, int]:
+    """(processes, bytes of memory for each) that the machine has place for.
+
+    Args:
+      num_processes: how many are wanted.
+      most: bytes for one.
+      free: bytes that all may take; asked of the system if not given.
+    """
+    have = free_memory() if free is None else free
+    if have is None:
+        return num_processes, most
+    have = int(SHARE * have)
+    fitting = max(have // min(LEAST_MEMORY, most), 1)
+    num_processes = min(num_processes, fitting)
+    return num_processes, min(most, max(have // num_processes, LEAST_MEMORY))
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take of the machine or of its container.
+
+    None where that is not known. Of a container's limit, file pages that were not used
+    lately are free: the kernel gives them up.
+    """
+    try:
+        told = (root / "proc/meminfo").read_text()
+        free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", told)[0]) << 10]
+    except (OSError, IndexError):
+        return None
+    for folder, limit, used, cached in _groups(root):
+        with suppress(OSError, ValueError):
+            most, taken = int((folder / limit).read_text()), (folder / used).read_text()
+            statistics = (folder / "memory.stat").read_text()
+            old = re.findall(rf"^{cached} (\d+)", statistics, re.M)
+            free.append(most - max(int(taken) - int(old[0] if old else 0), 0))
+    return max(min(free), 0)
+
+
+def _groups(root: Path) -> list[tuple[Path, str, str, str]]:
+    """The control groups that hold this process, with the names of their files."""
+    two = ("memory.max", "memory.current", "inactive_file")
+    one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    with suppress(OSError):
+        found = []
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            base = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            place = Path(os.path.normpath(base / path.lstrip("/")))
+            names = one if controllers else two
+            while place.is_relative_to(base):
+                found.append((place, *names))
+                place = place.parent
+        return found
+    return []
