@@ -217,7 +217,9 @@ def shrink(image: str) -> str:
 
 def _safe(value: Any) -> Any:
     """Text without characters that do more than show; markup of ours as it is."""
-    return printable(value) if type(value) is str else value
+    if type(value) is not str:
+        return value
+    return "\n".join(printable(line) for line in value.split("\n"))
 
 
 def _safe_markdown(value: Any) -> Any:

@@ -391,11 +391,14 @@ def _needs_blended_val(config, train: evaluate.Split, val: evaluate.Split) -> bo
     """
     if not config.data.hold_out:
         return False
-    if not config.loss.self_blend and not any(v["label"] for v in train.videos):
+    nothing_fake = not config.loss.self_blend and not any(
+        v["label"] for v in train.videos
+    )
+    if nothing_fake and not config.dataset.allow_one_class:
         raise ConfigError(
             "config.data.hold_out names every method, so no fake is left to train on; "
-            "set config.loss.self_blend=1 and config.data.sampling=class, or hold out "
-            "fewer"
+            "set config.loss.self_blend=1 and config.data.sampling=class, hold out "
+            "fewer, or go on with --config.dataset.allow_one_class=True"
         )
     return bool(config.loss.self_blend) and not any(v["label"] for v in val.videos)
 

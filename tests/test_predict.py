@@ -516,7 +516,8 @@ class TestOutcomes:
         bundle.write_bundle(bundle.load(tiny_run.workdir), tmp_path)
         facts = json.loads((tmp_path / "model.json").read_text())
         facts["config"]["data"]["min_coverage"] = least
-        (tmp_path / "model.json").write_text(json.dumps(facts))
+        sealed = description.sealed(facts)
+        (tmp_path / "model.json").write_text(json.dumps(sealed))
         strict = Detector.load(tmp_path, devices=jax.devices()[:1])
         frames = read_clip(reals(tiny_run)[0], lambda total: range(8)).frames()
         frames[3:] = [np.full_like(frames[0], 128)] * 5

@@ -14,7 +14,7 @@ NASTY = "m]|(x)\x1b[31m<script>alert(1)</script>`*_\u202e"
 
 def test_a_terminal_gets_no_control_characters():
     assert printable("a\x1b[31mb\x07\u202e") == "a?[31mb??"
-    assert printable("Ænima 09") == "Ænima 09"
+    assert printable("Ænima 09\u202f%") == "Ænima 09\u202f%"
 
 
 def test_markdown_shows_the_text_as_it_is():

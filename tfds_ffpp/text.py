@@ -1,6 +1,7 @@
 """Names that other people chose, made safe for a terminal, Markdown or a table."""
 
 import re
+import unicodedata
 
 # What begins a formula in the common spreadsheets (OWASP, "CSV injection").
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -8,7 +9,11 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def printable(text: object) -> str:
     """Each character that a terminal could obey, or not show, as a question mark."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
+    return "".join(
+        # Python counts all spaces but the common one among the unprintable.
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else "?"
+        for c in str(text)
+    )
 
 
 def markdown(text: str) -> str:
