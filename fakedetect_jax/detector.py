@@ -12,7 +12,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,7 +117,7 @@ class Detector:
         self._all_faces = all_faces
         asked = limits or Limits()
         self._num_processes, memory = share_memory(num_processes, most=asked.memory)
-        self._limits = replace(asked, memory=memory)
+        self._limits = asked._replace(memory=memory)
         self._network = steps.make_model(model.config)
         self._variables = parallel.put_replicated(model.variables, self._mesh)
         self._eval_step = evaluate.compile_eval_step(self._network, self._mesh)

@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fakedetect_jax import train
 from fakedetect_jax.checkpoint import Checkpoints
+from fakedetect_jax.errors import CheckpointError
 
 
 def final_leaves(workdir) -> dict[str, np.ndarray]:
@@ -188,3 +191,25 @@ def test_changed_fields_versions_and_devices_are_told_one_by_one(
     assert "optimizer.learning_rate was 0.002 and is 0.004" in err
     assert "devices were 1 x cpu (cpu), 1 process and are 2 x cpu" in err
     assert "steps     14, 2 per epoch; from 12" in out
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("model.width", 16),
+        ("dataset.image_size", 48),
+        ("data.clip_frames", 3),
+        ("data.frame_stride", 2),
+        ("data.hold_out", ("Deepfakes",)),
+    ],
+)
+def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, value):
+    """As a checkpoint tells them: through JSON."""
+    told = json.loads(json.dumps(tiny_run.config.to_dict()))
+    config = tiny_run.config.copy_and_resolve_references()
+    group, name = field.split(".")
+    with config.unlocked():
+        config[group][name] = value
+    run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
+    with pytest.raises(CheckpointError, match=f"another config: {field} was "):
+        train.check_resume(run, {"config": told}, None, 2)  # pyright: ignore
