@@ -5,6 +5,8 @@ import itertools
 
 import numpy as np
 import pytest
+import simplejpeg
+from tensorflow_datasets.proto import tf_example_pb2
 
 from fakedetect_jax import data
 from fakedetect_jax.writer import Terminal
@@ -458,6 +460,63 @@ def test_worker_processes_give_the_same_batches(load_config, workers):
     for left, right in zip(alone, shared, strict=True):
         for name in left:
             np.testing.assert_array_equal(left[name], right[name])
+
+
+# Pixels --------------------------------------------------------------------------
+
+
+def stored_frames(count: int, side: int = 16) -> list[bytes]:
+    """JPEG pictures of one grey each: 20, 40, 60, …"""
+    pictures = [np.full((side, side, 3), 20 * (i + 1), np.uint8) for i in range(count)]
+    return [simplejpeg.encode_jpeg(p, quality=95) for p in pictures]
+
+
+class Records:
+    """Records as the builder stores them; counts how often each is read."""
+
+    def __init__(self, videos: list[list[bytes]]):
+        self.reads = collections.Counter()
+        self._records = []
+        for frames in videos:
+            example = tf_example_pb2.Example()  # pyright: ignore
+            example.features.feature["frames"].bytes_list.value.extend(frames)
+            self._records.append(example.SerializeToString())
+
+    def as_data_source(self, split, deserialize_method):
+        return self
+
+    def __getitem__(self, number: int) -> bytes:
+        self.reads[number] += 1
+        return self._records[number]
+
+
+def greys(reader: data.FrameReader, clip: data.ClipRef, num_valid: int):
+    out = np.zeros((4, 16, 16, 3), np.uint8)
+    length = reader.read(clip, num_valid, out)
+    return length, [round(float(frame.mean()) / 20) for frame in out]
+
+
+@pytest.mark.parametrize("cache_mib", [0, 1])
+def test_a_short_clip_repeats_its_last_valid_frame(cache_mib):
+    records = Records([stored_frames(8)])
+    reader = data.FrameReader(records, "train", image_size=16, cache_mib=cache_mib)
+    assert greys(reader, data.ClipRef(0, 3, 1), 8) == (4, [4, 5, 6, 7])
+    assert greys(reader, data.ClipRef(0, 3, 1), 5) == (2, [4, 5, 5, 5])
+    assert greys(reader, data.ClipRef(0, 1, 3), 8) == (3, [2, 5, 8, 8])
+
+
+def test_the_cache_stays_below_its_limit():
+    """Videos of 64 frames take 48 KiB; 21 of them fit in 1 MiB."""
+    count = 30
+    records = Records([stored_frames(1) * 64] * count)
+    reader = data.FrameReader(records, "train", image_size=16, cache_mib=1)
+    for _ in range(2):
+        for video in range(count):
+            assert greys(reader, data.ClipRef(video, 0, 1), 64) == (4, [1] * 4)
+    once = sum(n == 1 for n in records.reads.values())
+    assert once == (1 << 20) // (64 * 16 * 16 * 3) == 21
+    # Beyond it every read goes to the record.
+    assert set(records.reads.values()) == {1, 4}
 
 
 def test_a_set_that_is_all_test_says_how_it_gets_a_train_split(tmp_path):

@@ -420,6 +420,28 @@ def test_videos_without_a_target_stand_alone():
     assert intervals.clusters(items).tolist() == [0, 1, 2, 2]
 
 
+def test_people_of_two_datasets_who_share_a_name_are_two_clusters():
+    rows = [
+        {"dataset": d, "method": "real", "video": v, "target": "000", "source": ""}
+        | {"label": 0, "clip": 0, "score": 0.5, "logit": 0.0}
+        for d in ("ffpp", "celebdf")
+        for v in ("a", "b")
+    ]
+    items = videos_of(rows)
+    of = dict(zip(items.dataset.tolist(), intervals.clusters(items), strict=True))
+    assert len(items.label) == 4 and len(set(of.values())) == 2
+    assert intervals.num_identities(items) == 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 17])
+def test_each_replicate_draws_as_many_clusters_as_there_are(count):
+    of = np.repeat(np.arange(count), 3)
+    (weights,) = intervals.draw_weights(of, replicates=200)
+    assert (weights.sum(axis=1) == len(of)).all()
+    assert (weights[:, ::3] == weights[:, 2::3]).all()
+    assert weights.var() > 0
+
+
 def swapped(pairs, *, dataset="ffpp", lone=()):
     """Items of everyone's real and of the fakes (target, source); their targets."""
     people = dict.fromkeys([i for pair in pairs for i in pair])

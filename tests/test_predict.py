@@ -32,6 +32,7 @@ from fakedetect_jax import (
     sources,
     steps,
 )
+from fakedetect_jax import detector as detector_module
 from fakedetect_jax.detector import Detector, Limits
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from tests.made_videos import picture, write_video
@@ -516,8 +517,7 @@ class TestOutcomes:
         bundle.write_bundle(bundle.load(tiny_run.workdir), tmp_path)
         facts = json.loads((tmp_path / "model.json").read_text())
         facts["config"]["data"]["min_coverage"] = least
-        sealed = description.sealed(facts)
-        (tmp_path / "model.json").write_text(json.dumps(sealed))
+        (tmp_path / "model.json").write_text(json.dumps(description.sealed(facts)))
         strict = Detector.load(tmp_path, devices=jax.devices()[:1])
         frames = read_clip(reals(tiny_run)[0], lambda total: range(8)).frames()
         frames[3:] = [np.full_like(frames[0], 128)] * 5
@@ -572,6 +572,87 @@ class TestOutcomes:
 
 
 # From Python ---------------------------------------------------------------------
+
+
+# Faces over windows ----------------------------------------------------------------
+
+
+def spoil(path: Path, number: int) -> None:
+    """Makes one packet of a video undecodable."""
+    with av.open(str(path)) as file:
+        packets = [p for p in file.demux(video=0) if p.size]
+    packet = packets[number]
+    whole = bytearray(path.read_bytes())
+    assert packet.pos is not None
+    whole[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    path.write_bytes(whole)
+
+
+def test_windows_before_a_damage_are_void(central, tmp_path):
+    """The file is read again in order, and nothing of it is scored twice."""
+    options = {"g": "10", "bf": "0"}
+    path = write_video(tmp_path / "v.mp4", 100, options=options)
+    whole = central.score(path)
+    spoil(path, 91)
+    numbers = []
+    (result,) = central.score_all(
+        [path], on_window=lambda _, window: numbers.append(window["number"])
+    )
+    assert numbers == [0, 1, 0, 1, 2]  # the damage was met in the third
+    assert result["file"]["damaged"] and result["windows"] == whole["windows"] == 3
+    assert result["frames_looked_at"] == whole["frames_looked_at"] == 24
+    (face,), (expected,) = result["faces"], whole["faces"]
+    assert [c["window"] for c in face["clips"]] == [
+        c["window"] for c in expected["clips"]
+    ]
+    assert len({tuple(c["frames"]) for c in face["clips"]}) == len(face["clips"])
+
+
+@pytest.fixture
+def faces_over(central, tmp_path):
+    """The faces that are made of boxes seen in successive windows: their windows."""
+
+    def join(*windows: list[list[float]]) -> list[list[int]]:
+        session = detector_module._Session(
+            central, tmp_path, lambda *_: None, lambda *_: None
+        )
+        video = _pending(tmp_path / "v.mp4", tmp_path)
+        for number, boxes in enumerate(windows):
+            # Too short for a clip: only who is who is asked.
+            seen = [{"box": box, "num_valid": 0} for box in boxes]
+            session._add_window(video, {"number": number, "faces": seen})
+        return [[entry["window"] for entry in face.entries] for face in video.faces]
+
+    return join
+
+
+LEFT, RIGHT = [20.0, 0.0, 120.0, 100.0], [20.0, 300.0, 120.0, 400.0]
+
+
+def moved(box: list[float], by: float) -> list[float]:
+    return [box[0], box[1] + by, box[2], box[3] + by]
+
+
+def test_a_face_that_moves_a_little_stays_one(faces_over):
+    assert faces_over([LEFT], [moved(LEFT, 20)], [moved(LEFT, 40)]) == [[0, 1, 2]]
+    assert faces_over([LEFT, RIGHT], [RIGHT, LEFT]) == [[0, 1], [0, 1]]
+
+
+def test_a_face_elsewhere_is_another(faces_over):
+    """Two people that a film cuts to and fro between."""
+    assert faces_over([LEFT], [RIGHT], [LEFT]) == [[0], [1], [2]]
+    # Half a side away they share a third; nine tenths away hardly anything.
+    assert faces_over([LEFT], [moved(LEFT, 50)]) == [[0, 1]]
+    assert faces_over([LEFT], [moved(LEFT, 90)]) == [[0], [1]]
+
+
+def test_a_face_does_not_go_on_over_a_window_without_it(faces_over):
+    assert faces_over([LEFT], [], [LEFT]) == [[0], [2]]
+    assert faces_over([LEFT, RIGHT], [RIGHT], [LEFT]) == [[0], [0, 1], [2]]
+
+
+def test_a_face_goes_on_as_one_face_only(faces_over):
+    assert faces_over([LEFT], [moved(LEFT, 10), moved(LEFT, -30)]) == [[0, 1], [1]]
 
 
 class TestPython:

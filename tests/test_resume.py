@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fakedetect_jax import train
 from fakedetect_jax.checkpoint import Checkpoints
+from fakedetect_jax.errors import CheckpointError
 
 
 def final_leaves(workdir) -> dict[str, np.ndarray]:
@@ -222,3 +225,25 @@ def test_a_result_that_was_there_is_shown_as_such(
         assert code == 0, err
         assert "training is complete: 12 of 12 steps" in out
         assert (told in out) == seen
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("model.width", 16),
+        ("dataset.image_size", 48),
+        ("data.clip_frames", 3),
+        ("data.frame_stride", 2),
+        ("data.hold_out", ("Deepfakes",)),
+    ],
+)
+def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, value):
+    """As a checkpoint tells them: through JSON."""
+    told = json.loads(json.dumps(tiny_run.config.to_dict()))
+    config = tiny_run.config.copy_and_resolve_references()
+    group, name = field.split(".")
+    with config.unlocked():
+        config[group][name] = value
+    run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
+    with pytest.raises(CheckpointError, match=f"another config: {field} was "):
+        train.check_resume(run, {"config": told}, None, 2)  # pyright: ignore

@@ -155,6 +155,29 @@ def test_every_source_of_several_ids_is_known():
     assert len(SAME_SOURCE) == 22 and len(ids) == len(set(ids)) == 45
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("605", "606"),
+        ("639", "640"),
+        ("755", "756"),
+        ("837", "838"),
+        ("875", "876"),
+        ("954", "955"),
+        ("982", "983"),
+    ],
+)
+def test_each_source_that_the_official_split_cuts_apart_is_warned_of(tmp_path, ids):
+    lists = {
+        "train": [[ids[0], "100"]],
+        "val": [[ids[1], "101"]],
+        "test": [["102", "103"]],
+    }
+    root = write_lists(tmp_path, **lists)
+    (warning,) = assign(from_pairs(sum(lists.values(), [])), root=root).warnings
+    assert f"{ids[0]} train/{ids[1]} val" in warning
+
+
 def test_all_ids_of_a_source_are_warned_of(tmp_path):
     """Also those that the official split has on one side, and all of three."""
     lists = {

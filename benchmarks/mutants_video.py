@@ -1,0 +1,161 @@
+"""Damaged and forged videos through the decoders of the build and of predict.
+
+Small videos of several containers and codecs are changed at random: flipped bytes,
+overwritten stretches, cut ends, doubled and exchanged blocks, large numbers written
+into headers. Each goes to a worker as the build sends it and as predict does.
+
+    python -m benchmarks.mutants_video --count 300
+
+Prints how each way ended, the longest time and the most memory of one video; exits with
+1 when a worker failed otherwise than by a reason.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.made_videos import write_video
+from tfds_ffpp.limits import MEMORY
+from tfds_ffpp.workers import Worker
+
+SOURCES: list[tuple[str, str, str]] = [  # suffix, codec, pixel format
+    ("mp4", "libx264", "yuv420p"),
+    ("mp4", "libx264", "yuv444p10le"),
+    ("mkv", "libx265", "yuv420p"),
+    ("webm", "libvpx-vp9", "yuv420p"),
+    ("avi", "mpeg4", "yuv420p"),
+    ("ts", "libx264", "yuv420p"),
+    ("mov", "mjpeg", "yuvj420p"),
+    ("mkv", "ffv1", "yuv420p"),
+]
+RECIPE = {
+    "num_frames": 8,
+    "frame_step": 0,
+    "image_size": 64,
+    "crop": "face",
+    "margin": 1.3,
+    "detector": "dlib",
+    "detector_model": "",
+    "landmarks": "none",
+    "jpeg_quality": 95,
+    "jpeg_subsampling": "444",
+}
+
+
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    """One to four changes."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        # Headers are small: half of the changes are near an end.
+        size = len(data)
+        near = bool(rng.integers(2))
+        place = int(rng.integers(min(size, 1500) if near else size))
+        place = size - 1 - place if near and rng.integers(2) else place
+        length = int(rng.integers(1, 400))
+        kind = rng.integers(6)
+        if kind == 0:
+            data[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            data[place : place + length] = rng.bytes(length)
+        elif kind == 2 and size > 200:
+            del data[max(place, 100) :]
+        elif kind == 3:
+            data[place:place] = data[place : place + length]
+        elif kind == 4:
+            number = rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+            data[place : place + 4] = int(number).to_bytes(4, "big")
+        else:
+            data[place : place + length] = bytes(length)
+    return bytes(data)
+
+
+def jobs_of(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """The job of the build and that of predict."""
+    both = {
+        "path": str(path),
+        "recipe": RECIPE,
+        "time_limit": 60.0,
+        "memory_limit": MEMORY,
+    }
+    windows = folder / f"{path.name}.windows"
+    windows.mkdir()
+    return {
+        "build": {**both, "entry": str(folder / f"{path.name}.entry"), "faces": None},
+        "predict": {
+            **both,
+            "folder": str(windows),
+            "window_frames": 16,
+            "all_faces": True,
+            "stall_limit": 60.0,
+        },
+    }
+
+
+def outcome(result: dict[str, Any]) -> str:
+    """In a word: how a job ended."""
+    if "fatal" in result:
+        return "fatal"
+    reason = result.get("reason")
+    if reason is None:
+        return "prepared"
+    for word in ("died", "longer", "memory"):
+        if word in reason:
+            return word
+    return "reason"
+
+
+def main() -> int:
+    """Makes the videos, sends them, prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    counts: dict[str, Counter] = {"build": Counter(), "predict": Counter()}
+    seconds: dict[str, float] = dict.fromkeys(counts, 0.0)
+    memory: dict[str, int] = dict.fromkeys(counts, 0)
+    worker = Worker()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = [
+            write_video(
+                folder / f"{i}.{suffix}",
+                24,
+                size=(96, 128),
+                codec=codec,
+                pixel_format=pixel_format,
+                options={},
+            ).read_bytes()
+            for i, (suffix, codec, pixel_format) in enumerate(SOURCES)
+        ]
+        for i in range(arguments.count):
+            kind = i % len(SOURCES)
+            path = folder / f"mutant{i}.{SOURCES[kind][0]}"
+            path.write_bytes(mutate(whole[kind], rng))
+            for way, job in jobs_of(path, folder).items():
+                start = time.monotonic()
+                result = worker.run(job)
+                spent = time.monotonic() - start
+                counts[way][outcome(result)] += 1
+                if outcome(result) not in ("prepared", "reason"):
+                    sys.stderr.write(f"{path.name} {way}: {result}\n")
+                seconds[way] = max(seconds[way], spent)
+                memory[way] = max(memory[way], result.get("memory", 0))
+    worker.close()
+    for way, found in counts.items():
+        told = ", ".join(f"{n} {word}" for word, n in sorted(found.items()))
+        sys.stdout.write(
+            f"{way}: {arguments.count} videos: {told}; at most {seconds[way]:.1f} s "
+            f"and {memory[way] / 1024:.0f} MiB\n"
+        )
+    return int(any(found["fatal"] for found in counts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
