@@ -12,7 +12,7 @@ import pytest
 
 from tests.made_videos import write_video
 from tests.test_workers import RECIPE, job, pid_of
-from tfds_ffpp import limits, sandbox
+from tfds_ffpp import limits, sandbox, worker
 from tfds_ffpp.workers import Worker
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Landlock, seccomp")
@@ -275,3 +275,16 @@ def test_free_memory_is_the_containers(tmp_path, version):
     assert limits.free_memory(root) == 8_000_000 << 10
     (root / "proc/meminfo").unlink()
     assert limits.free_memory(root) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "strays"),
+    [("0-0", False), ("../secret", True), ("link", True), ("/etc/passwd", True)],
+)
+def test_a_decoder_may_name_only_files_of_its_folder(tmp_path, entry, strays):
+    """Its parent reads what it names, and removes what is damaged."""
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    face = {"entry": str(tmp_path / entry), "box": [0, 0, 1, 1]}
+    result = {"more": True, "window": {"stop": 3, "faces": [face]}}
+    assert worker._strays(result, str(tmp_path)) == strays
+    assert not worker._strays({"summary": {"frames": 3}}, "")

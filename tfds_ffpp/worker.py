@@ -139,7 +139,9 @@ def _fork(job: Job) -> Iterator[Result]:
     with os.fdopen(reading, "rb") as lines, suppress(ValueError):
         while last is None and (line := lines.readline(MAX_LINE)):
             result = json.loads(line)
-            if result.get("more"):
+            if _strays(result, job.get("folder", "")):
+                last = {"reason": "the decoding process named a file that is not its"}
+            elif result.get("more"):
                 yield result
             else:
                 last = result
@@ -153,6 +155,22 @@ def _fork(job: Job) -> Iterator[Result]:
     if "reason" in last and limit and 2048 * used.ru_maxrss > limit:
         last["reason"] += " (within the memory limit)"
     yield {**last, "memory": used.ru_maxrss}
+
+
+def _strays(result: Any, folder: str) -> bool:
+    """Whether a result names stored frames that do not lie in the folder of its job.
+
+    A decoder that a video took over could otherwise have its parent read any file.
+    """
+    if isinstance(result, list):
+        return any(_strays(part, folder) for part in result)
+    if not isinstance(result, dict):
+        return False
+    if "entry" in result:
+        path = Path(str(result["entry"]))
+        if path.parent != Path(folder) or ".." in path.parts or path.is_symlink():
+            return True
+    return any(_strays(part, folder) for part in result.values())
 
 
 def _death(job: Job, code: int) -> Result:
