@@ -1,19 +1,32 @@
 """Which parts of the recipe help to detect a forgery that was not trained on.
 
-python -m benchmarks.recipe [--out runs/recipe] [--jobs 2] [--quick]
+python -m benchmarks.recipe [--out runs/recipe] [--jobs 2] [--seeds 11] [--quick]
 
-On made videos that are harder than the demo's (c40, subtler fakes, 160 people). The two
-full rows train on three of the four methods and test on all, each method held out in
-turn, with three seeds: 12 runs a row. An ablation row changes one thing of
-configs/ffpp_best.py and is trained three times, each seed with another method held
-out; it is compared with the same three runs of the whole recipe. Every run has the
-same network, steps and batch, and is a command of fakedetect_jax.main that is kept in
-OUT/<row>/<method>-<seed>/. Finished runs are not run again.
+Three contrasts, named here before any run: the LSTM or frames alone; self-blended clips
+or none; augmentation (JPEG, colour, blur, down-up scaling) or none. Each changes one
+thing of the same base recipe, on made videos like the demo's but of 160 people and at
+48 pixels, so that 88 trainings fit an hour.
 
-Then the temporal forgery (single frames carry nothing): the LSTM beside frames alone.
+* The outcome is the mean video AUC over the methods that were held out, on people that
+  were never seen. Each seed trains each arm once per fold; the folds hold out each
+  method once. So held-out method and seed are crossed, and arms are compared seed by
+  seed.
+* Fakes are half of the labels in every arm, and every arm sees each fake equally often
+  per epoch: where self-blended clips take a share of the fakes' places, its epoch has
+  more steps.
+* A run trains until its validation AUC has not risen for PATIENCE epochs, or for
+  MOST_EPOCHS; the best checkpoint on validation is tested. Learning rate and data are
+  those of one uninterrupted run.
+* The interval of a contrast and its p value rest on draws of seeds and of people at
+  once, people by swap pairs (the pigeonhole bootstrap: Owen, Ann. Appl. Stat. 1, 2007,
+  which errs on the wide side), with Student's t of seeds - 1 degrees of freedom; p
+  values are corrected for the three contrasts by Holm's method.
+* Beside the AUCs: what a random forest on block statistics reaches, and how many real
+  test videos lie above the validation threshold as they are and after a change of
+  colour, light and sharpness that is no forgery, followed by JPEG compression.
 
-Prints tables in Markdown; numbers are mean video AUCs on unseen people, with the 95 %
-interval of the mean over the three seeds (Student's t).
+Every run is a command of fakedetect_jax.main, kept in OUT/<arm>/<fold>-<seed>/. A
+finished run is not run again, an interrupted one goes on.
 """
 
 import argparse
@@ -25,127 +38,137 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from fakedetect_jax import data, metrics, settings
+from fakedetect_jax import (
+    bundle,
+    data,
+    evaluate,
+    imaging,
+    intervals,
+    metrics,
+    parallel,
+    selfblend,
+    settings,
+    steps,
+    trivial,
+)
 from tfds_ffpp import build, synthetic
 from tfds_ffpp.progress import Progress
-from tfds_ffpp.synthetic import FOUR
 
-SEEDS = (0, 1, 2)
-HELD = ("Deepfakes", "FaceSwap", "NeuralTextures")  # by the ablations, one a seed
-COMPRESSION = "c40"
+COMPRESSION = "c23"
+PATIENCE, FIRST_EPOCHS, MOST_EPOCHS = 3, 8, 16
+REPLICATES = 2000
 Fields = Mapping[str, Any]
 
-# The network and the budget that every row has, whatever its file says.
+# Each fold holds out one half of the methods and trains on the other.
+FOLDS = {
+    "a": ("Deepfakes", "NeuralTextures"),
+    "b": ("Face2Face", "FaceSwap", "Flicker"),
+}
+METHODS = tuple(sorted(m for held_out in FOLDS.values() for m in held_out))
+
 SCALE: Fields = {
     "synthetic.num_identities": 160,
     "synthetic.num_frames": 24,
-    "dataset.image_size": 64,
+    "synthetic.difficulty": 0.0,
+    "dataset.name": "recipe",
+    "dataset.methods": METHODS,
+    "dataset.image_size": 48,
     "dataset.num_frames": 16,
+}
+BASE: Fields = {
     "data.clip_frames": 4,
-    "data.frame_stride": 2,
-    "data.train_clips_per_video": 8,
+    "data.frame_stride": 1,
+    "data.sampling": "pair",
+    "data.train_clips_per_video": 4,
     "data.num_threads": 1,
     "data.cache_mib": 512,
     "model.backbone": "resnet",
     "model.stage_sizes": (1, 1, 1),
-    "model.width": 16,
+    "model.width": 10,
     "model.stem": "small2",
     "model.lstm_features": 64,
+    "model.pooling": "mean",
     "model.dtype": "float32",
-    "init_from": "",
-    "batch_size": 16,
-    "num_epochs": 3,
-    "optimizer.learning_rate": 2e-3,  # a small network from scratch, in few steps
+    "augment.flip": 0.5,
+    "loss.self_blend": 0.0,
+    "batch_size": 12,
+    "optimizer.learning_rate": 2e-3,
     "optimizer.warmup_steps": 40,
+    "eval.final_split": "",
     "log_every_steps": 1000,
-    "eval.final_split": "test",
 }
-FORGERIES: Fields = {"synthetic.difficulty": 0.1, "dataset.name": "recipe"}
-FLICKER: Fields = {
-    "synthetic.difficulty": 0.0,
-    "dataset.name": "flicker",
-    "dataset.methods": ("Flicker",),
+SELF_BLEND = 1 / 3
+BASE_ARM = "base"
+ARMS: Mapping[str, Fields] = {
+    BASE_ARM: {},
+    "frames alone": {"model.frame_only": True},
+    "self-blended clips": {
+        "loss.self_blend": SELF_BLEND,
+        "data.train_clips_per_video": round(
+            BASE["data.train_clips_per_video"] / (1 - SELF_BLEND)
+        ),
+    },
+    "augmentation": {
+        "augment.jpeg": 0.5,
+        "augment.brightness_contrast": 0.3,
+        "augment.hue_saturation": 0.3,
+        "augment.blur": 0.2,
+        "augment.downscale": 0.2,
+    },
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """A line of the table: a config and what is changed in it."""
+class Contrast(NamedTuple):
+    """What is compared: the arm with a thing against the arm without it."""
 
     name: str
-    config: str
-    changes: Fields = field(default_factory=dict)
+    with_it: str
+    without: str
+
+
+CONTRASTS = (
+    Contrast("LSTM", BASE_ARM, "frames alone"),
+    Contrast("self-blended clips", "self-blended clips", BASE_ARM),
+    Contrast("augmentation", "augmentation", BASE_ARM),
+)
+QUICK: Fields = {"synthetic.num_identities": 32, "data.train_clips_per_video": 2}
 
 
 class Trial(NamedTuple):
-    """One training and its test."""
+    """One training."""
 
-    row: Row
-    held_out: str  # a method; "" when all are trained on
+    arm: str
+    fold: str
     seed: int
 
 
-QUICK: Fields = {
-    "synthetic.num_identities": 16,
-    "data.train_clips_per_video": 2,
-    "num_epochs": 1,
-}
+class Result(NamedTuple):
+    """What became of a trial.
 
-SEED_RECIPE = Row("the seed's recipe", "configs/ffpp.py")
-BEST = Row("configs/ffpp_best.py", "configs/ffpp_best.py")
-FULL = (SEED_RECIPE, BEST)
-AUGMENT_ALL: Fields = {
-    "augment.crop": 0.5,
-    "augment.blur": 0.2,
-    "augment.downscale": 0.2,
-    "augment.brightness_contrast": 0.5,
-    "augment.hue_saturation": 0.5,
-    "augment.gamma": 0.2,
-    "augment.noise": 0.2,
-    "augment.jpeg": 0.3,
-    "augment.frame_drop": 0.1,
-    "augment.cutout": 0.2,
-    "data.max_frame_stride": 3,
-}
-ABLATIONS = tuple(
-    Row(name, BEST.config, changes)
-    for name, changes in {
-        "no LSTM, frames alone": {"model.frame_only": True},
-        "no self-blended clips": {"loss.self_blend": 0.0},
-        "sampling natural, not by class": {"data.sampling": "natural"},
-        "sampling by method": {"data.sampling": "method"},
-        "sampling in pairs": {"data.sampling": "pair"},
-        "all augmentation, not the mirror alone": AUGMENT_ALL,
-        "last state, not the mean of states": {"model.pooling": "last"},
-        "attention over time": {"model.pooling": "attention"},
-        "LSTM in both directions": {"model.bidirectional": True},
-        "averaged weights (EMA 0.98)": {"optimizer.ema_decay": 0.98},
-        "label smoothing 0.1": {"loss.label_smoothing": 0.1},
-        "loss on frames, weight 0.5": {"loss.frame_weight": 0.5},
-        "stem and first stage frozen": {"model.freeze_stages": 1},
-    }.items()
-)
-# Long clips, since what flickers is seen over time only.
-LONG_CLIPS: Fields = {
-    "data.clip_frames": 12,
-    "data.frame_stride": 1,
-    "num_epochs": 5,
-    "loss.self_blend": 0.0,
-}
-TEMPORAL = (
-    Row("ResNet + LSTM", BEST.config, LONG_CLIPS),
-    Row("frames alone", BEST.config, {**LONG_CLIPS, "model.frame_only": True}),
-)
+    comparisons: for each held-out method 1 where the fake's score (row) is above the
+    real's (column), 0.5 where they are equal; the clusters of people of rows and
+    columns are numbers from 0. trained: mean AUC of the methods that were trained on.
+    alarms: share of real videos above the threshold, as stored and changed. epochs: of
+    the best checkpoint and in all.
+    """
+
+    comparisons: dict[str, np.ndarray]
+    fake_clusters: dict[str, np.ndarray]
+    real_clusters: np.ndarray
+    trained: float
+    alarms: tuple[float, float]
+    epochs: tuple[int, int]
 
 
 def flags(fields: Fields) -> list[str]:
@@ -156,72 +179,86 @@ def flags(fields: Fields) -> list[str]:
 class Bench:
     """The folder of the trials, and the cores that they run on."""
 
-    def __init__(self, out: Path, jobs: int, scale: Fields):
+    def __init__(self, out: Path, jobs: int, *, quick: bool):
         self.out = out
-        self.scale = scale
+        self.scale = {**SCALE, **(QUICK if quick else {})}
+        self.most_epochs = 2 if quick else MOST_EPOCHS
         self._jobs = jobs
         self._slots: SimpleQueue[list[int]] = SimpleQueue()
         cores = sorted(os.sched_getaffinity(0))
         for number in range(jobs):
             self._slots.put(cores[number::jobs] or cores)
 
-    def fields(self, trial: Trial) -> dict[str, Any]:
-        """All that a trial's config differs in from its file."""
-        dataset = FLICKER if not trial.held_out else FORGERIES
-        folder = self.out / "data" / dataset["dataset.name"]
-        held_out = (trial.held_out,) if trial.held_out else ()
-        return {
-            **self.scale,
-            **dataset,
-            "synthetic.num_identities": 0,  # made by make_data
-            "data.manual_dir": folder / "videos",
-            "data.data_dir": folder / "tfds",
-            "data.hold_out": held_out,
-            **trial.row.changes,
-            "seed": trial.seed,
-        }
+    def folder(self, trial: Trial) -> Path:
+        """The workdir of a trial."""
+        return self.out / trial.arm.replace(" ", "-") / f"{trial.fold}-{trial.seed}"
 
-    def make_data(self, fields: Fields, methods: tuple[str, ...]) -> None:
-        """Makes a tree of videos and builds the dataset, unless they are there."""
-        name = fields["dataset.name"]
-        folder = self.out / "data" / name
+    def make_data(self) -> None:
+        """Makes the tree of videos and builds the dataset, unless they are there."""
         synthetic.write_tree(
-            folder / "videos",
+            self.out / "videos",
             num_identities=self.scale["synthetic.num_identities"],
             num_frames=self.scale["synthetic.num_frames"],
-            difficulty=fields["synthetic.difficulty"],
+            difficulty=self.scale["synthetic.difficulty"],
             compressions=(COMPRESSION,),
-            methods=methods,
+            methods=METHODS,
             split_shares=(0.5, 0.125, 0.375),
         )
         config = settings.load(f"configs/ffpp.py:{COMPRESSION}")
         with config.unlocked():
-            config.update_from_flattened_dict({**self.scale, **fields}, strip_prefix="")
+            config.update_from_flattened_dict(dict(self.scale), strip_prefix="")
         build.build(
             data.dataset_config(config),
-            data_dir=folder / "tfds",
-            manual_dir=folder / "videos",
+            data_dir=self.out / "tfds",
+            manual_dir=self.out / "videos",
         )
 
-    def run(self, trial: Trial) -> dict[str, Any]:
-        """The test report of a trial; trained now unless it was."""
-        name = f"{trial.held_out or 'all'}-{trial.seed}"
-        folder = self.out / trial.row.name.replace("/", "-") / name
-        if not (folder / "report.json").exists():
-            slot = self._slots.get()
-            try:
-                self._train(trial, folder, slot)
-            finally:
-                self._slots.put(slot)
-        return json.loads((folder / "report.json").read_text())
+    def command(self, trial: Trial, num_epochs: int) -> list[str]:
+        """The training of a trial up to an epoch."""
+        arm = dict(ARMS[trial.arm])
+        if "data.train_clips_per_video" in self.scale:
+            arm.pop("data.train_clips_per_video", None)
+        fields = {
+            **BASE,
+            **self.scale,
+            **arm,
+            "synthetic.num_identities": 0,  # made by make_data
+            "data.manual_dir": self.out / "videos",
+            "data.data_dir": self.out / "tfds",
+            "data.hold_out": FOLDS[trial.fold],
+            "seed": trial.seed,
+            "num_epochs": num_epochs,
+        }
+        return [
+            *(sys.executable, "-m", "fakedetect_jax.main"),
+            *("--workdir", str(self.folder(trial))),
+            *("--config", f"configs/ffpp.py:{COMPRESSION}"),
+            *flags(fields),
+        ]
 
-    def _train(self, trial: Trial, folder: Path, cores: list[int]) -> None:
-        command = [sys.executable, "-m", "fakedetect_jax.main", "--workdir", folder]
-        command += ["--config", f"{trial.row.config}:{COMPRESSION}"]
-        command += flags(self.fields(trial))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "command.txt").write_text(shlex.join(map(str, command)) + "\n")
-        with open(folder / "log.txt", "w") as log:
+    def train(self, trial: Trial) -> None:
+        """Trains until validation stops rising, unless that was done."""
+        done = self.folder(trial) / "done"
+        if done.exists():
+            return
+        done.parent.mkdir(parents=True, exist_ok=True)
+        cores = self._slots.get()
+        try:
+            num_epochs = min(FIRST_EPOCHS, self.most_epochs)
+            while True:
+                self._run(self.command(trial, num_epochs), done.parent, cores)
+                curve = validation(done.parent)
+                rest = PATIENCE - (len(curve) - best_epoch(curve))
+                if rest <= 0 or num_epochs >= self.most_epochs:
+                    break
+                num_epochs = min(num_epochs + rest, self.most_epochs)
+            done.touch()
+        finally:
+            self._slots.put(cores)
+
+    def _run(self, command: list[str], folder: Path, cores: list[int]) -> None:
+        (folder / "command.txt").write_text(shlex.join(command) + "\n")
+        with open(folder / "log.txt", "a") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             # Before its threads start: they inherit it, and their number follows it.
             os.sched_setaffinity(process.pid, cores)
@@ -229,120 +266,265 @@ class Bench:
             raise SystemExit(
                 f"a trial ended with {process.returncode}: {folder}/log.txt"
             )
-        (done,) = folder.glob("eval/test@*/report.json")
-        (folder / "report.json").write_text(done.read_text())
 
-    def run_all(self, trials: Iterable[Trial]) -> dict[Trial, dict[str, Any]]:
-        """The reports of all trials, as many at once as there are jobs."""
-        trials = list(trials)
+    def train_all(self, trials: Sequence[Trial]) -> None:
+        """Trains all, as many at once as there are jobs."""
         with (
             ThreadPoolExecutor(self._jobs) as pool,
             Progress("trials", len(trials)) as bar,
         ):
 
-            def one(trial: Trial) -> dict[str, Any]:
-                report = self.run(trial)
+            def one(trial: Trial) -> None:
+                self.train(trial)
                 bar.step()
-                return report
 
-            return dict(zip(trials, pool.map(one, trials), strict=True))
-
-
-def full_trials(row: Row) -> list[Trial]:
-    """Each method held out, with each seed."""
-    return [Trial(row, method, seed) for method in FOUR for seed in SEEDS]
+            list(pool.map(one, trials))
 
 
-def short_trials(row: Row) -> list[Trial]:
-    """Each seed with another method held out."""
-    return [Trial(row, method, seed) for method, seed in zip(HELD, SEEDS, strict=True)]
+def validation(workdir: Path) -> list[float]:
+    """Validation's video AUC, epoch by epoch."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["kind"] == "val"]
+    return [row["video_auc"] for row in rows]
 
 
-def auc(report: Mapping[str, Any], method: str) -> float:
-    """The video AUC of a method against all reals."""
-    return report["video"]["by_method"][method]["auc"]
+def best_epoch(curve: Sequence[float]) -> int:
+    """The epoch, from 1, after which the AUC did not rise any more."""
+    return int(np.argmax(curve)) + 1
 
 
-def held_out(trial: Trial, report: Mapping[str, Any]) -> float:
-    """The AUC of the method that was not trained on."""
-    return auc(report, trial.held_out)
+# Testing -------------------------------------------------------------------------
 
 
-def trained(trial: Trial, report: Mapping[str, Any]) -> float:
-    """The mean AUC of the methods that were trained on."""
-    return statistics.mean(auc(report, m) for m in FOUR if m != trial.held_out)
+def test(bench: Bench, trial: Trial) -> Result:
+    """Scores the test split with a trial's best checkpoint."""
+    folder = bench.folder(trial)
+    model = bundle.read_workdir(folder)
+    mesh = parallel.make_mesh()
+    eval_step = evaluate.compile_eval_step(steps.make_model(model.config), mesh)
+    variables = parallel.put_replicated(model.variables, mesh)
+    builder = data.open_dataset(model.config)
+    split = evaluate.open_split(builder, "test", model.config)
+    rows = evaluate.score_clips(eval_step, variables, split, model.config, mesh=mesh)
+    videos = metrics.videos(metrics.clips(rows))
+    cluster_of = intervals.clusters(videos)
+    real = videos.take(videos.label == 0)
+    threshold = 0.5 if model.threshold is None else model.threshold
+    changed = regraded_scores(eval_step, variables, split, model.config, mesh)
+    comparisons, clusters, seen = {}, {}, []
+    for method in METHODS:
+        fake = videos.take(videos.method == method)
+        above = fake.score[:, None] - real.score[None]
+        comparison = (np.sign(above) + 1) / 2
+        if method in FOLDS[trial.fold]:
+            comparisons[method] = comparison
+            clusters[method] = cluster_of[videos.method == method]
+        else:
+            seen.append(comparison.mean())
+    curve = validation(folder)
+    return Result(
+        comparisons,
+        clusters,
+        cluster_of[videos.label == 0],
+        float(np.mean(seen)),
+        (float(np.mean(real.score > threshold)), float(np.mean(changed > threshold))),
+        (best_epoch(curve), len(curve)),
+    )
 
 
-def spread(per_seed: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval (Student's t over the seeds)."""
-    half = stats.t.ppf(0.975, len(per_seed) - 1) * statistics.stdev(per_seed)
-    return statistics.mean(per_seed), half / len(per_seed) ** 0.5
+def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
+    """Video scores of the reals, changed as a whole and compressed, one per video."""
+    real = [i for i, v in enumerate(split.videos) if v["label"] == 0]
+    clips = data.covering_clips(
+        split.videos,
+        clip_frames=config.data.clip_frames,
+        frame_stride=config.data.frame_stride,
+        per_video=1,
+    )
+    clips = [clip for clip in clips if clip.video in set(real)]
+    rows, frames, size = evaluate.batch_shape(config, config.eval.batch_size)
+    change = jax.jit(jax.vmap(regrade))
+    scores = []
+    for start in range(0, len(clips), rows):
+        batch = data.empty_batch(rows, frames, size)
+        part = clips[start : start + rows]
+        for row, clip in enumerate(part):
+            batch["length"][row] = split.reader.read(
+                clip, split.videos[clip.video]["num_valid"], batch["frames"][row]
+            )
+        keys = jax.random.split(jax.random.key(start), rows)
+        batch["frames"] = np.asarray(change(batch["frames"], keys))
+        logits = eval_step(variables, parallel.to_global(batch, mesh))
+        scores.append(metrics.sigmoid(parallel.fetch(logits))[: len(part)])
+    return np.concatenate(scores)
 
 
-def told(per_seed: list[float], *, sign: bool = False) -> str:
-    """For example "0.812 ± 0.020"."""
-    mean, half = spread(per_seed)
-    return f"{mean:{'+' if sign else ''}.3f} ± {half:.3f}"
+def regrade(frames_THWC, key):
+    """Colour, light and sharpness changed for the whole clip, then JPEG: no forgery."""
+    change, quality = jax.random.split(key)
+    planes = imaging.to_planes(frames_THWC / 255.0)
+    planes = imaging.to_bytes_and_back(selfblend.change_statistics(planes, change))
+    quality = jax.random.uniform(quality, minval=60.0, maxval=100.0)
+    planes = imaging.jpeg(planes, quality, subsample=False)
+    return jnp.round(255 * imaging.to_frames(planes)).astype(jnp.uint8)
 
 
-def by_seed(reports: Mapping[Trial, Any], row: Row, value) -> list[float]:
-    """The mean of value(trial, report) over the trials of a row, for each seed."""
-    return [
-        statistics.mean(
-            value(trial, report)
-            for trial, report in reports.items()
-            if trial.row is row and trial.seed == seed
+def forest_aucs(bench: Bench) -> dict[str, dict[str, float]]:
+    """Statistics -> the AUC of a forest on them, for each method held out from it."""
+    config = settings.load(f"configs/ffpp.py:{COMPRESSION}")
+    with config.unlocked():
+        config.update_from_flattened_dict({**BASE, **bench.scale}, strip_prefix="")
+        config.data.data_dir = str(bench.out / "tfds")
+    builder = data.open_dataset(config)
+
+    def frames(split: str, held_out: tuple[str, ...]):
+        opened = evaluate.open_split(builder, split, config, hold_out=held_out)
+        size = config.dataset.image_size
+        return trivial.stored_frames(opened.videos, opened.reader, image_size=size)
+
+    areas: dict[str, dict[str, float]] = {}
+    for methods in FOLDS.values():
+        rows = trivial.score_videos(frames("train", methods), frames("test", ()))
+        for name in rows[0]["scores"]:
+            for method in methods:
+                kept = [r for r in rows if not r["label"] or r["method"] == method]
+                labels = np.array([r["label"] for r in kept])
+                area = metrics.auc(labels, np.array([r["scores"][name] for r in kept]))
+                areas.setdefault(name, {})[method] = area if area is not None else 0.5
+    return areas
+
+
+# Statistics ----------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A contrast: its mean, half of its 95 % interval, p value; p after Holm."""
+
+    mean: float
+    half: float
+    p: float
+    holm: float = float("nan")
+
+
+def contrast(
+    results: Mapping[Trial, Result], named: Contrast, *, seeds: Sequence[int]
+) -> Estimate:
+    """The difference of held-out AUC, over seeds and people at once."""
+    differences: dict[str, np.ndarray] = {}  # method -> [seed, fake, real]
+    fakes_of: dict[str, np.ndarray] = {}
+    for fold, methods in FOLDS.items():
+        pairs = [
+            (
+                results[Trial(named.with_it, fold, seed)],
+                results[Trial(named.without, fold, seed)],
+            )
+            for seed in seeds
+        ]
+        for method in methods:
+            differences[method] = np.stack(
+                [a.comparisons[method] - b.comparisons[method] for a, b in pairs]
+            )
+            fakes_of[method] = pairs[0][0].fake_clusters[method]
+    real_of = next(iter(results.values())).real_clusters
+    rng = np.random.default_rng(0)
+    num_seeds, num_clusters = len(seeds), int(real_of.max()) + 1
+
+    def mean(seed_weights: np.ndarray, cluster_weights: np.ndarray) -> float:
+        values = []
+        for method, difference in differences.items():
+            fake = cluster_weights[fakes_of[method]]
+            real = cluster_weights[real_of]
+            per_pair = np.tensordot(seed_weights / seed_weights.sum(), difference, 1)
+            values.append(fake @ per_pair @ real / (fake.sum() * real.sum()))
+        return float(np.mean(values))
+
+    whole = mean(np.ones(num_seeds), np.ones(num_clusters))
+    drawn = [
+        mean(
+            rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds)),
+            rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters)),
         )
-        for seed in SEEDS
+        for _ in range(REPLICATES)
     ]
+    error = float(np.std(drawn, ddof=1))
+    t = stats.t(num_seeds - 1)
+    p = 2 * t.sf(abs(whole) / error) if error else 1.0
+    return Estimate(whole, t.ppf(0.975) * error, float(p))
 
 
-def full_table(reports: Mapping[Trial, Any], rows: Iterable[Row]) -> str:
-    """Rows: recipes; columns: trained and held out, in all and by method."""
-    lines = ["| | trained on | held out | " + " | ".join(FOUR) + " |"]
-    lines += ["|---" * (3 + len(FOUR)) + "|", constant_line()]
-    for row in rows:
-        own = {t: r for t, r in reports.items() if t.row is row}
-        cells = []
-        for method in FOUR:
-            seen = [auc(r, method) for t, r in own.items() if t.held_out != method]
-            unseen = [auc(r, method) for t, r in own.items() if t.held_out == method]
-            cells.append(f"{statistics.mean(seen):.3f} / {statistics.mean(unseen):.3f}")
-        whole = [told(by_seed(own, row, value)) for value in (trained, held_out)]
-        lines.append(f"| {row.name} | {' | '.join(whole + cells)} |")
+def corrected(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The estimates with p values by Holm (Scand. J. Stat. 6, 1979)."""
+    order = np.argsort([e.p for e in estimates])
+    highest, adjusted = 0.0, [0.0] * len(estimates)
+    for rank, number in enumerate(order):
+        value = min((len(estimates) - rank) * estimates[number].p, 1.0)
+        highest = adjusted[number] = max(highest, value)
+    return [e._replace(holm=p) for e, p in zip(estimates, adjusted, strict=True)]
+
+
+# Tables --------------------------------------------------------------------------
+
+
+def interval_text(values: Sequence[float]) -> str:
+    """Mean over seeds and half width of its 95 % interval (Student's t)."""
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values)
+    return f"{statistics.mean(values):.3f} ± {half / len(values) ** 0.5:.3f}"
+
+
+def arm_table(
+    results: Mapping[Trial, Result],
+    forests: Mapping[str, Mapping[str, float]],
+    seeds: Sequence[int],
+) -> str:
+    """Rows: arms; columns: AUCs, false alarms, epochs."""
+    lines = [
+        "| | trained on | held out | "
+        + " | ".join(METHODS)
+        + " | reals called fake | the same, re-graded | best epoch of |",
+        "|---" * (6 + len(METHODS)) + "|",
+        "| one score for all | 0.500 | 0.500 |"
+        + " 0.500 |" * len(METHODS)
+        + " - | - | - |",
+        *(
+            f"| a forest on {name} | - | {np.mean(list(areas.values())):.3f} | "
+            + " | ".join(f"{areas[m]:.3f}" for m in METHODS)
+            + " | - | - | - |"
+            for name, areas in forests.items()
+        ),
+    ]
+    for arm in ARMS:
+        own = {t: r for t, r in results.items() if t.arm == arm}
+        held, trained = [], []
+        for seed in seeds:
+            mine = [r for t, r in own.items() if t.seed == seed]
+            aucs = [c.mean() for r in mine for c in r.comparisons.values()]
+            held.append(float(np.mean(aucs)))
+            trained.append(float(np.mean([r.trained for r in mine])))
+        cells = [interval_text(trained), interval_text(held)]
+        for method in METHODS:
+            aucs = [
+                r.comparisons[method].mean()
+                for r in own.values()
+                if method in r.comparisons
+            ]
+            cells.append(f"{np.mean(aucs):.3f}")
+        alarms = np.mean([r.alarms for r in own.values()], axis=0)
+        cells += [f"{share:.1%}" for share in alarms]
+        best, total = zip(*(r.epochs for r in own.values()), strict=True)
+        cells.append(f"{statistics.median(best):.0f} of {statistics.median(total):.0f}")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def constant_line() -> str:
-    """What a detector gets that gives every video the same score."""
-    value = metrics.auc(np.array([0, 1]), np.array([0.5, 0.5]))
-    cells = [f"{value:.3f}"] * 2 + [f"{value:.3f} / {value:.3f}"] * len(FOUR)
-    return f"| one score for all | {' | '.join(cells)} |"
-
-
-def ablation_table(reports: Mapping[Trial, Any], rows: Iterable[Row]) -> str:
-    """Rows: one change each; columns: what it does to the whole recipe's AUC."""
-    lines = ["| change | trained on | held out |", "|---|---|---|"]
-    base = {(t.held_out, t.seed): r for t, r in reports.items() if t.row is BEST}
-    for row in rows:
-        cells = []
-        for value in (trained, held_out):
-
-            def gain(trial, report, value=value):
-                other = base[trial.held_out, trial.seed]
-                return value(trial, report) - value(trial, other)
-
-            cells.append(told(by_seed(reports, row, gain), sign=True))
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def flicker_table(reports: Mapping[Trial, Any], rows: Iterable[Row]) -> str:
-    """Rows: models; column: the AUC on the temporal forgery."""
-    lines = ["| | Flicker |", "|---|---|"]
-    for row in rows:
-        values = by_seed(reports, row, lambda _, report: auc(report, "Flicker"))
-        lines.append(f"| {row.name} | {told(values)} |")
+def contrast_table(estimates: Iterable[tuple[Contrast, Estimate]]) -> str:
+    """Rows: contrasts; columns: difference, interval, p values."""
+    lines = [
+        "| with it minus without | difference of held-out AUC | p | p after Holm |",
+        "|---|---|---|---|",
+    ]
+    for named, e in estimates:
+        span = f"{e.mean:+.3f} [{e.mean - e.half:+.3f}, {e.mean + e.half:+.3f}]"
+        lines.append(f"| {named.name} | {span} | {e.p:.3f} | {e.holm:.3f} |")
     return "\n".join(lines)
 
 
@@ -353,26 +535,29 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/recipe"))
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seeds", type=int, default=11)
     parser.add_argument("--quick", action="store_true", help="a few steps: a dry run")
     options = parser.parse_args()
-    scale = {**SCALE, **(QUICK if options.quick else {})}
-    bench = Bench(options.out.absolute(), options.jobs, scale)
+    bench = Bench(options.out.absolute(), options.jobs, quick=options.quick)
+    seeds = range(options.seeds)
     start = time.perf_counter()
-    bench.make_data(FORGERIES, FOUR)
-    bench.make_data(FLICKER, ("Flicker",))
-    trials = [trial for row in FULL for trial in full_trials(row)]
-    trials += [trial for row in ABLATIONS for trial in short_trials(row)]
-    temporal = [Trial(row, "", seed) for row in TEMPORAL for seed in SEEDS]
-    reports = bench.run_all([*trials, *temporal])
-    print("Video AUC, trained on / held out:\n")
-    print(full_table(reports, FULL))
-    print(f"\nOne change to {BEST.name}:\n")
-    print(ablation_table(reports, ABLATIONS))
-    print("\nThe forgery that only time shows:\n")
-    print(flicker_table(reports, TEMPORAL))
-    seconds = time.perf_counter() - start
-    print(f"\n{len(reports)} runs, {seconds / 60:.0f} min", end="; ")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {options.jobs} runs at once")
+    bench.make_data()
+    # Seed by seed, so that what is there after an interruption is balanced.
+    trials = [
+        Trial(arm, fold, seed) for seed in seeds for fold in FOLDS for arm in ARMS
+    ]
+    bench.train_all(trials)
+    results = {trial: test(bench, trial) for trial in trials}
+    estimates = corrected([contrast(results, c, seeds=seeds) for c in CONTRASTS])
+    print("Video AUC on unseen people, and false alarms:\n")
+    print(arm_table(results, forest_aucs(bench), seeds))
+    print("\nThe contrasts:\n")
+    print(contrast_table(zip(CONTRASTS, estimates, strict=True)))
+    minutes = (time.perf_counter() - start) / 60
+    at_most = sum(r.epochs[1] == bench.most_epochs for r in results.values())
+    print(f"\n{len(results)} runs, {at_most} stopped by the limit of epochs,", end=" ")
+    print(f"{minutes:.0f} min; {platform.machine()}, {os.cpu_count()} cores,", end=" ")
+    print(f"{options.jobs} runs at once")
 
 
 if __name__ == "__main__":
