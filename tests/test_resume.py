@@ -246,4 +246,4 @@ def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, val
         config[group][name] = value
     run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
     with pytest.raises(CheckpointError, match=f"another config: {field} was "):
-        train.check_resume(run, {"config": told}, None, 2)  # pyright: ignore
+        train.check_resume(run, {"config": told}, None, 2, None)  # pyright: ignore

@@ -97,8 +97,8 @@ def test_an_old_result_is_not_shown_for_other_data(
 
 def test_what_changed_in_a_dataset_is_named(tiny_run, tmp_path):
     folder = tmp_path / "set"
-    (cards,) = Path(tiny_run.config.data.data_dir).rglob("card.json")
-    shutil.copytree(cards.parent, folder)
+    built = Path(data.open_dataset(tiny_run.config).data_dir)
+    shutil.copytree(built, folder)
     before = data.dataset_facts(folder)
     assert before["digest"] == data.dataset_digest(folder)
     (folder / "card.md").write_text("a note")
