@@ -692,7 +692,9 @@ class TestPython:
             first = detector.score(video)
             (started,) = decoders()
             assert detector.score(video) == first
-            assert list(detector.score_all([video, video])) == [first, first]
+            # In another batch a score may differ by rounding.
+            both = [row["score"] for row in detector.score_all([video, video])]
+            assert both == pytest.approx([first["score"]] * 2, abs=1e-5)
             assert started in decoders()
             os.kill(started, signal.SIGKILL)
             again = detector.score(video)
