@@ -367,7 +367,7 @@ SCORING_FIELDS = (
 
 def checkpoint_digest(facts: dict[str, Any]) -> str:
     """SHA-256 over the digests of a checkpoint's weights and statistics."""
-    kept = ("params.", "batch_stats.", "ema_params.")
+    kept = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
     weights = {k: v for k, v in facts["digests"].items() if k.startswith(kept)}
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
 

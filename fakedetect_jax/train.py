@@ -362,7 +362,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "devices": evaluate.describe_devices(mesh),
             "source_frames": _source_frames(train_split.videos),
             "val_fakes": evaluate.SELF_BLENDED if blended_val else "forged",
-            "made": evaluate.read_card(Path(builder.data_dir)).get("made", False),
+            "made": card.get("made", False),
             "dataset": dataset,
             "steps_per_epoch": plan.steps_per_epoch,
         },
