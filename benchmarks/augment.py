@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import simplejpeg
 
-from fakedetect_jax import augment, imaging, selfblend, steps
-from tfds_ffpp import identity, rendering
-from tfds_ffpp.faces import DlibDetector, follow, usual_box
-from tfds_ffpp.track import place_points
+from fakedetect_jax.augment import pixels, selfblend
+from fakedetect_jax.augment.clips import OPERATIONS, augment_clips
+from fakedetect_jax.model import steps
+from tfds_ffpp.frames.faces import DlibDetector, follow, usual_box
+from tfds_ffpp.frames.track import place_points
+from tfds_ffpp.synthetic import identity, rendering
 
 STRENGTHS = {"blur_sigma": 3.0, "downscale_factor": 4.0, "noise_sigma": 0.1}
 # On a shared CPU, the processor time of all threads says more than the wall's.
@@ -34,7 +36,7 @@ Operation = Callable[[jax.Array, jax.Array], jax.Array]
 def augmentation(config: dict, seed: int = 0) -> Operation:
     """augment_clips of a config as a compiled function of frames and indices."""
     return jax.jit(
-        lambda frames, index: augment.augment_clips(
+        lambda frames, index: augment_clips(
             frames, key=jax.random.key(seed), index_B=index, config=config
         )
     )
@@ -62,12 +64,12 @@ def blending(face: jax.Array | None = None, seed: int = 0) -> Operation:
 
 def operations() -> dict[str, Operation]:
     """Everything that is timed, by name."""
-    timed = {name: augmentation({name: 0.5}) for name in augment.OPERATIONS}
+    timed = {name: augmentation({name: 0.5}) for name in OPERATIONS}
     timed["jpeg 4:4:4"] = augmentation({"jpeg": 0.5, "jpeg_subsampling": "444"})
     timed["crop+blur+downscale"] = augmentation(
         {"crop": 0.5, "blur": 0.5, "downscale": 0.5}
     )
-    timed["all"] = augmentation(dict.fromkeys(augment.OPERATIONS, 0.5))
+    timed["all"] = augmentation(dict.fromkeys(OPERATIONS, 0.5))
     timed["self_blend"] = blending()
     return timed
 
@@ -202,7 +204,7 @@ def draw_pictures(out: Path) -> None:
     frames = jnp.asarray(np.repeat(clips, 2, axis=0))
     index = jnp.arange(6)
     rows = [labelled(list(clips[[0, 0, 1, 1, 2, 2], 0]), "input")]
-    for name in augment.OPERATIONS:
+    for name in OPERATIONS:
         drawn = np.asarray(augmentation({name: 1.0, **STRENGTHS})(frames, index))
         tiles = list(drawn[:, 0])
         if name == "frame_drop":
@@ -257,13 +259,13 @@ def compare_jpeg() -> None:
     print("| frames | chroma | quality | off | file's own change | ratio |")
     print("|---|---|---|---|---|---|")
     for name, frames in (("rendered", rendered), ("stored", stored)):
-        planes = imaging.to_planes(jnp.asarray(frames, jnp.float32) / 255)
+        planes = pixels.to_planes(jnp.asarray(frames, jnp.float32) / 255)
         for chroma in ("420", "444"):
             for quality in (40, 60, 75, 90, 95, 100):
                 file = [through_libjpeg(image, quality, chroma) for image in frames]
                 file = np.stack(file).astype(np.float32)
-                ours = imaging.jpeg(planes, quality, subsample=chroma == "420")
-                ours = 255 * np.asarray(imaging.to_frames(ours))
+                ours = pixels.jpeg(planes, quality, subsample=chroma == "420")
+                ours = 255 * np.asarray(pixels.to_frames(ours))
                 off, change = np.abs(ours - file).mean(), np.abs(file - frames).mean()
                 print(
                     f"| {name} | {chroma} | {quality} | {off:.2f} | {change:.2f} "

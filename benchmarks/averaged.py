@@ -17,24 +17,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from fakedetect_jax import (
-    data,
-    evaluate,
-    metrics,
-    models,
-    parallel,
-    settings,
-    steps,
-    train,
-)
-from fakedetect_jax.writer import Terminal
+from fakedetect_jax import compiled, evaluate, settings, train
+from fakedetect_jax.data import dataset, reader
+from fakedetect_jax.data.feed import Batch, train_feed
+from fakedetect_jax.data.order import TrainOrder
+from fakedetect_jax.metrics import metrics
+from fakedetect_jax.model import network, steps
+from fakedetect_jax.run import parallel
+from fakedetect_jax.run.terminal import Terminal
 
 
 def estimate_statistics(
-    model: models.FakeDetector, variables: dict[str, Any], batches: Iterable[data.Batch]
+    model: network.FakeDetector, variables: dict[str, Any], batches: Iterable[Batch]
 ) -> Any:
     """BatchNorm statistics of the variables' parameters: means over whole batches."""
-    momentum = models.BatchNorm.momentum
+    momentum = network.BatchNorm.momentum
     # From zero, one update leaves (1 - momentum) times the batch's own statistics.
     empty = jax.tree.map(np.zeros_like, variables["batch_stats"])
 
@@ -54,21 +51,21 @@ def estimate_statistics(
     return jax.tree.map(lambda *parts: sum(parts) / len(parts) / (1 - momentum), *seen)
 
 
-def training_batches(config, split: evaluate.Split, count: int, *, start: int = 0):
+def training_batches(config, split: reader.Split, count: int, *, start: int = 0):
     """The batches of the steps from `start` to `count`, as the trainer feeds them."""
-    order = data.TrainOrder(
+    order = TrainOrder(
         split.videos,
         seed=config.seed,
         clip_frames=config.data.clip_frames,
         frame_stride=config.data.frame_stride,
         sampling=config.data.sampling,
     )
-    return data.train_feed(
+    return train_feed(
         order,
         split.reader,
         split.videos,
         config.data,
-        shape=evaluate.batch_shape(config, config.batch_size),
+        shape=settings.batch_shape(config, config.batch_size),
         rows=parallel.local_rows(config.batch_size),
         start_step=start,
         num_steps=count,
@@ -78,19 +75,19 @@ def training_batches(config, split: evaluate.Split, count: int, *, start: int = 
 def trained_state(config, builder, mesh, num_steps: int) -> steps.TrainState:
     """The state after num_steps."""
     recipe = steps.make_recipe(config, num_steps=num_steps)
-    state = train.first_state(recipe, evaluate.clip_shape(config), config, mesh)
-    update = train.compile_train_step(recipe, mesh)
+    state = train.first_state(recipe, settings.clip_shape(config), config, mesh)
+    update = compiled.compile_train_step(recipe, mesh)
     feed = training_batches(
-        config, evaluate.open_split(builder, "train", config), num_steps
+        config, reader.open_split(builder, "train", config), num_steps
     )
     for _, batch in parallel.put_ahead(feed, mesh, 2):
         state, _ = update(state, batch)
     return state
 
 
-def score(config, variables, splits: list[evaluate.Split], mesh) -> list[float]:
+def score(config, variables, splits: list[reader.Split], mesh) -> list[float]:
     """Video AUC, clip log loss and clip accuracy of all splits together."""
-    eval_step = evaluate.compile_eval_step(steps.make_model(config), mesh)
+    eval_step = compiled.compile_eval_step(network.make_model(config), mesh)
     rows = [
         row
         for split in splits
@@ -107,8 +104,8 @@ def compare(config, decay: float, num_steps: int, num_batches: int) -> None:
     with config.unlocked():
         config.optimizer.ema_decay = decay
     mesh = parallel.make_mesh()
-    builder = data.open_dataset(config)
-    open_split = functools.partial(evaluate.open_split, builder, config=config)
+    builder = dataset.open_dataset(config)
+    open_split = functools.partial(reader.open_split, builder, config=config)
     state = trained_state(config, builder, mesh, num_steps)
     held = [open_split("val"), open_split("test")]
     raw = {"params": state.params, "batch_stats": state.batch_stats}
@@ -116,7 +113,7 @@ def compare(config, decay: float, num_steps: int, num_batches: int) -> None:
     batches = training_batches(
         config, open_split("train"), num_steps + num_batches, start=num_steps
     )
-    anew = estimate_statistics(steps.make_model(config), stored, batches)
+    anew = estimate_statistics(network.make_model(config), stored, batches)
     ways = {
         "raw weights": raw,
         "averaged, statistics of the raw weights": {**stored, **_only_statistics(raw)},
@@ -154,7 +151,7 @@ def main() -> None:
             config.data.update(data_dir=args.data_dir, manual_dir="")
             config.synthetic.num_identities = 0
     if not Path(config.data.data_dir).exists():
-        data.prepare(config, Terminal())
+        dataset.prepare(config, Terminal())
     print("| decay, step | | video AUC | clip log loss | clip accuracy |")
     print("|---|---|---|---|---|")
     for decay, num_steps in zip(args.decay, args.steps, strict=True):

@@ -26,12 +26,12 @@ import cv2
 import dlib
 import numpy as np
 
-from tfds_ffpp import synthetic
 from tfds_ffpp.build import BuildOptions, build
-from tfds_ffpp.prepare import faces_from_json, prepare
-from tfds_ffpp.splits import SPLITS
+from tfds_ffpp.frames.prepare import faces_from_json, prepare
+from tfds_ffpp.frames.video import even_plan, read_clip
+from tfds_ffpp.synthetic.tree import write_tree
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
-from tfds_ffpp.video import even_plan, read_clip
+from tfds_ffpp.tree.splits import SPLITS
 
 HEIGHT, WIDTH, FRAMES = 720, 1280, 300
 FFPP_VIDEOS = 5000  # originals and the four classic methods
@@ -42,7 +42,7 @@ CONFIG = FfppConfig(name="bench", max_rejected=0.0)
 def make_videos(folder: Path) -> list[Path]:
     """An original and its four fakes; each of the two other splits has copies."""
     small, tree = folder / "small", folder / "tree"
-    synthetic.write_tree(small, num_identities=6, num_frames=40, num_processes=2)
+    write_tree(small, num_identities=6, num_frames=40, num_processes=2)
     splits = {
         s: json.loads((small / "splits" / f"{s}.json").read_text()) for s in SPLITS
     }

@@ -23,9 +23,13 @@ import jax
 import numpy as np
 
 from benchmarks import feed_peer
-from fakedetect_jax import data, parallel
-from fakedetect_jax.settings import MALLOC
-from tfds_ffpp import build, synthetic
+from fakedetect_jax.data.feed import train_feed
+from fakedetect_jax.data.order import ClipRef, TrainOrder
+from fakedetect_jax.data.reader import FrameReader, read_videos
+from fakedetect_jax.run import parallel
+from fakedetect_jax.run.process import MALLOC
+from tfds_ffpp import build
+from tfds_ffpp.synthetic import tree
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 CLIP_FRAMES, SIZE, BATCH = 10, 224, 32
@@ -39,7 +43,7 @@ WARM_UP = 8  # batches
 
 def make_data(folder: Path, num_identities: int):
     """Builds the datasets, and writes the first one's crops as image files."""
-    synthetic.write_tree(folder / "videos", num_identities=num_identities)
+    tree.write_tree(folder / "videos", num_identities=num_identities)
     builders = {}
     for name, (quality, chroma) in STORED.items():
         config = FfppConfig(
@@ -52,11 +56,11 @@ def make_data(folder: Path, num_identities: int):
             config, data_dir=folder / "tfds", manual_dir=folder / "videos"
         )
     builder = next(iter(builders.values()))
-    videos = data.read_videos(Path(builder.data_dir), "train")
-    reader = data.FrameReader(builder, "train", image_size=SIZE)
+    videos = read_videos(Path(builder.data_dir), "train")
+    reader = FrameReader(builder, "train", image_size=SIZE)
     for number, video in enumerate(videos):
         frames = np.empty((video["num_valid"], SIZE, SIZE, 3), np.uint8)
-        reader.read(data.ClipRef(number, 0, 1), video["num_valid"], frames)
+        reader.read(ClipRef(number, 0, 1), video["num_valid"], frames)
         for kind in ("png", "jpg"):
             place = folder / kind / f"{number:04d}"
             place.mkdir(parents=True, exist_ok=True)
@@ -71,12 +75,12 @@ def ours(builder, videos, *, num_batches: int, threads: int, pass_number: int) -
     settings = argparse.Namespace(
         num_workers=0, num_threads=threads, prefetch_batches=4
     )
-    order = data.TrainOrder(
+    order = TrainOrder(
         videos, seed=pass_number, clip_frames=CLIP_FRAMES, frame_stride=1
     )
-    feed = data.train_feed(
+    feed = train_feed(
         order,
-        data.FrameReader(builder, "train", image_size=SIZE),
+        FrameReader(builder, "train", image_size=SIZE),
         videos,
         settings,
         shape=(BATCH, CLIP_FRAMES, SIZE),

@@ -180,7 +180,8 @@ def faults(out: Path, quick: bool) -> list[Fault]:
 
 def _cost_of_one(number: int, port: int, idle_seconds: float) -> None:
     """In a process of its own; process 0 prints its seconds."""
-    from fakedetect_jax import hosts, settings, workdir
+    from fakedetect_jax import settings
+    from fakedetect_jax.run import hosts, workdir
 
     config = settings.load("configs/ffpp.py")
     marks = [time.perf_counter()]

@@ -20,7 +20,7 @@ from functools import partial
 
 import numpy as np
 
-from fakedetect_jax import intervals, metrics
+from fakedetect_jax.metrics import intervals, metrics, ranking
 from tfds_ffpp.progress import Progress
 
 METHODS = 4
@@ -104,11 +104,11 @@ def truth_of(separation: float, kind: dict) -> dict[str, float]:
     """The metrics of a population, and the difference of its two AUCs."""
     rng = np.random.default_rng(0)
     items = simulate(rng, POPULATION, separation, **kind)
-    found = intervals.exact(items) | {
+    found = ranking.exact(items) | {
         "loss": float(np.mean(metrics.log_losses(items))),
         "brier": float(np.mean((items.score - items.label) ** 2)),
     }
-    better = intervals.exact(rival(rng, items))
+    better = ranking.exact(rival(rng, items))
     return found | {DIFFERENCE: found["auc"] - better["auc"]}
 
 
@@ -119,12 +119,12 @@ def covered(
     rng = np.random.default_rng([seed, num_targets, int(10 * separation)])
     items = simulate(rng, num_targets, separation, **kind)
     spans = intervals.intervals(items, replicates=REPLICATES, seed=seed)
-    ranked = intervals.rank(items.label, items.score)
+    ranked = ranking.rank(items.label, items.score)
     own = np.arange(items.label.size)
     for name, clusters in zip(OTHERS, (own // (METHODS + 1), own), strict=True):
         drawn = np.concatenate(
             [
-                intervals.weighted(ranked, weights)["auc"]
+                ranking.weighted(ranked, weights)["auc"]
                 for weights in intervals.draw_weights(
                     clusters, replicates=REPLICATES, seed=seed
                 )

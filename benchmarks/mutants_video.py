@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from tests.made_videos import write_video
-from tfds_ffpp.limits import MEMORY
-from tfds_ffpp.workers import Worker
+from tfds_ffpp.workers.limits import MEMORY
+from tfds_ffpp.workers.pool import Worker
 
 SOURCES: list[tuple[str, str, str]] = [  # suffix, codec, pixel format
     ("mp4", "libx264", "yuv420p"),

@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fakedetect_jax import interrupt, parallel, settings, steps, train
-from fakedetect_jax.checkpoint import Checkpoints
-from fakedetect_jax.data import empty_batch
-from fakedetect_jax.evaluate import batch_shape, clip_shape
+from fakedetect_jax import compiled, settings, train
+from fakedetect_jax.data.feed import empty_batch
+from fakedetect_jax.model import steps
+from fakedetect_jax.run import parallel, process
+from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.settings import batch_shape, clip_shape
 
 
 def compiled_steps(config, mesh):
@@ -36,10 +38,10 @@ def compiled_steps(config, mesh):
     state = train.first_state(recipe, clip_shape(config), config, mesh)
     other = jax.tree.map(jnp.copy, state)
     guarded = (
-        train.compile_train_step(recipe, mesh).lower(state, device_batch).compile()
+        compiled.compile_train_step(recipe, mesh).lower(state, device_batch).compile()
     )
     with mock.patch.object(steps.jnp, "isfinite", lambda x: np.bool_(True)):
-        update = train.compile_train_step(recipe, mesh)
+        update = compiled.compile_train_step(recipe, mesh)
         bare = update.lower(other, device_batch).compile()
     return (guarded, state), (bare, other), device_batch
 
@@ -56,7 +58,7 @@ def main() -> None:
     folder = f"/tmp/overhead-{os.getpid()}"  # noqa: S108 - removed below
     checkpoints = Checkpoints(folder)  # pyright: ignore[reportArgumentType]
     vote = parallel.Vote(mesh)
-    with interrupt.StopRequest() as stop:
+    with process.StopRequest() as stop:
         for _ in range(options.steps):
             started = time.perf_counter()
             state, metrics = guarded(state, batch)

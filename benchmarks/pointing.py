@@ -17,12 +17,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fakedetect_jax import data, evaluate
-from fakedetect_jax.detector import Detector
+from fakedetect_jax import settings
+from fakedetect_jax.data import dataset, reader
+from fakedetect_jax.data.order import covering_clips
 from fakedetect_jax.errors import UserError
-from tfds_ffpp.crops import clip_crops
+from fakedetect_jax.serving.detector import Detector
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.video import read_frames
+from tfds_ffpp.frames.crops import clip_crops
+from tfds_ffpp.frames.video import read_frames
 
 INSIDE = 127  # masks are stored lossily; 255 inside
 
@@ -47,7 +49,7 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
     """One row per frame: method, hits of heat and centre, shares of mask and heat."""
     config = detector.model.config
     size = config.dataset.image_size
-    clips = data.covering_clips(
+    clips = covering_clips(
         split.videos,
         clip_frames=config.data.clip_frames,
         frame_stride=config.data.frame_stride,
@@ -60,7 +62,7 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
     for number in order:
         clip = fakes[number]
         video = split.videos[clip.video]
-        frames = np.empty((1, *evaluate.clip_shape(config)), np.uint8)
+        frames = np.empty((1, *settings.clip_shape(config)), np.uint8)
         length = split.reader.read(clip, video["num_valid"], frames[0])
         told = detector.explain(frames, np.array([length]))
         masks = mask_crops(mask_path(tree, video), video, size)
@@ -118,7 +120,7 @@ def main() -> None:
         if arguments.data_dir:
             with config.unlocked():
                 config.data.data_dir = arguments.data_dir
-        split = evaluate.open_split(data.open_dataset(config), arguments.split, config)
+        split = reader.open_split(dataset.open_dataset(config), arguments.split, config)
     except (UserError, DataError) as error:
         place = "" if arguments.data_dir else "; or give --data_dir"
         sys.exit(f"error: {error}{place}")

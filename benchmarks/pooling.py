@@ -12,17 +12,17 @@ import time
 import jax
 import numpy as np
 
-from fakedetect_jax import convolution
+from fakedetect_jax.model.kernels import max_pool
 
 
 def all_winners(x_NHWC: jax.Array, dy_NPQC: jax.Array) -> jax.Array:
     """The gradient to each of equal maxima, whatever the type."""
-    return convolution.unpool(x_NHWC, dy_NPQC, first=False)
+    return max_pool.unpool(x_NHWC, dy_NPQC, first=False)
 
 
 def compilers(x_NHWC: jax.Array, dy_NPQC: jax.Array) -> jax.Array:
     """The gradient of the compiler's window reduction."""
-    return jax.vjp(convolution.plain_max_pool, x_NHWC)[1](dy_NPQC)[0]
+    return jax.vjp(max_pool.plain_max_pool, x_NHWC)[1](dy_NPQC)[0]
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     x_NHWC = jax.nn.relu(jax.random.normal(jax.random.key(0), shape))
     dy_NPQC = jax.random.normal(jax.random.key(1), x_NHWC[:, ::2, ::2].shape)
     sides = {
-        "the project's": jax.jit(convolution.cpu_max_pool_gradient),
+        "the project's": jax.jit(max_pool.cpu_max_pool_gradient),
         "all winners": jax.jit(all_winners),
         "the compiler's": jax.jit(compilers),
     }

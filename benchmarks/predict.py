@@ -22,10 +22,11 @@ import av
 import cv2
 import numpy as np
 
-from fakedetect_jax import sources
-from fakedetect_jax.detector import Detector
-from tfds_ffpp.prepare import Recipe, prepare
-from tfds_ffpp.video import UnusableVideoError, even_plan, read_clip
+from fakedetect_jax.serving import sources
+from fakedetect_jax.serving.detector import Detector
+from tfds_ffpp.errors import UnusableVideoError
+from tfds_ffpp.frames.prepare import Recipe, prepare
+from tfds_ffpp.frames.video import even_plan, read_clip
 
 
 def make_720p(source: Path, out: Path, *, seconds: int = 10) -> None:

@@ -49,21 +49,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from fakedetect_jax import (
-    bundle,
-    data,
-    evaluate,
-    imaging,
-    intervals,
-    metrics,
-    parallel,
-    selfblend,
-    settings,
-    steps,
-    trivial,
-)
-from tfds_ffpp import build, synthetic
+from fakedetect_jax import compiled, evaluate, settings
+from fakedetect_jax.augment import pixels, selfblend
+from fakedetect_jax.data import dataset, feed, reader
+from fakedetect_jax.data.order import covering_clips
+from fakedetect_jax.metrics import intervals, metrics, trivial
+from fakedetect_jax.model import network
+from fakedetect_jax.run import parallel
+from fakedetect_jax.trained.model import read_workdir
+from tfds_ffpp import build
 from tfds_ffpp.progress import Progress
+from tfds_ffpp.synthetic import tree
 
 COMPRESSION = "c23"
 PATIENCE, FIRST_EPOCHS, MOST_EPOCHS = 3, 8, 16
@@ -195,7 +191,7 @@ class Bench:
 
     def make_data(self) -> None:
         """Makes the tree of videos and builds the dataset, unless they are there."""
-        synthetic.write_tree(
+        tree.write_tree(
             self.out / "videos",
             num_identities=self.scale["synthetic.num_identities"],
             num_frames=self.scale["synthetic.num_frames"],
@@ -208,7 +204,7 @@ class Bench:
         with config.unlocked():
             config.update_from_flattened_dict(dict(self.scale), strip_prefix="")
         build.build(
-            data.dataset_config(config),
+            dataset.dataset_config(config),
             data_dir=self.out / "tfds",
             manual_dir=self.out / "videos",
         )
@@ -299,12 +295,12 @@ def best_epoch(curve: Sequence[float]) -> int:
 def test(bench: Bench, trial: Trial) -> Result:
     """Scores the test split with a trial's best checkpoint."""
     folder = bench.folder(trial)
-    model = bundle.read_workdir(folder)
+    model = read_workdir(folder)
     mesh = parallel.make_mesh()
-    eval_step = evaluate.compile_eval_step(steps.make_model(model.config), mesh)
+    eval_step = compiled.compile_eval_step(network.make_model(model.config), mesh)
     variables = parallel.put_replicated(model.variables, mesh)
-    builder = data.open_dataset(model.config)
-    split = evaluate.open_split(builder, "test", model.config)
+    builder = dataset.open_dataset(model.config)
+    split = reader.open_split(builder, "test", model.config)
     rows = evaluate.score_clips(eval_step, variables, split, model.config, mesh=mesh)
     videos = metrics.videos(metrics.clips(rows))
     cluster_of = intervals.clusters(videos)
@@ -335,18 +331,18 @@ def test(bench: Bench, trial: Trial) -> Result:
 def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
     """Video scores of the reals, changed as a whole and compressed, one per video."""
     real = [i for i, v in enumerate(split.videos) if v["label"] == 0]
-    clips = data.covering_clips(
+    clips = covering_clips(
         split.videos,
         clip_frames=config.data.clip_frames,
         frame_stride=config.data.frame_stride,
         per_video=1,
     )
     clips = [clip for clip in clips if clip.video in set(real)]
-    rows, frames, size = evaluate.batch_shape(config, config.eval.batch_size)
+    rows, frames, size = settings.batch_shape(config, config.eval.batch_size)
     change = jax.jit(jax.vmap(regrade))
     scores = []
     for start in range(0, len(clips), rows):
-        batch = data.empty_batch(rows, frames, size)
+        batch = feed.empty_batch(rows, frames, size)
         part = clips[start : start + rows]
         for row, clip in enumerate(part):
             batch["length"][row] = split.reader.read(
@@ -362,11 +358,11 @@ def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
 def regrade(frames_THWC, key):
     """Colour, light and sharpness changed for the whole clip, then JPEG: no forgery."""
     change, quality = jax.random.split(key)
-    planes = imaging.to_planes(frames_THWC / 255.0)
-    planes = imaging.to_bytes_and_back(selfblend.change_statistics(planes, change))
+    planes = pixels.to_planes(frames_THWC / 255.0)
+    planes = pixels.to_bytes_and_back(selfblend.change_statistics(planes, change))
     quality = jax.random.uniform(quality, minval=60.0, maxval=100.0)
-    planes = imaging.jpeg(planes, quality, subsample=False)
-    return jnp.round(255 * imaging.to_frames(planes)).astype(jnp.uint8)
+    planes = pixels.jpeg(planes, quality, subsample=False)
+    return jnp.round(255 * pixels.to_frames(planes)).astype(jnp.uint8)
 
 
 def forest_aucs(bench: Bench) -> dict[str, dict[str, float]]:
@@ -375,10 +371,10 @@ def forest_aucs(bench: Bench) -> dict[str, dict[str, float]]:
     with config.unlocked():
         config.update_from_flattened_dict({**BASE, **bench.scale}, strip_prefix="")
         config.data.data_dir = str(bench.out / "tfds")
-    builder = data.open_dataset(config)
+    builder = dataset.open_dataset(config)
 
     def frames(split: str, held_out: tuple[str, ...]):
-        opened = evaluate.open_split(builder, split, config, hold_out=held_out)
+        opened = reader.open_split(builder, split, config, hold_out=held_out)
         size = config.dataset.image_size
         return trivial.stored_frames(opened.videos, opened.reader, image_size=size)
 

@@ -48,9 +48,12 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     import jax
 
-    from fakedetect_jax import parallel, settings, steps, train
-    from fakedetect_jax.data import empty_batch
-    from fakedetect_jax.evaluate import batch_shape, clip_shape
+    from fakedetect_jax import settings
+    from fakedetect_jax.compiled import compile_train_step
+    from fakedetect_jax.data.feed import empty_batch
+    from fakedetect_jax.model import steps
+    from fakedetect_jax.run import parallel
+    from fakedetect_jax.settings import batch_shape, clip_shape
 
     jax.config.update("jax_platforms", "cpu")
     config = settings.load(options.config)
@@ -66,7 +69,7 @@ def main() -> None:
         name: jax.ShapeDtypeStruct((config.batch_size, *rows.shape[1:]), rows.dtype)
         for name, rows in batch.items()
     }
-    compiled = train.compile_train_step(recipe, mesh).lower(state, batch).compile()
+    compiled = compile_train_step(recipe, mesh).lower(state, batch).compile()
     text = compiled.as_text()
     memory = compiled.memory_analysis()
 

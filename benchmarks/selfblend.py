@@ -18,9 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fakedetect_jax import calibration, data, imaging, metrics, selfblend, settings
-from fakedetect_jax import steps as training
-from fakedetect_jax.writer import Terminal
+from fakedetect_jax import settings
+from fakedetect_jax.augment import pixels, selfblend
+from fakedetect_jax.data import dataset
+from fakedetect_jax.data.feed import empty_batch, train_feed
+from fakedetect_jax.data.order import TrainOrder, covering_clips, frames_of
+from fakedetect_jax.data.reader import FrameReader, read_videos, smooth_points
+from fakedetect_jax.metrics import calibration, metrics
+from fakedetect_jax.model import steps
+from fakedetect_jax.run.terminal import Terminal
 
 DRAWS = 4  # of each clip of an unseen person
 
@@ -34,15 +40,15 @@ def demo(out: Path):
         config.data.sampling = "pair"
         config.loss.self_blend = 1.0
         config.augment.flip = 0.0
-    data.prepare(config, Terminal(quiet=True))
-    return config, data.open_dataset(config)
+    dataset.prepare(config, Terminal(quiet=True))
+    return config, dataset.open_dataset(config)
 
 
 def reals_of(builder, split: str, config):
     """The real videos of a split and a reader of their frames."""
-    videos = data.read_videos(Path(builder.data_dir), split)
+    videos = read_videos(Path(builder.data_dir), split)
     records = [i for i, v in enumerate(videos) if not v["label"] and v["num_valid"]]
-    reader = data.FrameReader(
+    reader = FrameReader(
         builder,
         split,
         image_size=config.dataset.image_size,
@@ -55,7 +61,7 @@ def reals_of(builder, split: str, config):
 def train(config, builder, *, num_steps: int, untreated: bool):
     """Model and variables after training on reals and their blends."""
     videos, reader = reals_of(builder, "train", config)
-    order = data.TrainOrder(
+    order = TrainOrder(
         videos,
         seed=config.seed,
         clip_frames=config.data.clip_frames,
@@ -64,7 +70,7 @@ def train(config, builder, *, num_steps: int, untreated: bool):
         self_blend=1.0,
     )
     side, count = config.dataset.image_size, config.data.clip_frames
-    feed = data.train_feed(
+    feed = train_feed(
         order,
         reader,
         videos,
@@ -74,7 +80,7 @@ def train(config, builder, *, num_steps: int, untreated: bool):
         start_step=0,
         num_steps=num_steps,
     )
-    recipe = training.make_recipe(config, num_steps=num_steps)
+    recipe = steps.make_recipe(config, num_steps=num_steps)
 
     def treat(batch, step):
         """Blends alone made beforehand, so that the step passes reals by."""
@@ -96,10 +102,10 @@ def train(config, builder, *, num_steps: int, untreated: bool):
     def update(state, batch):
         if untreated:
             batch = treat(batch, state.step)
-        return training.train_step(step_recipe, state, batch)
+        return steps.train_step(step_recipe, state, batch)
 
     shape = (count, side, side, 3)
-    state = jax.jit(functools.partial(training.create_train_state, recipe, shape))()
+    state = jax.jit(functools.partial(steps.create_train_state, recipe, shape))()
     seen = []
     for batch in feed:
         state, numbers = update(state, batch)
@@ -124,10 +130,10 @@ def ways(recipe, face_BT52):
 
     def regrade(frames, key):
         def one(clip, key):
-            planes = selfblend.change_statistics(imaging.to_planes(clip), key)
+            planes = selfblend.change_statistics(pixels.to_planes(clip), key)
             halved = stored.subsampling != "444"
-            return imaging.to_frames(
-                imaging.jpeg(planes, stored.quality, subsample=halved)
+            return pixels.to_frames(
+                pixels.jpeg(planes, stored.quality, subsample=halved)
             )
 
         return jax.vmap(one)(frames, jax.random.split(key, len(frames)))
@@ -142,22 +148,20 @@ def ways(recipe, face_BT52):
 def score(recipe, variables, config, builder, split: str) -> dict[str, np.ndarray]:
     """The scores of a split's real clips after each way, DRAWS of each."""
     videos, reader = reals_of(builder, split, config)
-    clips = data.covering_clips(
+    clips = covering_clips(
         videos,
         clip_frames=config.data.clip_frames,
         frame_stride=config.data.frame_stride,
         per_video=2,
     )
-    batch = data.empty_batch(
-        len(clips), config.data.clip_frames, config.dataset.image_size
-    )
+    batch = empty_batch(len(clips), config.data.clip_frames, config.dataset.image_size)
     for row, clip in enumerate(clips):
         batch["length"][row] = reader.read(
             clip, videos[clip.video]["num_valid"], batch["frames"][row]
         )
         video = videos[clip.video]
-        frames, _ = data.frames_of(clip, video["num_valid"], config.data.clip_frames)
-        batch["face"][row] = data.smooth_points(video)[frames]
+        frames, _ = frames_of(clip, video["num_valid"], config.data.clip_frames)
+        batch["face"][row] = smooth_points(video)[frames]
     scores = {}
     for name, way in ways(recipe, jnp.asarray(batch["face"])).items():
 
@@ -165,7 +169,7 @@ def score(recipe, variables, config, builder, split: str) -> dict[str, np.ndarra
         def logits(frames, key, way=way):
             changed = jnp.round(255 * way(frames / 255.0, key)).astype(jnp.uint8)
             clips = {"frames": changed, "length": jnp.asarray(batch["length"])}
-            return training.eval_step(recipe.model, variables, clips)
+            return steps.eval_step(recipe.model, variables, clips)
 
         drawn = [
             logits(jnp.asarray(batch["frames"]), jax.random.key(1000 + draw))

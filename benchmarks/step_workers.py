@@ -4,6 +4,7 @@ Reads a request per line from stdin, answers with a line of JSON on stdout:
 {"mode": "train" | "infer", "count": n} -> {"seconds": [of each step], "cpu_seconds":
 of all cores in the leanest of them, "memory": peak bytes}.
 """
+
 # pyright: reportMissingImports=false
 
 import argparse
@@ -59,7 +60,8 @@ def use_flax_layers() -> None:
     """Puts flax's own convolution, BatchNorm and pooling in place of the project's."""
     from flax import linen as nn
 
-    from fakedetect_jax import convolution, models
+    from fakedetect_jax.model import network
+    from fakedetect_jax.model.kernels import max_pool
 
     def conv(features, size, stride=1, dtype=None, *, name):
         return nn.Conv(
@@ -89,10 +91,10 @@ def use_flax_layers() -> None:
 
         return apply
 
-    models.Conv = conv
-    models.BatchNorm = batch_norm
+    network.Conv = conv
+    network.BatchNorm = batch_norm
     pads: Any = ((1, 1), (1, 1))
-    convolution.max_pool = lambda x: nn.max_pool(x, (3, 3), (2, 2), pads)
+    max_pool.max_pool = lambda x: nn.max_pool(x, (3, 3), (2, 2), pads)
 
 
 def lower_direct(model, variables, batch):
@@ -101,7 +103,8 @@ def lower_direct(model, variables, batch):
     loop's are counted once."""
     import jax
 
-    from fakedetect_jax import convolution, steps
+    from fakedetect_jax.model import steps
+    from fakedetect_jax.model.kernels import convolution
 
     used = convolution._conv2d
     convolution._conv2d = convolution.plain_conv2d
@@ -120,7 +123,7 @@ def jax_sides(arguments) -> tuple[dict[str, Step], dict]:
     import jax
     from flax import traverse_util
 
-    from fakedetect_jax import steps
+    from fakedetect_jax.model import steps
 
     if arguments.side == "flax":
         use_flax_layers()

@@ -26,11 +26,11 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tfds_ffpp import synthetic
-from tfds_ffpp.crops import clip_crops
-from tfds_ffpp.layout import scan
-from tfds_ffpp.prepare import find_faces, read_planned
+from tfds_ffpp.frames.crops import clip_crops
+from tfds_ffpp.frames.prepare import find_faces, read_planned
+from tfds_ffpp.synthetic.tree import write_tree
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
+from tfds_ffpp.tree.scan import scan
 
 SIDE, FRAMES = 128, 10
 METHOD = "NeuralTextures"
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--identities", type=int, default=24)
     parser.add_argument("--difficulty", type=float, default=0.8)
     args = parser.parse_args()
-    synthetic.write_tree(
+    write_tree(
         Path(args.tree),
         num_identities=args.identities,
         difficulty=args.difficulty,

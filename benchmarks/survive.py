@@ -121,7 +121,7 @@ def losses(workdir: Path) -> list[tuple]:
 
 def leaves(workdir: Path) -> dict[str, str]:
     """The digest of every leaf of the newest checkpoint."""
-    from fakedetect_jax.checkpoint import Checkpoints
+    from fakedetect_jax.run.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     try:
@@ -132,7 +132,7 @@ def leaves(workdir: Path) -> dict[str, str]:
 
 def flip_bits(workdir: Path, times: int, seed: int) -> dict[str, int]:
     """Flips one bit at a time; how many were found, how many left a good one."""
-    from fakedetect_jax.checkpoint import Checkpoints
+    from fakedetect_jax.run.checkpoint import Checkpoints
 
     rng = random.Random(seed)
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)

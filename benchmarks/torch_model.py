@@ -1,6 +1,7 @@
 """The peer: the same ResNet + LSTM in PyTorch, with torchvision's names and layout."""
 
 # pyright: reportMissingImports=false
+
 import numpy as np
 import torch
 from torch import nn

@@ -20,7 +20,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from fakedetect_jax.settings import MALLOC
+from fakedetect_jax.run.process import MALLOC
 
 # What the loss of the same weights may differ by.
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}

@@ -8,108 +8,38 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import simplejpeg
 from jax.sharding import Mesh
 
-from fakedetect_jax import (
-    data,
-    metrics,
-    parallel,
-    report,
-    selfblend,
-    steps,
-    trivial,
-    workdir,
+from fakedetect_jax import compiled, files, settings
+from fakedetect_jax.data import order, reader
+from fakedetect_jax.data.dataset import (
+    Facts,
+    cut_otherwise,
+    dataset_digest,
+    dataset_facts,
+    describe_change,
+    open_dataset,
+    read_card,
 )
-from fakedetect_jax.checkpoint import Checkpoints, write_json
+from fakedetect_jax.data.feed import eval_feed
+from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.files import read_lines
-from fakedetect_jax.interrupt import Interrupted
-from fakedetect_jax.workdir import Run
+from fakedetect_jax.files import read_lines, write_json
+from fakedetect_jax.metrics import metrics, results, trivial
+from fakedetect_jax.model import network
+from fakedetect_jax.run import parallel, workdir
+from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.process import Interrupted
+from fakedetect_jax.run.workdir import Run
+from fakedetect_jax.trained import weights
 from tfds_ffpp.errors import DataError
 
 Row = dict[str, Any]
-
-
-def clip_shape(config) -> tuple[int, int, int, int]:
-    """(T, H, W, 3) of a clip."""
-    size = config.dataset.image_size
-    return (config.data.clip_frames, size, size, 3)
-
-
-def batch_shape(config, batch_size: int) -> tuple[int, int, int]:
-    """(B, T, image size) of a batch, as the feeds take it."""
-    return (batch_size, config.data.clip_frames, config.dataset.image_size)
-
-
-class Split(NamedTuple):
-    """A split of a built dataset, ready to be read."""
-
-    name: str
-    videos: list[data.Video]
-    reader: data.FrameReader
-
-
-def open_split(builder, name: str, config, *, hold_out: Sequence[str] = ()) -> Split:
-    """A split without the fakes of the methods in `hold_out`.
-
-    Raises DataError when the dataset has no such split or method.
-    """
-    videos = data.read_videos(builder.data_dir, name)
-    records = data.held_in(videos, hold_out)
-    reader = data.FrameReader(
-        builder,
-        name,
-        image_size=config.dataset.image_size,
-        cache_mib=config.data.cache_mib,
-        records=records,
-    )
-    return Split(name, [videos[i] for i in records], reader)
-
-
-# What the fakes of open_blended_split are called.
-SELF_BLENDED = "self-blended"
-
-
-def open_blended_split(builder, name: str, config) -> Split:
-    """The reals of a split, and each once more as a fake to be self-blended.
-
-    For steps.blended_eval_step, which does the blending. It stands in for a split
-    whose own fakes may not be looked at.
-    """
-    videos = data.read_videos(builder.data_dir, name)
-    real = [i for i, video in enumerate(videos) if video["label"] == 0]
-    blended = [{**videos[i], "label": 1, "method": SELF_BLENDED} for i in real]
-    reader = data.FrameReader(
-        builder,
-        name,
-        image_size=config.dataset.image_size,
-        cache_mib=config.data.cache_mib,
-        records=[*real, *real],
-    )
-    return Split(name, [*(videos[i] for i in real), *blended], reader)
-
-
-def compile_eval_step(
-    model, mesh: Mesh, *, blends: tuple[int, selfblend.Stored] | None = None
-) -> Callable:
-    """eval_step over the mesh; the logits come back whole on every process.
-
-    With blends, a seed and how frames are stored, it is blended_eval_step, for an
-    open_blended_split.
-    """
-    step = functools.partial(steps.eval_step, model)
-    if blends is not None:
-        step = functools.partial(steps.blended_eval_step, model, *blends)
-    return jax.jit(
-        step,
-        in_shardings=(parallel.replicated(mesh), parallel.batch_sharded(mesh)),
-        out_shardings=parallel.replicated(mesh),
-    )
 
 
 def score_clips(
@@ -125,7 +55,7 @@ def score_clips(
 
     `between_batches` is called with (batches done, batches in all) and may raise.
     """
-    clips = data.covering_clips(
+    clips = order.covering_clips(
         split.videos,
         clip_frames=config.data.clip_frames,
         frame_stride=config.data.frame_stride,
@@ -133,9 +63,9 @@ def score_clips(
         min_coverage=config.data.min_coverage,
     )
     batch_size = config.eval.batch_size
-    shape = batch_shape(config, batch_size)
+    shape = settings.batch_shape(config, batch_size)
     rows = parallel.local_rows(batch_size)
-    feed = data.eval_feed(
+    feed = eval_feed(
         clips, split.reader, split.videos, config.data, shape=shape, rows=rows
     )
     total = -(-len(clips) // batch_size)
@@ -163,12 +93,12 @@ def score_clips(
     ]
 
 
-def _valid_frames(video: data.Video, clip: data.ClipRef, config) -> int:
+def _valid_frames(video: order.Video, clip: order.ClipRef, config) -> int:
     left = -(-(video["num_valid"] - clip.start) // clip.stride)
     return max(min(left, config.data.clip_frames), 1)
 
 
-def _numbers(clips: Sequence[data.ClipRef]) -> list[int]:
+def _numbers(clips: Sequence[order.ClipRef]) -> list[int]:
     """The number of each clip within its video."""
     numbers, previous = [], None
     for clip in clips:
@@ -177,7 +107,7 @@ def _numbers(clips: Sequence[data.ClipRef]) -> list[int]:
     return numbers
 
 
-def _facts(video: data.Video) -> Row:
+def _facts(video: order.Video) -> Row:
     """What every row says of its video."""
     return {
         "dataset": video["dataset"],
@@ -191,7 +121,7 @@ def _facts(video: data.Video) -> Row:
 
 
 def _row(
-    video: data.Video, clip: data.ClipRef, length: int, logit: float, number: int
+    video: order.Video, clip: order.ClipRef, length: int, logit: float, number: int
 ) -> Row:
     return {
         **_facts(video),
@@ -223,7 +153,7 @@ SELDOM_SEEN = "the face is seen in too few frames of every clip (data.min_covera
 def unscored(split: Split, config) -> list[Row]:
     """The videos of a split that no clip can be taken from, with the reason."""
     clips = functools.partial(
-        data.showing_starts,
+        order.showing_starts,
         clip_frames=config.data.clip_frames,
         stride=config.data.frame_stride,
         min_coverage=config.data.min_coverage,
@@ -236,13 +166,6 @@ def unscored(split: Split, config) -> list[Row]:
         for v in split.videos
         if not len(clips(v))
     ]
-
-
-def write_lines(path: Path, rows: Sequence[Row]) -> None:
-    """Writes JSON lines to a file that is either whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)
 
 
 # A report shows a few strips; more would only make the page heavy.
@@ -268,7 +191,7 @@ def strips(rows: Sequence[Row], split: Split, config) -> list[Row]:
     for row in chosen.values():
         index = number[metrics.video_key(row)]
         frames = np.empty((config.data.clip_frames, size, size, 3), np.uint8)
-        reference = data.ClipRef(index, row["start"], config.data.frame_stride)
+        reference = order.ClipRef(index, row["start"], config.data.frame_stride)
         length = split.reader.read(reference, split.videos[index]["num_valid"], frames)
         images = [simplejpeg.encode_jpeg(f, quality=85) for f in frames[:length]]
         kept = ("dataset", "method", "video", "compression", "label", "clip", "score")
@@ -284,7 +207,7 @@ def strips(rows: Sequence[Row], split: Split, config) -> list[Row]:
 def trivial_rows(split: Split, config) -> list[Row]:
     """What trivial.py gives a split's videos after the run's own training videos."""
     hold_out = config.data.hold_out
-    train = open_split(data.open_dataset(config), "train", config, hold_out=hold_out)
+    train = reader.open_split(open_dataset(config), "train", config, hold_out=hold_out)
     size = config.dataset.image_size
     return trivial.score_videos(
         *(
@@ -292,67 +215,6 @@ def trivial_rows(split: Split, config) -> list[Row]:
             for part in (train, split)
         )
     )
-
-
-# Evaluating a checkpoint ---------------------------------------------------------
-
-
-def choose_step(checkpoints: Checkpoints, wanted: int | None) -> int:
-    """The step to evaluate: the wanted one, else the best on val, else the newest.
-
-    Raises CheckpointError with what is there.
-    """
-    there = checkpoints.steps()
-    if wanted is not None:
-        if wanted not in there:
-            raise CheckpointError(
-                f"{checkpoints.directory} has no checkpoint {wanted}; it has "
-                f"{', '.join(map(str, sorted(there))) or 'none'}"
-            )
-        damage = checkpoints.damage(wanted)
-        if damage:
-            raise CheckpointError(
-                f"checkpoint {wanted} in {checkpoints.directory} cannot be used: "
-                f"{damage}; choose another --step"
-            )
-        return wanted
-    chosen = checkpoints.best()
-    chosen = checkpoints.latest() if chosen is None else chosen
-    if chosen is None:
-        raise CheckpointError(
-            f"{checkpoints.directory} holds no whole checkpoint "
-            f"({'damaged: ' + str(there) if there else 'it is empty'}); train first"
-        )
-    return chosen
-
-
-def abstract_variables(config) -> dict[str, Any]:
-    """Shapes and types of the variables of a config's model."""
-    initialise = functools.partial(steps.make_model(config).init, train=False)
-    frames = jax.ShapeDtypeStruct((1, *clip_shape(config)), np.float32)
-    length = jax.ShapeDtypeStruct((1,), np.int32)
-    variables = jax.eval_shape(initialise, jax.random.key(0), frames, length)
-    return {"batch_stats": {}, **variables}
-
-
-def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
-    """The model's variables at a step, on the host; averaged ones where kept.
-
-    Averaged parameters come with the averaged statistics, as in training's validation.
-    Optimiser and schedule are not looked at, so those of another version don't matter.
-    """
-    wanted = abstract_variables(config)
-    digests = checkpoints.facts(step)["digests"]
-    if any(name.startswith("ema_params.") for name in digests):
-        wanted["ema_params"] = wanted["params"]
-        wanted["ema_batch_stats"] = wanted["batch_stats"]
-    variables = checkpoints.restore_model(step, wanted)
-    averaged = {
-        name: variables.pop(f"ema_{name}")
-        for name in ("params", "batch_stats")
-        if f"ema_{name}" in variables
-    }
-    return {**variables, **averaged}
 
 
 # What decides scores and report beside dataset and weights; the size of a batch, the
@@ -365,32 +227,18 @@ SCORING_FIELDS = (
 )
 
 
-def checkpoint_digest(facts: dict[str, Any]) -> str:
-    """SHA-256 over the digests of a checkpoint's weights and statistics."""
-    kept = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
-    weights = {k: v for k, v in facts["digests"].items() if k.startswith(kept)}
-    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
-
-
 def scored_with(
     config, facts: dict[str, Any], dataset_dir: str | os.PathLike
 ) -> dict[str, Any]:
     """All that a result depends on, as JSON: two of the same need one scoring."""
-    fields = workdir.flatten(config.to_dict())
+    fields = settings.flatten(config.to_dict())
     return {
         **{name: fields[name] for name in SCORING_FIELDS},
-        "dataset": data.dataset_digest(dataset_dir),
-        "weights": checkpoint_digest(facts),
+        "dataset": dataset_digest(dataset_dir),
+        "weights": weights.checkpoint_digest(facts),
         "threshold": facts.get("threshold"),
         "temperature": facts.get("temperature"),
     }
-
-
-def recorded(folder: Path) -> dict[str, Any]:
-    """What the result in a folder was scored with; empty where none is whole."""
-    if not (folder / "report.json").exists():
-        return {}
-    return json.loads((folder / "context.json").read_text()).get("scored_with") or {}
 
 
 def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]:
@@ -399,7 +247,7 @@ def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]
     Returns:
       The folder, and in what the result under the plain name differs.
     """
-    there = recorded(plain)
+    there = results.recorded(plain)
     if there == wanted or not (plain / "report.json").exists():
         return plain, []
     short = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
@@ -407,7 +255,7 @@ def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]
     return plain.with_name(f"{plain.name}-{short}"), differing
 
 
-def meet_on_data(run: Run, builder, dataset: data.Facts) -> None:
+def meet_on_data(run: Run, builder, dataset: Facts) -> None:
     """Ends all hosts, with exit code 3, unless they have the same dataset."""
     run.hosts.meet(
         "dataset",
@@ -421,8 +269,8 @@ def meet_on_data(run: Run, builder, dataset: data.Facts) -> None:
     )
 
 
-def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str, Any]:
-    """Scores a split with a checkpoint and writes the report.
+def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
+    """Scores a split with a checkpoint.
 
     The result is WORKDIR/eval/<split>@<step>/ (with the dataset's name in front when it
     is another one than the run's own). One of the same weights, dataset and settings
@@ -430,22 +278,23 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
     apart.
 
     Returns:
-      The content of report.json.
+      The folder, with scores.jsonl and context.json; its report is still to be
+      written (pages/evaluation_page.py) unless report.json is there.
     """
     config = run.config
     checkpoints = Checkpoints(run.workdir / "checkpoints")
     try:
-        step = choose_step(checkpoints, step)
+        step = weights.choose_step(checkpoints, step)
         name = config.eval.dataset or config.dataset.name
         prefix = f"{name}-" if name != config.dataset.name else ""
-        builder = data.open_dataset(config, name)
-        dataset = data.dataset_facts(Path(builder.data_dir))
+        builder = open_dataset(config, name)
+        dataset = dataset_facts(Path(builder.data_dir))
         meet_on_data(run, builder, dataset)
         facts = checkpoints.facts(step)
         wanted = scored_with(config, facts, builder.data_dir)
         plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
         folder, differing = choose_folder(plain, wanted)
-        is_there = recorded(folder) == wanted
+        is_there = results.recorded(folder) == wanted
         run.hosts.meet(
             "evaluation",
             {"the checkpoint": step, f"{folder}/report.json is there": is_there},
@@ -457,13 +306,13 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
                 f"{folder.name} was scored before with these weights, this dataset and "
                 "these settings: its result is shown"
             )
-            return _result(folder)
+            return folder
         if differing:
             run.terminal.say(
                 f"{plain.name} was scored with another {', '.join(differing)}: "
                 f"the new result is {folder.name}"
             )
-        variables = read_variables(config, checkpoints, step)
+        variables = weights.read_variables(config, checkpoints, step)
         variables = parallel.put_replicated(variables, run.mesh)
         selected = checkpoints.metrics(step)
     finally:
@@ -474,21 +323,21 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             f"dataset {_dataset_name(builder)} is not the one that the run was "
             f"trained on: {changed}; videos of {split_name} may have been trained on"
         )
-    split = open_split(builder, split_name, config)
+    split = reader.open_split(builder, split_name, config)
     built: Any = builder.builder_config if prefix else config.dataset
-    cut_otherwise = data.cut_otherwise(config, built)
-    if cut_otherwise:
+    otherwise = cut_otherwise(config, built)
+    if otherwise:
         run.terminal.warn(
             f"dataset {_dataset_name(builder)} was cut otherwise than the videos of "
-            f"the training: {cut_otherwise}"
+            f"the training: {otherwise}"
         )
-    data.need_both_classes(
+    reader.need_both_classes(
         split.videos,
         split_name,
         one_is_enough=built.allow_one_class or config.dataset.allow_one_class,
     )
-    model = steps.make_model(config)
-    eval_step = compile_eval_step(model, run.mesh)
+    model = network.make_model(config)
+    eval_step = compiled.compile_eval_step(model, run.mesh)
     total = -(-len(split.videos) // config.eval.batch_size)
     with run.terminal.progress(f"evaluate {split_name}", total) as bar:
         vote = parallel.Vote(run.mesh)
@@ -504,8 +353,9 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
         )
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        write_lines(folder / "scores.jsonl", rows)
-        write_lines(folder / "strips.jsonl", strips(rows, split, config))
+        (folder / "report.json").unlink(missing_ok=True)
+        files.write_lines(folder / "scores.jsonl", rows)
+        files.write_lines(folder / "strips.jsonl", strips(rows, split, config))
         card = read_card(Path(builder.data_dir))
         if card.get("made"):
             _write_trivial(folder, split, run)
@@ -521,14 +371,14 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
                 "dataset": config.dataset.name,
                 "made": facts.get("made"),
             },
-            "cut_otherwise": cut_otherwise,
+            "cut_otherwise": otherwise,
             "val_video_auc": selected.get("video_auc"),
             "scored_with": wanted,
-            "config": workdir.flatten(config.to_dict()),
+            "config": settings.flatten(config.to_dict()),
             "versions": workdir.versions(),
-            "device": describe_devices(run.mesh),
+            "device": parallel.describe_devices(run.mesh),
             "command": run.command,
-            "parameters": count_parameters(variables["params"]),
+            "parameters": network.count_parameters(variables["params"]),
             "temperature": facts.get("temperature"),
             "threshold": facts.get("threshold"),
             "calibration": facts.get("calibration"),
@@ -540,10 +390,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> dict[str,
             "unscored_policy": config.eval.unscored,
         }
         write_json(folder / "context.json", context)
-        report.write_report(folder, metrics_file=run.workdir / "metrics.jsonl")
-    run.hosts.meet("report written")  # a collective would not wait as long
-    parallel.barrier("report written")
-    return _result(folder)
+    return folder
 
 
 def _write_trivial(folder: Path, split: Split, run: Run) -> None:
@@ -553,18 +400,14 @@ def _write_trivial(folder: Path, split: Split, run: Run) -> None:
     except DataError as error:
         run.terminal.warn(f"what trivial statistics reach is not measured: {error}")
         return
-    write_lines(folder / "trivial.jsonl", rows)
+    files.write_lines(folder / "trivial.jsonl", rows)
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    return {**json.loads((folder / "report.json").read_text()), "folder": str(folder)}
-
-
-def _changed(old: data.Facts | None, new: data.Facts) -> str:
+def _changed(old: Facts | None, new: Facts) -> str:
     """How a dataset differs from the run's; empty if it does not or none is known."""
     if old is None or old["digest"] == new["digest"]:
         return ""
-    return data.describe_change(old, new)
+    return describe_change(old, new)
 
 
 def _dataset_name(builder) -> str:
@@ -576,7 +419,7 @@ def _selection(selected: dict[str, float], val_fakes: str | None) -> str:
     if not selected:
         return "the newest checkpoint (none was evaluated on val)"
     told = f"val, by video AUC ({selected['video_auc']:.4f})"
-    if val_fakes == SELF_BLENDED:
+    if val_fakes == reader.SELF_BLENDED:
         told += " of its real videos against self-blended copies of them"
     return told
 
@@ -596,25 +439,3 @@ def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:
     lines = read_lines(path, required=("split",))
     # A line that cannot be read may have been of this test: it counts.
     return sum(row["split"] == test for row in lines.rows) + len(lines.damaged)
-
-
-def read_card(dataset_dir: Path) -> dict[str, Any]:
-    """The card that was written with a dataset; empty if there is none."""
-    path = dataset_dir / "card.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def count_parameters(params: Any) -> int:
-    """How many numbers are trained or stored as parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def describe_devices(mesh: Mesh) -> str:
-    """For example "8 x cpu (cpu), 1 process"."""
-    devices = list(mesh.devices.flat)
-    kind = devices[0].device_kind
-    hosts = jax.process_count()
-    return (
-        f"{len(devices)} x {kind} ({devices[0].platform}), "
-        f"{hosts} process{'es' if hosts > 1 else ''}"
-    )

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakedetect_jax import sources
+from fakedetect_jax import files
 from fakedetect_jax.errors import CheckpointError, UserError
+from fakedetect_jax.serving import programs
 from tfds_ffpp.errors import DataError
 
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,22 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> list[Path]:
-    sources.refuse_address("W", arguments.workdir)
-    sources.refuse_address("OUT", arguments.out)
+    files.refuse_address("W", arguments.workdir)
+    files.refuse_address("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.
-    from fakedetect_jax import bundle
+    from fakedetect_jax.trained.model import load_model, write_bundle
 
     out = Path(arguments.out).expanduser()
-    model = bundle.load(Path(arguments.workdir).expanduser(), step=arguments.step)
+    model = load_model(Path(arguments.workdir).expanduser(), step=arguments.step)
     # Beside OUT, which gets nothing before all of it is there.
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         if arguments.stablehlo:
-            (partial / STABLEHLO).write_bytes(stablehlo(model))
+            (partial / STABLEHLO).write_bytes(programs.stablehlo(model))
         if arguments.onnx:
-            write_onnx(model, partial / ONNX)
-        bundle.write_bundle(model, partial)
+            programs.write_onnx(model, partial / ONNX)
+        write_bundle(model, partial)
         return _move(partial, out)
     except OSError as error:
         raise CheckpointError(
@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> list[Path]:
 
 def _move(partial: Path, out: Path) -> list[Path]:
     """Puts what was written into OUT; while some of it is missing OUT is no model."""
-    from fakedetect_jax.bundle import FACTS
+    from fakedetect_jax.trained.model import FACTS
 
     if not out.exists():
         partial.rename(out)
@@ -90,42 +90,6 @@ def _move(partial: Path, out: Path) -> list[Path]:
         (out / old).unlink(missing_ok=True)
     names = sorted((path.name for path in partial.iterdir()), key=FACTS.__eq__)
     return [(partial / name).replace(out / name) for name in names]
-
-
-def stablehlo(model) -> bytes:
-    """A program frames uint8[b,T,S,S,3], length int32[b] -> logits float32[b].
-
-    b is free; the weights are in it; jax.export.deserialize reads it on a CPU, a GPU or
-    a TPU, without this project.
-    """
-    import jax
-    import numpy as np
-    from jax import export
-
-    from fakedetect_jax import evaluate, steps
-
-    network = steps.make_model(model.config)
-
-    def score(frames, length):
-        batch = {"frames": frames, "length": length}
-        return steps.eval_step(network, model.variables, batch)
-
-    (clips,) = export.symbolic_shape("clips")
-    shape = evaluate.clip_shape(model.config)
-    program = export.export(jax.jit(score), platforms=PLATFORMS)(
-        jax.ShapeDtypeStruct((clips, *shape), np.uint8),
-        jax.ShapeDtypeStruct((clips,), np.int32),
-    )
-    return bytes(program.serialize())
-
-
-def write_onnx(model, path: Path) -> None:
-    """The same as an ONNX graph in float32. Raises ConfigError without onnx."""
-    from fakedetect_jax import evaluate, onnx_graph, steps
-
-    network = steps.make_model(model.config)
-    shape = evaluate.clip_shape(model.config)
-    onnx_graph.write(path, network, model.variables, shape)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,28 @@
 """Small files that outlive what damages them: JSON lines of which each stands alone."""
 
 import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from fakedetect_jax.errors import ConfigError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that is either whole or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines to a file that is either whole or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, path)
 
 
 class Lines(NamedTuple):
@@ -46,3 +66,25 @@ def read_lines(path: Path, *, required: tuple[str, ...] = ()) -> Lines:
         else:
             damaged.append(number)
     return Lines(rows, damaged, cut)
+
+
+def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Writes files so that each is whole or absent, and the last comes last."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as scratch:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            (Path(scratch) / name).write_bytes(data)
+        for name in files:
+            os.replace(Path(scratch) / name, folder / name)
+
+
+def refuse_address(name: str, path: str | None) -> None:
+    """Raises ConfigError for gs://bucket/x and its like, given as a path.
+
+    Python would make a folder of that name here.
+    """
+    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise ConfigError(
+            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
+            "NFS) and give the path under which it is mounted"
+        )

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import app, flags
 from ml_collections import config_flags
 
-from fakedetect_jax import hosts, settings, supervise
+from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError, PeerError, UserError, WorkerError
+from fakedetect_jax.run import hosts, process
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 
 if TYPE_CHECKING:
-    from fakedetect_jax import workdir
+    from fakedetect_jax.run import workdir
 
 FLAGS = flags.FLAGS
 
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> int:
     except (UserError, DataError) as error:
         problem = error
     if where is not None and (where.distributed or where.coordinator):
-        return supervise.in_child(
+        return process.in_child(
             lambda: _one_of_several(argv, where, problem), ended=PEER_IS_GONE
         )
     if problem is not None:
@@ -150,16 +151,16 @@ def _one_of_several(
         if problem is not None:
             raise problem
         # Before the slow imports, so that no host waits for another's.
-        from fakedetect_jax import workdir
-        from fakedetect_jax.writer import Terminal
+        from fakedetect_jax.run.terminal import Terminal
+        from fakedetect_jax.run.workdir import shared_facts
 
         options = {f"--{name}": FLAGS[name].value for name in ("mode", "split", "step")}
-        facts = {**options, **workdir.shared_facts(FLAGS.config, _workdir())}
+        facts = {**options, **shared_facts(FLAGS.config, _workdir())}
         cure = "give all hosts the same command, config, packages and code"
         link = hosts.join(place, facts, cure=cure, say=Terminal().say)
         ready = _prepare(argv)
 
-        from fakedetect_jax import parallel
+        from fakedetect_jax.run import parallel
 
         parallel.join_hosts(place, parallel.local_devices(where.local_device_ids))
         code = _run(argv, ready, link)
@@ -205,9 +206,9 @@ def _tune_malloc(argv: list[str]) -> None:
         return
     if not _runs_on_cpu(FLAGS.config.accelerator):
         return
-    if any(name in os.environ for name in settings.MALLOC):
+    if any(name in os.environ for name in process.MALLOC):
         return
-    os.environ.update(settings.MALLOC)
+    os.environ.update(process.MALLOC)
     module = ["-m", "fakedetect_jax.main"]
     os.execv(sys.executable, [sys.executable, *module, *argv[1:]])  # noqa: S606
 
@@ -249,29 +250,34 @@ def _prepare(argv: list[str]) -> _Ready:
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from absl import logging
 
-    from fakedetect_jax import train, workdir
+    from fakedetect_jax import train
+    from fakedetect_jax.run import fixed
+    from fakedetect_jax.run.workdir import ensure_writable, has_checkpoint, read_record
 
     # The libraries' notes on each save are not for our users; ours say what matters.
     logging.set_verbosity(logging.ERROR if FLAGS.debug else logging.FATAL)
     config, folder, other, flags = FLAGS.config, _workdir(), "", ""
     if FLAGS.mode == "eval":
-        config, other, flags = workdir.as_trained(
-            config, workdir.read_record(folder), flags=settings.overridden(argv)
+        config, other, flags = fixed.as_trained(
+            config, read_record(folder), flags=settings.overridden(argv)
         )
     settings.check(config)
     train.check_rooms(config)
-    if FLAGS.mode == "train" and not workdir.has_checkpoint(folder):
+    if FLAGS.mode == "train" and not has_checkpoint(folder):
         train.check_weights(config)  # a run that goes on has its weights
-    workdir.ensure_writable(folder)
+    ensure_writable(folder)
     return _Ready(config, folder, other, flags, started)
 
 
 def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     import jax
 
-    from fakedetect_jax import parallel, report, workdir
-    from fakedetect_jax.interrupt import Interrupted, StopRequest
-    from fakedetect_jax.writer import Terminal
+    from fakedetect_jax.pages import formats
+    from fakedetect_jax.run import parallel
+    from fakedetect_jax.run.memory import told_fault
+    from fakedetect_jax.run.process import Interrupted, StopRequest
+    from fakedetect_jax.run.terminal import Terminal
+    from fakedetect_jax.run.workdir import Run, lock
 
     config, folder = ready.config, ready.workdir
     if config.compilation_cache:
@@ -285,30 +291,31 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     if ready.flags:
         terminal.say(ready.flags)
     command = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
-    held = workdir.lock(folder) if first else contextlib.nullcontext()
+    held = lock(folder) if first else contextlib.nullcontext()
     with held, StopRequest() as stop:
         mesh = parallel.make_mesh()
         parallel.check_divisible("batch_size", config.batch_size, mesh)
         parallel.check_divisible("eval.batch_size", config.eval.batch_size, mesh)
-        run = workdir.Run(config, folder, mesh, terminal, stop, command, link)
+        run = Run(config, folder, mesh, terminal, stop, command, link)
         try:
-            result = _work(run)
+            evaluation = _work(run)
+            report = _report(run, evaluation) if evaluation else {}
         except Interrupted as interrupted:
             return interrupted.exit_code
         except WorkerError:
             terminal.say(f"go on with: {command}")
             raise
         except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
-            fault = parallel.told_fault(error, config)
+            fault = told_fault(error, config)
             if isinstance(fault, PeerError):
                 link.await_reason()
                 if stop.signal:
                     # Nothing of JAX can be closed without the others.
                     os._exit(128 + stop.signal)
             raise (fault or error) from error
-    if result:
-        terminal.say(report.seed_result_lines(result))
-        terminal.say(f"report: {result['folder']}/report.html")
+    if evaluation:
+        terminal.say(formats.seed_result_lines(report))
+        terminal.say(f"report: {evaluation}/report.html")
     phases = {k: round(v, 1) for k, v in terminal.phases.items()}
     terminal.say(f"seconds: {json.dumps(phases)}")
     peak = system.peak_bytes()
@@ -317,8 +324,11 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     return 0
 
 
-def _work(run: "workdir.Run") -> dict[str, Any]:
-    from fakedetect_jax import data, evaluate, parallel, train
+def _work(run: "workdir.Run") -> Path | None:
+    """The folder of the evaluation that ends the command, if one does."""
+    from fakedetect_jax import evaluate, train
+    from fakedetect_jax.data import dataset
+    from fakedetect_jax.run import parallel
 
     final, other = run.config.eval.final_split, run.config.eval.dataset
     splits = ("train", "val", *([final] if final else ()))
@@ -326,11 +336,27 @@ def _work(run: "workdir.Run") -> dict[str, Any]:
         splits = ()
     if FLAGS.mode == "train" or other in ("", run.config.dataset.name):
         parallel.first_alone(
-            lambda: data.prepare(run.config, run.terminal, splits=splits), run.hosts
+            lambda: dataset.prepare(run.config, run.terminal, splits=splits), run.hosts
         )
     if FLAGS.mode == "eval":
         return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
     return train.train(run)
+
+
+def _report(run: "workdir.Run", folder: Path) -> dict[str, Any]:
+    """Writes an evaluation's page, unless it is there; what report.json says."""
+    import jax
+
+    from fakedetect_jax.pages import evaluation_page
+    from fakedetect_jax.run import parallel
+
+    if jax.process_index() == 0 and not (folder / "report.json").exists():
+        with run.terminal.phase("report"):
+            metrics_file = run.workdir / "metrics.jsonl"
+            evaluation_page.write_report(folder, metrics_file=metrics_file)
+    run.hosts.meet("report written")  # a collective would not wait as long
+    parallel.barrier("report written")
+    return json.loads((folder / "report.json").read_text())
 
 
 def run() -> None:

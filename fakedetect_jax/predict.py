@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fakedetect_jax import sources
+from fakedetect_jax import files
 from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
-from fakedetect_jax.writer import clock
+from fakedetect_jax.pages.formats import clock
+from fakedetect_jax.serving import sources
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.text import printable
 
 if TYPE_CHECKING:
-    from fakedetect_jax.detector import Detector as Detector
+    from fakedetect_jax.serving.detector import Detector as Detector
 
 Row = dict[str, Any]
 # Outcomes that say that the work could not be done; they make the exit code 3.
@@ -37,7 +38,7 @@ FAILURES = ("unreadable", "refused")
 def __getattr__(name: str) -> Any:
     # Only who asks for it waits for JAX.
     if name == "Detector":
-        from fakedetect_jax.detector import Detector
+        from fakedetect_jax.serving.detector import Detector
 
         return Detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -163,7 +164,7 @@ def _end_on_signal(*_: object) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     for option in ("workdir", "model", "output", "report"):
-        sources.refuse_address(f"--{option}", getattr(arguments, option))
+        files.refuse_address(f"--{option}", getattr(arguments, option))
     asked = sources.find(arguments.videos)
     for line in sources.skipped_lines(arguments.videos):
         print(line, file=sys.stderr)
@@ -176,7 +177,7 @@ def _run(arguments: argparse.Namespace) -> int:
     rows: list[Row] = []
     with _open_output(arguments.output) as output, _Table(asked, output) as table:
         if detector is not None and detector.model.made:
-            from fakedetect_jax.detector import MADE_WARNING
+            from fakedetect_jax.serving.video_result import MADE_WARNING
 
             table.say(f"warning: {MADE_WARNING}")
         table.head()
@@ -215,18 +216,18 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def _write_index(report: Path, rows: Sequence[Row], detector: "Detector | None"):
-    from fakedetect_jax import timeline
-    from fakedetect_jax.detector import MADE_WARNING
+    from fakedetect_jax.pages import video_page
+    from fakedetect_jax.serving.video_result import MADE_WARNING
 
     made = detector is not None and detector.model.made
     sentences = [f"{MADE_WARNING[:1].upper()}{MADE_WARNING[1:]}."] if made else []
-    timeline.write_index(report, summary(rows), rows, sentences)
+    video_page.write_index(report, summary(rows), rows, sentences)
 
 
 def _load(arguments: argparse.Namespace, model: Path) -> "Detector":
     import jax
 
-    from fakedetect_jax.detector import Detector, Limits
+    from fakedetect_jax.serving.detector import Detector, Limits
 
     if arguments.compilation_cache:
         cache = str(Path(arguments.compilation_cache).expanduser())
@@ -245,7 +246,7 @@ def _load(arguments: argparse.Namespace, model: Path) -> "Detector":
 def _score(detector, videos: list[str], table: "_Table", report: Path | None):
     if report is None:
         return detector.score_all(videos, on_window=table.show_window)
-    from fakedetect_jax import evidence
+    from fakedetect_jax.serving import evidence
 
     def inspect(result: Row, video: Any) -> None:
         result["page"] = str(evidence.write_page(detector, result, video, report))

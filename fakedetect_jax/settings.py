@@ -12,21 +12,22 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.sources import refuse_address
+from fakedetect_jax.files import refuse_address
+
+
+def clip_shape(config) -> tuple[int, int, int, int]:
+    """(T, H, W, 3) of a clip."""
+    size = config.dataset.image_size
+    return (config.data.clip_frames, size, size, 3)
+
+
+def batch_shape(config, batch_size: int) -> tuple[int, int, int]:
+    """(B, T, image size) of a batch, as the feeds take it."""
+    return (batch_size, config.data.clip_frames, config.dataset.image_size)
+
 
 # A ConfigDict; the types of its fields are held by RULES, not by a type checker.
 Config = Any
-
-# Read by glibc at start: take memory in huge pages where the system grants them, which
-# makes new memory 500 times fewer page faults; keep up to 16 GiB of what is freed, and
-# never map single arrays. Threads keep heaps of their own: one heap for all costs up to
-# a fifth of a step, as they queue for it.
-MALLOC = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 
 
 class Whole(NamedTuple):
@@ -397,3 +398,24 @@ def one_line(error: BaseException) -> str:
         return f"{type(error).__name__} {error}".strip()
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"width": 64}} -> {"model.width": 64}."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple]:
+    """The fields of two configs that differ: field -> (old value, new value)."""
+    before, after = flatten(old), flatten(new)
+    return {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name)
+    }

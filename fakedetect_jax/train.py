@@ -11,23 +11,29 @@ from typing import Any, NamedTuple, cast
 
 import jax
 
-from fakedetect_jax import (
-    augment,
-    data,
-    evaluate,
-    models,
-    parallel,
-    pretrained,
-    report,
-    steps,
-    workdir,
+from fakedetect_jax import evaluate, settings
+from fakedetect_jax.augment.clips import parse
+from fakedetect_jax.compiled import compile_eval_step, compile_train_step
+from fakedetect_jax.data import reader
+from fakedetect_jax.data.dataset import (
+    Facts,
+    check_unchanged,
+    dataset_config,
+    dataset_facts,
+    open_dataset,
+    read_card,
 )
-from fakedetect_jax.calibration import calibrate
-from fakedetect_jax.checkpoint import Checkpoints
+from fakedetect_jax.data.feed import empty_batch, train_feed
+from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
-from fakedetect_jax.interrupt import Interrupted
-from fakedetect_jax.workdir import Run
-from fakedetect_jax.writer import MetricsFile
+from fakedetect_jax.metrics.calibration import calibrate
+from fakedetect_jax.model import network, pretrained, steps
+from fakedetect_jax.pages import formats
+from fakedetect_jax.run import memory, parallel, workdir
+from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.metrics_file import MetricsFile
+from fakedetect_jax.run.process import Interrupted
+from fakedetect_jax.run.workdir import Run
 
 # A changed field of these makes another model or other clips: no resume.
 FIXED_GROUPS = (
@@ -75,7 +81,7 @@ def check_weights(config) -> None:
     """
     if config.init_from:
         path = Path(config.init_from).expanduser()
-        pretrained.check_fit(path, steps.make_model(config))
+        pretrained.check_fit(path, network.make_model(config))
 
 
 def check_rooms(config) -> None:
@@ -83,27 +89,16 @@ def check_rooms(config) -> None:
 
     Raises ConfigError or the dataset's SettingError.
     """
-    augment.parse(config.augment.to_dict())
-    models.check_fields(steps.make_model(config))
+    parse(config.augment.to_dict())
+    network.check_fields(network.make_model(config))
     try:
-        data.dataset_config(config)
+        dataset_config(config)
     except TypeError as error:
         field = str(error).split("argument ")[-1]
         raise ConfigError(
             f"config.dataset has the field {field}, which datasets do not have; "
             "configs/ffpp.py and FfppConfig list them"
         ) from error
-
-
-def compile_train_step(recipe: steps.Recipe, mesh) -> Callable:
-    """train_step over the mesh: batch sharded, state replicated and donated."""
-    everywhere = parallel.replicated(mesh)
-    return jax.jit(
-        functools.partial(steps.train_step, recipe),
-        in_shardings=(everywhere, parallel.batch_sharded(mesh)),
-        out_shardings=everywhere,
-        donate_argnums=0,
-    )
 
 
 def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainState:
@@ -125,14 +120,14 @@ def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainSt
 
 
 def check_resume(
-    run: Run, facts: dict[str, Any], dataset: data.Facts, step: int, plan: Plan
+    run: Run, facts: dict[str, Any], dataset: Facts, step: int, plan: Plan
 ) -> None:
     """Tells which fields, and so what of the plan, changed since a checkpoint.
 
     Raises CheckpointError when one of them makes another model, and DataError when the
     dataset is another one: what was test may be train by now.
     """
-    changed = workdir.differences(facts["config"], run.config.to_dict())
+    changed = settings.differences(facts["config"], run.config.to_dict())
     shown = {k: f"{k} was {old} and is {new}" for k, (old, new) in changed.items()}
     fatal = [text for k, text in shown.items() if k.startswith(FIXED_GROUPS)]
     if fatal:
@@ -140,7 +135,7 @@ def check_resume(
             f"checkpoint {step} in {run.workdir} was written with another config: "
             f"{'; '.join(fatal)}; use that config or another --workdir"
         )
-    data.check_unchanged(
+    check_unchanged(
         facts.get("dataset"), dataset, what=f"checkpoint {step} in {run.workdir}"
     )
     if shown:
@@ -152,7 +147,7 @@ def check_resume(
             f"is {step / before:.1f} epochs of before and "
             f"{step / plan.steps_per_epoch:.1f} of now"
         )
-    devices = evaluate.describe_devices(run.mesh)
+    devices = parallel.describe_devices(run.mesh)
     if facts["devices"] != devices:
         run.terminal.warn(
             f"devices were {facts['devices']} and are {devices}: "
@@ -172,9 +167,9 @@ class _Loop:
 
     run: Run
     plan: Plan
-    train_split: evaluate.Split
-    val_split: evaluate.Split
-    order: data.TrainOrder
+    train_split: reader.Split
+    val_split: reader.Split
+    order: TrainOrder
     checkpoints: Checkpoints
     facts: dict[str, Any]
     metrics_file: MetricsFile | None  # on process 0 only
@@ -246,11 +241,11 @@ class _Loop:
         self.checkpoints.save(step, state, facts, measured)
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Run) -> Path | None:
     """Trains to the end of the plan, resuming from the workdir's newest checkpoint.
 
     Returns:
-      The report of config.eval.final_split, scored with the best checkpoint; empty
+      The folder of config.eval.final_split, scored with the best checkpoint; None
       without a final split.
     """
     config = run.config
@@ -268,7 +263,7 @@ def train(run: Run) -> dict[str, Any]:
         raise
     checkpoints.close()
     if not config.eval.final_split:
-        return {}
+        return None
     with run.terminal.phase("evaluate"):
         return evaluate.evaluate(run, config.eval.final_split)
 
@@ -277,25 +272,25 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     config, mesh, terminal = run.config, run.mesh, run.terminal
     for sentence in checkpoints.set_aside_damaged():
         terminal.warn(sentence)
-    builder = data.open_dataset(config)
-    dataset = data.dataset_facts(Path(builder.data_dir))
+    builder = open_dataset(config)
+    dataset = dataset_facts(Path(builder.data_dir))
     evaluate.meet_on_data(run, builder, dataset)
     hold_out = config.data.hold_out
-    train_split = evaluate.open_split(builder, "train", config, hold_out=hold_out)
-    val_split = evaluate.open_split(builder, "val", config, hold_out=hold_out)
+    train_split = reader.open_split(builder, "train", config, hold_out=hold_out)
+    val_split = reader.open_split(builder, "val", config, hold_out=hold_out)
     blended_val = _needs_blended_val(config, train_split, val_split)
     if blended_val:
-        val_split = evaluate.open_blended_split(builder, "val", config)
+        val_split = reader.open_blended_split(builder, "val", config)
     one_is_enough = config.dataset.allow_one_class
     for split in (train_split, val_split):
         is_made = split is train_split and config.loss.self_blend
-        data.need_both_classes(
+        reader.need_both_classes(
             split.videos, split.name, one_is_enough=one_is_enough or bool(is_made)
         )
     final = config.eval.final_split
     if final and not config.eval.dataset:  # told now, not after the last step
-        videos = data.read_videos(Path(builder.data_dir), final)
-        data.need_both_classes(videos, final, one_is_enough=one_is_enough)
+        videos = reader.read_videos(Path(builder.data_dir), final)
+        reader.need_both_classes(videos, final, one_is_enough=one_is_enough)
     plan = make_plan(config, len(train_split.videos))
     start = checkpoints.latest() or 0
     run.hosts.meet("plan", plan._asdict(), cure="give all hosts the same config")
@@ -309,13 +304,13 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     if start:
         check_resume(run, checkpoints.facts(start), dataset, start, plan)
     if jax.process_index() == 0:
-        workdir.write_record(run, evaluate.describe_devices(mesh))
+        workdir.write_record(run, parallel.describe_devices(mesh))
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
         terminal.say(_complete(start, plan.num_steps))
         return
     recipe = steps.make_recipe(config, num_steps=plan.num_steps)
     create = functools.partial(
-        steps.create_train_state, recipe, evaluate.clip_shape(config)
+        steps.create_train_state, recipe, settings.clip_shape(config)
     )
     abstract = jax.eval_shape(create)
     _check_disk(run, checkpoints, abstract)
@@ -325,7 +320,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "val       its fakes are all held out: checkpoint, threshold and "
             "temperature are chosen by its real videos against self-blended copies"
         )
-    card = evaluate.read_card(Path(builder.data_dir))
+    card = read_card(Path(builder.data_dir))
     if not start and learns_from_nothing(config, card):
         terminal.warn(
             f"{config.model.backbone} begins with random weights, but published "
@@ -345,7 +340,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         plan=plan,
         train_split=train_split,
         val_split=val_split,
-        order=data.TrainOrder(
+        order=TrainOrder(
             train_split.videos,
             seed=config.seed,
             clip_frames=config.data.clip_frames,
@@ -359,15 +354,15 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         facts={
             "config": config.to_dict(),
             "versions": workdir.versions(),
-            "devices": evaluate.describe_devices(mesh),
+            "devices": parallel.describe_devices(mesh),
             "source_frames": _source_frames(train_split.videos),
-            "val_fakes": evaluate.SELF_BLENDED if blended_val else "forged",
+            "val_fakes": reader.SELF_BLENDED if blended_val else "forged",
             "made": card.get("made", False),
             "dataset": dataset,
             "steps_per_epoch": plan.steps_per_epoch,
         },
         metrics_file=metrics_file,
-        eval_step=evaluate.compile_eval_step(
+        eval_step=compile_eval_step(
             recipe.model,
             mesh,
             blends=(config.seed, recipe.stored) if blended_val else None,
@@ -383,7 +378,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             metrics_file.close()
 
 
-def _needs_blended_val(config, train: evaluate.Split, val: evaluate.Split) -> bool:
+def _needs_blended_val(config, train: reader.Split, val: reader.Split) -> bool:
     """Whether data.hold_out leaves val no fakes, so that others must stand in.
 
     Val's own would tell the choice of the checkpoint about the held-out methods.
@@ -429,7 +424,7 @@ def _load_or_create(
     run: Run, recipe, checkpoints: Checkpoints, start: int, abstract: steps.TrainState
 ):
     if not start:
-        clip_shape = evaluate.clip_shape(run.config)
+        clip_shape = settings.clip_shape(run.config)
         with run.terminal.phase("initialise"):
             state = first_state(recipe, clip_shape, run.config, run.mesh)
         if run.config.init_from:
@@ -457,7 +452,7 @@ def _check_disk(run: Run, checkpoints: Checkpoints, state: steps.TrainState) -> 
 def learns_from_nothing(config, card: dict[str, Any]) -> bool:
     """Whether a full-size backbone begins on real videos with random weights."""
     made = card.get("made", False)
-    return config.model.backbone in models.BACKBONES and not (config.init_from or made)
+    return config.model.backbone in network.BACKBONES and not (config.init_from or made)
 
 
 def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
@@ -467,8 +462,8 @@ def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
         fakes = sum(v["label"] for v in split.videos)
         counts.append(f"{split.name} {len(split.videos) - fakes} real + {fakes} fake")
     devices = run.mesh.devices.size
-    parameters = evaluate.count_parameters(state.params)
-    say(f"devices   {evaluate.describe_devices(run.mesh)}; mesh data={devices}")
+    parameters = network.count_parameters(state.params)
+    say(f"devices   {parallel.describe_devices(run.mesh)}; mesh data={devices}")
     say(f"model     {parameters:,} parameters, {config.model.dtype}")
     weights = f"weights of {config.init_from}" if config.init_from else "random weights"
     begun = f"as of step {start}, begun with " if start else ""
@@ -492,12 +487,12 @@ def _run_steps(loop: _Loop, train_step: Callable, state, start: int) -> None:
     if start and plan.ends_epoch(start) and parallel.fetch(state.totals.clips):
         # The run was stopped between the last step of an epoch and its evaluation.
         state = _end_epoch(loop, start, state)
-    feed = data.train_feed(
+    feed = train_feed(
         loop.order,
         loop.train_split.reader,
         loop.train_split.videos,
         config.data,
-        shape=evaluate.batch_shape(config, config.batch_size),
+        shape=settings.batch_shape(config, config.batch_size),
         rows=parallel.local_rows(config.batch_size),
         start_step=start,
         num_steps=plan.num_steps,
@@ -547,7 +542,7 @@ def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
         return compile_train_step(recipe, run.mesh).lower(state, batch).compile()
 
     step = compiled(recipe, config.batch_size)
-    have, need = parallel.free_host_bytes(), parallel.host_bytes(step)
+    have, need = memory.free_host_bytes(), memory.host_bytes(step)
     if have is None or need is None or need <= have:
         return step
     # Several processes would have to agree on their program.
@@ -558,19 +553,19 @@ def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
         )
         recipe = recipe._replace(model=recipe.model.clone(remat=True))
         step = compiled(recipe, config.batch_size)
-        need = parallel.host_bytes(step) or need
+        need = memory.host_bytes(step) or need
         if need <= have:
             return step
     fits = None
     if jax.process_count() == 1:
         run.terminal.warn("out of memory: looking for a batch that fits")
-        fits = parallel.largest_batch(
-            lambda size: parallel.host_bytes(compiled(recipe, size)) or 0,
+        fits = memory.largest_batch(
+            lambda size: memory.host_bytes(compiled(recipe, size)) or 0,
             have=have,
             too_large=(config.batch_size, need),
             multiple=run.mesh.devices.size,
         )
-    raise parallel.memory_error(config, need, have, remat=recipe.model.remat, fits=fits)
+    raise memory.memory_error(config, need, have, remat=recipe.model.remat, fits=fits)
 
 
 def _step_arguments(abstract: steps.TrainState, config, batch_size: int, mesh):
@@ -579,7 +574,7 @@ def _step_arguments(abstract: steps.TrainState, config, batch_size: int, mesh):
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), abstract
     )
-    empty = data.empty_batch(*evaluate.batch_shape(config, batch_size))
+    empty = empty_batch(*settings.batch_shape(config, batch_size))
     batch = {
         name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread)
         for name, rows in empty.items()
@@ -614,7 +609,7 @@ def _end_epoch(loop: _Loop, step: int, state):
         rows = _validate(loop, step, state)
         measured = evaluate.validation_numbers(rows)
         calibration = calibrate(rows)
-        lines = report.seed_epoch_lines(
+        lines = formats.seed_epoch_lines(
             epoch=epoch,
             num_epochs=plan.num_epochs,
             loss=float(totals.loss / totals.clips),
@@ -624,7 +619,7 @@ def _end_epoch(loop: _Loop, step: int, state):
         )
         run.terminal.say(lines)
         labels = [row["label"] for row in rows]
-        told = report.validation_line(measured["video_auc"], labels)
+        told = formats.validation_line(measured["video_auc"], labels)
         run.terminal.say(f"  {told}, {speed}")
         if loop.metrics_file is not None:
             wait = {"input_wait": round(share, 4)}

@@ -1,10 +1,6 @@
 """Eight virtual CPU devices for every test; no compilation cache but a test's own."""
 
 import os
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["JAX_PLATFORMS"] = "cpu"
-
 import runpy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.launchpad import Launchpad
-from tfds_ffpp import synthetic
+from tfds_ffpp.synthetic import tree
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +34,7 @@ class TinyRun(NamedTuple):
     workdir: Path
     videos: Path  # the made tree
     config: Any
-    report: dict[str, Any]
+    evaluation: Path  # of test
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +42,13 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
     """Twelve made videos, a tiny float32 model, two steps, one evaluation."""
     import jax
 
-    from fakedetect_jax import data, evaluate, parallel, train, workdir
-    from fakedetect_jax.interrupt import StopRequest
-    from fakedetect_jax.writer import Terminal
+    from fakedetect_jax import train
+    from fakedetect_jax.data import dataset
+    from fakedetect_jax.pages.evaluation_page import write_report
+    from fakedetect_jax.run import parallel
+    from fakedetect_jax.run.process import StopRequest
+    from fakedetect_jax.run.terminal import Terminal
+    from fakedetect_jax.run.workdir import Run, write_record
 
     folder = tmp_path_factory.mktemp("tiny_run")
     config = load_config("demo").copy_and_resolve_references()
@@ -75,7 +78,7 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
         config.batch_size = config.eval.batch_size = 8
         config.num_steps = 2
         config.eval.final_split = "test"
-    synthetic.write_tree(
+    tree.write_tree(
         folder / "videos",
         num_identities=6,
         num_frames=20,
@@ -85,13 +88,16 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
         num_processes=2,
     )
     terminal = Terminal(quiet=True)
-    data.prepare(config, terminal)
+    dataset.prepare(config, terminal)
     mesh = parallel.make_mesh(jax.devices()[:1])
     place = folder / "run"
     place.mkdir()
-    run = workdir.Run(config.lock(), place, mesh, terminal, StopRequest(), "test")
-    workdir.write_record(run, evaluate.describe_devices(mesh))
-    return TinyRun(place, folder / "videos", config, train.train(run))
+    run = Run(config.lock(), place, mesh, terminal, StopRequest(), "test")
+    write_record(run, parallel.describe_devices(mesh))
+    evaluation = train.train(run)
+    assert evaluation is not None
+    write_report(evaluation, metrics_file=place / "metrics.jsonl")
+    return TinyRun(place, folder / "videos", config, evaluation)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ def run() -> None:
     os.environ.update(request["env"])
     import jax
 
-    from fakedetect_jax import parallel
-    from fakedetect_jax.hosts import Place
+    from fakedetect_jax.run import parallel
+    from fakedetect_jax.run.hosts import Place
 
     place = Place(f"localhost:{request['port']}", 1, 0)
     parallel.join_hosts(place, parallel.local_devices(None))

@@ -25,12 +25,12 @@ from pathlib import Path
 # Where a signal may come: module, attribute, and whether while it runs.
 PLACES = {
     "compile": ("fakedetect_jax.train", "_compile"),
-    "data wait": ("fakedetect_jax.data", "FrameReader.read"),
+    "data wait": ("fakedetect_jax.data.reader", "FrameReader.read"),
     "train": ("fakedetect_jax.train", "_Loop.record"),
     "validate": ("fakedetect_jax.evaluate", "score_clips"),
     "evaluate": ("fakedetect_jax.evaluate", "evaluate"),
-    "save": ("fakedetect_jax.checkpoint", "Checkpoints.save"),
-    "commit": ("fakedetect_jax.checkpoint", "Checkpoints.finish"),
+    "save": ("fakedetect_jax.run.checkpoint", "Checkpoints.save"),
+    "commit": ("fakedetect_jax.run.checkpoint", "Checkpoints.finish"),
 }
 
 
@@ -93,8 +93,10 @@ def main() -> None:
     import matplotlib.pyplot  # noqa: F401
     import tensorboardX  # noqa: F401
 
-    from fakedetect_jax import main, predict, train  # noqa: F401
-    from tfds_ffpp import build, synthetic  # noqa: F401
+    from fakedetect_jax import (
+        train,  # noqa: F401
+    )
+    from tfds_ffpp.synthetic import tree  # noqa: F401
 
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"forking with {threads} threads is not safe"

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 
-from fakedetect_jax import hosts
 from fakedetect_jax.errors import PeerError
+from fakedetect_jax.run import hosts
 
 
 def run() -> None:

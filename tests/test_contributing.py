@@ -5,10 +5,11 @@ import re
 import jax
 import pytest
 
-from fakedetect_jax import models, onnx_graph, pretrained
+from fakedetect_jax.model import network, pretrained
+from fakedetect_jax.serving import onnx_graph
 from tests.conftest import ROOT
 from tests.made_videos import write_video
-from tfds_ffpp import layout, other_sets
+from tfds_ffpp.tree import other_sets, scan
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 ADDING = TEXT.partition("## Adding things\n")[2].partition("\n## ")[0]
@@ -38,9 +39,9 @@ def test_each_recipe_is_short():
 
 def test_a_resnet_of_other_depth_is_one_line(monkeypatch):
     """Weights and graph know its names and shapes from that line alone."""
-    monkeypatch.setitem(models.BACKBONES, "resnet26", ((2, 2, 2, 2), "bottleneck"))
-    model = models.FakeDetector(backbone="resnet26")
-    models.check_fields(model)
+    monkeypatch.setitem(network.BACKBONES, "resnet26", ((2, 2, 2, 2), "bottleneck"))
+    model = network.FakeDetector(backbone="resnet26")
+    network.check_fields(model)
     clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), "float32")
     length = jax.ShapeDtypeStruct((1,), "int32")
     made = jax.eval_shape(model.init, jax.random.key(0), clip, length)
@@ -50,7 +51,7 @@ def test_a_resnet_of_other_depth_is_one_line(monkeypatch):
         for path, leaf in jax.tree.leaves_with_path(made[collection]["backbone"])
     }
     assert shapes == pretrained.backbone_shapes(model)
-    assert onnx_graph.BACKBONES is models.BACKBONES
+    assert onnx_graph.BACKBONES is network.BACKBONES
 
 
 @pytest.mark.parametrize("given", ["auto", "mine"])
@@ -66,11 +67,11 @@ def test_a_layout_is_one_function(monkeypatch, tmp_path, given):
 
     # As where it stands in the source: LAYOUTS is made of it.
     monkeypatch.setitem(other_sets.OTHER_SETS, "mine", mine)
-    monkeypatch.setattr(layout, "LAYOUTS", (*layout.LAYOUTS, "mine"))
+    monkeypatch.setattr(scan, "LAYOUTS", (*scan.LAYOUTS, "mine"))
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, 2)
     (tmp_path / "mine.txt").write_text("")
-    found = layout.scan(tmp_path, layout=given)
+    found = scan.scan(tmp_path, layout=given)
     assert found.layout == "mine"
     assert sorted((r.path.name, r.label) for r in found.records) == [
         ("a.mp4", 0),

@@ -10,10 +10,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from tfds_ffpp import packaging
+from tfds_ffpp import built, packaging
 from tfds_ffpp.build import BuildOptions, build
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
+from tfds_ffpp.workers import limits
 
 
 def make_config(told: str, changes: Sequence[str]) -> FfppConfig:
@@ -90,7 +91,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--memory_limit",
         type=float,
-        default=packaging.MEMORY / 2**30,
+        default=limits.MEMORY / 2**30,
         help="GiB per video",
     )
     parser.add_argument(
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where this stopped\n")
         return 130
-    sys.stdout.write(packaging.summary(builder.data_path))
+    sys.stdout.write(built.summary(builder.data_path))
     return 0
 
 

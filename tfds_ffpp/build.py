@@ -12,9 +12,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_ffpp import packaging
+from tfds_ffpp import built, packaging
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, Builder, FfppConfig
+from tfds_ffpp.workers import limits
 
 NEW = ".tfds_ffpp_new"  # where the replacement of a finished dataset is built
 
@@ -59,7 +60,7 @@ def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
             f"build it with `{build_command(config, data_dir)}`"
         )
     try:
-        packaging.check_same_config(folder / version, config)
+        built.check_same_config(folder / version, config)
     except DataError as error:
         other = dataclasses.replace(config, name=_free_name(config, data_dir))
         raise DataError(
@@ -99,7 +100,7 @@ def open_named(
         return open_dataset(
             missing or named_config(name), data_dir
         )  # says what is missing
-    return open_dataset(packaging.built_config(card, FfppConfig), data_dir)
+    return open_dataset(built.built_config(card, FfppConfig), data_dir)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class BuildOptions:
     keep_cache: bool = False
     overwrite: bool = False
     time_limit: float = packaging.TIME_LIMIT
-    memory_limit: int = packaging.MEMORY
+    memory_limit: int = limits.MEMORY
     beam_options: Any = None
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tfds_ffpp.faces import landmark_model, need_model
-from tfds_ffpp.layout import Scan
-from tfds_ffpp.prepare import file_digest
-from tfds_ffpp.splits import Splits
+from tfds_ffpp.frames.faces import landmark_model, need_model
+from tfds_ffpp.frames.prepare import file_digest
 from tfds_ffpp.text import markdown
+from tfds_ffpp.tree.scan import Scan
+from tfds_ffpp.tree.splits import Splits
 
 Row = Mapping[str, Any]
 MAX_COVERAGE_GAP = 0.05  # between reals and fakes

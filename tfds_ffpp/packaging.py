@@ -11,21 +11,25 @@ import os
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfds_ffpp import cache, card, layout, splits
+from tfds_ffpp import built, card
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.limits import MEMORY, share_memory
-from tfds_ffpp.naming import VideoRecord
-from tfds_ffpp.other_sets import OTHER_SETS
+from tfds_ffpp.frames.entry import entry_name, read_meta
 from tfds_ffpp.progress import Progress
-from tfds_ffpp.workers import run_jobs
+from tfds_ffpp.tree import splits
+from tfds_ffpp.tree.naming import VideoRecord
+from tfds_ffpp.tree.other_sets import OTHER_SETS
+from tfds_ffpp.tree.scan import OFFICIAL_TREE, WHERE_TO_ASK, Scan, account
+from tfds_ffpp.tree.scan import scan as scan_tree
+from tfds_ffpp.workers.limits import MEMORY, share_memory
+from tfds_ffpp.workers.pool import run_jobs
 
 TIME_LIMIT = 300.0  # seconds for one video
-MANUAL_DIR_HELP = f"manual_dir must hold\n{layout.OFFICIAL_TREE}\n{layout.WHERE_TO_ASK}"
+MANUAL_DIR_HELP = f"manual_dir must hold\n{OFFICIAL_TREE}\n{WHERE_TO_ASK}"
 CACHE = ".tfds_ffpp_cache"
 # Bytes of a stored pixel, generous for JPEG of quality 95 without subsampling.
 BYTES_PER_PIXEL = 0.8
@@ -73,7 +77,7 @@ class Packed:
 
     entries: dict[str, list[Entry]]
     rejected: list[Rejected]
-    scan: layout.Scan
+    scan: Scan
     split: splits.Splits
     own_boxes: int = 0  # fakes that were cropped by their own faces
     seconds: Counter = field(default_factory=Counter)
@@ -120,9 +124,9 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def select(config, manual_dir: Path) -> tuple[layout.Scan, splits.Splits]:
+def select(config, manual_dir: Path) -> tuple[Scan, splits.Splits]:
     """What the tree holds and which split each video is in. Reads names only."""
-    found = layout.scan(
+    found = scan_tree(
         manual_dir,
         compression=config.compression,
         layout=config.layout,
@@ -255,7 +259,7 @@ class Work:
 
     def prepare(self) -> Packed:
         """Prepares every video. Raises DataError when too many cannot be used."""
-        for line in layout.account(self._scan):
+        for line in account(self._scan):
             sys.stderr.write(f"{line}\n")
         chosen = {
             r.path: r for records in self._split.records.values() for r in records
@@ -283,7 +287,7 @@ class Work:
         self._run("1/2", list(first.values()), {}, (done, reasons, seconds))
         faces = {}
         for path, original in originals.items():
-            meta = cache.read_meta(done[path]) if path in done else None
+            meta = read_meta(done[path]) if path in done else None
             if meta is not None:
                 faces[original.key] = meta["faces"]
         second = [r for p, r in chosen.items() if p not in first]
@@ -299,7 +303,7 @@ class Work:
             job = self._job(record, told)
             if isinstance(job, str):
                 reasons[record.path] = job
-            elif cache.read_meta(Path(job["entry"])) is not None:
+            elif read_meta(Path(job["entry"])) is not None:
                 done[record.path] = Path(job["entry"])
             else:
                 jobs.append(job)
@@ -317,7 +321,7 @@ class Work:
         if not jobs:
             return iter(())
         if self._beam_options is not None or self._beam_runner is not None:
-            from tfds_ffpp import beam
+            from tfds_ffpp.workers import beam
 
             return beam.run_jobs(jobs, self._beam_runner, self._beam_options)
         return run_jobs(jobs, min(self._num_processes, len(jobs)))
@@ -325,7 +329,7 @@ class Work:
     def _job(self, record: VideoRecord, faces) -> dict[str, Any] | str:
         path = os.path.abspath(record.path)
         try:
-            name = cache.entry_name(path, [self._recipe, faces])
+            name = entry_name(path, [self._recipe, faces])
         except OSError as error:
             return error.strerror or "cannot be read"
         return {
@@ -347,7 +351,7 @@ class Work:
             entries[split] = []
             for record in records:
                 path = Path(os.path.abspath(record.path))
-                meta = cache.read_meta(done[path]) if path in done else None
+                meta = read_meta(done[path]) if path in done else None
                 if meta is not None:
                     facts = _facts(record, meta)
                     entries[split].append(Entry(record.key, done[path], facts))
@@ -421,13 +425,6 @@ def _refuse_shared_content(entries: dict[str, list[Entry]]) -> None:
         )
 
 
-def _bytes(count: float) -> str:
-    unit, name = next(
-        u for u in ((1e9, "GB"), (1e6, "MB"), (1, "B")) if count >= u[0] or u[0] == 1
-    )
-    return f"{count / unit:.3g} {name}"
-
-
 def _need_space(data_dir: Path, split: splits.Splits, config) -> None:
     """Raises DataError when the disk is too small for the cache and the dataset."""
     videos = sum(len(r) for r in split.records.values())
@@ -439,69 +436,8 @@ def _need_space(data_dir: Path, split: splits.Splits, config) -> None:
     have = shutil.disk_usage(place).free
     if have < need:
         raise DataError(
-            f"{videos} videos need about {_bytes(need)} under {data_dir} "
-            f"(half of it until the build ends), but {_bytes(have)} are free; "
+            f"{videos} videos need about {built.readable_size(need)} under {data_dir} "
+            "(half of it until the build ends), but "
+            f"{built.readable_size(have)} are free; "
             "give another data_dir or a smaller num_frames or image_size"
         )
-
-
-def _built(card_file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(card_file.read_text())["config"]
-    except (OSError, ValueError, KeyError):
-        raise DataError(
-            f"{card_file} is missing or damaged; "
-            f"remove {card_file.parent} and build again"
-        ) from None
-
-
-def built_config(card_file: Path, config_class: Callable[..., Any]) -> Any:
-    """The config that a dataset was built from."""
-    names = {f.name for f in dataclasses.fields(config_class)}  # pyright: ignore
-    told = {k: v for k, v in _built(card_file).items() if k in names}
-    return config_class(**told)
-
-
-def check_same_config(dataset_dir: Path, config) -> None:
-    """Raises DataError when the dataset there was built from another config."""
-    built = _built(Path(dataset_dir) / "card.json")
-    asked = json.loads(json.dumps(config.content()))
-    # A field that was not there yet had the value that is its default now.
-    built = {**type(config)(name=config.name).content(), **built}
-    asked["max_examples_per_split"] = None
-    other = {
-        k: (built.get(k), v)
-        for k, v in asked.items()
-        if built.get(k) != v and k not in ("max_rejected", "allow_one_class")
-    }
-    if other:
-        said = "; ".join(f"{k} is {a!r}, not {b!r}" for k, (a, b) in other.items())
-        raise DataError(
-            f"the dataset in {dataset_dir} was built from another config: {said}; "
-            "give the new one another name, or remove the old one"
-        )
-
-
-def summary(dataset_dir: str | os.PathLike) -> str:
-    """What was built, in a few lines."""
-    told = json.loads((Path(dataset_dir) / "card.json").read_text())
-    counts = ", ".join(
-        f"{split} {c['real']} real + {c['fake']} fake"
-        for split, c in told["splits"].items()
-    )
-    warnings = "".join(f"warning: {warning}\n" for warning in told["warnings"])
-    return f"{dataset_dir}: {counts}\n{warnings}"
-
-
-def writing(write: Callable[[], None], dataset_dir: Path) -> None:
-    """Writes the dataset; turns a full disk into a DataError."""
-    try:
-        write()
-    except (OSError, RuntimeError) as error:
-        if "No space left" not in str(error):
-            raise
-        free = shutil.disk_usage(dataset_dir.parent).free
-        raise DataError(
-            f"the disk got full while writing {dataset_dir} ({_bytes(free)} are "
-            "free); nothing half-written is left; make room and build again"
-        ) from None

@@ -12,11 +12,13 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from tfds_ffpp import cache, packaging, system
+from tfds_ffpp import built, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
-from tfds_ffpp.faces import LANDMARKS
-from tfds_ffpp.layout import parse_map
-from tfds_ffpp.prepare import Recipe
+from tfds_ffpp.frames.entry import read_frames
+from tfds_ffpp.frames.faces import LANDMARKS
+from tfds_ffpp.frames.prepare import Recipe
+from tfds_ffpp.tree.folders import parse_map
+from tfds_ffpp.workers import limits
 
 SHARD_BYTES = 64 << 20  # what writing needs in memory, about
 
@@ -233,7 +235,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         self.keep_cache = False
         self.cache_dir: Path | None = None  # default: in the data dir
         self.time_limit = packaging.TIME_LIMIT
-        self.memory_limit = packaging.MEMORY
+        self.memory_limit = limits.MEMORY
         self._packed: packaging.Packed | None = None
         self._download_config: Any = None
         super().__init__(file_format=file_format or "array_record", **kwargs)
@@ -272,7 +274,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def _build(self, **kwargs: Any) -> None:
         if (Path(self.data_path) / "dataset_info.json").exists():
-            packaging.check_same_config(Path(self.data_path), self._config)
+            built.check_same_config(Path(self.data_path), self._config)
             return
         system.need_posix("building a dataset")
         self._download_config = kwargs.get("download_config")
@@ -292,7 +294,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         )
         with work:
             self._packed = work.prepare()
-            packaging.writing(
+            built.writing(
                 functools.partial(super().download_and_prepare, **kwargs),
                 Path(self.data_path),
             )
@@ -334,4 +336,4 @@ def generate_examples(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The examples of one shard, with their keys."""
     for entry in entries:
-        yield entry.key, {**entry.facts, "frames": cache.read_frames(entry.path)}
+        yield entry.key, {**entry.facts, "frames": read_frames(entry.path)}

@@ -1,0 +1,1 @@
+"""What is done to clips before the network sees them; under jit."""

@@ -1,0 +1,287 @@
+"""Clip augmentation inside the training step: one draw per clip, all its frames alike.
+
+A draw depends on the key (seed and step) and the clip's index alone, not on where in
+which batch the clip stands, nor on which other operations are on.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fakedetect_jax.augment import pixels
+from fakedetect_jax.errors import ConfigError
+
+
+class Augmentation(NamedTuple):
+    """The fields of config.augment. A probability is that of a clip being changed;
+    at 0 the operation is not even compiled."""
+
+    flip: float = 0.0  # probability of left-right mirroring
+    crop: float = 0.0  # probability of zooming and shifting the window
+    crop_scale: float = 0.1  # zoom factor within 1 +- this
+    crop_shift: float = 0.05  # shift within +- this, in sides
+    blur: float = 0.0  # probability of Gaussian blur
+    blur_sigma: float = 1.5  # pixels, from 0 up to this
+    downscale: float = 0.0  # probability of shrinking and enlarging again
+    downscale_factor: float = 3.0  # from 1 up to this, log-uniform
+    brightness_contrast: float = 0.0  # probability
+    brightness: float = 0.15  # added, within +- this
+    contrast: float = 0.2  # factor about mid-grey within 1 +- this
+    hue_saturation: float = 0.0  # probability
+    hue: float = 0.03  # turns of the colour circle, within +- this
+    saturation: float = 0.3  # factor within 1 +- this
+    gamma: float = 0.0  # probability
+    gamma_octaves: float = 0.3  # exponent 2**u, u within +- this
+    noise: float = 0.0  # probability of Gaussian noise, drawn anew for each frame
+    noise_sigma: float = 0.03  # of full scale, from 0 up to this
+    jpeg: float = 0.0  # probability of JPEG compression
+    jpeg_quality: int = 40  # libjpeg's scale, from this to 100
+    jpeg_subsampling: str = "420"  # chroma: 420 | 444
+    frame_drop: float = 0.0  # probability of a clip losing frames
+    frame_drop_rate: float = 0.2  # chance of each frame to repeat the one before
+    cutout: float = 0.0  # probability of a grey rectangle
+    cutout_side: float = 0.4  # its sides, in sides of the frame, up to this
+
+
+# Each operation's probability field; its place is its random stream, so append only.
+OPERATIONS = (
+    "flip",
+    "crop",
+    "blur",
+    "downscale",
+    "brightness_contrast",
+    "hue_saturation",
+    "gamma",
+    "noise",
+    "jpeg",
+    "frame_drop",
+    "cutout",
+)
+
+
+def parse(config: Mapping[str, Any]) -> Augmentation:
+    """config.augment, checked; absent fields keep their defaults.
+
+    Raises:
+      ConfigError: a field is unknown or out of range.
+    """
+    unknown = sorted(set(config) - set(Augmentation._fields))
+    if unknown:
+        raise ConfigError(
+            f"config.augment has no field {unknown[0]}; "
+            f"there are {', '.join(Augmentation._fields)}"
+        )
+    settings = Augmentation(**config)
+    for name in (*OPERATIONS, "frame_drop_rate", "cutout_side", "contrast", "hue"):
+        _require(settings, name, 0.0, 1.0)
+    for name in ("crop_scale", "crop_shift", "saturation", "brightness", "noise_sigma"):
+        _require(settings, name, 0.0, 1.0)
+    _require(settings, "blur_sigma", 0.0, 100.0)
+    _require(settings, "gamma_octaves", 0.0, 4.0)
+    _require(settings, "downscale_factor", 1.0, 16.0)
+    _require(settings, "jpeg_quality", 1, 100)
+    if settings.jpeg_subsampling not in ("420", "444"):
+        raise ConfigError(
+            f"config.augment.jpeg_subsampling is {settings.jpeg_subsampling}; "
+            "use 420 or 444"
+        )
+    return settings
+
+
+def _require(settings: Augmentation, name: str, low: float, high: float) -> None:
+    value = getattr(settings, name)
+    if not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(
+            f"config.augment.{name} is {value}; use a number from {low} to {high}"
+        )
+
+
+def augment_clips(
+    frames_BTHWC: jax.Array,
+    *,
+    key: jax.Array,
+    index_B: jax.Array,
+    config: Mapping[str, Any],
+) -> jax.Array:
+    """The clips, changed as config says; same shape and type, still in [0, 1].
+
+    Args:
+      frames_BTHWC: float RGB in [0, 1].
+      key: of the run's seed and the step.
+      index_B: int32[B], the clips' indices; equal index and key give equal draws.
+      config: fields of Augmentation.
+
+    Raises:
+      ConfigError: a field of config is unknown or out of range.
+    """
+    settings = parse(config)
+    if not any(getattr(settings, name) for name in OPERATIONS):
+        return frames_BTHWC
+
+    def one_clip(frames_THWC, index):
+        return augment_clip(frames_THWC, jax.random.fold_in(key, index), settings)
+
+    return jax.vmap(one_clip)(frames_BTHWC, index_B)
+
+
+def augment_clip(
+    frames_THWC: jax.Array, key: jax.Array, settings: Augmentation
+) -> jax.Array:
+    """One clip through every operation that is on, in the order light meets them."""
+    planes = pixels.to_planes(frames_THWC)
+    for name, operation in (
+        ("flip", flip),
+        ("geometry", change_geometry),
+        ("brightness_contrast", change_brightness_contrast),
+        ("hue_saturation", change_hue_saturation),
+        ("gamma", change_gamma),
+        ("noise", add_noise),
+        ("jpeg", compress),
+        ("frame_drop", drop_frames),
+        ("cutout", cut_out),
+    ):
+        if name == "geometry" or getattr(settings, name):
+            planes = operation(planes, key, settings)
+    return pixels.to_frames(planes).astype(frames_THWC.dtype)
+
+
+def _key_of(key: jax.Array, name: str) -> jax.Array:
+    return jax.random.fold_in(key, OPERATIONS.index(name))
+
+
+def _draw(key: jax.Array, name: str, settings: Augmentation):
+    """Whether this operation changes the clip, and four uniform draws for how."""
+    choice, *draws = jax.random.uniform(_key_of(key, name), (5,))
+    return choice < getattr(settings, name), jnp.stack(draws)
+
+
+def _within(draw: jax.Array, bound: float) -> jax.Array:
+    """[0, 1) -> [-bound, bound)."""
+    return bound * (2.0 * draw - 1.0)
+
+
+def flip(planes, key, settings: Augmentation):
+    """Mirror left and right."""
+    chosen, _ = _draw(key, "flip", settings)
+    return jnp.where(chosen, planes[..., ::-1], planes)
+
+
+def change_geometry(planes, key, settings: Augmentation):
+    """Crop, blur and down-up scaling: one matrix per axis each, applied as one."""
+    height, width = planes.shape[2:]
+    axes = []
+    if settings.crop:
+        axes.append(_crop_matrices(key, settings, height, width))
+    if settings.blur:
+        chosen, draws = _draw(key, "blur", settings)
+        sigma = chosen * draws[0] * settings.blur_sigma
+        axes.append([pixels.blur_matrix(side, sigma=sigma) for side in (height, width)])
+    if settings.downscale:
+        chosen, draws = _draw(key, "downscale", settings)
+        factor = settings.downscale_factor ** (chosen * draws[0])
+        axes.append(
+            [pixels.rescale_matrix(side, factor=factor) for side in (height, width)]
+        )
+    if not axes:
+        return planes
+    rows, columns = axes[0]
+    for more_rows, more_columns in axes[1:]:
+        rows = jnp.matmul(more_rows, rows, precision=pixels.EXACT)
+        columns = jnp.matmul(more_columns, columns, precision=pixels.EXACT)
+    return jnp.clip(pixels.resample(planes, rows, columns), 0.0, 1.0)
+
+
+def _crop_matrices(key, settings: Augmentation, height: int, width: int):
+    chosen, draws = _draw(key, "crop", settings)
+    scale = 1.0 + chosen * _within(draws[0], settings.crop_scale)
+    shift = chosen * _within(draws[1:3], settings.crop_shift)
+    return [
+        pixels.zoom_matrix(side, scale=scale, shift=shift[axis])
+        for axis, side in enumerate((height, width))
+    ]
+
+
+def change_brightness_contrast(planes, key, settings: Augmentation):
+    """A factor about mid-grey and an offset, the same for all channels."""
+    chosen, draws = _draw(key, "brightness_contrast", settings)
+    light = chosen * _within(draws[0], settings.brightness)
+    contrast = 1.0 + chosen * _within(draws[1], settings.contrast)
+    return jnp.clip(contrast * (planes - 0.5) + 0.5 + light, 0.0, 1.0)
+
+
+def change_hue_saturation(planes, key, settings: Augmentation):
+    """Turn colours about the grey axis and stretch their distance from grey."""
+    chosen, draws = _draw(key, "hue_saturation", settings)
+    matrix = pixels.colour_matrix(
+        saturation=1.0 + chosen * _within(draws[1], settings.saturation),
+        hue=chosen * _within(draws[0], settings.hue),
+    )
+    return pixels.recolour(planes, matrix, jnp.zeros(3))
+
+
+def change_gamma(planes, key, settings: Augmentation):
+    """Raise to a power around 1."""
+    chosen, draws = _draw(key, "gamma", settings)
+    exponent = 2.0 ** (chosen * _within(draws[0], settings.gamma_octaves))
+    return jnp.where(chosen, planes**exponent, planes)
+
+
+def add_noise(planes, key, settings: Augmentation):
+    """Gaussian noise of one strength, drawn anew for each frame as a sensor does."""
+    chosen, draws = _draw(key, "noise", settings)
+    sigma = chosen * draws[0] * settings.noise_sigma
+    field_key = jax.random.fold_in(_key_of(key, "noise"), 1)
+    # Frames lead, so that the two samples of a random word fall on different frames.
+    shape = (planes.shape[1], planes.shape[0], *planes.shape[2:])
+    field = jnp.swapaxes(near_gaussian(field_key, shape), 0, 1)
+    return jnp.clip(planes + sigma * field, 0.0, 1.0)
+
+
+def near_gaussian(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """float32 of mean 0 and variance 1, close to Gaussian, within +-3.3.
+
+    The sum of four 4-bit numbers, two samples from each random word: random words are
+    what noise costs on a CPU. Its levels lie 0.11 apart, far below an 8-bit level at
+    the strengths that frames can bear.
+    """
+    half = -(-shape[0] // 2)
+    words = jax.random.bits(key, (half, *shape[1:]), jnp.uint32)
+    fields = [(words >> shift) & 15 for shift in range(0, 32, 4)]
+    sums = jnp.concatenate([sum(fields[:4]), sum(fields[4:])])[: shape[0]]
+    mean, variance = 4 * 7.5, 4 * (16**2 - 1) / 12
+    return (sums.astype(jnp.float32) - mean) / math.sqrt(variance)
+
+
+def compress(planes, key, settings: Augmentation):
+    """JPEG of one quality for the clip."""
+    chosen, draws = _draw(key, "jpeg", settings)
+    quality = jnp.floor(
+        settings.jpeg_quality + draws[0] * (101 - settings.jpeg_quality)
+    )
+    subsample = settings.jpeg_subsampling == "420"
+    return jnp.where(chosen, pixels.jpeg(planes, quality, subsample=subsample), planes)
+
+
+def drop_frames(planes, key, settings: Augmentation):
+    """Frames lost on the way: each one shows the last frame that was kept."""
+    chosen, _ = _draw(key, "frame_drop", settings)
+    count = planes.shape[1]
+    frame_key = jax.random.fold_in(_key_of(key, "frame_drop"), 1)
+    lost = chosen & jax.random.bernoulli(frame_key, settings.frame_drop_rate, (count,))
+    shown = jax.lax.cummax(jnp.where(lost, 0, jnp.arange(count)))
+    return jnp.take(planes, shown, axis=1)
+
+
+def cut_out(planes, key, settings: Augmentation):
+    """A mid-grey rectangle at one place (DeVries & Taylor 2017)."""
+    chosen, draws = _draw(key, "cutout", settings)
+    sides, centre = settings.cutout_side * draws[:2], draws[2:]
+    inside = [
+        jnp.abs((jnp.arange(size) + 0.5) / size - centre[axis]) < sides[axis] / 2
+        for axis, size in enumerate(planes.shape[2:])
+    ]
+    hole = chosen & inside[0][:, None] & inside[1][None, :]
+    return jnp.where(hole, 0.5, planes)

@@ -1,0 +1,50 @@
+"""Every compiled program: a step of model/ over a mesh, with its shardings."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from fakedetect_jax.augment import selfblend
+from fakedetect_jax.model import explain, steps
+from fakedetect_jax.run import parallel
+
+
+def compile_eval_step(
+    model, mesh: Mesh, *, blends: tuple[int, selfblend.Stored] | None = None
+) -> Callable:
+    """eval_step over the mesh; the logits come back whole on every process.
+
+    With blends, a seed and how frames are stored, it is blended_eval_step, for an
+    open_blended_split.
+    """
+    step = functools.partial(steps.eval_step, model)
+    if blends is not None:
+        step = functools.partial(steps.blended_eval_step, model, *blends)
+    return jax.jit(
+        step,
+        in_shardings=(parallel.replicated(mesh), parallel.batch_sharded(mesh)),
+        out_shardings=parallel.replicated(mesh),
+    )
+
+
+def compile_explain_step(model: nn.Module, mesh: Mesh) -> Callable:
+    """explain_step over the mesh; its results come back whole on every process."""
+    return jax.jit(
+        functools.partial(explain.explain_step, model),
+        in_shardings=(parallel.replicated(mesh), parallel.batch_sharded(mesh)),
+        out_shardings=parallel.replicated(mesh),
+    )
+
+
+def compile_train_step(recipe: steps.Recipe, mesh) -> Callable:
+    """train_step over the mesh: batch sharded, state replicated and donated."""
+    everywhere = parallel.replicated(mesh)
+    return jax.jit(
+        functools.partial(steps.train_step, recipe),
+        in_shardings=(everywhere, parallel.batch_sharded(mesh)),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )

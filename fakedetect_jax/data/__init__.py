@@ -1,0 +1,1 @@
+"""Order, reading and feeding of clips; in numpy, without jax."""

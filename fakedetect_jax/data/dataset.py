@@ -1,0 +1,191 @@
+"""A run's dataset: made where it is missing, opened, known by its digest."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fakedetect_jax.data import order, reader
+from tfds_ffpp.errors import DataError
+
+Facts = dict[str, Any]  # of a dataset, see dataset_facts
+
+
+def dataset_facts(dataset_dir: Path) -> Facts:
+    """What tells whether a dataset is the one that it was: {"digest", "splits"}.
+
+    "splits" maps each name to {"real", "fake", "sha256"}.
+    """
+    splits = {}
+    for path in sorted(Path(dataset_dir).glob("videos-*.jsonl")):
+        name = path.stem[len("videos-") :]
+        labels = [video["label"] for video in reader.read_videos(dataset_dir, name)]
+        splits[name] = {
+            "real": labels.count(0),
+            "fake": labels.count(1),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+    return {"digest": dataset_digest(dataset_dir), "splits": splits}
+
+
+def check_unchanged(old: Facts | None, new: Facts, *, what: str) -> None:
+    """Raises DataError when a dataset is not what it was; `old` None is not known."""
+    if old is not None and old["digest"] != new["digest"]:
+        raise DataError(
+            f"the dataset is not the one that {what} was trained on: "
+            f"{describe_change(old, new)}; put that dataset back, or train anew in "
+            "another --workdir"
+        )
+
+
+def describe_change(old: Facts, new: Facts) -> str:
+    """How a dataset differs from what it was; both as dataset_facts has them."""
+    changes = []
+    for name in sorted(old["splits"] | new["splits"]):
+        before, now = old["splits"].get(name), new["splits"].get(name)
+        if before == now:
+            continue
+        if before is None or now is None:
+            changes.append(f"split {name} is {'gone' if now is None else 'new'}")
+            continue
+        counts = [f"{s['real']} real + {s['fake']} fake" for s in (before, now)]
+        if counts[0] == counts[1]:
+            changes.append(f"{name} has other videos ({counts[0]} as before)")
+        else:
+            changes.append(f"{name} was {counts[0]} and is {counts[1]} videos")
+    return "; ".join(changes) or "its frames are stored in other files"
+
+
+def dataset_digest(dataset_dir: str | os.PathLike) -> str:
+    """SHA-256 over what a built dataset holds: the same on every host that has it.
+
+    Over the lines of videos-<split>.jsonl, which have each video's own digest, and the
+    names and sizes of the shards, whose content is not read: 5 ms for 5000 videos.
+    Raises DataError when the folder has neither.
+    """
+    folder = Path(dataset_dir)
+    digest = hashlib.sha256()
+    tables = sorted(folder.glob("videos-*.jsonl"))
+    shards = sorted(folder.glob("*.array_record*"))
+    if not tables or not shards:
+        raise DataError(f"{folder} is not a built dataset; build it again")
+    for path in tables:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    for path in shards:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+# Getting there -------------------------------------------------------------------
+
+
+def dataset_config(config):
+    """The FfppConfig of a config's dataset group."""
+    from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
+
+    return FfppConfig(**config.dataset.to_dict())
+
+
+def prepare(config, terminal, *, splits: Sequence[str] = ()) -> None:
+    """Makes the videos that the config asks for and builds the dataset from them.
+
+    Does nothing for what is there already, nor where data.manual_dir is not set. Raises
+    DataError, before anything is built, when it would not have one of the splits.
+    """
+    if not config.data.manual_dir:
+        return
+    from tfds_ffpp import build, packaging
+
+    manual_dir = Path(config.data.manual_dir).expanduser()
+    if config.synthetic.num_identities:
+        from tfds_ffpp.synthetic import tree
+
+        with terminal.phase("make videos"):
+            tree.write_tree(
+                manual_dir,
+                compressions=(config.dataset.compression,),
+                methods=tuple(config.dataset.methods) or tree.FOUR,
+                **config.synthetic.to_dict(),
+            )
+    wanted, data_dir = dataset_config(config), Path(config.data.data_dir).expanduser()
+    with terminal.phase("build"):
+        if splits and not build.is_there(wanted, data_dir):
+            known = sorted(packaging.select(wanted, manual_dir)[1].records)
+            for split in splits:
+                if split not in known:
+                    raise reader.no_split(manual_dir, split, known)
+        build.build(wanted, data_dir=data_dir, manual_dir=manual_dir)
+
+
+def open_dataset(config, name: str = ""):
+    """The builder of the config's dataset, or of another one by its folder name.
+
+    Raises DataError with the command that builds it when it is not there.
+    """
+    from tfds_ffpp import build
+
+    data_dir = Path(config.data.data_dir).expanduser()
+    if name and name != config.dataset.name:
+        builder = build.open_named(
+            name,
+            data_dir=data_dir,
+            missing=_cut_alike(config, build.named_config(name)),
+        )
+        _check_fit(config, builder.builder_config, data_dir)
+        return builder
+    return build.open_dataset(dataset_config(config), data_dir=data_dir)
+
+
+# How frames are taken from a video and stored: a model knows videos cut in its way.
+CUT_FIELDS = (
+    *("image_size", "num_frames", "frame_step", "crop", "margin", "detector"),
+    *("detector_model", "jpeg_quality", "jpeg_subsampling"),
+)
+
+
+def _cut_alike(config, other):
+    """A dataset's config, with the fields of CUT_FIELDS as the model was trained on."""
+    own = {name: config.dataset[name] for name in CUT_FIELDS}
+    return dataclasses.replace(other, **own)
+
+
+def cut_otherwise(config, other) -> str:
+    """In what another dataset's frames were cut unlike the run's; empty if in none."""
+    return ", ".join(
+        f"{name} {getattr(other, name)!r} (in training {config.dataset[name]!r})"
+        for name in CUT_FIELDS
+        if name != "detector_model"  # a path, which other machines have elsewhere
+        if getattr(other, name) != config.dataset[name]
+    )
+
+
+def _check_fit(config, built, data_dir: Path) -> None:
+    """Raises DataError unless the clips of a config can be cut from a dataset."""
+    from tfds_ffpp import build
+
+    size = config.dataset.image_size
+    span = order.clip_span(config.data.clip_frames, config.data.frame_stride)
+    if built.image_size == size and built.num_frames >= span:
+        return
+    wanted = dataclasses.replace(
+        _cut_alike(config, built),
+        name=f"{built.name}_{size}x{config.dataset.num_frames}",
+    )
+    cure = f"evaluate with --config.eval.dataset={wanted.name}"
+    if not build.is_there(wanted, data_dir):
+        cure = f"build it as `{build.build_command(wanted, data_dir)}` and {cure}"
+    raise DataError(
+        f"dataset {built.name} holds {built.num_frames} frames of "
+        f"{built.image_size} px, but the model takes clips over {span} frames of "
+        f"{size} px; {cure}"
+    )
+
+
+def read_card(dataset_dir: Path) -> dict[str, Any]:
+    """The card that was written with a dataset; empty if there is none."""
+    path = dataset_dir / "card.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,209 @@
+"""Videos and clips of a built split, read at random."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from tensorflow_datasets.core import decode
+from tensorflow_datasets.proto import tf_example_pb2
+
+from fakedetect_jax.data import order
+from fakedetect_jax.data.order import ClipRef, Video
+from tfds_ffpp.errors import DataError
+
+
+def no_split(place: Path, split: str, known: Sequence[str]) -> DataError:
+    """What to raise where a split is missing, with the way to one."""
+    if not known:
+        return DataError(f"{place} has no split {split} and no other; build it again")
+    cure = "name one of these"
+    if "train" not in known:
+        cure = (
+            "a set without a list of its own is all test; build it under another name "
+            "with a column split in its CSV or with --set=protocol=disjoint "
+            "(config.dataset.protocol=disjoint)"
+        )
+    return DataError(f"{place} has no split {split}; it has {', '.join(known)}: {cure}")
+
+
+def read_videos(dataset_dir: Path, split: str) -> list[Video]:
+    """What is known of each record of a split, in record order, without its frames."""
+    path = Path(dataset_dir) / f"videos-{split}.jsonl"
+    if not path.exists():
+        known = sorted(p.stem[7:] for p in Path(dataset_dir).glob("videos-*.jsonl"))
+        raise no_split(dataset_dir, split, known)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def need_both_classes(videos: Sequence[Video], name: str, *, one_is_enough: bool):
+    """Raises DataError when a split has no reals or no fakes, unless one is enough."""
+    labels = [v["label"] for v in videos if v["num_valid"] > 0]
+    fakes = sum(labels)
+    if one_is_enough or 0 < fakes < len(labels):
+        return
+    lacking = "real" if fakes else "fake"
+    raise DataError(
+        f"the {name} split has {len(labels)} usable videos but no {lacking} one, so "
+        "nothing can be learnt or judged there; build the dataset with both classes, "
+        "hold out fewer methods, or go on with --config.dataset.allow_one_class=True"
+    )
+
+
+class FrameReader:
+    """Decodes the frames of a clip straight out of its record.
+
+    Only the frames asked for are decoded. Opens its files on first use, in whichever
+    process that is; safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        builder,
+        split: str,
+        *,
+        image_size: int,
+        cache_mib: int = 0,
+        records: Sequence[int] | None = None,
+    ):
+        """`records` says which record each video is, where not all of them are."""
+        self._builder_source = builder.as_data_source(
+            split, deserialize_method=decode.DeserializeMethod.RAW_BYTES
+        )
+        self._split = split
+        self._records = records
+        self._image_size = image_size
+        self._cache_bytes = cache_mib << 20
+        self._cache: dict[int, np.ndarray] = {}
+
+    def read(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> int:
+        """Fills out uint8[T,H,W,3]; returns how many of its frames are valid.
+
+        After them the last valid frame is repeated. Raises DataError for a record or
+        an image that cannot be read.
+        """
+        wanted, length = order.frames_of(clip, num_valid, len(out))
+        cached = self._cache.get(clip.video)
+        if cached is None and self._cache_bytes:
+            cached = self._remember(clip.video)
+        if cached is not None:
+            np.take(cached, wanted, axis=0, out=out)
+            return length
+        images = self._images(clip.video)
+        for row, frame in enumerate(wanted[:length]):
+            self._decode(images[frame], clip.video, out[row])
+        out[length:] = out[length - 1]
+        return length
+
+    def _record(self, video: int) -> int:
+        return video if self._records is None else self._records[video]
+
+    def _images(self, video: int) -> Sequence[bytes]:
+        number = self._record(video)
+        try:
+            record = self._builder_source[number]
+            example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+        except Exception as error:  # array_record and protobuf share no base class
+            raise DataError(
+                f"record {number} of split {self._split} cannot be read "
+                f"({str(error).splitlines()[0]}); build the dataset again"
+            ) from error
+        return example.features.feature["frames"].bytes_list.value
+
+    def _decode(self, image: bytes, video: int, out: np.ndarray) -> None:
+        try:
+            frame = simplejpeg.decode_jpeg(image, "RGB", buffer=out)
+        except ValueError as error:
+            raise DataError(
+                f"a frame of record {self._record(video)} of split {self._split} is "
+                f"damaged ({error}); build the dataset again"
+            ) from error
+        if frame.shape != out.shape:
+            raise DataError(
+                f"record {self._record(video)} of split {self._split} holds frames of "
+                f"{frame.shape[0]}x{frame.shape[1]} pixels, not {self._image_size}; "
+                "build the dataset again"
+            )
+
+    def _remember(self, video: int) -> np.ndarray | None:
+        side = self._image_size
+        images = self._images(video)
+        size = len(images) * side * side * 3
+        if (len(self._cache) + 1) * size > self._cache_bytes:
+            return None
+        frames = np.empty((len(images), side, side, 3), np.uint8)
+        for image, out in zip(images, frames, strict=True):
+            self._decode(image, video, out)
+        self._cache[video] = frames
+        return frames
+
+    def __getstate__(self):
+        # Workers fill caches of their own.
+        return {**self.__dict__, "_cache": {}}
+
+
+# A face's points are averaged over about this long, in seconds: a detector's box jumps
+# from frame to frame, a head does not.
+SMOOTH_SECONDS = 0.1
+
+
+def smooth_points(video: Video) -> np.ndarray:
+    """float32[N,5,2]: the face's points in the stored frames, steadied in time."""
+    points = np.array(video["face_points"], np.float32)
+    count = max(video["num_valid"], 1)
+    times = np.asarray(video["timestamp"][:count], np.float64)
+    apart = (times[:, None] - times) / SMOOTH_SECONDS
+    weight = np.exp(-0.5 * apart**2)
+    weight /= weight.sum(axis=1, keepdims=True)
+    points[:count] = np.einsum("ij,jkl->ikl", weight, points[:count])
+    return points
+
+
+class Split(NamedTuple):
+    """A split of a built dataset, ready to be read."""
+
+    name: str
+    videos: list[order.Video]
+    reader: FrameReader
+
+
+def open_split(builder, name: str, config, *, hold_out: Sequence[str] = ()) -> Split:
+    """A split without the fakes of the methods in `hold_out`.
+
+    Raises DataError when the dataset has no such split or method.
+    """
+    videos = read_videos(builder.data_dir, name)
+    records = order.held_in(videos, hold_out)
+    reader = FrameReader(
+        builder,
+        name,
+        image_size=config.dataset.image_size,
+        cache_mib=config.data.cache_mib,
+        records=records,
+    )
+    return Split(name, [videos[i] for i in records], reader)
+
+
+# What the fakes of open_blended_split are called.
+SELF_BLENDED = "self-blended"
+
+
+def open_blended_split(builder, name: str, config) -> Split:
+    """The reals of a split, and each once more as a fake to be self-blended.
+
+    For steps.blended_eval_step, which does the blending. It stands in for a split
+    whose own fakes may not be looked at.
+    """
+    videos = read_videos(builder.data_dir, name)
+    real = [i for i, video in enumerate(videos) if video["label"] == 0]
+    blended = [{**videos[i], "label": 1, "method": SELF_BLENDED} for i in real]
+    reader = FrameReader(
+        builder,
+        name,
+        image_size=config.dataset.image_size,
+        cache_mib=config.data.cache_mib,
+        records=[*real, *real],
+    )
+    return Split(name, [*(videos[i] for i in real), *blended], reader)

@@ -1,0 +1,1 @@
+"""From scores to numbers; in numpy, without jax."""

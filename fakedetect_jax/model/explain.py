@@ -1,0 +1,91 @@
+"""Where and when a clip looks forged to the model: heat maps, the running score."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fakedetect_jax.model import steps
+
+PATH_STEPS = 16  # points on the way of the integrated gradient
+
+
+class Explanation(NamedTuple):
+    """What is told of B clips of T frames.
+
+    logits float32[B]; running float32[B,T]: the logit if the clip ended with that
+    frame; heat float32[B,T,h,w]: what each place adds to the logit beyond the average
+    place of its frame, at least 0.
+    """
+
+    logits: jax.Array | np.ndarray
+    running: jax.Array | np.ndarray
+    heat: jax.Array | np.ndarray
+
+
+def explain_step(
+    model: nn.Module, variables: dict[str, Any], batch: steps.Batch
+) -> Explanation:
+    """Scores a batch and says why."""
+    frames = steps.normalise(batch["frames"].astype(jnp.float32) / 255.0)
+    apply = functools.partial(model.apply, variables, train=False)
+    maps_BTHWC = apply(frames, method="backbone_features").astype(jnp.float32)  # pyright: ignore
+    head = functools.partial(apply, method="head_from_features")
+    added_BTHW = contributions(head, maps_BTHWC, batch["length"])
+    beyond = added_BTHW - jnp.mean(added_BTHW, axis=(2, 3), keepdims=True)
+    return Explanation(
+        logits=head(maps_BTHWC, batch["length"]),  # pyright: ignore
+        running=_running(apply, maps_BTHWC, batch["length"]),
+        heat=_smooth(nn.relu(beyond)),
+    )
+
+
+def contributions(
+    head: Callable, maps_BTHWC: jax.Array, length_B: jax.Array
+) -> jax.Array:
+    """What each place of the feature maps adds to the logit, float32[B,T,h,w].
+
+    Integrated Grad-CAM (Sattarzadeh et al., ICASSP 2021): Grad-CAM (Selvaraju et al.,
+    ICCV 2017) with the gradient averaged on the way from no features to these, so that
+    a saturated LSTM still tells its reasons. Of a clip they sum to the logit less that
+    of no features.
+    """
+
+    def total(maps: jax.Array) -> jax.Array:
+        return jnp.sum(head(maps, length_B))
+
+    shares = (jnp.arange(PATH_STEPS) + 0.5) / PATH_STEPS
+    gradients = jax.lax.map(lambda share: jax.grad(total)(share * maps_BTHWC), shares)
+    return jnp.sum(jnp.mean(gradients, axis=0) * maps_BTHWC, axis=-1)
+
+
+def _smooth(heat_BTHW: jax.Array) -> jax.Array:
+    """Binomial weights over 3 x 3 places: each sees more of the picture than itself."""
+    for axis in (2, 3):
+        sides = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        padded = jnp.pad(heat_BTHW, sides, mode="edge")
+        size = heat_BTHW.shape[axis]
+        before, here, after = (
+            jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)
+        )
+        heat_BTHW = (before + 2 * here + after) / 4
+    return heat_BTHW
+
+
+def _running(apply: Callable, maps_BTHWC: jax.Array, length_B: jax.Array) -> jax.Array:
+    """FakeDetector.frame_logits without a second pass through the backbone."""
+    num_clips, num_frames = maps_BTHWC.shape[:2]
+    pooled = jnp.mean(maps_BTHWC, axis=(2, 3), keepdims=True)
+    prefix_BT = jnp.minimum(
+        jnp.arange(1, num_frames + 1), jnp.maximum(length_B, 1)[:, None]
+    )
+    logits = apply(
+        jnp.repeat(pooled, num_frames, axis=0),
+        prefix_BT.reshape(-1),
+        method="head_from_features",
+    )
+    return logits.reshape(num_clips, num_frames)

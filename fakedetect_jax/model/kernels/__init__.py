@@ -1,0 +1,1 @@
+"""CPU only: GPUs and TPUs compile the plain operations."""

@@ -1,0 +1,97 @@
+"""Adam with its schedule, and which parameters learn at which rate."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fakedetect_jax.model.network import is_frozen
+
+
+def learning_rate(
+    *, peak: float, schedule: str, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
+    """Steps -> learning rate: linear warm-up, then constant or cosine to zero."""
+    if schedule == "cosine":
+        decay_steps = max(num_steps - warmup_steps, 1)
+        main = optax.cosine_decay_schedule(peak, decay_steps)
+    else:
+        main = optax.constant_schedule(peak)
+    if not warmup_steps:
+        return main
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([warmup, main], [warmup_steps])
+
+
+def make_optimizer(
+    settings, *, num_steps: int, num_stages: int = 4, freeze_stages: int = 0
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019).
+
+    Args:
+      settings: the config's optimizer group.
+      num_steps: of the whole run, for the schedule.
+      num_stages: of the backbone.
+      freeze_stages: how many of them are constants, which nothing may change.
+    """
+    rate = learning_rate(
+        peak=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        num_steps=num_steps,
+    )
+    parts = []
+    if settings.clip_norm:
+        parts.append(optax.clip_by_global_norm(settings.clip_norm))
+    parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps))
+    if settings.weight_decay:
+        decayed = functools.partial(_map_paths, _is_kernel)
+        parts.append(optax.add_decayed_weights(settings.weight_decay, decayed))
+    factor = functools.partial(
+        _rate_factor,
+        backbone=settings.backbone_multiplier,
+        layer_decay=settings.layer_decay,
+        num_stages=num_stages,
+        freeze_stages=freeze_stages,
+    )
+    if (settings.backbone_multiplier, settings.layer_decay) != (1, 1) or freeze_stages:
+        parts.append(
+            optax.stateless(
+                lambda updates, _: jax.tree.map(
+                    jnp.multiply, updates, _map_paths(factor, updates)
+                )
+            )
+        )
+    parts.append(optax.scale_by_learning_rate(rate))
+    return optax.chain(*parts)
+
+
+def _map_paths(function, tree):
+    """A tree of function(names on the way to each leaf)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: function([entry.key for entry in path]), tree
+    )
+
+
+def _is_kernel(names: list[str]) -> bool:
+    return names[-1] == "kernel"
+
+
+def _rate_factor(
+    names: list[str],
+    *,
+    backbone: float,
+    layer_decay: float,
+    num_stages: int,
+    freeze_stages: int,
+) -> float:
+    """What the learning rate of a parameter is multiplied by: less, the earlier it is
+    in the backbone, and 0 in its frozen stages."""
+    if names[0] != "backbone":
+        return 1.0
+    if is_frozen(names[1], freeze_stages):
+        return 0.0
+    is_block = names[1].startswith("layer")
+    stage = int(names[1].removeprefix("layer").split("_")[0]) if is_block else 0
+    return backbone * layer_decay ** (num_stages - stage)

@@ -1,0 +1,155 @@
+"""Numbers as text, for pages and the terminal."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """0.9871 -> "0.987"; None -> an em dash."""
+    return "—" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.9871 -> "98.7 %", which does not break; None -> an em dash."""
+    return "—" if value is None else f"{100 * value:.{digits}f}\u202f%"
+
+
+def share(value: float | None) -> str:
+    """A percentage that is 100 only when nothing is missing."""
+    return percent(value if value is None else math.floor(1000 * value) / 1000)
+
+
+def count(value: int) -> str:
+    """12345 -> "12,345"."""
+    return f"{value:,}"
+
+
+def span(values: Sequence[float] | None, digits: int = 3) -> str:
+    """[0.95, 0.99] -> "0.950–0.990"; None -> nothing."""
+    return "" if not values else f"{values[0]:.{digits}f}–{values[1]:.{digits}f}"
+
+
+def percent_span(values: Sequence[float] | None, digits: int = 1) -> str:
+    """[0.95, 0.99] -> "95.0–99.0 %"; None -> nothing."""
+    return f"{span([100 * v for v in values], digits)}\u202f%" if values else ""
+
+
+def signed(value: float) -> str:
+    """0.0123 -> "+0.012", -0.0123 -> "−0.012"."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def compact(value: Any) -> str:
+    """A config value on one line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# The seed's printed lines.
+
+
+def seed_epoch_lines(
+    *,
+    epoch: int,
+    num_epochs: int,
+    loss: float,
+    accuracy: float,
+    validation_loss: float,
+    validation_accuracy: float,
+) -> str:
+    """The two lines of an epoch; losses and accuracies are of clips."""
+    return (
+        f"Epoch {epoch}/{num_epochs}\n"
+        f"Loss: {loss:.4f} - Accuracy: {accuracy:.4f} - "
+        f"Validation Loss: {validation_loss:.4f} - "
+        f"Validation Accuracy: {validation_accuracy:.4f}"
+    )
+
+
+def constant_line(labels: Sequence[int]) -> str:
+    """What one answer for all clips is right in, to stand beside an accuracy."""
+    fakes = sum(labels)
+    answer = "fake" if 2 * fakes > len(labels) else "real"
+    right = max(fakes, len(labels) - fakes) / max(len(labels), 1)
+    return f"always answering {answer} is right in {100 * right:.2f}% of clips"
+
+
+def validation_line(video_auc: float | None, labels: Sequence[int]) -> str:
+    """What stands below an epoch's lines: an AUC of 0 is a number, None is none."""
+    return f"validation video AUC {number(video_auc, 4)}, {constant_line(labels)}"
+
+
+def seed_result_lines(report: Mapping[str, Any]) -> str:
+    """Loss, accuracy and confusion matrix of a report's clips, then the video AUC.
+
+    The last line is not the seed's: a constant answer's accuracy.
+    """
+    clip, video = report["clip"], report["video"]
+    (tn, fp), (fn, tp) = clip["confusion"]
+    name = str(report["split"]).capitalize()
+    width = max(len(str(n)) for n in (tn, fp, fn, tp, "Predicted Negative"))
+    rows = [
+        ("", "Predicted Negative", "Predicted Positive"),
+        ("Actual Negative", tn, fp),
+        ("Actual Positive", fn, tp),
+    ]
+    table = "\n".join(f"{a:<15}  {b!s:>{width}}  {c!s:>{width}}" for a, b, c in rows)
+    interval = span(video["intervals"].get("auc"))
+    between = f" (95 % interval {interval})" if interval else ""
+    return (
+        f"{name} Loss: {number(clip['loss'], 4)}, "
+        f"{name} Accuracy: {100 * clip['accuracy']:.2f}%\n"
+        f"Confusion Matrix:\n{table}\n"
+        f"{name} Video AUC: {number(video['auc'], 4)}{between}\n"
+        f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
+        f"{_trivial_lines(report.get('trivial') or {})}"
+    )
+
+
+def _trivial_lines(reached: Mapping[str, Any]) -> str:
+    """What trivial statistics reach on made videos, a line each."""
+    return "".join(
+        f"\n  a forest on {name} reaches {number(area['auc'], 4)} "
+        f"({span(area['intervals']['auc'])})"
+        for name, area in reached.items()
+    )
+
+
+def touch_line(touched: Mapping[str, Any]) -> str:
+    """One sentence about how often a test was looked at."""
+    times, runs = touched["evaluations"], touched["runs"]
+    name = f"test of {touched['dataset']}" if touched["dataset"] else "test"
+    if times == 1:
+        return f"{name}: evaluated once"
+    return (
+        f"{name}: evaluated {times} times in {runs} run{'s' if runs > 1 else ''}; "
+        "choosing among these results is selection on test"
+    )
+
+
+def difference_line(difference: Mapping[str, Any]) -> str:
+    """One sentence about the AUCs of two runs."""
+    area = difference["auc"]
+    reach = area["interval"]
+    between = f" [{reach[0]:+.3f}, {reach[1]:+.3f}]" if reach else ""
+    return (
+        f"{difference['run']} against {difference['reference']}: "
+        f"video AUC {area['difference']:+.3f}{between}, "
+        f"p = {area['clustered_p']:.2g} over {difference['over']} "
+        f"(DeLong {area['delong_p']:.2g}), {difference['num_videos']} videos"
+    )
+
+
+def unpaired_line(alone: Mapping[str, Any]) -> str:
+    """Why an evaluation has no difference to another."""
+    return (
+        f"{alone['run']} is paired with none: {alone['shared']} of its "
+        f"{alone['videos']} videos are in {alone['nearest']}"
+    )
+
+
+def clock(seconds: float) -> str:
+    """A place in a video: 61.24 -> "1:01.2"."""
+    tenths = round(10 * max(seconds, 0.0))
+    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"

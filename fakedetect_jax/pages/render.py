@@ -1,0 +1,54 @@
+"""Templates to pages and cards; values are text and never markup."""
+
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from fakedetect_jax.pages import formats
+from tfds_ffpp.text import markdown, printable
+
+# Templates.
+
+
+def _safe(value: Any) -> Any:
+    """Text without characters that do more than show; markup of ours as it is."""
+    if type(value) is not str:
+        return value
+    return "\n".join(printable(line) for line in value.split("\n"))
+
+
+def _safe_markdown(value: Any) -> Any:
+    return markdown(value) if type(value) is str else value
+
+
+def code(value: str) -> Markup:
+    """Text between backticks, which end with the line or with a backtick."""
+    return Markup(printable(value).replace("`", "'"))  # noqa: S704
+
+
+def render(template: str, **values: Any) -> str:
+    """A page or card from templates/."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fakedetect_jax.pages"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        finalize=_safe_markdown if template.endswith(".md") else _safe,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        signed=formats.signed,
+        share=formats.share,
+        count=formats.count,
+        number=formats.number,
+        percent=formats.percent,
+        span=formats.span,
+        percent_span=formats.percent_span,
+        compact=formats.compact,
+        code=code,
+        touch_line=formats.touch_line,
+        unpaired_line=formats.unpaired_line,
+    )
+    return environment.get_template(template).render(**values)

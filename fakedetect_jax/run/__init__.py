@@ -1,0 +1,1 @@
+"""Process, devices, hosts and the folder of a run."""

@@ -1,0 +1,415 @@
+"""The one file about Orbax: save, verify, restore, fall back.
+
+A checkpoint is CHECKPOINTS/<step>/ as Orbax writes it, with three items: `model`
+(parameters, BatchNorm statistics and, where kept, the averages of both), `training`
+(the rest of the state) and `facts` (format, config, versions, a SHA-256 of every
+leaf).
+Orbax restores flipped bits in silence, so a manifest with the SHA-256 of each file,
+CHECKPOINTS/<step>.digest.json, is written when the save has ended; a step without a
+manifest that fits is no checkpoint. While a save is under way CHECKPOINTS/saving.json
+names its step: a step that lacks its manifest and is not named there was whole once, so
+something has happened to the folder, and a run must not begin anew over it.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.files import write_json
+from fakedetect_jax.run import parallel
+from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digest, to_leaves
+
+FORMAT = 1
+METRIC = "video_auc"
+NOT_COMPLETED = "it was not completed"
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
+
+
+def _split(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    groups = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
+    model = {k: v for k, v in leaves.items() if k.startswith(groups)}
+    return model, {k: v for k, v in leaves.items() if k not in model}
+
+
+def _zeros(leaves: Mapping[str, Any]) -> Leaves:
+    """Host arrays of the leaves' shapes, so that Orbax restores to the host."""
+    return {k: np.zeros(v.shape, v.dtype) for k, v in leaves.items()}
+
+
+def _hide_late_reports(show=sys.unraisablehook) -> None:
+    """Keeps TensorStore's threads from printing beside the sentence of a failed save.
+
+    When one write fails Orbax closes its event loop; the writes still under way then
+    report to a closed one, and each such report would print a traceback.
+    """
+
+    def hook(unraisable):
+        error = unraisable.exc_value
+        if not (type(error) is RuntimeError and str(error) == "Event loop is closed"):
+            show(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _raise_lost_peer(error: BaseException | None) -> None:
+    """Raises the runtime's error behind a failed save of several processes, if any.
+
+    One of them is gone then, and the disk is not at fault.
+    """
+    while error is not None and jax.process_count() > 1:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error
+        error = error.__cause__ or error.__context__
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        read_only: bool = False,
+    ):
+        """Opens the folder, making it if need be, and clears leftovers.
+
+        With read_only nothing is written: a run may be saving there meanwhile.
+        """
+        self.directory = Path(os.path.abspath(directory))  # Orbax takes no relative one
+        self._pending: int | None = None
+        if not read_only:
+            _hide_late_reports()
+        policies = ocp.checkpoint_managers
+        # The best ones alone would lose the newest, from which a run goes on.
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(n=keep_latest),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[METRIC],
+                    reverse=False,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=lambda metrics: metrics[METRIC],
+                best_mode="max",
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
+            item_names=("model", "training", "facts"),
+        )
+
+    def _manifest(self, step: int) -> Path:
+        return self.directory / f"{step}.digest.json"
+
+    @property
+    def _saving(self) -> Path:
+        """Names the step whose save is under way; gone when it is sealed."""
+        return self.directory / "saving.json"
+
+    def _is_being_saved(self, step: int) -> bool:
+        try:
+            return json.loads(self._saving.read_text()) == {"step": step}
+        except (OSError, ValueError):
+            return False
+
+    # Saving ----------------------------------------------------------------------
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        facts: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts to write a state; only the copy to the host is waited for.
+
+        Args:
+          step: the number of completed updates, and the checkpoint's name.
+          state: a TrainState with replicated leaves.
+          facts: what else should be known of it (JSON): config, versions, devices.
+          metrics: of this very state on val; video_auc decides which is best.
+        """
+        self.finish()
+        if step in self.steps():
+            self._forget(step)
+        leaves = parallel.fetch(to_leaves(state))
+        model, training = _split(leaves)
+        digests = {name: leaf_digest(leaf) for name, leaf in leaves.items()}
+        facts = {**facts, "format": FORMAT, "digests": digests}
+        known = {k: v for k, v in (metrics or {}).items() if v is not None}
+        try:
+            if jax.process_index() == 0:
+                write_json(self._saving, {"step": step})
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(model),
+                    training=ocp.args.StandardSave(training),
+                    facts=ocp.args.JsonSave(facts),
+                ),
+                metrics=known if METRIC in known else None,
+                force=True,
+            )
+        except Exception as error:  # OSError, ValueError, RuntimeError: as it comes
+            _raise_lost_peer(error)
+            raise self._save_error(step, error) from error
+        self._pending = step
+
+    def _forget(self, step: int) -> None:
+        """Removes a step that is to be written anew, evaluated this time."""
+        if jax.process_index() == 0:
+            self._manifest(step).unlink(missing_ok=True)
+        self._manager.delete(step)
+
+    def poll(self) -> None:
+        """Completes the save under way if its files are written; never waits."""
+        if self._pending is not None and not self._manager.is_saving_in_progress():
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the save under way and seals it with its manifest."""
+        if self._pending is None:
+            return
+        step, self._pending = self._pending, None
+        try:
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                files = _file_digests(self.directory / str(step))
+                write_json(self._manifest(step), _sealed(files))
+                self._saving.unlink(missing_ok=True)
+                self._drop_stale_manifests()
+        except Exception as error:
+            _raise_lost_peer(error)
+            raise self._save_error(step, error) from error
+
+    def _save_error(self, step: int, error: Exception) -> CheckpointError:
+        good = self.latest()
+        return CheckpointError(
+            f"checkpoint {step} could not be written to {self.directory} "
+            f"({str(error).splitlines()[0]}); the last good one is "
+            f"{'none' if good is None else good}: free some space and run again"
+        )
+
+    def _drop_stale_manifests(self) -> None:
+        for manifest in self.directory.glob("*.digest.json"):
+            if not (self.directory / manifest.name.split(".")[0]).exists():
+                manifest.unlink()
+
+    def close(self) -> None:
+        """Ends the save under way; without it the newest would be lost."""
+        try:
+            self.finish()
+        finally:
+            # All that counts is sealed by now; after a failed save this would only
+            # hide the sentence that tells of it.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+
+    # Looking ---------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """The steps with a folder, whole or not, newest first."""
+        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
+        return sorted((int(name) for name in names if _is_step(name)), reverse=True)
+
+    def foreign(self) -> list[str]:
+        """The names of folders that no checkpoint is in; they are left alone."""
+        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
+        return sorted(n for n in names if not _is_step(n) and _LEFTOVER not in n)
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the files of a step; None for a whole checkpoint."""
+        manifest = self._manifest(step)
+        if not manifest.exists():
+            saving = self._is_being_saved(step)
+            return NOT_COMPLETED if saving else f"its {manifest.name} is missing"
+        try:
+            files = _opened(json.loads(manifest.read_text()))
+        except (ValueError, KeyError, TypeError):
+            return f"{manifest.name} is damaged"
+        found = _file_digests(self.directory / str(step))
+        for name, digest in files.items():
+            if name not in found:
+                return f"its file {name} is missing"
+            if found[name] != digest:
+                return f"its file {name} is not what was written"
+        extra = sorted(set(found) - set(files))
+        return f"its file {extra[0]} was not written by it" if extra else None
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint."""
+        return next((s for s in self.steps() if self.damage(s) is None), None)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What was measured on val for a step; empty if nothing was."""
+        path = self.directory / str(step) / "metrics" / "metrics"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def best(self) -> int | None:
+        """The whole checkpoint with the highest video AUC on val; newest on a tie."""
+        scored = {s: self.metrics(s).get(METRIC) for s in self.steps()}
+        ranked = sorted((auc, s) for s, auc in scored.items() if auc is not None)
+        return next((s for _, s in reversed(ranked) if self.damage(s) is None), None)
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """Config, versions and devices of the run that wrote a step."""
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+        )
+        return restored["facts"]
+
+    # Restoring -------------------------------------------------------------------
+
+    def set_aside_damaged(self) -> list[str]:
+        """Moves damaged steps newer than the last good one out of the way.
+
+        Returns one sentence for each. Raises CheckpointError when no good one is left
+        though there were some: starting anew would silently lose a run.
+        """
+        reports, good = [], None
+        for step in self.steps():
+            damage = self.damage(step)
+            if damage is None:
+                good = step
+                break
+            reports.append((step, damage))
+        sentences = [f"checkpoint {step} is skipped: {why}" for step, why in reports]
+        if self.foreign():
+            names = ", ".join(map(repr, self.foreign()))
+            sentences.append(f"{self.directory} holds {names}: no checkpoint, ignored")
+        lost = [step for step, why in reports if why != NOT_COMPLETED]
+        if good is None and lost:
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} can be used "
+                f"({'; '.join(sentences)}); nothing was changed: restore the folder "
+                "from a copy, or choose another --workdir to begin anew"
+            )
+        parallel.barrier("damage found")
+        if jax.process_index() == 0:
+            for step, _ in reports:
+                self._set_aside(step)
+        parallel.barrier("damage set aside")
+        if reports:
+            self._manager.reload()
+        return sentences
+
+    def _set_aside(self, step: int) -> None:
+        damaged = self.directory.parent / "damaged"
+        damaged.mkdir(exist_ok=True)
+        # What was set aside before may be the only copy of something: it stays.
+        numbered = (f"{step}-{n}" for n in itertools.count(2))
+        names = itertools.chain([str(step)], numbered)
+        folder = next(damaged / n for n in names if not (damaged / n).exists())
+        shutil.move(self.directory / str(step), folder)
+        if self._manifest(step).exists():
+            shutil.move(self._manifest(step), folder / self._manifest(step).name)
+
+    def restore(self, step: int, template: Any) -> Any:
+        """The whole state of a step, as host arrays in the structure of `template`.
+
+        Raises CheckpointError when it holds other leaves than the template, or a leaf
+        is not what was written.
+        """
+        model, training = _split(to_leaves(template))
+        leaves = self._read(step, {"model": model, "training": training})
+        return from_leaves(template, leaves)
+
+    def restore_model(self, step: int, template: Any) -> Any:
+        """Parameters and statistics alone, without the optimiser's state."""
+        return from_leaves(template, self._read(step, {"model": to_leaves(template)}))
+
+    def _read(self, step: int, items: dict[str, dict[str, Any]]) -> Leaves:
+        facts = self.facts(step)
+        if facts["format"] > FORMAT:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} has format {facts['format']}, "
+                f"this version reads up to {FORMAT}; update fakedetect-jax"
+            )
+        digests = facts["digests"]
+        wanted = {name for leaves in items.values() for name in leaves}
+        model, training = _split(digests)
+        stored = set(model) | (set(training) if "training" in items else set())
+        if wanted != stored:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} is of another model or "
+                f"optimiser: missing {_some(wanted - stored)}; "
+                f"unexpected {_some(stored - wanted)}; use its config or a new workdir"
+            )
+        arguments = {k: ocp.args.StandardRestore(_zeros(v)) for k, v in items.items()}
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} cannot be read "
+                f"({str(error).splitlines()[0]}); it is of another model, or damaged"
+            ) from error
+        leaves = {k: np.asarray(v) for item in items for k, v in restored[item].items()}
+        for name, leaf in leaves.items():
+            if leaf_digest(leaf) != digests[name]:
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.directory}: {name} is not what was "
+                    "written; delete that step's folder to use the one before"
+                )
+        expected = {k: v for leaves in items.values() for k, v in leaves.items()}
+        for name, leaf in leaves.items():
+            if leaf.shape != expected[name].shape:
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.directory} is of another model: "
+                    f"{name} has shape {leaf.shape}, the config makes it "
+                    f"{expected[name].shape}; use its config or a new workdir"
+                )
+        return leaves
+
+
+# In the names of folders that Orbax had not finished, and clears by itself.
+_LEFTOVER = "orbax-checkpoint-tmp"
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and name == str(int(name))
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:4]
+    return ", ".join(shown) + (" …" if len(names) > 4 else "") if shown else "nothing"
+
+
+def _sealed(files: Mapping[str, str]) -> dict[str, Any]:
+    body = json.dumps(files, sort_keys=True)
+    return {"files": files, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+
+
+def _opened(manifest: dict[str, Any]) -> dict[str, str]:
+    if manifest != _sealed(manifest["files"]):
+        raise ValueError("the manifest does not fit its own digest")
+    return manifest["files"]

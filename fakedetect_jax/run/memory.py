@@ -1,0 +1,161 @@
+"""Faults of memory and disk as sentences that name a cure."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError, UserError
+
+
+def told_fault(error: BaseException, config) -> UserError | None:
+    """The sentence for an error of the runtime that a user can mend, if it is one."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return disk_fault(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return memory_error(config, remat=config.model.remat)
+    if jax.process_count() > 1:
+        return PeerError(
+            f"process {jax.process_index()} lost another process of the run "
+            f"({text.splitlines()[0][:200]}); start the same command on all hosts "
+            "again: it goes on from the last checkpoint"
+        )
+    return None
+
+
+# What a disk may answer to a write; other errors of the system are faults of ours.
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.EFBIG,
+)
+
+
+def disk_fault(error: OSError) -> CheckpointError | None:
+    """The sentence for a file that could not be written or read, if it is one."""
+    if error.errno not in DISK_ERRORS:
+        return None
+    name = error.filename or "a file of the run"
+    return CheckpointError(
+        f"{name}: {os.strerror(error.errno)}; what was saved before is whole: mend "
+        "that and run the same command again"
+    )
+
+
+def memory_error(
+    config, need: int = 0, have: int = 0, *, remat: bool, fits: int | None = None
+) -> ConfigError:
+    """Out of memory: the sizes that decide it, and the ways out.
+
+    Args:
+      config: the run's.
+      need: bytes that the step takes; 0 where that is not known.
+      have: bytes that are free.
+      remat: whether config.model.remat was in use, so that it is not advised again.
+      fits: the largest batch that fits; 0 if none does, None if not looked for.
+    """
+    sizes = f" ({need / 1e9:,.1f} GB needed, {have / 1e9:,.1f} GB free)" if need else ""
+    ways = ["lower the batch", "shorten the clips"]
+    if fits:
+        ways[0] = f"a batch of {fits} fits: --config.batch_size={fits}"
+    elif fits == 0:
+        ways = ["no batch fits, so shorten the clips", "take a smaller backbone"]
+    if not remat:
+        ways.append("set config.model.remat=True")
+    with_remat = " with config.model.remat" if remat else ""
+    return ConfigError(
+        f"out of memory{sizes}: config.batch_size is {config.batch_size} clips of "
+        f"config.data.clip_frames {config.data.clip_frames} at "
+        f"config.dataset.image_size {config.dataset.image_size}{with_remat}; "
+        f"{', '.join(ways[:-1])}, or {ways[-1]}"
+    )
+
+
+def host_bytes(compiled) -> int | None:
+    """What a compiled program takes of the host's memory on all local devices.
+
+    None on other backends than CPU, which refuse too large a program themselves; here
+    the kernel would kill the process without a word.
+    """
+    sizes = compiled.memory_analysis()
+    if jax.default_backend() != "cpu" or sizes is None:
+        return None
+    return (
+        sizes.temp_size_in_bytes
+        + sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+    ) * jax.local_device_count()
+
+
+# How often a batch is tried; each try compiles a step.
+MAX_TRIES = 4
+
+
+def largest_batch(
+    need_of: Callable[[int], int],
+    *,
+    have: int,
+    too_large: tuple[int, int],
+    multiple: int,
+) -> int:
+    """The largest batch found to fit, by a few tries; 0 when none does.
+
+    Memory grows with the batch nearly on a line: each try is where the line through
+    the last two sizes meets `have`. The line of the first try goes through zero.
+
+    Args:
+      need_of: batch size -> bytes that the step takes.
+      have: bytes that it may take.
+      too_large: a batch size that does not fit, and what it takes.
+      multiple: the batch must be one of this, the number of devices.
+    """
+    low, high = 0, too_large[0]  # what fits, and what does not
+    (before, need_before), (last, need_last) = (0, 0), too_large
+    for tries_left in reversed(range(MAX_TRIES)):
+        if low + multiple >= high:
+            break
+        slope = (need_last - need_before) / (last - before)
+        guess = last + (have - need_last) / slope if slope > 0 else low
+        size = int(guess) // multiple * multiple
+        size = min(max(size, low + multiple), high - multiple)
+        if not tries_left and not low:
+            size = multiple  # whether any does
+        before, need_before = last, need_last
+        last, need_last = size, need_of(size)
+        low, high = (size, high) if need_last <= have else (low, size)
+    return low
+
+
+def free_host_bytes(
+    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Memory that this process may still take; None where that is not known.
+
+    Of a container's limit, file pages that were not used lately are not counted as
+    taken: the kernel gives them up on demand, and a dataset that was read leaves many.
+    """
+    try:
+        text = meminfo.read_text()
+    except OSError:
+        return None
+    free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0]) << 10]
+    with contextlib.suppress(OSError, ValueError):
+        names = ("memory.max", "memory.current")
+        limit, used = (int((cgroup / name).read_text()) for name in names)
+        cached = 0
+        with contextlib.suppress(OSError, IndexError):
+            statistics = (cgroup / "memory.stat").read_text()
+            cached = int(re.findall(r"^inactive_file (\d+)", statistics, re.M)[0])
+        free.append(limit - max(used - cached, 0))
+    return min(free)

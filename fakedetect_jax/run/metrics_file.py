@@ -1,0 +1,124 @@
+"""metrics.jsonl and TensorBoard's events: what training measured."""
+
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from fakedetect_jax.files import read_lines
+from fakedetect_jax.run.terminal import Terminal
+
+
+class MetricsFile:
+    """metrics.jsonl and events of the steps up to now, without gaps or repeats.
+
+    Failing to write is told once and does not end a run: its metrics are worth less
+    than its state.
+    """
+
+    def __init__(self, workdir: Path, *, resumed_step: int):
+        """Cuts what a lost piece of the run wrote after `resumed_step`."""
+        self.path = workdir / "metrics.jsonl"
+        self._failed = False
+        self._file = None
+        self._events = None
+        self._attempt(self._open, workdir, resumed_step)
+
+    def _open(self, workdir: Path, resumed_step: int) -> None:
+        if self.path.exists():
+            lines = read_lines(self.path, required=("step", "kind"))
+            if lines.damaged:
+                Terminal().warn(lines.complaint(self.path))
+            kept = [r for r in lines.rows if _is_up_to(r["step"], resumed_step)]
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(temporary, self.path)
+        self._file = open(self.path, "a")  # noqa: SIM115 - lives as long as the run
+        self._events = _Events(workdir / "events", resumed_step)
+
+    def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        """Adds the numbers of a step; kind is train or val."""
+        self._attempt(self._write, step, kind, values)
+
+    def _write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        if self._file is None or self._events is None:
+            return
+        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self._events.add(step, {f"{kind}/{k}": v for k, v in numbers.items()})
+
+    def flush(self) -> None:
+        """Puts all lines on disk; called before a checkpoint that covers them."""
+        self._attempt(self._flush)
+
+    def _flush(self) -> None:
+        if self._file is not None and self._events is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self.flush()
+        self._attempt(self._close)
+
+    def _close(self) -> None:
+        if self._file is not None and self._events is not None:
+            self._file.close()
+            self._events.close()
+
+    def _attempt(self, action, *arguments) -> None:
+        try:
+            action(*arguments)
+        except (OSError, ValueError) as error:
+            if not self._failed:
+                Terminal().warn(
+                    f"metrics cannot be written to {self.path} ({error}); "
+                    "training goes on without them"
+                )
+            self._failed = True
+
+
+class _Events:
+    """A TensorBoard event file.
+
+    tensorboardX's SummaryWriter would write from a thread behind a bounded queue: with
+    a full disk the thread dies, the queue fills and the run hangs.
+    """
+
+    def __init__(self, folder: Path, resumed_step: int):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # protobuf's, from within tensorboardX
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2, summary_pb2
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
+        folder.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        # TensorBoard forgets what a lost piece of the run wrote from this step on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # pyright: ignore[reportAttributeAccessIssue]
+        self._write(step=resumed_step + 1, session_log=start)
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **fields))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Adds the scalars of a step."""
+        scalars = [
+            self._summary.Value(tag=tag, simple_value=value)
+            for tag, value in values.items()
+        ]
+        self._write(step=step, summary=self._summary(value=scalars))
+
+    def flush(self) -> None:
+        """Puts all events on disk."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _is_up_to(step: Any, last: int) -> bool:
+    return isinstance(step, int) and step <= last

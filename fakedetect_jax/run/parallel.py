@@ -1,0 +1,234 @@
+"""Devices: joining the hosts, the mesh, shardings, host-local batches to global."""
+
+import collections
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.run.hosts import Hosts, Place
+
+
+def describe_devices(mesh: Mesh) -> str:
+    """For example "8 x cpu (cpu), 1 process"."""
+    devices = list(mesh.devices.flat)
+    kind = devices[0].device_kind
+    hosts = jax.process_count()
+    return (
+        f"{len(devices)} x {kind} ({devices[0].platform}), "
+        f"{hosts} process{'es' if hosts > 1 else ''}"
+    )
+
+
+Batch = dict[str, np.ndarray]
+
+# JAX ends the survivors of a dead peer after this long; hosts.py does so before.
+HEARTBEAT_TIMEOUT_SECONDS = 60
+
+
+def local_devices(wanted: Sequence[str] | None) -> list[int]:
+    """The devices that this process may use; empty for all that it sees.
+
+    JAX itself would take one per process on Slurm and Open MPI, whatever the process
+    was given. Raises ConfigError for anything but whole numbers.
+    """
+    given = ",".join(wanted) if wanted else os.environ.get("JAX_LOCAL_DEVICE_IDS", "")
+    if given:
+        try:
+            return [int(number) for number in given.split(",")]
+        except ValueError as error:
+            raise ConfigError(
+                f"--local_device_ids is {given!r}; it must be whole numbers, for "
+                "example 0,1"
+            ) from error
+    return _share_of_host(os.environ)
+
+
+def _share_of_host(environ: Mapping[str, str]) -> list[int]:
+    """One device where several processes of a job see the same ones; else all."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if "SLURM_GPUS_PER_TASK" in environ or (visible != [""] and len(visible) == 1):
+        return []
+    if "SLURM_LOCALID" in environ:
+        # For example 8(x3),2 for nodes with 8, 8, 8 and 2 tasks.
+        listed = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
+        nodes = re.findall(r"(\d+)(?:\(x(\d+)\))?", listed)
+        counts = [int(n) for n, times in nodes for _ in range(int(times or 1))]
+        node = int(environ.get("SLURM_NODEID", "0"))
+        tasks = counts[node] if node < len(counts) else counts[-1]
+        return [int(environ["SLURM_LOCALID"])] if tasks > 1 else []
+    if int(environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) > 1:
+        return [int(environ.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))]
+    return []
+
+
+def join_hosts(place: Place, local_device_ids: Sequence[int]) -> None:
+    """Connects JAX in this process to the others; all of them must be there.
+
+    Raises ConfigError when that fails.
+    """
+    # Gloo carries the collectives between CPU processes; other backends ignore it.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        # With all four given JAX looks for no cluster of its own.
+        jax.distributed.initialize(
+            coordinator_address=place.coordinator,
+            num_processes=place.num_processes,
+            process_id=place.process_id,
+            local_device_ids=list(local_device_ids),
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the hosts could not be joined ({reason}); give --coordinator host:port, "
+            "--num_processes and --process_id on every host"
+        ) from error
+
+
+def require_accelerator(accelerator: str) -> None:
+    """Raises ConfigError unless the default devices are of the wanted kind."""
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"no device could be started: {str(error).splitlines()[0]}; "
+            "set accelerator to any, or install the matching jax extra"
+        ) from error
+    if accelerator not in ("any", found):
+        raise ConfigError(
+            f"accelerator is {accelerator} but JAX found only {found}; in the clone, "
+            "pip install -e '.[cuda12]', '.[cuda13]' or '.[tpu]', or set "
+            "accelerator=any"
+        )
+
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """All devices in one "data" axis."""
+    # Mesh, not jax.make_mesh: that one's default axis type differs between versions.
+    return Mesh(np.array(devices or jax.devices()), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_divisible(field: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises ConfigError with the nearest sizes unless the batch splits evenly."""
+    devices = mesh.devices.size
+    if batch_size % devices:
+        below = batch_size // devices * devices
+        nearest = [str(size) for size in (below, below + devices) if size > 0]
+        raise ConfigError(
+            f"{field} {batch_size} does not divide over {devices} devices; "
+            f"nearest are {' and '.join(nearest)}"
+        )
+
+
+def local_rows(batch_size: int) -> slice:
+    """The rows of a global batch that this process feeds."""
+    rows = batch_size // jax.process_count()
+    first = rows * jax.process_index()
+    return slice(first, first + rows)
+
+
+def to_global(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's rows on its devices as part of the global batch."""
+    sharding = batch_sharded(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows)
+        for name, rows in batch.items()
+    }
+
+
+def put_ahead(
+    batches: Iterable[Batch], mesh: Mesh, depth: int
+) -> Iterator[tuple[Batch, dict[str, jax.Array]]]:
+    """Yields (host batch, device batch) with `depth` transfers started ahead."""
+    source = iter(batches)
+    waiting: collections.deque = collections.deque()
+    for batch in itertools.islice(source, depth):
+        waiting.append((batch, to_global(batch, mesh)))
+    while waiting:
+        yield waiting.popleft()
+        for batch in itertools.islice(source, 1):
+            waiting.append((batch, to_global(batch, mesh)))
+
+
+def put_replicated(tree, mesh: Mesh):
+    """Host arrays, the same in all processes, on every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
+
+
+def fetch(tree):
+    """Host copies (numpy) of replicated arrays."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def first_alone(work: Callable[[], None], hosts: Hosts) -> None:
+    """Has process 0 do something while the others wait, however long it takes."""
+    if jax.process_index() == 0:
+        work()
+    # Not in a collective: those give up after some minutes.
+    hosts.meet("process 0 has built the dataset")
+    barrier("first is done")
+
+
+def from_first(value: Any) -> np.ndarray:
+    """The value that process 0 holds, on every process."""
+    if jax.process_count() == 1:
+        return np.asarray(value)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+def agree(number: int) -> int:
+    """The number that process 0 holds, on every process."""
+    return int(from_first(np.int32(number)))
+
+
+class Vote:
+    """Whether any process says yes: the same answer on all, one call late.
+
+    All processes must call it equally often. It never waits for the devices longer
+    than the metrics of the step before do.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._mesh = mesh
+        self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
+        self._pending: jax.Array | None = None
+
+    def __call__(self, mine: bool) -> bool:
+        """Casts this process's ballot; the result of the call before."""
+        if jax.process_count() == 1:
+            return mine
+        ballots = np.full(jax.local_device_count(), mine)
+        cast = self._any(to_global({"ballots": ballots}, self._mesh)["ballots"])
+        before, self._pending = self._pending, cast
+        return before is not None and bool(fetch(before))

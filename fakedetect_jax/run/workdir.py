@@ -1,0 +1,209 @@
+"""The folder that is a run: its lock, its config, a check that it can be written."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fakedetect_jax import settings
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.run import fixed
+from fakedetect_jax.run.hosts import Hosts
+from fakedetect_jax.run.process import StopRequest
+from fakedetect_jax.run.terminal import Terminal
+from fakedetect_jax.settings import Config
+
+PACKAGES = (
+    "fakedetect-jax",
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "grain",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+# What may differ between the hosts of a run: where things lie and how they are fed.
+HOSTS_OWN = (
+    "data.data_dir",
+    "data.manual_dir",
+    "data.num_workers",
+    "data.num_threads",
+    "data.prefetch_batches",
+    "data.device_prefetch",
+    "data.cache_mib",
+    "compilation_cache",
+    "log_every_steps",
+)
+
+
+def shared_facts(config: Config, workdir: Path) -> dict[str, Any]:
+    """What must be the same on all hosts, by names that a message can use."""
+    facts = {f"config.{k}": v for k, v in settings.flatten(config.to_dict()).items()}
+    for field in HOSTS_OWN:
+        del facts[f"config.{field}"]
+    if config.init_from:
+        facts["the file of config.init_from"] = _file_digest(config.init_from)
+    packages = {**versions(), "jaxlib": metadata.version("jaxlib")}
+    return {
+        **facts,
+        **{f"the version of {name}": number for name, number in packages.items()},
+        "the version of Python": platform.python_version(),
+        "the code": code_state(),
+        "--workdir": str(workdir),
+    }
+
+
+def _file_digest(name: str) -> str:
+    try:
+        with open(Path(name).expanduser(), "rb") as file:
+            return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    except OSError:
+        return "missing"
+
+
+def code_state() -> str:
+    """The commit of this package where it is a clone, and a digest of its sources."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for package in ("fakedetect_jax", "tfds_ffpp"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    sources = f"sources {digest.hexdigest()[:12]}"
+    if not (root / ".git").exists():
+        return sources
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    commit = f"commit {commit or 'unknown'}{' with changes' if changed else ''}"
+    return f"{commit}, {sources}"
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(root), *words],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
+    """Raises CheckpointError unless files can be made and `need_bytes` would fit."""
+    probe = workdir / f".probe-{os.getpid()}"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(
+            f"workdir {workdir} cannot be written ({error.strerror}); "
+            "choose another --workdir"
+        ) from error
+    free = shutil.disk_usage(workdir).free
+    if free < need_bytes:
+        raise CheckpointError(
+            f"workdir {workdir} needs {need_bytes / 1e6:,.0f} MB for checkpoints but "
+            f"has {free / 1e6:,.0f} MB free; free some space or choose another"
+        )
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run left a sealed checkpoint to go on from, whole or damaged."""
+    return any(workdir.glob("checkpoints/*.digest.json"))
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for this process; the kernel frees it however we end.
+
+    Raises CheckpointError naming the holder when another run has it. On Windows, where
+    runs are evaluated but not trained, nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(workdir / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise CheckpointError(
+                f"workdir {workdir} is in use by {holder}; "
+                "wait for that run or choose another --workdir"
+            ) from error
+        file.seek(0)
+        file.truncate()
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
+        file.flush()
+        yield
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """The config.json of a workdir: {"config", "versions", "devices", "name"}."""
+    path = workdir / "config.json"
+    try:
+        record = json.loads(path.read_text())
+        groups = [record["config"][name] for name in fixed.TRAINED_GROUPS]
+        if not all(isinstance(group, dict) for group in groups):
+            raise TypeError("a group of its config is none")
+        return record
+    except FileNotFoundError as error:
+        there = sorted(p.name for p in workdir.iterdir()) if workdir.is_dir() else []
+        raise CheckpointError(
+            f"{workdir} is not the workdir of a run: it has no config.json "
+            f"({'it holds ' + ', '.join(there[:5]) if there else 'nothing is there'}); "
+            "train first, or give the right --workdir"
+        ) from error
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it"
+        ) from error
+
+
+class Run(NamedTuple):
+    """What every part of a run needs to know of it."""
+
+    config: Config
+    workdir: Path
+    mesh: Any  # jax.sharding.Mesh; this file works without jax
+    terminal: Terminal
+    stop: StopRequest
+    command: str
+    hosts: Hosts = Hosts()
+
+
+def write_record(run: Run, devices: str) -> None:
+    """Writes the workdir's config.json."""
+    record = {
+        "config": run.config.to_dict(),
+        "versions": versions(),
+        "devices": devices,
+        "command": run.command,
+    }
+    temporary = run.workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, run.workdir / "config.json")

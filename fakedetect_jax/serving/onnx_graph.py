@@ -1,0 +1,237 @@
+"""The detector as an ONNX graph, written node by node; the only file that knows ONNX.
+
+The general converter for JAX needs an older Orbax than ours; and ONNX has an LSTM that
+takes lengths, which says more than a traced loop.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.model import steps
+from fakedetect_jax.model.network import BACKBONES, STEMS, FakeDetector
+from fakedetect_jax.run.leaves import to_leaves
+
+OPSET = 17
+IR_VERSION = 8  # of OPSET's time, so that older runtimes read it
+EPSILON = 1e-5  # of every BatchNorm, as in models.py
+# flax names an LSTM's gates i, f, g, o; ONNX stacks input, output, forget, cell.
+GATES = "iofg"
+
+
+def write(
+    path: Path, model: FakeDetector, variables: dict[str, Any], clip_shape
+) -> None:
+    """Writes frames uint8[clips,T,S,S,3], length int32[clips] -> logits float32[clips].
+
+    The graph computes in float32 whatever the model's dtype, takes any number of
+    clips, and holds the weights.
+
+    Raises ConfigError when the package onnx is not there.
+    """
+    try:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError as error:
+        raise ConfigError(
+            "--onnx needs the package onnx; in the clone, pip install -e '.[onnx]'"
+        ) from error
+    graph = _Graph(to_leaves(variables), helper.make_node)
+    _detector(graph, model, clip_shape)
+    shape = ["clips", *clip_shape]
+    made = helper.make_graph(
+        graph.nodes,
+        "fakedetect",
+        [
+            helper.make_tensor_value_info("frames", TensorProto.UINT8, shape),
+            helper.make_tensor_value_info("length", TensorProto.INT32, ["clips"]),
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["clips"])],
+        [numpy_helper.from_array(v, k) for k, v in graph.constants.items()],
+    )
+    whole = helper.make_model(
+        made,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="fakedetect-jax",
+    )
+    onnx.checker.check_model(whole, full_check=True)
+    onnx.save_model(whole, str(path))
+
+
+class _Graph:
+    """Nodes and constants in the making."""
+
+    def __init__(self, leaves: dict[str, Any], make_node):
+        self._leaves, self._make_node = leaves, make_node
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def weight(self, name: str) -> np.ndarray:
+        """A parameter or statistic as float32."""
+        return np.asarray(self._leaves[name], np.float32)
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Adds a constant; returns its name."""
+        name = f"constant{len(self.constants)}"
+        self.constants[name] = np.ascontiguousarray(np.asarray(value, dtype))
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A constant shape or list of axes."""
+        return self.constant(values, np.int64)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a parameter."""
+        return name in self._leaves
+
+    def add(
+        self,
+        kind: str,
+        *inputs: str,
+        name: str = "",
+        output: int = 0,
+        **attributes: Any,
+    ) -> str:
+        """Adds a node of which one output is used; returns that one's name."""
+        name = name or f"{kind}{len(self.nodes)}"
+        outputs = [""] * output + [name]
+        self.nodes.append(self._make_node(kind, list(inputs), outputs, **attributes))
+        return name
+
+
+def _detector(graph: _Graph, model: FakeDetector, clip_shape) -> None:
+    frames, side = clip_shape[0], clip_shape[1]
+    x = graph.add("Cast", "frames", to=1)  # 1 is float32
+    x = graph.add("Reshape", x, graph.integers(-1, side, side, 3))
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    x = graph.add("Div", x, graph.constant(255.0))
+    x = graph.add("Sub", x, graph.constant(np.reshape(steps.MEAN, (1, 3, 1, 1))))
+    x = graph.add("Div", x, graph.constant(np.reshape(steps.STD, (1, 3, 1, 1))))
+    x, width = _backbone(graph, model, x)
+    x = graph.add("GlobalAveragePool", x)
+    features = graph.add("Reshape", x, graph.integers(-1, frames, width))
+    length = graph.add("Max", "length", graph.constant([1], np.int32))
+    if model.frame_only:
+        logits = _mean_over_frames(graph, features, length, frames)
+    else:
+        logits = _dense(graph, _lstm(graph, model, features, length, frames), "head")
+    graph.add("Squeeze", logits, graph.integers(1), name="logits")
+
+
+def _conv(graph: _Graph, x: str, conv: str, norm: str, stride: int) -> tuple[str, int]:
+    """Convolution and BatchNorm of these names below the backbone; and the channels."""
+    kernel = graph.weight(f"params.backbone.{conv}.kernel")
+    pad = kernel.shape[0] // 2
+    x = graph.add(
+        "Conv",
+        x,
+        graph.constant(kernel.transpose(3, 2, 0, 1)),
+        strides=[stride, stride],
+        pads=[pad] * 4,
+    )
+    names = [f"params.backbone.{norm}.{part}" for part in ("scale", "bias")]
+    names += [f"batch_stats.backbone.{norm}.{part}" for part in ("mean", "var")]
+    parts = [graph.constant(graph.weight(name)) for name in names]
+    return graph.add("BatchNormalization", x, *parts, epsilon=EPSILON), kernel.shape[3]
+
+
+def _backbone(graph: _Graph, model: FakeDetector, x: str) -> tuple[str, int]:
+    sizes, kind = BACKBONES.get(model.backbone, (model.stage_sizes, model.block))
+    _, stride, pool = STEMS[model.stem]
+    x, width = _conv(graph, x, "conv1", "bn1", stride)
+    x = graph.add("Relu", x)
+    if pool:
+        x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    # Which convolution of a block carries its stride: the 3x3 one of a bottleneck.
+    strided, count = (1, 2) if kind == "basic" else (2, 3)
+    for stage, blocks in enumerate(sizes, start=1):
+        for i in range(blocks):
+            block, stride = f"layer{stage}_{i}", 2 if stage > 1 and i == 0 else 1
+            shortcut, y = x, x
+            for part in range(1, count + 1):
+                step = stride if part == strided else 1
+                names = f"{block}.conv{part}", f"{block}.bn{part}"
+                y, width = _conv(graph, y, *names, step)
+                y = graph.add("Relu", y) if part < count else y
+            if graph.has(f"params.backbone.{block}.downsample_conv.kernel"):
+                names = f"{block}.downsample_conv", f"{block}.downsample_bn"
+                shortcut, _ = _conv(graph, x, *names, stride)
+            x = graph.add("Relu", graph.add("Add", y, shortcut))
+    return x, width
+
+
+def _dense(graph: _Graph, x: str, name: str) -> str:
+    y = graph.add("MatMul", x, graph.constant(graph.weight(f"params.{name}.kernel")))
+    bias = f"params.{name}.bias"
+    if not graph.has(bias):
+        return y
+    return graph.add("Add", y, graph.constant(graph.weight(bias)))
+
+
+def _lstm(
+    graph: _Graph, model: FakeDetector, features: str, length: str, frames: int
+) -> str:
+    """[B,T,D] -> what the head sees of a clip."""
+    names = ("forward", "backward")[: 1 + model.bidirectional]
+    inputs, states, biases = [], [], []
+    for name in names:
+        at = f"params.lstm.{name}."
+        inputs.append([graph.weight(f"{at}i{g}.kernel").T for g in GATES])
+        states.append([graph.weight(f"{at}h{g}.kernel").T for g in GATES])
+        bias = [graph.weight(f"{at}h{g}.bias") for g in GATES]
+        biases.append([*(np.zeros_like(b) for b in bias), *bias])
+    packed = [
+        graph.constant(np.stack([np.concatenate(parts) for parts in directions]))
+        for directions in (inputs, states, biases)
+    ]
+    last = model.pooling == "last"
+    y = graph.add(
+        "LSTM",
+        graph.add("Transpose", features, perm=[1, 0, 2]),
+        *packed,
+        length,
+        output=1 if last else 0,  # the states at the ends, or all
+        hidden_size=model.lstm_features,
+        direction="bidirectional" if model.bidirectional else "forward",
+    )
+    width = model.lstm_features * len(names)
+    if last:
+        y = graph.add("Transpose", y, perm=[1, 0, 2])  # from directions first
+        return graph.add("Reshape", y, graph.integers(-1, width))
+    y = graph.add("Transpose", y, perm=[2, 0, 1, 3])  # from [T,directions,B,F]
+    y = graph.add("Reshape", y, graph.integers(-1, frames, width))
+    return _weighted(graph, model, y, _mask(graph, length, frames))
+
+
+def _mask(graph: _Graph, length: str, frames: int) -> str:
+    """Which frames count, bool[B,T]."""
+    steps_T = graph.constant(np.arange(frames), np.int32)
+    return graph.add("Less", steps_T, graph.add("Unsqueeze", length, graph.integers(1)))
+
+
+def _weighted(graph: _Graph, model: FakeDetector, states: str, mask: str) -> str:
+    """The mean of the states [B,T,F], or their sum by attention."""
+    if model.pooling == "attention":
+        hidden = graph.add("Tanh", _dense(graph, states, "pool.hidden"))
+        score = _dense(graph, hidden, "pool.score")
+        score = graph.add("Squeeze", score, graph.integers(2))
+    else:
+        score = graph.constant(0.0)
+    never = graph.constant(-1e30)
+    weight = graph.add("Softmax", graph.add("Where", mask, score, never), axis=1)
+    weight = graph.add("Unsqueeze", weight, graph.integers(1))
+    pooled = graph.add("MatMul", weight, states)
+    return graph.add("Squeeze", pooled, graph.integers(1))
+
+
+def _mean_over_frames(graph: _Graph, features: str, length: str, frames: int) -> str:
+    """The mean of the frames' own logits, [B,1]."""
+    logits = graph.add("Squeeze", _dense(graph, features, "head"), graph.integers(2))
+    mask = _mask(graph, length, frames)
+    kept = graph.add("Where", mask, logits, graph.constant(0.0))
+    total = graph.add("ReduceSum", kept, graph.integers(1), keepdims=1)
+    count = graph.add("Unsqueeze", length, graph.integers(1))
+    return graph.add("Div", total, graph.add("Cast", count, to=1))

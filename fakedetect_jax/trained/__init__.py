@@ -1,0 +1,1 @@
+"""A trained model, from a workdir or an export."""

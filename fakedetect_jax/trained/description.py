@@ -1,0 +1,452 @@
+"""model.json, which describes an exported model: read with limits, checked whole.
+
+It may come from a stranger, so nothing in it is believed before every field was held
+against a rule: kinds, ranges, no field too many or too few. Its own digest covers all
+of it, and so the digest of the weights that it names: a changed threshold is found as
+a changed weight is. A digest without a signature finds accidents and swapped parts; it
+does not say who made the folder.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS
+from fakedetect_jax.model import steps
+from fakedetect_jax.settings import RULES, SHARE, SWITCH, Choice, Number, Whole
+from tfds_ffpp.frames import faces
+from tfds_ffpp.frames.prepare import Recipe
+
+PROJECT, FORMAT = "fakedetect-jax", 2
+CLIP_FIELDS = ("clip_frames", "frame_stride", "eval_clips_per_video", "min_coverage")
+MAX_BYTES = 1 << 20  # of a description or a card; one that export writes has 6 KB
+MAX_DEPTH = 12  # export writes 5
+MAX_BLOCKS = 200  # of a backbone; resnet152 has 50
+MAX_CLIP_PIXELS = 1 << 25  # of all frames of a clip: 64 frames of 512x512 are half
+MAX_STORED_PIXELS = 1 << 28  # of all stored frames of a window
+Facts = dict[str, Any]
+
+
+# Kinds of values -------------------------------------------------------------------
+
+
+class Text(NamedTuple):
+    """A text of limited length."""
+
+    longest: int = 200
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        if isinstance(value, str) and len(value) <= self.longest:
+            return None
+        return f"a text of at most {self.longest} characters"
+
+
+class Digest(NamedTuple):
+    """A SHA-256 in lower-case hexadecimal digits."""
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+            return None
+        return "64 hexadecimal digits"
+
+
+class Blocks(NamedTuple):
+    """Blocks per stage of a backbone."""
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        one = Whole(1, MAX_BLOCKS)
+        if (
+            isinstance(value, list | tuple)
+            and len(value) <= 8
+            and not any(map(one.fault, value))
+            and sum(value) <= MAX_BLOCKS
+        ):
+            return None
+        return f"a list of at most 8 whole numbers, {MAX_BLOCKS} in all"
+
+
+class Maybe(NamedTuple):
+    """A value of a kind, or null."""
+
+    kind: Any
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        told = None if value is None else self.kind.fault(value)
+        return told and f"{told}, or null"
+
+
+class Plain(NamedTuple):
+    """A text, a finite number, true, false or null; or a short list of such."""
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        values = value if isinstance(value, list) else [value]
+        if len(values) <= 100 and all(map(_is_plain, values)):
+            return None
+        return "a text, a finite number, true, false or null"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= 1000
+    return value is None or (
+        isinstance(value, bool | int | float) and math.isfinite(value)
+    )
+
+
+class Table(NamedTuple):
+    """An object with a few names of the reader's own choice, all of one kind."""
+
+    kind: Any
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+        if not isinstance(value, dict) or len(value) > 100:
+            return "an object of at most 100 fields"
+        if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name) for name in value):
+            return "an object whose fields have plain names"
+        faults = [f for f in map(self.kind.fault, value.values()) if f]
+        return f"an object whose fields are each {faults[0]}" if faults else None
+
+
+# The whole -------------------------------------------------------------------------
+
+_MODEL = {
+    **{k[6:]: rule for k, rule in RULES.items() if k.startswith("model.")},
+    "stage_sizes": Blocks(),
+    "width": Whole(1, 4096),
+    "lstm_features": Whole(1, 16384),
+    "backbone": Text(),
+    "stem": Text(),
+    "block": Text(),
+}
+_DATASET = {k[8:]: rule for k, rule in RULES.items() if k.startswith("dataset.")}
+_RECIPE = {
+    field.name: _DATASET[field.name]
+    for field in dataclasses.fields(Recipe)
+    if field.name in _DATASET
+} | {"detector_model": Choice(("",))}
+_CALIBRATION = {
+    "temperature": Maybe(Number(*TEMPERATURE_BOUNDS)),
+    "threshold": Maybe(SHARE),
+    "cross_fit": Maybe(
+        {
+            "fitted": Number(*TEMPERATURE_BOUNDS),
+            "used": SWITCH,
+            "loss": Maybe(Number(0)),
+            "cross_fitted_loss": Maybe(Number(0)),
+        }
+    ),
+}
+SCHEMA = {
+    "project": Choice((PROJECT,)),
+    "format": Whole(FORMAT, FORMAT),
+    "config": {
+        "model": _MODEL,
+        "dataset": Table(Plain()),
+        "data": {name: RULES[f"data.{name}"] for name in CLIP_FIELDS},
+    },
+    "preprocessing": {
+        "frames": _RECIPE,
+        "window_frames": Whole(1, 10_000_000),
+        # These follow from the rest, and are compared with what they must be.
+        "input": Text(),
+        "rules": None,
+    },
+    "calibration": _CALIBRATION,
+    "step": Whole(0, 2**53),
+    "parameters": Whole(1, 2**53),
+    "weights_sha256": Digest(),
+    "trained_on_made_videos": SWITCH,
+    "origin": {
+        "versions": Table(Text()),
+        "devices": Text(),
+        "val": Table(Maybe(Number(-1e9, 1e9))),
+    },
+    "sha256": Digest(),
+}
+
+
+def fault_in(value: Any, rule: Any, name: str = "") -> str | None:
+    """The first field that breaks its rule, as a clause; None if none does."""
+    if rule is None:
+        return None
+    if isinstance(rule, Maybe) and isinstance(rule.kind, dict):
+        return None if value is None else fault_in(value, rule.kind, name)
+    if not isinstance(rule, dict):
+        wanted = rule.fault(value)
+        return wanted and f"{name} is {shortened(value)}; it must be {wanted}"
+    if not isinstance(value, dict):
+        return f"{name or 'the whole'} is {shortened(value)}; it must be an object"
+    for field in rule:
+        if field not in value:
+            return f"{_joined(name, field)} is missing"
+    for field in value:
+        if field not in rule:
+            return f"{_joined(name, shortened(field, 40))} is unknown"
+    for field, inner in rule.items():
+        told = fault_in(value[field], inner, _joined(name, field))
+        if told:
+            return told
+    return None
+
+
+def _joined(name: str, field: str) -> str:
+    return f"{name}.{field}" if name else field
+
+
+def shortened(value: Any, longest: int = 60) -> str:
+    """A value as text that fits a sentence and steers no terminal."""
+    if isinstance(value, str):
+        value = value[: longest + 1]
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    text = "".join(c if c.isprintable() else "?" for c in ascii(value))
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def check(facts: Any) -> None:
+    """Raises ValueError, in a clause, for a description that cannot be used."""
+    if isinstance(facts, dict) and facts.get("project") != PROJECT:
+        raise ValueError(f"project is {shortened(facts.get('project'))}")
+    if isinstance(facts, dict) and facts.get("format") != FORMAT:
+        raise ValueError(
+            f"its format is {shortened(facts.get('format'))}, this version reads "
+            f"{FORMAT}"
+        )
+    told = fault_in(facts, SCHEMA) or _misfit(facts)
+    if told is None and facts["sha256"] != digest(facts):
+        told = "it is not what was exported: its digest is another"
+    if told:
+        raise ValueError(told)
+
+
+def _misfit(facts: Facts) -> str | None:
+    """What does not fit together in fields that are each fit."""
+    config, prepared = facts["config"], facts["preprocessing"]
+    for field, value in config["dataset"].items():
+        rule = _DATASET.get(field)
+        wanted = rule and rule.fault(value)
+        if wanted:
+            name = f"config.dataset.{shortened(field, 40)}"
+            return f"{name} is {shortened(value)}; it must be {wanted}"
+    recipe, data = prepared["frames"], config["data"]
+    side, clip = recipe["image_size"], data["clip_frames"]
+    if config["dataset"].get("image_size") != side:
+        return "its preprocessing does not fit its config"
+    span = (clip - 1) * data["frame_stride"] + 1
+    if span > recipe["num_frames"]:
+        return f"a clip spans {span} frames, but {recipe['num_frames']} are stored"
+    if clip * side**2 > MAX_CLIP_PIXELS:
+        return f"clips of {clip} frames of {side} pixels are too large"
+    if recipe["num_frames"] * side**2 > MAX_STORED_PIXELS:
+        return f"{recipe['num_frames']} frames of {side} pixels are too large"
+    if prepared != as_json(preprocessed(recipe, prepared["window_frames"], data)):
+        return "its preprocessing is not that of this version"
+    if recipe["detector"] == "yunet":
+        return (
+            "its faces are found with a file of YuNet, which no export holds: score "
+            "with the workdir"
+        )
+    return None
+
+
+def preprocessed(
+    recipe: Mapping[str, Any], window_frames: int, data: Mapping[str, Any]
+) -> Facts:
+    """model.json's preprocessing: all that lies between a file and the network.
+
+    docs/predict.md says the same in words; examples/score_with_onnx.py does it.
+    """
+    side = recipe["image_size"]
+    return {
+        # A path means nothing on another machine.
+        "frames": {**recipe, "detector_model": ""},
+        "window_frames": window_frames,
+        "rules": rules(),
+        "input": f"RGB uint8 [clips, {data['clip_frames']}, {side}, {side}, 3] and "
+        "length int32 [clips]",
+    }
+
+
+def rules() -> Facts:
+    """What is the same for all models of this version, on the way to the network.
+
+    Python notation; `//` is the quotient rounded down, `round` goes to the even one.
+    """
+    ways = [
+        {
+            "longest_side": side,
+            "enlarged_at_most": enlarge,
+            "uncertain": faint,
+            "dlib_adjust_threshold": -0.2 if faint else 0.0,
+        }
+        for side, enlarge, faint in (
+            *((*way, False) for way in faces.LOOKS),
+            (*faces.LOOKS[0], True),
+        )
+    ]
+    return {
+        "windows": "k = -(-n // window_frames) windows of a video of n frames; window "
+        "i holds the frames i*n//k up to (i+1)*n//k - 1",
+        "stored_frames": "of a window of n frames: all if n <= num_frames, else "
+        "(2*i + 1)*n // (2*num_frames) for i < num_frames; with frame_step s: "
+        "c = min(num_frames, -(-n // s)), from (n - (c-1)*s - 1) // 2 in steps of s",
+        "looked_at": "of m stored frames: k = min(5, m), at (2*i + 1)*m // (2*k)",
+        "ways_of_looking": ways,
+        "look_scale": "min(longest_side / max(height, width), enlarged_at_most), sides "
+        "rounded; resized by OpenCV's INTER_AREA if < 1, INTER_LINEAR if > 1",
+        "track_overlap": faces.MIN_OVERLAP,
+        "lasting_looks": faces.MIN_LOOKS,
+        "uncertain_lasts": faces.MIN_LASTING,
+        "crop_side": faces.CROP_SIDE,
+        "confirm_frames": faces.CONFIRM_FRAMES,
+        "confirmed": faces.MIN_CONFIRMED,
+        "overlap_in_crop": faces.MIN_IN_CROP,
+        "face": "of the certain ways the first whose tracks last for lasting_looks; "
+        "else the tracks of them that their crops confirm; else uncertain ones that "
+        "last; of these the track with the largest sum of areas",
+        "seen": "a find in the crop of crop_side pixels, before JPEG, overlaps a box "
+        "of 1/margin sides in its middle by overlap_in_crop; a track is confirmed (by "
+        "a margin of 1.3) where that is so in a share of confirm_frames frames, spread "
+        "as those looked at",
+        "box": "a square round the middle of the union of the track's boxes; its side "
+        "is margin times the median longer side, or the union's longer side where that "
+        "is more, up to twice the former; shifted into the picture, or centred on it "
+        "where it is larger",
+        "crop": "ends rounded; what is outside repeats the edge; resized by INTER_AREA "
+        "if both sides are >= image_size, else INTER_CUBIC",
+        "stored_as": "JPEG of jpeg_quality and jpeg_subsampling, and back",
+        "colour": "ffmpeg's scaler to rgb24 with flags=bicubic, turned upright",
+        "clip_starts": "of the starts from 0 to max(m - (clip_frames-1)*frame_stride - "
+        "1, 0) those whose clip shows the face in a share of min_coverage of its "
+        "frames; of these the distinct ones at round(linspace(0, last, "
+        "eval_clips_per_video)), at last // 2 if that is 1",
+        "clip": "frames start + frame_stride*t that are below m; length says how many, "
+        "and the last one is repeated; none is scored where m < clip_frames",
+        "normalise": {
+            "where": "in the program: (x / 255 - mean) / std",
+            "mean": steps.MEAN,
+            "std": steps.STD,
+        },
+        "video_score": "mean over all clips of a face of sigmoid(logit); the highest "
+        "of its faces",
+        "probability": "sigmoid(log(score / (1 - score)) / temperature)",
+    }
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
+def digest(facts: Facts) -> str:
+    """SHA-256 of a description without its own digest."""
+    rest = {k: v for k, v in facts.items() if k != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sealed(facts: Facts) -> Facts:
+    """A description with its digest, and null for numbers that JSON does not have."""
+    whole = _finite({k: v for k, v in facts.items() if k != "sha256"})
+    return {**whole, "sha256": digest(as_json(whole))}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Files -----------------------------------------------------------------------------
+
+
+def read(path: Path) -> Facts:
+    """The checked content of a model.json. Raises CheckpointError."""
+    try:
+        facts = parse(read_text(path))
+        check(facts)
+    except ValueError as error:
+        said = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} is not a model of this project, or it is damaged ({said}); "
+            "export the model again"
+        ) from error
+    return facts
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """A small text of a bundle. Raises CheckpointError, and ValueError if too long."""
+    need_regular(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); copy the whole folder again"
+        ) from error
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_BYTES:,} bytes")
+    return content.decode("utf-8", errors)
+
+
+def parse(text: str) -> Any:
+    """JSON of limited depth, whose numbers are numbers. Raises ValueError."""
+    if _depth(text) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+
+    def refuse(word: str):
+        raise ValueError(f"{word} is no number")
+
+    def whole(digits: str) -> int:
+        if len(digits) > 20:
+            raise ValueError(f"{digits[:20]}… is too large")
+        return int(digits)
+
+    return json.loads(text, parse_constant=refuse, parse_int=whole)
+
+
+# A string, or what begins as one and never ends: no character is looked at twice.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for bracket in re.findall(r"[][{}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def need_regular(path: Path) -> None:
+    """Raises CheckpointError unless a bundle's own regular file lies there."""
+    try:
+        inside = path.resolve().is_relative_to(path.parent.resolve())
+        kind = path.stat().st_mode
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = getattr(error, "strerror", None) or "a link to itself"
+        raise CheckpointError(
+            f"{path} cannot be read ({reason}); copy the whole folder again"
+        ) from error
+    if not inside:
+        raise CheckpointError(
+            f"{path} is a link out of its folder; put the file itself there"
+        )
+    if not stat.S_ISREG(kind):
+        raise CheckpointError(
+            f"{path} is not a regular file; copy the whole folder again"
+        )

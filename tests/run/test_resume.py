@@ -1,0 +1,249 @@
+"""Whatever ends a run, the same command gives the run that would have been."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fakedetect_jax import train
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.run.checkpoint import Checkpoints
+
+
+def final_leaves(workdir) -> dict[str, np.ndarray]:
+    """All leaves of a workdir's newest checkpoint, by name, as they lie on disk."""
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    try:
+        step = checkpoints.latest()
+        assert step is not None
+        return checkpoints.facts(step)["digests"]
+    finally:
+        checkpoints.close()
+
+
+def lines(workdir, kind="train") -> list[dict]:
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, text) if row["kind"] == kind]
+
+
+def losses(workdir) -> list[float]:
+    return [row["loss"] for row in lines(workdir)]
+
+
+def assert_same_run(workdir, undisturbed):
+    assert [r["step"] for r in lines(workdir)] == list(range(1, 13))
+    assert losses(workdir) == losses(undisturbed)
+    for kind in ("train", "val"):
+        mine, theirs = lines(workdir, kind), lines(undisturbed, kind)
+        assert [r["step"] for r in mine] == [r["step"] for r in theirs]
+        assert [r["loss"] for r in mine] == [r["loss"] for r in theirs]
+    assert final_leaves(workdir) == final_leaves(undisturbed)
+    shutil.rmtree(workdir)
+
+
+def test_stopped_in_every_phase_the_run_is_the_same(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    for place, nth, number in [
+        ("compile", 1, signal.SIGTERM),
+        ("data wait", 3, signal.SIGINT),
+        ("train", 2, signal.SIGTERM),
+        ("validate", 1, signal.SIGINT),
+        ("save", 1, signal.SIGTERM),
+        ("commit", 2, signal.SIGTERM),
+    ]:
+        code, out, err = launchpad.run(*command, phase=[place, nth, number])
+        assert code == 128 + number, (place, out, err)
+        assert f"{number.name}: saving at the next boundary" in err
+        assert "Traceback" not in err
+        if place != "compile":  # where there was nothing to save
+            assert "go on with: python -m fakedetect_jax.main --tune_malloc" in out
+            assert f"--workdir {workdir}" in out
+    code, _, err = launchpad.run(*command)
+    assert code == 0, err
+    assert_same_run(workdir, undisturbed)
+
+
+def test_averaged_weights_and_statistics_are_resumed_to_the_bit(
+    launchpad, tiny_config, tmp_path
+):
+    def command(name):
+        averaged = "--config.optimizer.ema_decay=0.99"
+        return ("--config", tiny_config, "--workdir", tmp_path / name, averaged)
+
+    code, _, err = launchpad.run(*command("whole"))
+    assert code == 0, err
+    stop = ["train", 5, signal.SIGTERM]
+    assert launchpad.run(*command("parts"), phase=stop)[0] == 143
+    code, _, err = launchpad.run(*command("parts"))
+    assert code == 0, err
+    names = final_leaves(tmp_path / "whole")
+    assert any(name.startswith("ema_batch_stats.") for name in names)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_killed_at_any_moment_the_run_is_the_same(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    for place, nth in [("compile", 1), ("save", 2), ("commit", 3), ("train", 4)]:
+        code, _, err = launchpad.run(*command, phase=[place, nth, signal.SIGKILL])
+        assert code == 137, err
+    code, _, err = launchpad.run(*command)
+    assert code == 0, err
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+    assert_same_run(workdir, undisturbed)
+
+
+def test_a_second_signal_ends_at_once(launchpad, tiny_config, tmp_path):
+    command = ("--config", tiny_config, "--workdir", tmp_path / "w")
+    # Frozen inside the save by the debugger's signal: only a second request helps.
+    process = launchpad.start(*command, "--config.num_epochs=100000")
+    process.until("train 3/")
+    process.send(signal.SIGTERM)
+    time.sleep(0.6)
+    if process.code() is None:
+        process.send(signal.SIGTERM)
+    assert process.wait(10) == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_to_the_whole_group_spares_the_workers(
+    launchpad, tiny_config, undisturbed, tmp_path, number
+):
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    process = launchpad.start(*command, "--config.data.num_workers=2")
+    process.until("train 2/")
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C does
+    assert process.wait() in (128 + number, 0)
+    assert "Traceback" not in process.stderr
+    code, _, err = launchpad.run(*command)
+    assert code == 0, err
+    assert_same_run(workdir, undisturbed)
+
+
+def test_a_flipped_bit_costs_a_few_steps_and_is_told(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    command = ("--config", tiny_config, "--workdir", workdir)
+    newest = workdir / "checkpoints" / "12"
+    victim = max(newest.rglob("d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 4
+    victim.write_bytes(bytes(content))
+    code, out, err = launchpad.run(*command)
+    assert code == 0, err
+    assert "warning: checkpoint 12 is skipped: its file " in err
+    assert "from 10" in out
+    assert_same_run(workdir, undisturbed)
+
+
+def test_when_every_checkpoint_is_damaged_nothing_starts_anew(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    for manifest in (workdir / "checkpoints").glob("*.digest.json"):
+        manifest.write_text("{}")
+    before = (workdir / "metrics.jsonl").read_bytes()
+    code, _, err = launchpad.run("--config", tiny_config, "--workdir", workdir)
+    assert code == 4
+    assert "error: no checkpoint in" in err and "choose another --workdir" in err
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_model_is_refused_by_field_and_nothing_is_written(
+    launchpad, tiny_config, undisturbed
+):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
+    code, _, err = launchpad.run(
+        "--config", tiny_config, "--workdir", undisturbed, "--config.model.width=16"
+    )
+    assert code == 4
+    assert "model.width was 8 and is 16" in err and err.count("\n") == 1
+    after = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
+    assert {p.name for p in after if after[p] != before.get(p)} <= {"lock"}
+
+
+def test_changed_fields_versions_and_devices_are_told_one_by_one(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    code, out, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", workdir, "--config.num_epochs=7"),
+        "--config.optimizer.learning_rate=0.004",
+        devices=2,
+    )
+    assert code == 0, err
+    assert "num_epochs was 6 and is 7" in err
+    assert "optimizer.learning_rate was 0.002 and is 0.004" in err
+    assert "devices were 1 x cpu (cpu), 1 process and are 2 x cpu" in err
+    assert "steps     14, 2 per epoch; from 12" in out
+
+
+def test_a_result_of_more_steps_is_not_that_of_the_fewer_asked_for(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    code, out, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", workdir, "--config.batch_size=16"),
+        *("--config.eval.final_split=val", "--config.num_epochs=6"),
+    )
+    assert code == 0, err
+    assert "batch_size was 8 and is 16" in err
+    assert "an epoch was 2 steps and is 1: step 12 is 6.0 epochs of before and" in err
+    assert "nothing is trained: the run has 12 steps and this config asks for 6" in out
+    assert "what follows is of the 12 steps" in out and "training is complete" not in (
+        out
+    )
+    assert out.index("what follows is of the 12 steps") < out.index("Val Loss")
+
+
+def test_a_result_that_was_there_is_shown_as_such(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    command = ["--config", tiny_config, "--workdir", workdir]
+    command += ["--config.eval.final_split=val"]
+    told = "was scored before with these weights, this dataset and these settings"
+    for seen in (False, True):
+        code, out, err = launchpad.run(*command)
+        assert code == 0, err
+        assert "training is complete: 12 of 12 steps" in out
+        assert (told in out) == seen
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("model.width", 16),
+        ("dataset.image_size", 48),
+        ("data.clip_frames", 3),
+        ("data.frame_stride", 2),
+        ("data.hold_out", ("Deepfakes",)),
+    ],
+)
+def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, value):
+    """As a checkpoint tells them: through JSON."""
+    told = json.loads(json.dumps(tiny_run.config.to_dict()))
+    config = tiny_run.config.copy_and_resolve_references()
+    group, name = field.split(".")
+    with config.unlocked():
+        config[group][name] = value
+    run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
+    with pytest.raises(CheckpointError, match=f"another config: {field} was "):
+        train.check_resume(run, {"config": told}, None, 2, None)  # pyright: ignore

@@ -1,0 +1,354 @@
+"""Splits: nobody is on both sides, and every leak is named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.tree.naming import VideoRecord, parse_name
+from tfds_ffpp.tree.splits import (
+    SAME_SOURCE,
+    SPLITS,
+    assign,
+    assign_all_test,
+    assign_disjoint,
+    assign_listed,
+    assign_seed,
+    components,
+)
+
+OFFICIAL = Path(__file__).parents[3] / "shared" / "ffpp_splits"
+METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
+
+
+def record(video_id: str, method: str = "Deepfakes") -> VideoRecord:
+    name = parse_name(video_id)
+    assert name is not None
+    real = name.kind in ("youtube", "actors")
+    return VideoRecord(
+        path=Path(f"/videos/{method}/{video_id}.mp4"),
+        dataset="dfd" if name.kind in ("actors", "dfd") else "ffpp",
+        method=name.kind if real else method,
+        video_id=video_id,
+        target=name.target,
+        source=name.source,
+        compression="c23",
+        label=0 if real else 1,
+        original=name.original,
+    )
+
+
+def from_pairs(pairs, methods=("Deepfakes",)) -> list[VideoRecord]:
+    ids = sorted({i for pair in pairs for i in pair})
+    fakes = [
+        record(f"{a}_{b}", m)
+        for m in methods
+        for x, y in pairs
+        for a, b in ((x, y), (y, x))
+    ]
+    return [record(i) for i in ids] + fakes
+
+
+def write_lists(root: Path, **pairs) -> Path:
+    (root / "splits").mkdir(parents=True)
+    for split in SPLITS:
+        (root / "splits" / f"{split}.json").write_text(json.dumps(pairs[split]))
+    return root
+
+
+def people(records) -> set[str]:
+    return {i for r in records for i in r.identities}
+
+
+@pytest.fixture
+def small(tmp_path):
+    lists = {
+        "train": [["000", "003"]],
+        "val": [["001", "002"]],
+        "test": [["004", "005"]],
+    }
+    return write_lists(tmp_path, **lists), from_pairs(sum(lists.values(), []))
+
+
+def test_the_lists_decide(small):
+    root, records = small
+    splits = assign(records, root=root)
+    assert splits.official and not splits.warnings and not splits.dropped
+    assert people(splits.records["val"]) == {"001", "002"}
+    assert sum(len(r) for r in splits.records.values()) == len(records)
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official lists are not here")
+class TestOfficial:
+    @pytest.fixture
+    def whole(self, tmp_path):
+        lists = {s: json.loads((OFFICIAL / f"{s}.json").read_text()) for s in SPLITS}
+        return write_lists(tmp_path, **lists), from_pairs(
+            sum(lists.values(), []), METHODS
+        )
+
+    def test_counts(self, whole):
+        root, records = whole
+        splits = assign(records, root=root)
+        assert splits.official
+        for split, count in zip(SPLITS, (720, 140, 140), strict=True):
+            got = splits.records[split]
+            assert sum(r.label == 0 for r in got) == count
+            for method in METHODS:
+                assert sum(r.method == method for r in got) == count
+
+    def test_the_seven_overlaps_are_warned_of(self, whole):
+        root, records = whole
+        (warning,) = assign(records, root=root).warnings
+        for pair in ("605 train/606 val", "755 test/756 train", "982 val/983 train"):
+            assert pair in warning
+        assert warning.startswith("7 source videos")
+
+    def test_strict_leaves_the_train_side_out(self, whole):
+        root, records = whole
+        splits = assign(records, root=root, strict=True)
+        train = people(splits.records["train"])
+        held = people(splits.records["val"]) | people(splits.records["test"])
+        for ids in map(set, SAME_SOURCE):
+            assert not (ids & train and ids & held)
+        assert {i for s in SPLITS for i in people(splits.records[s])} >= {"606", "755"}
+        # The six or seven ids of train go with both fakes of their pair per method.
+        reals = sum(r.label == 0 for r in splits.records["train"])
+        assert reals == 720 - 7
+        assert sum(splits.dropped.values()) == 7 * (1 + 2 * len(METHODS))
+
+    def test_a_split_of_our_own_leaks_nobody(self, whole):
+        root, records = whole
+        splits = assign_disjoint(records, root=root)
+        home = {i: s for s in SPLITS for i in people(splits.records[s])}
+        assert len(home) == 1000
+        assert all(len({home[i] for i in ids}) == 1 for ids in SAME_SOURCE)
+        assert len(splits.warnings) == 1  # that it is not the official one
+
+
+def test_without_lists_it_is_not_official(small):
+    _, records = small
+    splits = assign(records, root=Path("/nowhere"))
+    assert not splits.official
+    assert "not the official split" in splits.warnings[0]
+
+
+def test_fallback_has_the_official_proportions():
+    pairs = [(f"{2 * i:03d}", f"{2 * i + 1:03d}") for i in range(500)]
+    splits = assign(from_pairs(pairs), root=Path("/nowhere"))
+    counts = [sum(r.label == 0 for r in splits.records[s]) for s in SPLITS]
+    assert [abs(a - b) <= 2 for a, b in zip(counts, (720, 140, 140), strict=True)] == [
+        True
+    ] * 3
+    # Whoever was cut into several ids is on one side in a split of our own.
+    home = {i: s for s in SPLITS for i in people(splits.records[s])}
+    assert len(home) == 1000
+    assert all(len({home[i] for i in ids}) == 1 for ids in SAME_SOURCE)
+
+
+def test_every_source_of_several_ids_is_known():
+    ids = [i for group in SAME_SOURCE for i in group]
+    assert len(SAME_SOURCE) == 22 and len(ids) == len(set(ids)) == 45
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("605", "606"),
+        ("639", "640"),
+        ("755", "756"),
+        ("837", "838"),
+        ("875", "876"),
+        ("954", "955"),
+        ("982", "983"),
+    ],
+)
+def test_each_source_that_the_official_split_cuts_apart_is_warned_of(tmp_path, ids):
+    lists = {
+        "train": [[ids[0], "100"]],
+        "val": [[ids[1], "101"]],
+        "test": [["102", "103"]],
+    }
+    root = write_lists(tmp_path, **lists)
+    (warning,) = assign(from_pairs(sum(lists.values(), [])), root=root).warnings
+    assert f"{ids[0]} train/{ids[1]} val" in warning
+
+
+def test_all_ids_of_a_source_are_warned_of(tmp_path):
+    """Also those that the official split has on one side, and all of three."""
+    lists = {
+        "train": [["331", "000"], ["685", "001"]],
+        "val": [["332", "002"], ["687", "003"]],
+        "test": [["686", "004"]],
+    }
+    records = from_pairs(sum(lists.values(), []))
+    root = write_lists(tmp_path, **lists)
+    (warning,) = assign(records, root=root).warnings
+    for said in ("331 train/332 val", "685 train/686 test", "686 test/687 val"):
+        assert said in warning
+    strict = assign(records, root=root, strict=True).records
+    kept = set().union(*map(people, strict.values()))
+    assert kept & {"331", "332", "685", "686", "687"} == {"332", "686"}
+
+
+def test_numbers_of_another_set_are_not_those_of_faceforensics():
+    names = [replace(record(i), dataset="csv") for i in ("331", "332")]
+    assert components(names) == [("331",), ("332",)]
+
+
+number = st.integers(0, 999).map("{:03d}".format)
+pairs = st.lists(
+    st.tuples(number, number).filter(lambda p: p[0] != p[1]), min_size=3, max_size=40
+)
+
+
+@given(pairs)
+def test_any_pairs_give_disjoint_people(pairs):
+    records = from_pairs(dict.fromkeys(pairs))
+    try:
+        splits = assign(records, root=Path("/nowhere"))
+    except DataError as error:
+        assert len(components(records)) < 3
+        assert "split has no videos" in str(error)
+        return
+    everyone = [people(splits.records[s]) for s in SPLITS]
+    assert sum(map(len, everyone)) == len(set().union(*everyone))
+    assert sorted(r.key for s in SPLITS for r in splits.records[s]) == sorted(
+        r.key for r in records
+    )
+    again = assign(records[::-1], root=Path("/nowhere"))
+    assert again.records == splits.records
+
+
+actor = st.integers(1, 28).map("{:02d}".format)
+
+
+@given(st.lists(st.tuples(actor, actor).filter(lambda p: p[0] != p[1]), min_size=1))
+def test_actors_of_a_fake_are_on_one_side(pairs):
+    ids = [f"{i:02d}__scene" for i in range(1, 29)]
+    ids += [f"{a}_{b}__scene__{k:08d}" for k, (a, b) in enumerate(pairs)]
+    splits = assign([record(i) for i in ids], root=Path("/nowhere"))
+    everyone = [people(splits.records[s]) for s in SPLITS]
+    assert sum(map(len, everyone)) == len(set().union(*everyone)) == 28
+    kept = sum(len(r) for r in splits.records.values())
+    assert kept + sum(splits.dropped.values()) == len(ids)
+    assert f"{len(ids) - kept} fakes whose two actors" in " ".join(splits.warnings)
+
+
+# Faults ---------------------------------------------------------------------------
+
+
+def test_an_id_in_two_splits_stops(small):
+    root, records = small
+    path = root / "splits" / "test.json"
+    path.write_text(json.dumps([["004", "000"]]))
+    with pytest.raises(DataError, match=r"test.json: entry 0 .*000, which train.json"):
+        assign(records, root=root)
+
+
+def test_a_pair_across_splits_stops(small):
+    root, records = small
+    crossing = record("000_001")
+    with pytest.raises(
+        DataError, match=r"000_001.mp4 pairs .*000 in train, 001 in val"
+    ):
+        assign([*records, crossing], root=root)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[", "not readable JSON"),
+        ("{}", "must be a list of pairs"),
+        ("[]", "an empty list"),
+        ('[["000", "003"], ["4", "005"]]', r'entry 1 is \["4", "005"\]'),
+        ('[["000"]]', r'entry 0 is \["000"\]'),
+        ("[[0, 3]]", r"entry 0 is \[0, 3\]"),
+        ('["000_003"]', "entry 0 is"),
+    ],
+)
+def test_malformed_lists_name_file_and_entry(small, text, said):
+    root, records = small
+    (root / "splits" / "val.json").write_text(text)
+    with pytest.raises(DataError, match=f"val.json.*{said}"):
+        assign(records, root=root)
+
+
+def test_bytes_that_are_no_text(small):
+    root, records = small
+    (root / "splits" / "val.json").write_bytes(b'[["\xff\xfe"]]')
+    with pytest.raises(DataError, match=r"val.json is not readable JSON"):
+        assign(records, root=root)
+
+
+def test_a_missing_list_is_named(small):
+    root, records = small
+    (root / "splits" / "val.json").unlink()
+    with pytest.raises(DataError, match=r"val.json is missing; put all of"):
+        assign(records, root=root)
+
+
+def test_ids_without_a_video_are_named(small):
+    root, records = small
+    path = root / "splits" / "train.json"
+    path.write_text(json.dumps([["000", "003"], ["777", "778"]]))
+    (warning,) = assign(records, root=root).warnings
+    assert "train.json lists 2 ids that no video has, first 777 in entry 1" in warning
+
+
+def test_videos_that_no_list_names_are_counted(small):
+    root, records = small
+    splits = assign([*records, record("900")], root=root)
+    assert splits.dropped == {"an id that no split lists": 1}
+
+
+def test_a_split_without_videos_stops(small):
+    root, records = small
+    few = [
+        r for r in records if "004" not in r.identities and "005" not in r.identities
+    ]
+    with pytest.raises(DataError, match="the test split has no videos"):
+        assign(few, root=root)
+
+
+# Other protocols ------------------------------------------------------------------
+
+
+def test_the_seed_protocol():
+    pairs = [(f"{2 * i:03d}", f"{2 * i + 1:03d}") for i in range(20)]
+    splits = assign_seed(from_pairs(pairs, METHODS[:2]), per_class=60, num_val=20)
+    train, held = splits.records["train"], splits.records["val"]
+    assert len(train) + len(held) == 120 and len(held) == 20
+    assert sum(r.label for r in (*train, *held)) == 60
+    assert splits.records["test"] == held
+    assert len({r.key for r in (*train, *held)}) == 120
+    assert len({r.path for r in (*train, *held) if r.label == 0}) == 40
+    assert "test is the validation set" in splits.warnings[0]
+    assert not splits.official
+
+
+def test_a_set_without_a_list_is_all_test():
+    splits = assign_listed([record("000"), record("000_001")])
+    assert list(splits.records) == ["test"] and not splits.official
+
+
+def test_all_of_deepfakedetection_is_test():
+    """As the field tests on it: no fake is left out because of its two actors."""
+    reals = [f"{i % 28 + 1:02d}__scene{i // 28}" for i in range(363)]
+    actors = [(k % 28 + 1, (k + 5) % 28 + 1) for k in range(3068)]
+    fakes = [f"{a:02d}_{b:02d}__s__{k:08d}" for k, (a, b) in enumerate(actors)]
+    splits = assign_all_test([record(i) for i in reals + fakes])
+    assert list(splits.records) == ["test"] and not splits.dropped
+    labels = [r.label for r in splits.records["test"]]
+    assert (labels.count(0), labels.count(1)) == (363, 3068)
+    assert splits.official is None and not splits.warnings
+
+
+def test_all_of_faceforensics_as_test_is_warned_of():
+    splits = assign_all_test(from_pairs([("000", "003")]))
+    assert splits.official is False
+    assert "trained on some of them" in splits.warnings[0]

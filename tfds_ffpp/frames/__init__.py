@@ -1,0 +1,1 @@
+"""From one video to the frames that are stored."""

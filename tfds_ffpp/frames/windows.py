@@ -1,0 +1,152 @@
+"""A video of any length -> windows, each prepared as the dataset stores a video."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tfds_ffpp.errors import IrregularVideoError
+from tfds_ffpp.frames.entry import write_entry
+from tfds_ffpp.frames.faces import Faces, clip_boxes
+from tfds_ffpp.frames.prepare import (
+    Recipe,
+    detector_of,
+    file_digest,
+    frame_plan,
+    source_box,
+    store,
+    whole_frame,
+    with_track,
+)
+from tfds_ffpp.frames.video import Clip, Window, read_windows
+
+# A face beside the largest one counts when it is seen in at least this share of the
+# looked-at frames, and is at least this share of the largest one's side.
+MIN_COVERAGE = 0.5
+MIN_RELATIVE_SIDE = 0.25
+
+
+def cut_evenly(total: int, window_frames: int) -> list[tuple[int, int]]:
+    """(start, stop) of the fewest equal windows of at most window_frames frames."""
+    count = max(-(-total // window_frames), 1)
+    bounds = [i * total // count for i in range(count + 1)]
+    return list(zip(bounds, bounds[1:], strict=False))
+
+
+def all_boxes(clip: Clip, recipe: Recipe) -> list[Faces]:
+    """The faces of a window that count, the largest lasting one first."""
+    if recipe.crop == "full":
+        return [whole_frame(clip)]
+    main, *others = clip_boxes(clip, detector=detector_of(recipe), margin=recipe.margin)
+    if main.box is None:
+        return []
+    least = MIN_RELATIVE_SIDE * (main.box[2] - main.box[0])
+    return [main] + [
+        face
+        for face in others
+        if face.coverage >= MIN_COVERAGE
+        and face.box
+        and face.box[2] - face.box[0] >= least
+    ]
+
+
+def prepare_windows(
+    path: str | Path,
+    recipe: Recipe,
+    *,
+    window_frames: int,
+    all_faces: bool,
+    folder: Path,
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Any]]:
+    """Prepares the windows of a video one after another, in constant memory.
+
+    Each face of a window is stored in a file of its own in `folder`, as cache.py
+    writes them, with the frames that the dataset would store of such a video.
+
+    Yields {"window": facts} for each, at the end {"summary": facts of the file}. A
+    window numbered 0 after others makes those before it void.
+
+    Raises UnusableVideoError with the reason.
+    """
+    path = Path(path)
+    # Whether a face is seen does not depend on a model of its points.
+    recipe = replace(recipe, landmarks="none")
+    try:
+        yield from _prepare(
+            path,
+            recipe,
+            (window_frames, all_faces, folder),
+            in_order=False,
+            alive=alive,
+        )
+    except IrregularVideoError:
+        yield from _prepare(
+            path, recipe, (window_frames, all_faces, folder), in_order=True, alive=alive
+        )
+
+
+def _prepare(path: Path, recipe: Recipe, how, *, in_order: bool, alive):
+    window_frames, all_faces, folder = how
+    summary: dict[str, Any] = {}
+    windows = read_windows(
+        path,
+        lambda total: cut_evenly(total, window_frames),
+        frame_plan(recipe),
+        in_order=in_order,
+        alive=alive,
+    )
+    for number, window in enumerate(windows):
+        summary = summary or _summary(window)
+        faces = all_boxes(window.clip, recipe)
+        if not all_faces:
+            faces = faces[:1]
+        stored = []
+        for i, face in enumerate(faces):
+            entry = folder / f"{number}-{i}{'-in-order' * in_order}"
+            stored.append(_store_face(entry, window.clip, face, recipe))
+            alive()
+        yield {"window": _window_facts(number, window, stored)}
+    yield {"summary": {**summary, "sha256": file_digest(path)}}
+
+
+def _store_face(entry: Path, clip: Clip, face: Faces, recipe: Recipe) -> dict[str, Any]:
+    num_valid, frames, _ = store(clip, face, recipe)
+    track = with_track(clip, face, recipe).track
+    assert track is not None  # noqa: S101
+    facts = {
+        "num_valid": num_valid,
+        "face_seen": track.features(recipe.num_frames)["face_seen"],
+        "box": list(source_box(face, clip.size(0))),
+        "coverage": face.coverage,
+        "num_faces": face.num_faces,
+    }
+    write_entry(entry, facts, frames)
+    return {"entry": str(entry), **facts}
+
+
+def _summary(window: Window) -> dict[str, Any]:
+    facts, clip = window.clip.facts, window.clip
+    return {
+        "frames": clip.source_frames,
+        "fps": facts.fps,
+        "width": facts.width,
+        "height": facts.height,
+        "codec": facts.codec,
+        "pixel_format": facts.pixel_format,
+        "bit_rate": facts.bit_rate,
+        "damaged": clip.damaged,
+    }
+
+
+def _window_facts(number: int, window: Window, stored) -> dict[str, Any]:
+    clip = window.clip
+    return {
+        "number": number,
+        "start": window.start,
+        "stop": window.stop,
+        "total": clip.source_frames,
+        "frame_index": clip.indices,
+        "timestamp": clip.timestamps,
+        "faces": stored,
+    }

@@ -1,0 +1,1 @@
+"""Made people and forgeries, for tests and the demo."""

@@ -1,0 +1,314 @@
+"""Other sets of videos, for tests across sets: their trees and lists in our terms.
+
+Their own lists call real 1 (Celeb-DF) or fake 1 (DFDC); here fake is always 1.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.tree.naming import VIDEO_SUFFIXES, VideoRecord, is_utf8
+
+
+@dataclass(frozen=True)
+class OtherSet:
+    """The videos of a set; list_file is the list that `listed` comes from."""
+
+    records: list[VideoRecord]
+    missing: tuple[str, ...] = ()
+    list_file: Path | None = None
+
+
+def _record(path: Path, dataset: str, method: str, label: int, **kwargs) -> VideoRecord:
+    told = {"video_id": path.stem, "target": "", "source": "", **kwargs}
+    return VideoRecord(
+        path=path,
+        dataset=dataset,
+        method=method,
+        label=label,
+        compression="unknown",
+        **told,
+    )
+
+
+def _videos(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in VIDEO_SUFFIXES and is_utf8(p.name)
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({error})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON ({error}); copy it again") from None
+    if not isinstance(told, dict) or not all(
+        isinstance(v, dict) for v in told.values()
+    ):
+        raise DataError(f"{path} must map each video to its facts; copy it again")
+    return told
+
+
+# Celeb-DF v2 ----------------------------------------------------------------------
+
+_CELEBDF = (("Celeb-real", 0), ("YouTube-real", 0), ("Celeb-synthesis", 1))
+_CELEBDF_LIST = "List_of_testing_videos.txt"
+
+
+def _celebdf_list(path: Path) -> dict[str, tuple[int, int]]:
+    """Name -> (our label, line number). A line is `1 YouTube-real/00170.mp4`, real."""
+    listed = {}
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 2 or words[0] not in ("0", "1"):
+            raise DataError(
+                f"{path}: line {number} is {line[:60]!r}, not `1 FOLDER/NAME.mp4`"
+            )
+        listed[words[1]] = (1 - int(words[0]), number)
+    return listed
+
+
+def celebdf_v2(root: Path) -> OtherSet | None:
+    """Celeb-real, YouTube-real, Celeb-synthesis and the list of 518 test videos."""
+    path = root / _CELEBDF_LIST
+    folders = [name for name, _ in _CELEBDF if (root / name).is_dir()]
+    if len(folders) < 2:
+        return None
+    listed = _celebdf_list(path) if path.exists() else {}
+    records = []
+    for folder, label in _CELEBDF:
+        for video in _videos(root / folder):
+            name = f"{folder}/{video.name}"
+            if name in listed and listed[name][0] != label:
+                raise DataError(
+                    f"{path}: line {listed[name][1]} says {name} is "
+                    f"{('real', 'fake')[1 - label]}, its folder says the opposite; "
+                    "in this list 1 is real"
+                )
+            parts = video.stem.split("_")
+            synthetic = label == 1 and len(parts) == 3
+            records.append(
+                _record(
+                    video,
+                    "celebdf_v2",
+                    folder,
+                    label,
+                    target=parts[0] if len(parts) > 1 else video.stem,
+                    source=parts[1] if synthetic else "",
+                    original=f"Celeb-real/{parts[0]}_{parts[2]}" if synthetic else "",
+                    listed="test" if name in listed else "",
+                )
+            )
+    have = {f"{r.method}/{r.path.name}" for r in records}
+    return OtherSet(
+        records, tuple(sorted(set(listed) - have)), path if listed else None
+    )
+
+
+# DFDC -----------------------------------------------------------------------------
+
+
+def _label(word: object, path: Path, where: str) -> int:
+    known = {"real": 0, "0": 0, "fake": 1, "1": 1}
+    label = known.get(str(word).strip().lower())
+    if label is None:
+        raise DataError(
+            f"{path}: {where} has the label {word!r}; use real or 0, fake or 1"
+        )
+    return label
+
+
+def _dfdc_part(folder: Path) -> Iterable[VideoRecord]:
+    path = folder / "metadata.json"
+    told = _read_json(path)
+    for video in _videos(folder):
+        facts = told.get(video.name)
+        if facts is None:
+            continue
+        label = _label(facts.get("label"), path, video.name)
+        original = Path(str(facts.get("original") or "")).stem
+        yield _record(
+            video,
+            "dfdc",
+            ("original", "fake")[label],
+            label,
+            target=original or video.stem,
+            original=f"original/{original}" if label and original else "",
+        )
+
+
+def _names_files(path: Path) -> bool:
+    """Whether the first line of a list has DFDC's columns."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return {"filename", "label"} <= set(file.readline().strip().split(","))
+
+
+def dfdc(root: Path) -> OtherSet | None:
+    """dfdc_train_part_*/metadata.json, and a test list labels.csv (1 = fake)."""
+    records: list[VideoRecord] = []
+    for part in sorted(root.glob("dfdc_train_part_*")):
+        if (part / "metadata.json").exists():
+            records += _dfdc_part(part)
+    lists = [root / "labels.csv", *sorted(root.glob("*/labels.csv"))]
+    # Others call a list of theirs so; only beside DFDC's parts is it DFDC's by name.
+    ours = [p for p in lists if p.exists() and (records or _names_files(p))]
+    path = ours[0] if ours else None
+    missing = []
+    if path is not None:
+        for number, row in _csv_rows(path, ("filename", "label")):
+            places = [path.parent / row["filename"]]
+            places.append(path.parent / "videos" / row["filename"])
+            video = next((p for p in places if p.exists()), None)
+            if video is None:
+                missing.append(row["filename"])
+                continue
+            label = _label(row["label"], path, f"line {number}")
+            method = ("original", "fake")[label]
+            records.append(_record(video, "dfdc", method, label, listed="test"))
+    return OtherSet(records, tuple(missing), path) if records else None
+
+
+def dfdc_preview(root: Path) -> OtherSet | None:
+    """dataset.json: path -> label and set, train or test."""
+    path = root / "dataset.json"
+    if not path.exists():
+        return None
+    records, missing = [], []
+    for name, facts in sorted(_read_json(path).items()):
+        video = root / name
+        if not video.exists():
+            missing.append(name)
+            continue
+        label = _label(facts.get("label"), path, name)
+        if facts.get("set") not in ("train", "test"):
+            raise DataError(f"{path}: {name} has the set {facts.get('set')!r}")
+        records.append(
+            _record(
+                video,
+                "dfdc_preview",
+                name.split("/")[0] if label else "original",
+                label,
+                video_id=str(Path(name).with_suffix("")),
+                target=str(facts.get("target_id") or ""),
+                source=str(facts.get("swapped_id") or "") if label else "",
+                listed=facts["set"],
+            )
+        )
+    return OtherSet(records, tuple(missing), path)
+
+
+# DeeperForensics-1.0 --------------------------------------------------------------
+
+
+def deeperforensics(root: Path) -> OtherSet | None:
+    """manipulated_videos/<variant>/<target>_<actor>.mp4; reals of FaceForensics++.
+
+    The reals lie in the same root, as original_sequences/youtube/c23/videos: the set's
+    own source_videos show other people than its fakes.
+    """
+    folder = root / "manipulated_videos"
+    if not folder.is_dir():
+        return None
+    reals = root / "original_sequences" / "youtube" / "c23" / "videos"
+    records = [
+        _record(v, "deeperforensics", "youtube", 0, target=v.stem)
+        for v in _videos(reals)
+    ]
+    if not records:
+        raise DataError(
+            f"DeeperForensics takes its reals from FaceForensics++, but {reals} has no "
+            "videos; put or link them there"
+        )
+    for variant in sorted(p for p in folder.iterdir() if p.is_dir()):
+        for video in _videos(variant):
+            target, _, actor = video.stem.partition("_")
+            records.append(
+                _record(
+                    video,
+                    "deeperforensics",
+                    variant.name,
+                    1,
+                    target=target,
+                    source=actor,
+                    original=f"youtube/{target}",
+                )
+            )
+    return OtherSet(records)
+
+
+# Any table ------------------------------------------------------------------------
+
+
+def _csv_rows(path: Path, needed: tuple[str, ...]):
+    """(line number, row) of a CSV whose header has the needed columns."""
+    reader = csv.DictReader(_read_text(path).splitlines())
+    lacking = [c for c in needed if c not in (reader.fieldnames or ())]
+    if lacking:
+        raise DataError(
+            f"{path} has no column {lacking[0]}; its first line must name "
+            f"{','.join(needed)}"
+        )
+    for row in reader:
+        for column in needed:
+            if not row[column]:
+                raise DataError(f"{path}: line {reader.line_num} has no {column}")
+        yield reader.line_num, row
+
+
+def table(root: Path) -> OtherSet | None:
+    """A CSV of path,label[,method][,group][,split]; paths are relative to it.
+
+    root is the file or a folder that holds videos.csv. Videos of one group, such as
+    those of one person, never get into two splits of our own.
+    """
+    path = root if root.is_file() else root / "videos.csv"
+    if path.suffix.lower() != ".csv" or not path.exists():
+        return None
+    records = []
+    for number, row in _csv_rows(path, ("path", "label")):
+        video = path.parent / row["path"]
+        if not video.is_file():
+            raise DataError(f"{path}: line {number}: {video} is not a file")
+        label = _label(row["label"], path, f"line {number}")
+        split = row.get("split") or ""
+        if split not in ("", "train", "val", "test"):
+            raise DataError(f"{path}: line {number} has the split {split!r}")
+        records.append(
+            _record(
+                video,
+                path.parent.name if path.stem == "videos" else path.stem,
+                row.get("method") or ("real", "fake")[label],
+                label,
+                video_id=str(Path(row["path"]).with_suffix("")),
+                target=row.get("group") or "",
+                listed=split,
+            )
+        )
+    listed = any(r.listed for r in records)
+    return OtherSet(records, (), path if listed else None)
+
+
+OTHER_SETS: dict[str, Callable[[Path], OtherSet | None]] = {
+    "celebdf_v2": celebdf_v2,
+    "dfdc": dfdc,
+    "dfdc_preview": dfdc_preview,
+    "deeperforensics": deeperforensics,
+    "csv": table,
+}

@@ -1,0 +1,1 @@
+"""Many videos in processes, of which none can end the build."""
