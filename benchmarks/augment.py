@@ -23,7 +23,7 @@ import simplejpeg
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.augment.clips import OPERATIONS, augment_clips
 from fakedetect_jax.model import steps
-from tfds_ffpp.frames.faces import DlibDetector, follow, usual_box
+from tfds_ffpp.frames.faces import DlibFinder, follow, usual_box
 from tfds_ffpp.frames.track import place_points
 from tfds_ffpp.synthetic import identity, rendering
 
@@ -80,9 +80,9 @@ def training_step(name: str, *, image_size: int, clips: int) -> Callable[[], obj
     config = runpy.run_path(str(path))["get_config"]()
     with config.unlocked():
         config.augment.update(dict.fromkeys(config.augment, 0.0))
-    recipe = steps.make_recipe(config, num_steps=1000)
+    step_settings = steps.make_step_settings(config, num_steps=1000)
     shape = (config.data.clip_frames, image_size, image_size, 3)
-    create = jax.jit(lambda: steps.create_train_state(recipe, shape))
+    create = jax.jit(lambda: steps.create_train_state(step_settings, shape))
     state = create()
     batch = {
         "frames": jnp.zeros((clips, *shape), jnp.uint8),
@@ -92,7 +92,7 @@ def training_step(name: str, *, image_size: int, clips: int) -> Callable[[], obj
         "index": jnp.arange(clips),
         "valid": jnp.ones(clips, bool),
     }
-    update = jax.jit(lambda state, batch: steps.train_step(recipe, state, batch))
+    update = jax.jit(lambda state, batch: steps.train_step(step_settings, state, batch))
     return lambda: update(state, batch)
 
 
@@ -144,7 +144,7 @@ def made_clip(seed: int, *, num_frames: int = 10, size: int = 96) -> np.ndarray:
     """uint8[T,size,size,3]: a made face in a crop of 1.3 face boxes."""
     rng = np.random.default_rng(seed)
     canvas = 2 * size
-    face, scene = identity.make_face(rng), rendering.make_scene(rng, canvas)
+    face, scene = identity.make_head(rng), rendering.make_scene(rng, canvas)
     scene = rendering.neck_layer(face, scene)
     moments = rendering.make_performance(rng, num_frames)
     unit = canvas * rendering.HEAD_SCALE
@@ -167,7 +167,7 @@ def face_of(clip: np.ndarray) -> np.ndarray:
     crops = [
         cv2.resize(np.round(255 * frame).astype(np.uint8), (176, 176)) for frame in clip
     ]
-    track = follow(crops, range(len(crops)), detector=DlibDetector())
+    track = follow(crops, range(len(crops)), finder=DlibFinder())
     return track.points.astype(np.float32)
 
 

@@ -74,9 +74,9 @@ def training_batches(config, split: reader.Split, count: int, *, start: int = 0)
 
 def trained_state(config, builder, mesh, num_steps: int) -> steps.TrainState:
     """The state after num_steps."""
-    recipe = steps.make_recipe(config, num_steps=num_steps)
-    state = train.first_state(recipe, settings.clip_shape(config), config, mesh)
-    update = compiled.compile_train_step(recipe, mesh)
+    step_settings = steps.make_step_settings(config, num_steps=num_steps)
+    state = train.first_state(step_settings, settings.clip_shape(config), config, mesh)
+    update = compiled.compile_train_step(step_settings, mesh)
     feed = training_batches(
         config, reader.open_split(builder, "train", config), num_steps
     )

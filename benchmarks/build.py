@@ -98,7 +98,7 @@ def ours(videos: Sequence[Path], seconds: Any) -> list[list[bytes]]:
     """The original first: its box serves the fakes."""
     faces, stored = None, []
     for path in videos:
-        prepared = prepare(path, CONFIG.recipe, faces)
+        prepared = prepare(path, CONFIG.preparation, faces)
         faces = faces or faces_from_json(prepared.meta["faces"])
         seconds.update(prepared.seconds)
         stored.append(prepared.frames)

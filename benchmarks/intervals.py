@@ -104,11 +104,12 @@ def truth_of(separation: float, kind: dict) -> dict[str, float]:
     """The metrics of a population, and the difference of its two AUCs."""
     rng = np.random.default_rng(0)
     items = simulate(rng, POPULATION, separation, **kind)
-    found = ranking.exact(items) | {
+    found = ranking.exact(items.label, items.score) | {
         "loss": float(np.mean(metrics.log_losses(items))),
         "brier": float(np.mean((items.score - items.label) ** 2)),
     }
-    better = ranking.exact(rival(rng, items))
+    other = rival(rng, items)
+    better = ranking.exact(other.label, other.score)
     return found | {DIFFERENCE: found["auc"] - better["auc"]}
 
 

@@ -34,14 +34,14 @@ SOURCES: list[tuple[str, str, str]] = [  # suffix, codec, pixel format
     ("mov", "mjpeg", "yuvj420p"),
     ("mkv", "ffv1", "yuv420p"),
 ]
-RECIPE = {
+PREPARATION = {
     "num_frames": 8,
     "frame_step": 0,
     "image_size": 64,
     "crop": "face",
     "margin": 1.3,
-    "detector": "dlib",
-    "detector_model": "",
+    "face_finder": "dlib",
+    "face_finder_model": "",
     "landmarks": "none",
     "jpeg_quality": 95,
     "jpeg_subsampling": "444",
@@ -79,7 +79,7 @@ def jobs_of(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """The job of the build and that of predict."""
     both = {
         "path": str(path),
-        "recipe": RECIPE,
+        "preparation": PREPARATION,
         "time_limit": 60.0,
         "memory_limit": MEMORY,
     }

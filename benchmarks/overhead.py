@@ -29,19 +29,21 @@ from fakedetect_jax.settings import batch_shape, clip_shape
 
 def compiled_steps(config, mesh):
     """The step as it is, and one whose finite test is always true; a state for each."""
-    recipe = steps.make_recipe(config, num_steps=10)
+    step_settings = steps.make_step_settings(config, num_steps=10)
     batch = empty_batch(*batch_shape(config, config.batch_size))
     rng = np.random.default_rng(0)
     batch["frames"][:] = rng.integers(0, 256, batch["frames"].shape)
     batch["valid"][:] = True
     device_batch = parallel.to_global(batch, mesh)
-    state = train.first_state(recipe, clip_shape(config), config, mesh)
+    state = train.first_state(step_settings, clip_shape(config), config, mesh)
     other = jax.tree.map(jnp.copy, state)
     guarded = (
-        compiled.compile_train_step(recipe, mesh).lower(state, device_batch).compile()
+        compiled.compile_train_step(step_settings, mesh)
+        .lower(state, device_batch)
+        .compile()
     )
     with mock.patch.object(steps.jnp, "isfinite", lambda x: np.bool_(True)):
-        update = compiled.compile_train_step(recipe, mesh)
+        update = compiled.compile_train_step(step_settings, mesh)
         bare = update.lower(other, device_batch).compile()
     return (guarded, state), (bare, other), device_batch
 

@@ -25,7 +25,7 @@ import numpy as np
 from fakedetect_jax.serving import sources
 from fakedetect_jax.serving.detector import Detector
 from tfds_ffpp.errors import UnusableVideoError
-from tfds_ffpp.frames.prepare import Recipe, prepare
+from tfds_ffpp.frames.prepare import Preparation, prepare
 from tfds_ffpp.frames.video import even_plan, read_clip
 
 
@@ -76,13 +76,13 @@ def calls(detector: Detector, video: str, *, count: int = 10) -> dict[str, float
 
 def phases(detector: Detector, videos: list[str]) -> dict[str, float]:
     """Milliseconds per video of each part, one after another in this process."""
-    recipe = Recipe(**detector.model.recipe)
+    preparation = Preparation(**detector.model.preparation)
     cv2.setNumThreads(1)
     totals: dict[str, float] = {}
     done = 0
     for video in videos:
         try:
-            prepared = prepare(video, recipe)
+            prepared = prepare(video, preparation)
         except UnusableVideoError:
             continue
         done += 1
@@ -134,7 +134,9 @@ def main() -> None:
         told = {
             "cores": os.cpu_count(),
             "processes": arguments.processes,
-            "recipe": dataclasses.asdict(Recipe(**detector.model.recipe)),
+            "preparation": dataclasses.asdict(
+                Preparation(**detector.model.preparation)
+            ),
             **throughput(detector, videos),
             "milliseconds_per_score_call": calls(detector, videos[0]),
             "milliseconds_per_video": phases(detector, videos[:40]),

@@ -59,8 +59,10 @@ def main() -> None:
     config = settings.load(options.config)
     config.batch_size = 8 * options.per_device
     mesh = parallel.make_mesh()
-    recipe = steps.make_recipe(config, num_steps=10)
-    state = jax.eval_shape(lambda: steps.create_train_state(recipe, clip_shape(config)))
+    preparation = steps.make_step_settings(config, num_steps=10)
+    state = jax.eval_shape(
+        lambda: steps.create_train_state(preparation, clip_shape(config))
+    )
     batch = {
         name: jax.ShapeDtypeStruct(rows.shape, rows.dtype)
         for name, rows in empty_batch(*batch_shape(config, 8)).items()
@@ -69,7 +71,7 @@ def main() -> None:
         name: jax.ShapeDtypeStruct((config.batch_size, *rows.shape[1:]), rows.dtype)
         for name, rows in batch.items()
     }
-    compiled = compile_train_step(recipe, mesh).lower(state, batch).compile()
+    compiled = compile_train_step(preparation, mesh).lower(state, batch).compile()
     text = compiled.as_text()
     memory = compiled.memory_analysis()
 

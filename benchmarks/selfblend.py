@@ -80,7 +80,7 @@ def train(config, builder, *, num_steps: int, untreated: bool):
         start_step=0,
         num_steps=num_steps,
     )
-    recipe = steps.make_recipe(config, num_steps=num_steps)
+    step_settings = steps.make_step_settings(config, num_steps=num_steps)
 
     def treat(batch, step):
         """Blends alone made beforehand, so that the step passes reals by."""
@@ -90,13 +90,15 @@ def train(config, builder, *, num_steps: int, untreated: bool):
             batch["face"],
             key=jax.random.fold_in(jax.random.key(config.seed), step),
             index_B=batch["index"],
-            stored=recipe.stored,
+            stored=step_settings.stored,
         )
         blend = batch["blend"][:, None, None, None, None]
         levels = jnp.round(255 * made).astype(jnp.uint8)
         return {**batch, "frames": jnp.where(blend, levels, batch["frames"])}
 
-    step_recipe = recipe._replace(self_blend=False) if untreated else recipe
+    step_recipe = (
+        step_settings._replace(self_blend=False) if untreated else step_settings
+    )
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, batch):
@@ -105,18 +107,18 @@ def train(config, builder, *, num_steps: int, untreated: bool):
         return steps.train_step(step_recipe, state, batch)
 
     shape = (count, side, side, 3)
-    state = jax.jit(functools.partial(steps.create_train_state, recipe, shape))()
+    state = jax.jit(functools.partial(steps.create_train_state, step_settings, shape))()
     seen = []
     for batch in feed:
         state, numbers = update(state, batch)
         seen.append(numbers["accuracy"])
     print(f"training accuracy, last 100 steps: {np.mean(seen[-100:]):.3f}")
-    return recipe, {"params": state.params, "batch_stats": state.batch_stats}
+    return step_settings, {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def ways(recipe, face_BT52):
+def ways(step_settings, face_BT52):
     """What is done to clips of unseen people before they are scored, by name."""
-    stored = recipe.stored
+    stored = step_settings.stored
 
     def pass_as(blend: bool):
         return lambda frames, key: selfblend.self_blend(
@@ -145,7 +147,9 @@ def ways(recipe, face_BT52):
     }
 
 
-def score(recipe, variables, config, builder, split: str) -> dict[str, np.ndarray]:
+def score(
+    step_settings, variables, config, builder, split: str
+) -> dict[str, np.ndarray]:
     """The scores of a split's real clips after each way, DRAWS of each."""
     videos, reader = reals_of(builder, split, config)
     clips = covering_clips(
@@ -163,13 +167,13 @@ def score(recipe, variables, config, builder, split: str) -> dict[str, np.ndarra
         frames, _ = frames_of(clip, video["num_valid"], config.data.clip_frames)
         batch["face"][row] = smooth_points(video)[frames]
     scores = {}
-    for name, way in ways(recipe, jnp.asarray(batch["face"])).items():
+    for name, way in ways(step_settings, jnp.asarray(batch["face"])).items():
 
         @jax.jit
         def logits(frames, key, way=way):
             changed = jnp.round(255 * way(frames / 255.0, key)).astype(jnp.uint8)
             clips = {"frames": changed, "length": jnp.asarray(batch["length"])}
-            return steps.eval_step(recipe.model, variables, clips)
+            return steps.eval_step(step_settings.model, variables, clips)
 
         drawn = [
             logits(jnp.asarray(batch["frames"]), jax.random.key(1000 + draw))
@@ -188,14 +192,14 @@ def main() -> None:
     args = parser.parse_args()
     config, builder = demo(args.out)
     start = time.perf_counter()
-    recipe, variables = train(
+    step_settings, variables = train(
         config, builder, num_steps=args.num_steps, untreated=args.untreated
     )
-    val = score(recipe, variables, config, builder, "val")
+    val = score(step_settings, variables, config, builder, "val")
     reals, blends = val["reals as stored"], val["blends"]
     labels = np.repeat([0, 1], [len(reals), len(blends)])
     threshold = calibration.pick_threshold(labels, np.concatenate([reals, blends]))
-    test = score(recipe, variables, config, builder, "test")
+    test = score(step_settings, variables, config, builder, "test")
     print(f"{args.num_steps} steps, threshold {threshold:.3f}\n")
     print("| clips of unseen people | called fake | AUC against reals as stored |")
     print("|---|---|---|")

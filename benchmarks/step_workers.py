@@ -128,10 +128,12 @@ def jax_sides(arguments) -> tuple[dict[str, Step], dict]:
     if arguments.side == "flax":
         use_flax_layers()
     config = project_config(arguments)
-    recipe = steps.make_recipe(config, num_steps=10**6)
+    step_settings = steps.make_step_settings(config, num_steps=10**6)
     batch = jax.device_put(make_clips(arguments))
     clip_shape = batch["frames"].shape[1:]
-    state = jax.jit(functools.partial(steps.create_train_state, recipe, clip_shape))()
+    state = jax.jit(
+        functools.partial(steps.create_train_state, step_settings, clip_shape)
+    )()
     if arguments.side == "project":
         flat: dict = traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
         np.savez(arguments.weights, allow_pickle=False, **flat)
@@ -139,9 +141,11 @@ def jax_sides(arguments) -> tuple[dict[str, Step], dict]:
         lambda leaf: leaf.copy(),
         {"params": state.params, "batch_stats": state.batch_stats},
     )
-    infer = jax.jit(functools.partial(steps.eval_step, recipe.model))
-    train = jax.jit(functools.partial(steps.train_step, recipe), donate_argnums=0)
-    forward = lower_direct(recipe.model, variables, batch).cost_analysis() or {}
+    infer = jax.jit(functools.partial(steps.eval_step, step_settings.model))
+    train = jax.jit(
+        functools.partial(steps.train_step, step_settings), donate_argnums=0
+    )
+    forward = lower_direct(step_settings.model, variables, batch).cost_analysis() or {}
     holder = {"state": state}
 
     def train_once() -> float:

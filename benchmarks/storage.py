@@ -86,14 +86,14 @@ CODINGS = (
 
 def crops(tree: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Crops uint8[V,T,S,S,3] of reals and fakes, labels [V], pairs of people [V]."""
-    recipe = FfppConfig(name="x", num_frames=FRAMES, image_size=SIDE).recipe
+    preparation = FfppConfig(name="x", num_frames=FRAMES, image_size=SIDE).preparation
     records = [r for r in scan(tree).records if r.method in ("youtube", METHOD)]
     boxes, images, labels, groups = {}, [], [], []
     partner = {r.target: r.source for r in records if r.label}
     for record in sorted(records, key=lambda r: r.label):
-        clip = read_planned(record.path, recipe)
+        clip = read_planned(record.path, preparation)
         if record.label == 0:
-            boxes[record.target] = find_faces(clip, recipe)
+            boxes[record.target] = find_faces(clip, preparation)
         faces = boxes[record.target]
         if faces.box is None:
             continue

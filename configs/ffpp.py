@@ -34,17 +34,17 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "image_size": 224,  # pixels, square
             "crop": "face",  # face (one box per video) | full (whole frame)
             "margin": 1.3,  # side of the crop in face-box sides
-            "detector": "dlib",  # dlib | yunet | none
-            "detector_model": "",  # yunet only: its .onnx file
+            "face_finder": "dlib",  # dlib | yunet | none
+            "face_finder_model": "",  # yunet only: its .onnx file
             "landmarks": "none",  # none | dlib (extra faces): for self-blending's masks
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
             # official split | disjoint (by hash of people, or of groups of a CSV) |
             # folders (called train, val, test) | all_test (every video in test) |
-            # seed (1500 per class, repeated)
+            # repeated (1500 per class, drawn again)
             "protocol": "official",
-            "seed_videos_per_class": 1500,  # seed protocol only
-            "seed_val_videos": 200,  # seed protocol only
+            "repeated_videos_per_class": 1500,  # repeated protocol only
+            "repeated_val_videos": 200,  # repeated protocol only
             "strict": False,  # leave out the train side of known source overlaps
             "max_rejected": 0.01,  # share of unusable videos above which a build fails
         }

@@ -17,7 +17,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
     base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
     config = base["get_config"](compression)
     with config.unlocked():
-        name = "seed" if compression == "c23" else f"seed_{compression}"
-        config.dataset.update(name=name, crop="full", protocol="seed")
+        name = "repeated" if compression == "c23" else f"repeated_{compression}"
+        config.dataset.update(name=name, crop="full", protocol="repeated")
         config.eval.final_split = "test"  # it tests at the end, on its validation set
     return config.lock()

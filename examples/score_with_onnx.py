@@ -119,10 +119,10 @@ def crop(picture, box, side):
     return cv2.resize(cut, (side, side), interpolation=how)
 
 
-def through_jpeg(image, recipe):
+def through_jpeg(image, preparation):
     """A crop as it was stored for training."""
     # Not OpenCV's encoder, whose DCT rounds otherwise: scores would move by up to 0.1.
-    quality, sampling = recipe["jpeg_quality"], recipe["jpeg_subsampling"]
+    quality, sampling = preparation["jpeg_quality"], preparation["jpeg_subsampling"]
     coded = simplejpeg.encode_jpeg(image, quality, "RGB", sampling, fastdct=False)
     return simplejpeg.decode_jpeg(coded, "RGB")
 
@@ -139,9 +139,9 @@ def read(path, wanted=()):
     return kept, total
 
 
-def stored(start, stop, recipe):
+def stored(start, stop, preparation):
     """Which frames of a window are stored."""
-    n, count, step = stop - start, recipe["num_frames"], recipe["frame_step"]
+    n, count, step = stop - start, preparation["num_frames"], preparation["frame_step"]
     if step:
         count = min(count, -(-n // step))
         first = start + (n - (count - 1) * step - 1) // 2
@@ -154,28 +154,32 @@ def score(folder, path):
     """The logits of all clips, the score and the probability of fake."""
     facts = json.loads(Path(folder, "model.json").read_text())
     prepared, data = facts["preprocessing"], facts["config"]["data"]
-    recipe, size, stride = prepared["frames"], data["clip_frames"], data["frame_stride"]
+    preparation, size, stride = (
+        prepared["frames"],
+        data["clip_frames"],
+        data["frame_stride"],
+    )
     session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")))
     detector, logits = dlib.get_frontal_face_detector(), []
     total = read(path)[1]
     parts = max(-(-total // prepared["window_frames"]), 1)
     for i in range(parts):
-        wanted = stored(i * total // parts, (i + 1) * total // parts, recipe)
+        wanted = stored(i * total // parts, (i + 1) * total // parts, preparation)
         pictures = [*map(read(path, set(wanted))[0].get, wanted)]
         box = (0, 0, *pictures[0].shape[:2])
         margin, rules, seen = (
-            recipe["margin"],
+            preparation["margin"],
             prepared["rules"],
             [True] * len(pictures),
         )
-        if recipe["crop"] == "face":
+        if preparation["crop"] == "face":
             box = find_box(pictures, margin, rules, detector)
             if box is not None:
                 seen = [is_seen(p, box, margin, rules, detector) for p in pictures]
         if box is None or len(pictures) < size:
             continue
-        crops = [crop(p, box, recipe["image_size"]) for p in pictures]
-        images = np.stack([through_jpeg(image, recipe) for image in crops])
+        crops = [crop(p, box, preparation["image_size"]) for p in pictures]
+        images = np.stack([through_jpeg(image, preparation) for image in crops])
         starts = [
             start
             for start in range(max(len(images) - (size - 1) * stride, 1))

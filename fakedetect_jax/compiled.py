@@ -39,11 +39,11 @@ def compile_explain_step(model: nn.Module, mesh: Mesh) -> Callable:
     )
 
 
-def compile_train_step(recipe: steps.Recipe, mesh) -> Callable:
+def compile_train_step(step_settings: steps.StepSettings, mesh) -> Callable:
     """train_step over the mesh: batch sharded, state replicated and donated."""
     everywhere = parallel.replicated(mesh)
     return jax.jit(
-        functools.partial(steps.train_step, recipe),
+        functools.partial(steps.train_step, step_settings),
         in_shardings=(everywhere, parallel.batch_sharded(mesh)),
         out_shardings=everywhere,
         donate_argnums=0,

@@ -63,7 +63,7 @@ def host_flags(argv: list[str]) -> flags.FlagValues:
     try:
         values(argv, known_only=True)
     except flags.Error as error:
-        raise ConfigError(settings.told(error)) from error
+        raise ConfigError(settings.as_sentence(error)) from error
     return values
 
 
@@ -75,7 +75,7 @@ def parse_flags(argv: list[str]) -> None:
             settings.check_overrides(settings.load(_config_source(argv)), argv[1:])
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(settings.told(error)) from error
+        raise ConfigError(settings.as_sentence(error)) from error
     except SystemExit as told:  # absl's --help ends with 1, as if it were a fault
         raise SystemExit(0) from told
     if rest[1:]:
@@ -192,7 +192,7 @@ def _end_all(
         print("the other hosts are told as they come, for 60 s", file=sys.stderr)
         sys.stderr.flush()
         with contextlib.suppress(UserError, KeyboardInterrupt):
-            hosts.tell_failure(place, sentence, code)
+            hosts.send_failure(place, sentence, code)
     return code
 
 
@@ -262,7 +262,7 @@ def _prepare(argv: list[str]) -> _Ready:
             config, read_record(folder), flags=settings.overridden(argv)
         )
     settings.check(config)
-    train.check_rooms(config)
+    train.check_groups(config)
     if FLAGS.mode == "train" and not has_checkpoint(folder):
         train.check_weights(config)  # a run that goes on has its weights
     ensure_writable(folder)
@@ -274,7 +274,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
 
     from fakedetect_jax.pages import formats
     from fakedetect_jax.run import parallel
-    from fakedetect_jax.run.memory import told_fault
+    from fakedetect_jax.run.memory import user_error_of
     from fakedetect_jax.run.process import Interrupted, StopRequest
     from fakedetect_jax.run.terminal import Terminal
     from fakedetect_jax.run.workdir import Run, lock
@@ -306,7 +306,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
             terminal.say(f"go on with: {command}")
             raise
         except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
-            fault = told_fault(error, config)
+            fault = user_error_of(error, config)
             if isinstance(fault, PeerError):
                 link.await_reason()
                 if stop.signal:
@@ -314,7 +314,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
                     os._exit(128 + stop.signal)
             raise (fault or error) from error
     if evaluation:
-        terminal.say(formats.seed_result_lines(report))
+        terminal.say(formats.result_lines(report))
         terminal.say(f"report: {evaluation}/report.html")
     phases = {k: round(v, 1) for k, v in terminal.phases.items()}
     terminal.say(f"seconds: {json.dumps(phases)}")

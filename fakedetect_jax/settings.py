@@ -121,23 +121,25 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
     "dataset.name": TEXT,
     "dataset.layout": TEXT,
     "dataset.compression": Choice(("raw", "c23", "c40")),
-    "dataset.detector": Choice(("dlib", "yunet", "none")),
+    "dataset.face_finder": Choice(("dlib", "yunet", "none")),
     "dataset.landmarks": Choice(("none", "dlib")),
     "dataset.num_frames": Whole(1, 1000),
     "dataset.frame_step": Whole(0, 1000),
     "dataset.image_size": Whole(16, 1024),
     "dataset.crop": Choice(("face", "full")),
     "dataset.margin": Number(1, 4),
-    "dataset.protocol": Choice(("official", "disjoint", "folders", "all_test", "seed")),
+    "dataset.protocol": Choice(
+        ("official", "disjoint", "folders", "all_test", "repeated")
+    ),
     "dataset.strict": SWITCH,
     "dataset.allow_missing": SWITCH,
     "dataset.allow_one_class": SWITCH,
     "dataset.map": TEXT,
-    "dataset.detector_model": TEXT,
+    "dataset.face_finder_model": TEXT,
     "dataset.jpeg_quality": Whole(1, 100),
     "dataset.jpeg_subsampling": Choice(("444", "422", "420")),
-    "dataset.seed_videos_per_class": Whole(1),
-    "dataset.seed_val_videos": Whole(1),
+    "dataset.repeated_videos_per_class": Whole(1),
+    "dataset.repeated_val_videos": Whole(1),
     "dataset.max_rejected": SHARE,
     "synthetic.num_identities": Whole(0, 1000),
     "synthetic.num_frames": Whole(1, 10000),
@@ -361,7 +363,7 @@ def overridden(argv: Iterable[str]) -> set[str]:
     return {match[1] for match in map(OVERRIDE.match, argv) if match}
 
 
-def told(error: BaseException) -> str:
+def as_sentence(error: BaseException) -> str:
     """An error of parsing flags as a sentence with field, value and range."""
     text = one_line(error)
     match = re.match(r"flag --config\.(\S+?)=(.*?): ", text)

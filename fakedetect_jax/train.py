@@ -84,7 +84,7 @@ def check_weights(config) -> None:
         pretrained.check_fit(path, network.make_model(config))
 
 
-def check_rooms(config) -> None:
+def check_groups(config) -> None:
     """What only the rooms themselves know of their fields; touches no device.
 
     Raises ConfigError or the dataset's SettingError.
@@ -101,20 +101,22 @@ def check_rooms(config) -> None:
         ) from error
 
 
-def first_state(recipe: steps.Recipe, clip_shape, config, mesh) -> steps.TrainState:
+def first_state(
+    step_settings: steps.StepSettings, clip_shape, config, mesh
+) -> steps.TrainState:
     """The state before the first step, born on every device."""
-    create = functools.partial(steps.create_train_state, recipe, clip_shape)
+    create = functools.partial(steps.create_train_state, step_settings, clip_shape)
     state = jax.jit(create, out_shardings=parallel.replicated(mesh))()
     if not config.init_from:
         return state
     backbone, statistics = pretrained.load_backbone(
-        Path(config.init_from).expanduser(), recipe.model
+        Path(config.init_from).expanduser(), step_settings.model
     )
     loaded = state.replace(
         params={**state.params, "backbone": backbone},
         batch_stats={**state.batch_stats, "backbone": statistics},
     )
-    if recipe.ema_decay:
+    if step_settings.ema_decay:
         loaded = steps.start_average(loaded)
     return parallel.put_replicated(loaded, mesh)
 
@@ -308,9 +310,9 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
         terminal.say(_complete(start, plan.num_steps))
         return
-    recipe = steps.make_recipe(config, num_steps=plan.num_steps)
+    step_settings = steps.make_step_settings(config, num_steps=plan.num_steps)
     create = functools.partial(
-        steps.create_train_state, recipe, settings.clip_shape(config)
+        steps.create_train_state, step_settings, settings.clip_shape(config)
     )
     abstract = jax.eval_shape(create)
     _check_disk(run, checkpoints, abstract)
@@ -329,10 +331,10 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "file comes from"
         )
     with terminal.phase("compile"):
-        train_step = _compile(recipe, abstract, run)
+        train_step = _compile(step_settings, abstract, run)
     if jax.process_count() == 1:  # several agree to stop after their first step
         run.stop.check()
-    state = _load_or_create(run, recipe, checkpoints, start, abstract)
+    state = _load_or_create(run, step_settings, checkpoints, start, abstract)
     first = jax.process_index() == 0
     metrics_file = MetricsFile(run.workdir, resumed_step=start) if first else None
     loop = _Loop(
@@ -363,9 +365,9 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         },
         metrics_file=metrics_file,
         eval_step=compile_eval_step(
-            recipe.model,
+            step_settings.model,
             mesh,
-            blends=(config.seed, recipe.stored) if blended_val else None,
+            blends=(config.seed, step_settings.stored) if blended_val else None,
         ),
         vote=parallel.Vote(mesh),
     )
@@ -421,14 +423,18 @@ def _is_closed(config, checkpoints: Checkpoints, step: int) -> bool:
 
 
 def _load_or_create(
-    run: Run, recipe, checkpoints: Checkpoints, start: int, abstract: steps.TrainState
+    run: Run,
+    step_settings,
+    checkpoints: Checkpoints,
+    start: int,
+    abstract: steps.TrainState,
 ):
     if not start:
         clip_shape = settings.clip_shape(run.config)
         with run.terminal.phase("initialise"):
-            state = first_state(recipe, clip_shape, run.config, run.mesh)
+            state = first_state(step_settings, clip_shape, run.config, run.mesh)
         if run.config.init_from:
-            loaded = pretrained.backbone_shapes(recipe.model)
+            loaded = pretrained.backbone_shapes(step_settings.model)
             numbers = sum(math.prod(shape) for shape in loaded.values())
             run.terminal.say(
                 f"loaded    {len(loaded)} tensors, {numbers:,} numbers, "
@@ -528,7 +534,7 @@ def _is_extra_save(config, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
+def _compile(step_settings: steps.StepSettings, abstract: steps.TrainState, run: Run):
     """The compiled step: ahead of the first batch, and never again.
 
     One that does not fit in the host's memory is made anew with model.remat, which
@@ -537,22 +543,24 @@ def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
     """
     config = run.config
 
-    def compiled(recipe: steps.Recipe, batch_size: int):
+    def compiled(step_settings: steps.StepSettings, batch_size: int):
         state, batch = _step_arguments(abstract, config, batch_size, run.mesh)
-        return compile_train_step(recipe, run.mesh).lower(state, batch).compile()
+        return compile_train_step(step_settings, run.mesh).lower(state, batch).compile()
 
-    step = compiled(recipe, config.batch_size)
+    step = compiled(step_settings, config.batch_size)
     have, need = memory.free_host_bytes(), memory.host_bytes(step)
     if have is None or need is None or need <= have:
         return step
     # Several processes would have to agree on their program.
-    if not recipe.model.remat and jax.process_count() == 1:
+    if not step_settings.model.remat and jax.process_count() == 1:
         run.terminal.warn(
             f"the step needs {need / 1e9:,.1f} GB of {have / 1e9:,.1f} GB free: "
             "trying config.model.remat=True"
         )
-        recipe = recipe._replace(model=recipe.model.clone(remat=True))
-        step = compiled(recipe, config.batch_size)
+        step_settings = step_settings._replace(
+            model=step_settings.model.clone(remat=True)
+        )
+        step = compiled(step_settings, config.batch_size)
         need = memory.host_bytes(step) or need
         if need <= have:
             return step
@@ -560,12 +568,14 @@ def _compile(recipe: steps.Recipe, abstract: steps.TrainState, run: Run):
     if jax.process_count() == 1:
         run.terminal.warn("out of memory: looking for a batch that fits")
         fits = memory.largest_batch(
-            lambda size: memory.host_bytes(compiled(recipe, size)) or 0,
+            lambda size: memory.host_bytes(compiled(step_settings, size)) or 0,
             have=have,
             too_large=(config.batch_size, need),
             multiple=run.mesh.devices.size,
         )
-    raise memory.memory_error(config, need, have, remat=recipe.model.remat, fits=fits)
+    raise memory.memory_error(
+        config, need, have, remat=step_settings.model.remat, fits=fits
+    )
 
 
 def _step_arguments(abstract: steps.TrainState, config, batch_size: int, mesh):
@@ -609,7 +619,7 @@ def _end_epoch(loop: _Loop, step: int, state):
         rows = _validate(loop, step, state)
         measured = evaluate.validation_numbers(rows)
         calibration = calibrate(rows)
-        lines = formats.seed_epoch_lines(
+        lines = formats.epoch_lines(
             epoch=epoch,
             num_epochs=plan.num_epochs,
             loss=float(totals.loss / totals.clips),

@@ -93,9 +93,6 @@ def main() -> None:
     import matplotlib.pyplot  # noqa: F401
     import tensorboardX  # noqa: F401
 
-    from fakedetect_jax import (
-        train,  # noqa: F401
-    )
     from tfds_ffpp.synthetic import tree  # noqa: F401
 
     threads = len(os.listdir("/proc/self/task"))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 
-FACELESS = {"detector": "none", "image_size": 32, "num_frames": 4}
+FACELESS = {"face_finder": "none", "image_size": 32, "num_frames": 4}
 
 
 class Film(SimpleNamespace):

@@ -23,7 +23,7 @@ def run() -> None:
         print(line, flush=True)
 
     if "failed" in request:
-        hosts.tell_failure(place, *request["failed"])
+        hosts.send_failure(place, *request["failed"])
         sys.exit(request["failed"][1])
     try:
         facts = request.get("facts", {})

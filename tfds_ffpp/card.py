@@ -78,16 +78,16 @@ def coverage_gap(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def versions(recipe: Mapping[str, Any]) -> dict[str, str]:
+def versions(preparation: Mapping[str, Any]) -> dict[str, str]:
     """The versions of what decides the stored bytes, a user's own model included.
 
     Raises DataError when that model is not there.
     """
     told = {p: metadata.version(p) for p in PACKAGES}
-    if recipe["crop"] == "face" and recipe["detector"] == "yunet":
-        digest = file_digest(need_model(recipe["detector_model"]))
-        told["detector_model"] = f"sha256 {digest}"
-    if recipe["crop"] == "face" and recipe["landmarks"] == "dlib":
+    if preparation["crop"] == "face" and preparation["face_finder"] == "yunet":
+        digest = file_digest(need_model(preparation["face_finder_model"]))
+        told["face_finder_model"] = f"sha256 {digest}"
+    if preparation["crop"] == "face" and preparation["landmarks"] == "dlib":
         told["landmarks"] = f"sha256 {file_digest(landmark_model())}"
     return told
 
@@ -211,7 +211,7 @@ def make_card(
         "notes": list(scan.notes),
         "layout": scan.layout,
         "test_list": _list_file(scan),
-        "detector": config["detector"] if config["crop"] == "face" else "none",
+        "face_finder": config["face_finder"] if config["crop"] == "face" else "none",
         "config": dict(config),
         "versions": versions(config),
     }
@@ -228,7 +228,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     lines = [
         f"# tfds_ffpp/{markdown(card['name'])} {card['version']}",
         "",
-        f"Layout {card['layout']}; {official}; faces by {card['detector']}.",
+        f"Layout {card['layout']}; {official}; faces by {card['face_finder']}.",
         "",
         "| split | videos | real | fake | no face | several faces | short | damaged |",
         "|---|---|---|---|---|---|---|---|",

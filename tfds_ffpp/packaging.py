@@ -136,11 +136,11 @@ def select(config, manual_dir: Path) -> tuple[Scan, splits.Splits]:
         mapping=config.map,
         folders=config.protocol == "folders",
     )
-    if config.protocol == "seed":
-        split = splits.assign_seed(
+    if config.protocol == "repeated":
+        split = splits.assign_repeated(
             found.records,
-            per_class=config.seed_videos_per_class,
-            num_val=config.seed_val_videos,
+            per_class=config.repeated_videos_per_class,
+            num_val=config.repeated_val_videos,
         )
     elif config.protocol == "all_test":
         split = splits.assign_all_test(found.records)
@@ -188,7 +188,7 @@ class Work:
     ):
         """Reads the names of the tree; writes nothing. Raises DataError."""
         self._config = config
-        self._recipe = dataclasses.asdict(config.recipe)
+        self._recipe = dataclasses.asdict(config.preparation)
         self._scan, self._split = select(config, manual_dir)
         self._data_dir = data_dir.expanduser()
         self._dataset_dir = dataset_dir
@@ -335,7 +335,7 @@ class Work:
         return {
             "path": path,
             "entry": str(self._cache / name),
-            "recipe": self._recipe,
+            "preparation": self._recipe,
             "faces": faces,
             "time_limit": self._time_limit,
             "memory_limit": self._memory_limit,
@@ -391,7 +391,7 @@ class Work:
             if not self._config.allow_one_class and not self._limit:
                 labels = [e.facts["label"] for e in kept]
                 _need_both_classes(split, labels, self._config)
-        if self._config.protocol != "seed":
+        if self._config.protocol != "repeated":
             _refuse_shared_content(entries)
 
 

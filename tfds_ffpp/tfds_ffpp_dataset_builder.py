@@ -16,7 +16,7 @@ from tfds_ffpp import built, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.frames.entry import read_frames
 from tfds_ffpp.frames.faces import LANDMARKS
-from tfds_ffpp.frames.prepare import Recipe
+from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.tree.folders import parse_map
 from tfds_ffpp.workers import limits
 
@@ -42,17 +42,17 @@ class FfppConfig(tfds.core.BuilderConfig):
     image_size: side of the stored square, in pixels.
     crop: face (one box per video) or full (the whole frame, squeezed to a square).
     margin: side of the face crop in sides of the detected box.
-    detector: dlib, yunet (needs detector_model) or none (largest centred square).
-    detector_model: the .onnx file of yunet.
+    face_finder: dlib, yunet (needs face_finder_model) or none (largest centred square).
+    face_finder_model: the .onnx file of yunet.
     landmarks: eyes, nose and mouth for the masks of self-blending: none places them in
-      the face's box, dlib finds them (detector dlib, with the extra `faces`); yunet
+      the face's box, dlib finds them (face_finder dlib, with the extra `faces`); yunet
       gives its own.
     jpeg_quality, jpeg_subsampling: of the stored frames.
     protocol: official (the official split, or our own where its lists are missing),
       disjoint (our own, whatever lists there are), folders (those called train, val
-      and test; without val, part of train), all_test (every video in test) or seed
+      and test; without val, part of train), all_test (every video in test) or repeated
       (the original recipe's repeated videos).
-    seed_videos_per_class, seed_val_videos: of the seed protocol.
+    repeated_videos_per_class, repeated_val_videos: of the repeated protocol.
     strict: leave out the train side of the known source overlaps.
     max_rejected: share of unusable videos above which the build fails.
     """
@@ -68,14 +68,14 @@ class FfppConfig(tfds.core.BuilderConfig):
     image_size: int = 224
     crop: str = "face"
     margin: float = 1.3
-    detector: str = "dlib"
-    detector_model: str = ""
+    face_finder: str = "dlib"
+    face_finder_model: str = ""
     landmarks: str = "none"
     jpeg_quality: int = 95
     jpeg_subsampling: str = "444"
     protocol: str = "official"
-    seed_videos_per_class: int = 1500
-    seed_val_videos: int = 200
+    repeated_videos_per_class: int = 1500
+    repeated_val_videos: int = 200
     strict: bool = False
     max_rejected: float = 0.01
 
@@ -92,17 +92,17 @@ class FfppConfig(tfds.core.BuilderConfig):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise SettingError(f"{name}={value!r} is not from {low} to {high}")
-        if self.landmarks == "dlib" and self.detector != "dlib":
+        if self.landmarks == "dlib" and self.face_finder != "dlib":
             raise SettingError(
-                f"landmarks=dlib goes with detector=dlib, not {self.detector}; "
+                f"landmarks=dlib goes with face_finder=dlib, not {self.face_finder}; "
                 "set landmarks=none"
             )
 
     @property
-    def recipe(self) -> Recipe:
+    def preparation(self) -> Preparation:
         """What decides the stored frames of a video."""
-        names = [f.name for f in dataclasses.fields(Recipe)]
-        return Recipe(**{name: getattr(self, name) for name in names})
+        names = [f.name for f in dataclasses.fields(Preparation)]
+        return Preparation(**{name: getattr(self, name) for name in names})
 
     def content(self) -> dict[str, Any]:
         """The fields that decide what the dataset holds, as plain JSON data."""
@@ -114,10 +114,10 @@ class FfppConfig(tfds.core.BuilderConfig):
 _CHOICES = {
     "compression": ("raw", "c23", "c40"),
     "crop": ("face", "full"),
-    "detector": ("dlib", "yunet", "none"),
+    "face_finder": ("dlib", "yunet", "none"),
     "landmarks": LANDMARKS,
     "jpeg_subsampling": ("444", "422", "420"),
-    "protocol": ("official", "disjoint", "folders", "all_test", "seed"),
+    "protocol": ("official", "disjoint", "folders", "all_test", "repeated"),
 }
 _RANGES = {
     "num_frames": (1, 10_000),
@@ -125,8 +125,8 @@ _RANGES = {
     "image_size": (16, 2048),
     "margin": (0.5, 4.0),
     "jpeg_quality": (1, 100),
-    "seed_videos_per_class": (2, 1_000_000),
-    "seed_val_videos": (1, 1_000_000),
+    "repeated_videos_per_class": (2, 1_000_000),
+    "repeated_val_videos": (1, 1_000_000),
     "max_rejected": (0.0, 1.0),
 }
 _INHERITED = len(dataclasses.fields(tfds.core.BuilderConfig))
@@ -136,10 +136,10 @@ CONFIGS = (
     FfppConfig(name="raw", description="Face crops, lossless.", compression="raw"),
     FfppConfig(name="c40", description="Face crops, heavy H.264.", compression="c40"),
     FfppConfig(
-        name="seed",
+        name="repeated",
         description="Whole frames, 1500 videos per class with reals repeated.",
         crop="full",
-        protocol="seed",
+        protocol="repeated",
     ),
     FfppConfig(
         name="dfd",

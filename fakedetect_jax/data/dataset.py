@@ -142,8 +142,8 @@ def open_dataset(config, name: str = ""):
 
 # How frames are taken from a video and stored: a model knows videos cut in its way.
 CUT_FIELDS = (
-    *("image_size", "num_frames", "frame_step", "crop", "margin", "detector"),
-    *("detector_model", "jpeg_quality", "jpeg_subsampling"),
+    *("image_size", "num_frames", "frame_step", "crop", "margin", "face_finder"),
+    *("face_finder_model", "jpeg_quality", "jpeg_subsampling"),
 )
 
 
@@ -158,7 +158,7 @@ def cut_otherwise(config, other) -> str:
     return ", ".join(
         f"{name} {getattr(other, name)!r} (in training {config.dataset[name]!r})"
         for name in CUT_FIELDS
-        if name != "detector_model"  # a path, which other machines have elsewhere
+        if name != "face_finder_model"  # a path, which other machines have elsewhere
         if getattr(other, name) != config.dataset[name]
     )
 

@@ -52,7 +52,7 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
 
 
-class Recipe(NamedTuple):
+class StepSettings(NamedTuple):
     """What a step needs besides state and batch; hashable parts of the config."""
 
     model: FakeDetector
@@ -66,11 +66,11 @@ class Recipe(NamedTuple):
     ema_decay: float = 0.0
 
 
-def make_recipe(config, *, num_steps: int) -> Recipe:
-    """The recipe of a config for a run of num_steps."""
+def make_step_settings(config, *, num_steps: int) -> StepSettings:
+    """The step_settings of a config for a run of num_steps."""
     model = network.make_model(config)
     stages, _ = BACKBONES.get(model.backbone, (model.stage_sizes, model.block))
-    return Recipe(
+    return StepSettings(
         model=model,
         optimizer=make_optimizer(
             config.optimizer,
@@ -96,22 +96,24 @@ def zero_totals() -> Totals:
     return Totals(*(jnp.zeros((), jnp.float32) for _ in range(3)))
 
 
-def create_train_state(recipe: Recipe, clip_shape: tuple[int, ...]) -> TrainState:
+def create_train_state(
+    step_settings: StepSettings, clip_shape: tuple[int, ...]
+) -> TrainState:
     """A fresh state; clip_shape is (T, H, W, 3). Jit it to have it born sharded."""
-    params_key = jax.random.fold_in(jax.random.key(recipe.seed), 0)
+    params_key = jax.random.fold_in(jax.random.key(step_settings.seed), 0)
     frames = jnp.zeros((1, *clip_shape), jnp.float32)
     length = jnp.ones((1,), jnp.int32)
-    variables = recipe.model.init(params_key, frames, length, train=False)
+    variables = step_settings.model.init(params_key, frames, length, train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=recipe.optimizer.init(params),
+        opt_state=step_settings.optimizer.init(params),
         ema_params=None,
         totals=zero_totals(),
     )
-    return start_average(state) if recipe.ema_decay else state
+    return start_average(state) if step_settings.ema_decay else state
 
 
 def start_average(state: TrainState) -> TrainState:
@@ -150,7 +152,7 @@ def weighted_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def train_step(
-    recipe: Recipe, state: TrainState, batch: Batch
+    step_settings: StepSettings, state: TrainState, batch: Batch
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of all parameters on a global batch.
 
@@ -161,22 +163,22 @@ def train_step(
       The next state and scalars: loss, accuracy, gradient_norm, finite.
     """
     # fold_in(seed, 1): apart from the parameters' key, which is fold_in(seed, 0).
-    run_key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
+    run_key = jax.random.fold_in(jax.random.key(step_settings.seed), 1)
     key = jax.random.fold_in(run_key, state.step)
     augment_key, blend_key, dropout_key = jax.random.split(key, 3)
     frames = batch["frames"].astype(jnp.float32) / 255.0
     label, valid, index = batch["label"], batch["valid"], batch["index"]
-    if recipe.self_blend:
+    if step_settings.self_blend:
         frames = selfblend.self_blend(
             frames,
             batch["blend"],
             batch["face"],
             key=blend_key,
             index_B=index,
-            stored=recipe.stored,
+            stored=step_settings.stored,
         )
     frames = augment_clips(
-        frames, key=augment_key, index_B=index, config=recipe.augment
+        frames, key=augment_key, index_B=index, config=step_settings.augment
     )
     frames = normalise(frames)
 
@@ -187,36 +189,40 @@ def train_step(
             "mutable": ["batch_stats"],
             "rngs": {"dropout": dropout_key},
         }
-        if recipe.frame_weight:
+        if step_settings.frame_weight:
             arguments["method"] = "frame_logits"
-        output, updated = recipe.model.apply(
+        output, updated = step_settings.model.apply(
             variables, frames, batch["length"], **arguments
         )
-        frame_logits = output if recipe.frame_weight else None
+        frame_logits = output if step_settings.frame_weight else None
         if frame_logits is None:
             logits = output
         else:  # the running logit after the last frame is the clip's
             ends = jnp.maximum(batch["length"], 1)[:, None] - 1
             logits = jnp.take_along_axis(frame_logits, ends, axis=1)[:, 0]
-        loss = weighted_mean(clip_losses(logits, label, recipe.label_smoothing), valid)
+        loss = weighted_mean(
+            clip_losses(logits, label, step_settings.label_smoothing), valid
+        )
         objective = loss
         if frame_logits is not None:
             per_frame = clip_losses(
-                frame_logits, label[:, None], recipe.label_smoothing
+                frame_logits, label[:, None], step_settings.label_smoothing
             )
             in_clip = jnp.arange(per_frame.shape[1]) < batch["length"][:, None]
             frame_loss = weighted_mean(per_frame, in_clip & valid[:, None])
-            objective = loss + recipe.frame_weight * frame_loss
+            objective = loss + step_settings.frame_weight * frame_loss
         return objective, (loss, logits, updated["batch_stats"])
 
     grads, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = step_settings.optimizer.update(
+        grads, state.opt_state, state.params
+    )
     params = optax.apply_updates(state.params, updates)
     averages: Any = (state.ema_params, state.ema_batch_stats)
-    if recipe.ema_decay:
-        decay = average_decay(recipe.ema_decay, state.step)
+    if step_settings.ema_decay:
+        decay = average_decay(step_settings.ema_decay, state.step)
         averages = optax.incremental_update(
             (params, batch_stats), averages, step_size=1.0 - decay
         )

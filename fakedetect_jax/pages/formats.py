@@ -46,10 +46,10 @@ def compact(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-# The seed's printed lines.
+# The lines that a run prints.
 
 
-def seed_epoch_lines(
+def epoch_lines(
     *,
     epoch: int,
     num_epochs: int,
@@ -80,10 +80,10 @@ def validation_line(video_auc: float | None, labels: Sequence[int]) -> str:
     return f"validation video AUC {number(video_auc, 4)}, {constant_line(labels)}"
 
 
-def seed_result_lines(report: Mapping[str, Any]) -> str:
+def result_lines(report: Mapping[str, Any]) -> str:
     """Loss, accuracy and confusion matrix of a report's clips, then the video AUC.
 
-    The last line is not the seed's: a constant answer's accuracy.
+    The last line, which the original recipe did not print, is a constant answer's.
     """
     clip, video = report["clip"], report["video"]
     (tn, fp), (fn, tp) = clip["confusion"]

@@ -537,7 +537,7 @@ def join(place: Place, facts: Facts, *, cure: str, say: Callable[[str], None]) -
     return Hosts(place, line)
 
 
-def tell_failure(place: Place, sentence: str, code: int) -> None:
+def send_failure(place: Place, sentence: str, code: int) -> None:
     """Tells the others, those who come within 60 s, of a failure before the join."""
     check_place(place)
     if place.num_processes == 1:

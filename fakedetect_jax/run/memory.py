@@ -12,7 +12,7 @@ import jax
 from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError, UserError
 
 
-def told_fault(error: BaseException, config) -> UserError | None:
+def user_error_of(error: BaseException, config) -> UserError | None:
     """The sentence for an error of the runtime that a user can mend, if it is one."""
     text = str(error)
     if isinstance(error, OSError):

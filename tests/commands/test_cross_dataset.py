@@ -96,7 +96,7 @@ def test_the_cure_of_a_dataset_that_does_not_fit_works(
     workdir, data_dir = moved_run
     run = ["--config", tiny_config, "--workdir", workdir, "--mode=eval", "--split=test"]
     command = ["--manual_dir", str(celebdf), "--data_dir", str(data_dir)]
-    assert build([*command, "--config=celebdf_v2", "--set=detector=none"]) == 0
+    assert build([*command, "--config=celebdf_v2", "--set=face_finder=none"]) == 0
     code, _, err = launchpad.run(*run, "--config.eval.dataset=celebdf_v2")
     assert code == 3
     assert "holds 30 frames of 224 px, but the model takes clips over 4" in err
@@ -179,7 +179,7 @@ def test_a_name_that_another_dataset_has_ends_in_a_command_that_works(
     celebdf, tmp_path, capsys
 ):
     command = ["--manual_dir", str(celebdf), "--data_dir", str(tmp_path)]
-    command += ["--set=detector=none", "--set=num_frames=4"]
+    command += ["--set=face_finder=none", "--set=num_frames=4"]
     assert build([*command, "--config=small", "--set=image_size=32"]) == 0
     assert build([*command, "--config=small", "--set=image_size=16"]) == 3
     (cure,) = re.findall(r"`python -m tfds_ffpp (.*?)`", capsys.readouterr().err)

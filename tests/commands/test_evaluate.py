@@ -357,18 +357,18 @@ def test_the_blends_of_val_are_the_same_at_each_look(tiny_run):
         v["video_id"] for v in split.videos[half:]
     ]
     mesh = parallel.make_mesh(jax.devices()[:1])
-    recipe = steps.make_recipe(config, num_steps=1)
+    step_settings = steps.make_step_settings(config, num_steps=1)
     shape = settings.clip_shape(config)
-    state = train.first_state(recipe, shape, config, mesh)
+    state = train.first_state(step_settings, shape, config, mesh)
 
     def score(blends):
-        step = compiled.compile_eval_step(recipe.model, mesh, blends=blends)
+        step = compiled.compile_eval_step(step_settings.model, mesh, blends=blends)
         variables = state.eval_variables()
         rows = score_clips(step, variables, split, config, mesh=mesh)
         return np.array([row["logit"] for row in rows])
 
-    first, plain = score((3, recipe.stored)), score(None)
-    np.testing.assert_array_equal(first, score((3, recipe.stored)))
+    first, plain = score((3, step_settings.stored)), score(None)
+    np.testing.assert_array_equal(first, score((3, step_settings.stored)))
     reals = len(first) // 2
     assert (first != plain).all()  # reals pass all but the blending, too
     np.testing.assert_allclose(plain[reals:], plain[:reals], atol=1e-6)

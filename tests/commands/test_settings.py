@@ -31,12 +31,12 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 def test_every_config_is_valid_and_takes_a_step(load_config, name):
     config = load_config(name)
     settings.check(config)
-    recipe = steps.make_recipe(config, num_steps=10)
+    step_settings = steps.make_step_settings(config, num_steps=10)
     shape = clip_shape(config)
-    state = jax.eval_shape(lambda: steps.create_train_state(recipe, shape))
+    state = jax.eval_shape(lambda: steps.create_train_state(step_settings, shape))
     rows = config.batch_size
     batch = jax.eval_shape(lambda: feed.empty_batch(rows, shape[0], shape[1]))
-    update = lambda s, b: steps.train_step(recipe, s, b)  # noqa: E731
+    update = lambda s, b: steps.train_step(step_settings, s, b)  # noqa: E731
     after, metrics = jax.eval_shape(update, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert metrics["loss"].shape == ()
@@ -156,4 +156,4 @@ def test_test_is_scored_unasked_only_where_the_config_says_so_itself(load_config
         file = (ROOT / "configs" / f"{name}.py").read_text()
         said = 'final_split = "test"' in file
         assert load_config(name).eval.final_split == ("test" if said else "val")
-    assert load_config("ffpp_original").dataset.protocol == "seed"
+    assert load_config("ffpp_original").dataset.protocol == "repeated"

@@ -558,7 +558,7 @@ def test_a_build_that_would_have_no_train_split_is_not_begun(tmp_path, load_conf
     (root / "videos.csv").write_text("path,label\n0.mp4,0\n1.mp4,1\n")
     config = load_config("ffpp").copy_and_resolve_references()
     with config.unlocked():
-        config.dataset.update(name="mine", detector="none", image_size=32)
+        config.dataset.update(name="mine", face_finder="none", image_size=32)
         config.data.update(data_dir=str(tmp_path / "d"), manual_dir=str(root))
     terminal = Terminal(quiet=True)
     with pytest.raises(DataError, match="has no split train; it has test"):

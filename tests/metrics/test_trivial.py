@@ -106,7 +106,7 @@ def test_it_stands_beside_the_detector_in_page_and_last_lines(rows, tmp_path):
     assert f"forest on {trivial.MEANS} reaches {reach}" in page
     assert 'id="trivial"' in page
     line = f"a forest on {trivial.MEANS} reaches {area['auc']:.4f} ({low:.3f}"
-    assert line in formats.seed_result_lines(result)
+    assert line in formats.result_lines(result)
     assert f"reaches a video AUC of {reach}" in (folder / "MODEL_CARD.md").read_text()
     assert not any("forest" in sentence for sentence in result["warnings"])
 
@@ -121,7 +121,7 @@ def test_a_report_on_other_data_has_none(tmp_path):
     result = evaluation_page.write_report(folder)
     assert result["trivial"] == {}
     assert "forest" not in (folder / "report.html").read_text()
-    assert "forest" not in formats.seed_result_lines(result)
+    assert "forest" not in formats.result_lines(result)
 
 
 def test_evaluating_made_videos_writes_it(tiny_run):

@@ -47,9 +47,9 @@ def random_batch(rows: int, seed: int = 0) -> feed.Batch:
 def run_steps(config, devices: int, batches: list[feed.Batch]):
     """Trains on the first so many devices; the losses and the last state."""
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    recipe = steps.make_recipe(config, num_steps=len(batches))
-    state = train.first_state(recipe, (FRAMES, SIZE, SIZE, 3), config, mesh)
-    update = compiled.compile_train_step(recipe, mesh)
+    step_settings = steps.make_step_settings(config, num_steps=len(batches))
+    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    update = compiled.compile_train_step(step_settings, mesh)
     losses = []
     for batch in batches:
         state, metrics = update(state, parallel.to_global(batch, mesh))
@@ -83,9 +83,9 @@ def test_a_state_survives_a_batch_that_is_not_finite(small):
         config.optimizer.learning_rate = 1e30  # the next loss overflows
     batches = [random_batch(8, seed) for seed in range(4)]
     mesh = parallel.make_mesh(jax.devices()[:1])
-    recipe = steps.make_recipe(config, num_steps=4)
-    state = train.first_state(recipe, (FRAMES, SIZE, SIZE, 3), config, mesh)
-    update = compiled.compile_train_step(recipe, mesh)
+    step_settings = steps.make_step_settings(config, num_steps=4)
+    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    update = compiled.compile_train_step(step_settings, mesh)
     finite = []
     for batch in batches:
         before = parallel.fetch(state)

@@ -369,7 +369,7 @@ def test_coverage_is_whole_only_when_nothing_is_missing(value, text):
 
 
 def test_the_epoch_lines_are_the_seeds():
-    lines = formats.seed_epoch_lines(
+    lines = formats.epoch_lines(
         epoch=1,
         num_epochs=50,
         loss=8.5923,
@@ -386,7 +386,7 @@ def test_the_epoch_lines_are_the_seeds():
 def test_the_result_lines_are_the_seeds():
     clip = {"loss": 0.0587, "accuracy": 0.995, "confusion": [[93, 0], [1, 106]]}
     video = {"auc": 0.9999, "intervals": {"auc": [0.998, 1.0]}}
-    lines = formats.seed_result_lines({"split": "test", "clip": clip, "video": video})
+    lines = formats.result_lines({"split": "test", "clip": clip, "video": video})
     assert lines.splitlines()[0] == "Test Loss: 0.0587, Test Accuracy: 99.50%"
     assert [line.split() for line in lines.splitlines()[1:5]] == [
         ["Confusion", "Matrix:"],
@@ -402,7 +402,7 @@ def test_the_result_lines_are_the_seeds():
 def test_a_constant_answer_stands_beside_the_accuracy():
     clip = {"loss": 0.5, "accuracy": 0.8, "confusion": [[0, 24], [0, 96]]}
     video = {"auc": 0.5, "intervals": {}}
-    lines = formats.seed_result_lines({"split": "test", "clip": clip, "video": video})
+    lines = formats.result_lines({"split": "test", "clip": clip, "video": video})
     assert lines.splitlines()[0].endswith("Test Accuracy: 80.00%")
     assert lines.splitlines()[-1] == (
         "For comparison: always answering fake is right in 80.00% of clips"
@@ -422,6 +422,6 @@ def test_an_auc_of_zero_is_a_number_and_none_is_none():
 
 def test_the_result_lines_are_the_reports_numbers(written):
     _, result = written
-    first = formats.seed_result_lines(result).splitlines()[0]
+    first = formats.result_lines(result).splitlines()[0]
     loss, accuracy = result["clip"]["loss"], result["clip"]["accuracy"]
     assert first == f"Test Loss: {loss:.4f}, Test Accuracy: {accuracy:.2%}"

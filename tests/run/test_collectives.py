@@ -23,12 +23,12 @@ def program(load_config):
         config.data.clip_frames = 3
         config.batch_size = 16
     mesh = parallel.make_mesh(jax.devices())
-    recipe = steps.make_recipe(config, num_steps=10)
-    create = lambda: steps.create_train_state(recipe, clip_shape(config))  # noqa: E731
+    step_settings = steps.make_step_settings(config, num_steps=10)
+    create = lambda: steps.create_train_state(step_settings, clip_shape(config))  # noqa: E731
     state = jax.eval_shape(create)
     batch = empty_batch(*batch_shape(config, config.batch_size))
     abstract = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
-    update = compile_train_step(recipe, mesh)
+    update = compile_train_step(step_settings, mesh)
     return update.lower(state, abstract).compile(), state
 
 

@@ -80,7 +80,7 @@ def test_writing_and_reading_gives_the_model_back(exported, tiny_run):
     first, second = load_model(tiny_run.workdir), load_model(exported)
     jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
     assert first.digest == second.digest
-    for field in ("recipe", "temperature", "threshold", "window_frames", "step"):
+    for field in ("preparation", "temperature", "threshold", "window_frames", "step"):
         assert getattr(first, field) == getattr(second, field)
     for field in ("made", "calibration"):
         assert getattr(first, field) == getattr(second, field)

@@ -49,7 +49,7 @@ def faceless(tiny_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("faceless")
     write_bundle(load_model(tiny_run.workdir), folder)
     facts = json.loads((folder / "model.json").read_text())
-    facts["preprocessing"]["frames"]["detector"] = "none"
+    facts["preprocessing"]["frames"]["face_finder"] = "none"
     facts["preprocessing"]["window_frames"] = 40
     (folder / "model.json").write_text(json.dumps(description.sealed(facts)))
     return folder
@@ -165,8 +165,8 @@ class TestModels:
         config = tiny_run.config.copy_and_resolve_references()
         with config.unlocked():
             config.optimizer.ema_decay = 0.9
-        recipe = steps.make_recipe(config, num_steps=1)
-        state = steps.create_train_state(recipe, settings.clip_shape(config))
+        preparation = steps.make_step_settings(config, num_steps=1)
+        state = steps.create_train_state(preparation, settings.clip_shape(config))
         averaged, statistics = jax.tree.map(
             lambda x: x + 1, (state.params, state.batch_stats)
         )
@@ -260,7 +260,7 @@ def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
         job = {
             "path": str(path),
             "folder": str(video),
-            "recipe": central.model.recipe,
+            "preparation": central.model.preparation,
             "window_frames": 2000,
             "all_faces": True,
             "time_limit": 300.0,

@@ -168,7 +168,7 @@ def test_no_tensorflow_and_no_jax(built, made):
     code = (
         "import sys; from tfds_ffpp.__main__ import main; "
         f"main(['--manual_dir={made}', '--data_dir={built}/x', '--config=t', "
-        "'--set=detector=none', '--set=image_size=32']); "
+        "'--set=face_finder=none', '--set=image_size=32']); "
         "assert not {'tensorflow', 'jax', 'torch'} & set(sys.modules), 'imported'"
     )
     done = subprocess.run(
@@ -247,19 +247,22 @@ def test_short_videos_repeat_their_last_frame(tree, tmp_path):
 
 
 def test_no_face_is_kept_and_counted(made, tmp_path):
-    few = config(detector="dlib", num_frames=2)
+    few = config(face_finder="dlib", num_frames=2)
     build(few, data_dir=tmp_path, manual_dir=made)
     told = card(tmp_path)
     assert told["splits"]["train"]["no_face"] == 12
     assert told["coverage"]["real"] == {"no_face": 1.0, "coverage": 0.0}
     for row in rows(tmp_path, "val"):
         assert row["num_valid"] == 0 and row["box"] == [0, 0, 0, 0]
-    assert "dlib" in told["detector"]
+    assert "dlib" in told["face_finder"]
 
 
 def test_seed_protocol_end_to_end(made, tmp_path):
     seed = config(
-        protocol="seed", crop="full", seed_videos_per_class=20, seed_val_videos=6
+        protocol="repeated",
+        crop="full",
+        repeated_videos_per_class=20,
+        repeated_val_videos=6,
     )
     build(seed, data_dir=tmp_path, manual_dir=made)
     train, val, test = (rows(tmp_path, s) for s in ("train", "val", "test"))

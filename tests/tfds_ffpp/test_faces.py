@@ -13,7 +13,7 @@ from tests.made_videos import Film, write_video
 from tfds_ffpp import build
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames import faces
-from tfds_ffpp.frames.faces import DlibDetector, clip_box, link_tracks, square_box
+from tfds_ffpp.frames.faces import DlibFinder, clip_box, link_tracks, square_box
 from tfds_ffpp.frames.track import from_json, make_track, place_points
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic import tree
@@ -22,8 +22,8 @@ from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return DlibDetector()
+def finder():
+    return DlibFinder()
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def centre(box):
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def test_a_face_is_found_and_boxed_square(people, detector):
-    found = [clip_box(clip, detector=detector) for clip in people]
+def test_a_face_is_found_and_boxed_square(people, finder):
+    found = [clip_box(clip, finder=finder) for clip in people]
     seen = [f for f in found if f.box is not None]
     assert len(seen) >= 5
     for f in seen:
@@ -51,18 +51,18 @@ def test_a_face_is_found_and_boxed_square(people, detector):
         assert 50 < y1 - y0 <= 224
 
 
-def test_the_margin_is_a_multiple_of_the_face(people, detector):
+def test_the_margin_is_a_multiple_of_the_face(people, finder):
     small, large = (
-        clip_box(people[0], detector=detector, margin=m).box for m in (1.0, 1.5)
+        clip_box(people[0], finder=finder, margin=m).box for m in (1.0, 1.5)
     )
     assert small is not None and large is not None
     assert large[2] - large[0] > 1.2 * (small[2] - small[0])
 
 
-def test_detection_is_deterministic(people, detector):
-    again = DlibDetector()
+def test_detection_is_deterministic(people, finder):
+    again = DlibFinder()
     for clip in people[:2]:
-        assert clip_box(clip, detector=detector) == clip_box(clip, detector=again)
+        assert clip_box(clip, finder=finder) == clip_box(clip, finder=again)
 
 
 def side_by_side(people, left: float, right: float) -> list[np.ndarray]:
@@ -80,36 +80,36 @@ def side_by_side(people, left: float, right: float) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(("left", "right"), [(1.0, 0.75), (0.75, 1.0)])
-def test_of_several_faces_the_largest(people, detector, tmp_path, left, right):
+def test_of_several_faces_the_largest(people, finder, tmp_path, left, right):
     frames = side_by_side(people, left, right)
     clip = read_clip(write_video(tmp_path / "v.mp4", frames), even_plan(4))
-    found = clip_box(clip, detector=detector)
+    found = clip_box(clip, finder=finder)
     assert found.num_faces == 2 and found.box is not None
     assert (centre(found.box)[1] < 320) == (left > right)
 
 
-def test_no_face_is_an_outcome(detector, tmp_path):
+def test_no_face_is_an_outcome(finder, tmp_path):
     clip = read_clip(write_video(tmp_path / "v.mp4", 4), even_plan(4))
-    found = clip_box(clip, detector=detector)
+    found = clip_box(clip, finder=finder)
     assert found.box is None and found.coverage == 0 and found.num_faces == 0
 
 
-def test_a_face_in_some_frames_only(people, detector, tmp_path):
+def test_a_face_in_some_frames_only(people, finder, tmp_path):
     frames = people[0].frames()
     frames[0] = frames[1] = np.full_like(frames[0], 128)
     clip = read_clip(write_video(tmp_path / "v.mp4", frames), even_plan(4))
-    found = clip_box(clip, detector=detector)
+    found = clip_box(clip, finder=finder)
     assert found.box is not None and found.coverage == pytest.approx(0.5, abs=0.26)
 
 
-def test_small_faces_are_looked_for_closer(people, detector, tmp_path):
+def test_small_faces_are_looked_for_closer(people, finder, tmp_path):
     frames = []
     for frame in people[0].frames():
         large = np.full((720, 1280, 3), 90, np.uint8)
         large[300:524, 600:824] = frame
         frames.append(large)
     clip = read_clip(write_video(tmp_path / "v.mp4", frames), even_plan(2))
-    found = clip_box(clip, detector=detector)
+    found = clip_box(clip, finder=finder)
     assert found.box is not None
     y, x = centre(found.box)
     assert 300 < y < 524 and 600 < x < 824
@@ -117,20 +117,20 @@ def test_small_faces_are_looked_for_closer(people, detector, tmp_path):
 
 def test_without_a_detector_it_is_the_centre(tmp_path):
     clip = read_clip(write_video(tmp_path / "v.mp4", 3), even_plan(3))
-    found = clip_box(clip, detector=faces.NoDetector())
+    found = clip_box(clip, finder=faces.NoFinder())
     assert found.box == (0, 8, 48, 56)
 
 
 def test_detectors_by_name(tmp_path):
-    assert faces.open_detector("none").name == "none"
-    with pytest.raises(DataError, match="detector mtcnn is not one of"):
-        faces.open_detector("mtcnn")
-    with pytest.raises(DataError, match="needs detector_model"):
-        faces.open_detector("yunet")
+    assert faces.open_finder("none").name == "none"
+    with pytest.raises(DataError, match="face_finder mtcnn is not one of"):
+        faces.open_finder("mtcnn")
+    with pytest.raises(DataError, match="needs face_finder_model"):
+        faces.open_finder("yunet")
     bad = tmp_path / "model.onnx"
     bad.write_bytes(b"not a model")
     with pytest.raises(DataError, match="is not a YuNet model"):
-        faces.open_detector("yunet", str(bad))
+        faces.open_finder("yunet", str(bad))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def red_square(level: float = 1.0) -> np.ndarray:
 
 
 def test_yunet_finds_what_its_model_sees(red_squares, tmp_path):
-    yunet = faces.open_detector("yunet", str(red_squares))
+    yunet = faces.open_finder("yunet", str(red_squares))
     (box,) = yunet.find(red_square())
     assert box == pytest.approx((52, 92, 116, 156), abs=0.5)
     # The model puts all points at the corner of its cell.
@@ -203,7 +203,7 @@ def test_yunet_finds_what_its_model_sees(red_squares, tmp_path):
     assert not yunet.find(red_square(0.09), faint=True)
 
     video = write_video(tmp_path / "v.mp4", [red_square()] * 3)
-    found = clip_box(read_clip(video, even_plan(3)), detector=yunet)
+    found = clip_box(read_clip(video, even_plan(3)), finder=yunet)
     assert found.box is not None and found.coverage == 1
     assert centre(found.box) == pytest.approx((84, 124), abs=2)
 
@@ -215,15 +215,15 @@ def test_a_dataset_says_which_yunet_model_made_it(red_squares, tmp_path):
         num_frames=2,
         image_size=16,
         protocol="disjoint",
-        detector="yunet",
-        detector_model=str(red_squares),
+        face_finder="yunet",
+        face_finder_model=str(red_squares),
     )
     builder = build.build(
         config, data_dir=tmp_path / "tfds", manual_dir=tmp_path / "videos"
     )
     told = json.loads((Path(builder.data_dir) / "card.json").read_text())
     digest = hashlib.sha256(red_squares.read_bytes()).hexdigest()
-    assert told["versions"]["detector_model"] == f"sha256 {digest}"
+    assert told["versions"]["face_finder_model"] == f"sha256 {digest}"
 
 
 def test_a_faint_face_counts_only_if_it_lasts(people, tmp_path):
@@ -237,9 +237,9 @@ def test_a_faint_face_counts_only_if_it_lasts(people, tmp_path):
             return next(self.per_frame) if faint else []
 
     face = (10.0, 10.0, 50.0, 50.0)
-    lasting = clip_box(people[0], detector=Faint([[face], [face], [], [face]]))
+    lasting = clip_box(people[0], finder=Faint([[face], [face], [], [face]]))
     assert lasting.box is not None and lasting.coverage == 0.75
-    passing = clip_box(people[0], detector=Faint([[face], [], [], [face]]))
+    passing = clip_box(people[0], finder=Faint([[face], [], [], [face]]))
     assert passing.box is None
 
 
@@ -260,11 +260,11 @@ def film(frames) -> Film:
     return Film(frames=frames, indices=list(range(len(frames))))
 
 
-def test_a_patch_of_grass_in_one_frame_is_no_face(detector):
+def test_a_patch_of_grass_in_one_frame_is_no_face(finder):
     frames = [meadow(seed) for seed in range(20)]
     frames[10] = meadow(1903)  # the third of five looks
-    assert len(detector.find(frames[10])) == 1
-    found = clip_box(film(frames), detector=detector)
+    assert len(finder.find(frames[10])) == 1
+    found = clip_box(film(frames), finder=finder)
     assert found.box is None and found.num_faces == 0
 
 
@@ -281,9 +281,9 @@ def people_between(people, shown: set[int], count: int = 20) -> Film:
     [({10}, False), ({9, 10, 11}, False), (set(range(7, 14)), True)],
 )
 def test_a_face_of_one_look_must_be_in_its_crop_for_longer(
-    people, detector, shown, counts
+    people, finder, shown, counts
 ):
-    found = clip_box(people_between(people, shown), detector=detector)
+    found = clip_box(people_between(people, shown), finder=finder)
     assert (found.box is not None) == counts
 
 
@@ -303,16 +303,16 @@ def test_small_faces_come_before_a_weak_find_of_large_ones():
     grass, face = (100.0, 0.0, 200.0, 100.0), (400.0, 800.0, 450.0, 850.0)
     looks = {640: [[], [grass], [], [], []], 1280: [[face]] * 5}
     frames = [np.zeros((720, 1280, 3), np.uint8)] * 5
-    found = clip_box(film(frames), detector=Scripted(looks))
+    found = clip_box(film(frames), finder=Scripted(looks))
     assert found.box is not None and found.coverage == 1
     assert centre(found.box) == pytest.approx((425, 825))
 
 
-def test_each_frame_tells_whether_it_shows_the_face(people, detector):
+def test_each_frame_tells_whether_it_shows_the_face(people, finder):
     shown = set(range(4, 16))
     clip = people_between(people, shown)
-    found = clip_box(clip, detector=detector)
-    track = faces.follow_face(clip, found, detector=detector, margin=1.3)
+    found = clip_box(clip, finder=finder)
+    track = faces.follow_face(clip, found, finder=finder, margin=1.3)
     assert {i for i in range(20) if track.seen[i]} == shown
     # Where it is not seen, it is where it was last, or will be first.
     assert (track.boxes[:4] == track.boxes[4]).all()
@@ -321,11 +321,11 @@ def test_each_frame_tells_whether_it_shows_the_face(people, detector):
         assert (points[1, 1] - points[0, 1]) > 0.15 and points[3, 0] > points[0, 0]
 
 
-def test_a_gap_in_a_track_is_bridged(people, detector):
+def test_a_gap_in_a_track_is_bridged(people, finder):
     shown = set(range(20)) - {8, 9}
     clip = people_between(people, shown)
-    found = clip_box(clip, detector=detector)
-    track = faces.follow_face(clip, found, detector=detector, margin=1.3)
+    found = clip_box(clip, finder=finder)
+    track = faces.follow_face(clip, found, finder=finder, margin=1.3)
     assert {i for i in range(20) if track.seen[i]} == shown
     between = (2 * track.boxes[7] + track.boxes[10]) / 3
     np.testing.assert_allclose(track.boxes[8], between)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.made_videos import write_video
 from tests.tfds_ffpp import test_workers
-from tests.tfds_ffpp.test_workers import RECIPE, pid_of
+from tests.tfds_ffpp.test_workers import PREPARATION, pid_of
 from tfds_ffpp.workers import child, limits, sandbox
 from tfds_ffpp.workers.pool import Worker
 
@@ -31,7 +31,7 @@ def attempt(action):
         return type(error).__name__
     return "done"
 
-def attack(path, recipe, faces):
+def attack(path, preparation, faces):
     raise RuntimeError(json.dumps(deeds(Path(path))))
 
 worker.prepare = attack
@@ -191,7 +191,7 @@ def spin(count):
 worker.signal.setitimer = lambda *_: None  # the limit of the clock is another
 def deeds(path):
     {deed}
-def attack(path, recipe, faces):
+def attack(path, preparation, faces):
     deeds(path)
 worker.prepare = attack
 """
@@ -206,11 +206,11 @@ def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
         assert "seconds" in worker.run(test_workers.job(video, tmp_path))
         pid = pid_of(worker)
         long = write_video(tmp_path / "long.mp4", 200, size=(480, 640))
-        slow = {**RECIPE, "num_frames": 200, "image_size": 1024, "crop": "full"}
+        slow = {**PREPARATION, "num_frames": 200, "image_size": 1024, "crop": "full"}
         results = []
         thread = threading.Thread(
             target=lambda: results.append(
-                worker.run(test_workers.job(long, tmp_path, recipe=slow))
+                worker.run(test_workers.job(long, tmp_path, preparation=slow))
             )
         )
         thread.start()
@@ -231,11 +231,11 @@ def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
 def test_the_decoder_ends_with_its_process(video, tmp_path):
     worker = Worker()
     long = write_video(tmp_path / "long.mp4", 200, size=(480, 640))
-    slow = {**RECIPE, "num_frames": 200, "image_size": 1024, "crop": "full"}
+    slow = {**PREPARATION, "num_frames": 200, "image_size": 1024, "crop": "full"}
     worker.run(test_workers.job(video, tmp_path))
     process = psutil.Process(pid_of(worker))
     thread = threading.Thread(
-        target=worker.run, args=(test_workers.job(long, tmp_path, recipe=slow),)
+        target=worker.run, args=(test_workers.job(long, tmp_path, preparation=slow),)
     )
     thread.start()
     while not (children := process.children()):

@@ -17,7 +17,7 @@ from tfds_ffpp.tree.splits import (
     assign_all_test,
     assign_disjoint,
     assign_listed,
-    assign_seed,
+    assign_repeated,
     components,
 )
 
@@ -320,7 +320,7 @@ def test_a_split_without_videos_stops(small):
 
 def test_the_seed_protocol():
     pairs = [(f"{2 * i:03d}", f"{2 * i + 1:03d}") for i in range(20)]
-    splits = assign_seed(from_pairs(pairs, METHODS[:2]), per_class=60, num_val=20)
+    splits = assign_repeated(from_pairs(pairs, METHODS[:2]), per_class=60, num_val=20)
     train, held = splits.records["train"], splits.records["val"]
     assert len(train) + len(held) == 120 and len(held) == 20
     assert sum(r.label for r in (*train, *held)) == 60

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fakedetect_jax.metrics import trivial
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames.faces import DlibDetector, clip_box
+from tfds_ffpp.frames.faces import DlibFinder, clip_box
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic import forgeries
 from tfds_ffpp.synthetic.tree import Parameters, make_clip, write_tree
@@ -129,9 +129,9 @@ def test_lengths_vary_and_no_fake_outlasts_its_target(videos):
 
 
 def test_the_detector_finds_the_faces(videos):
-    detector = DlibDetector()
+    finder = DlibFinder()
     found = {
-        path: clip_box(read_clip(path, even_plan(4)), detector=detector).box is not None
+        path: clip_box(read_clip(path, even_plan(4)), finder=finder).box is not None
         for path in videos
     }
     assert np.mean(list(found.values())) >= 0.95
@@ -139,7 +139,7 @@ def test_the_detector_finds_the_faces(videos):
 
 
 def shortcut_features(path: Path, video: Seen) -> list[float]:
-    """What a lazy detector would go by: size, bit rate, length and colour."""
+    """What a lazy finder would go by: size, bit rate, length and colour."""
     size = path.stat().st_size
     colour = video.frames.astype(np.float32)
     mean, spread = colour.mean((0, 1, 2)), np.log(colour.var((0, 1, 2)))

@@ -58,7 +58,7 @@ def test_a_card_of_nasty_names_is_safe():
             "made": False,
             "official_split": None,
             "split_source": NASTY,
-            "detector": "none",
+            "face_finder": "none",
             "splits": {"test": {**counts, "methods": {NASTY: 1}}},
             "warnings": [NASTY],
             "notes": [],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.made_videos import index_of, picture, write_video
-from tests.tfds_ffpp.test_workers import RECIPE, job
+from tests.tfds_ffpp.test_workers import PREPARATION, job
 from tfds_ffpp.errors import UnusableVideoError
 from tfds_ffpp.frames import video
 from tfds_ffpp.frames.video import even_plan, read_clip, run_plan
@@ -380,7 +380,7 @@ def write_bomb(path: Path, *, size: tuple[int, int], count: int = 30) -> Path:
 def test_an_8k_file_of_deep_colours_takes_no_gigabytes(tmp_path):
     """Frames of 199 MB each: 3 GB if all the chosen ones were held."""
     path = write_bomb(tmp_path / "8k.mp4", size=(4320, 7680), count=16)
-    asked = job(path, tmp_path, recipe={**RECIPE, "num_frames": 15})
+    asked = job(path, tmp_path, preparation={**PREPARATION, "num_frames": 15})
     worker = Worker()
     try:
         result = worker.run(asked)

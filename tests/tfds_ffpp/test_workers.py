@@ -12,18 +12,18 @@ import pytest
 from tests.made_videos import write_video
 from tfds_ffpp.errors import DataError, IrregularVideoError
 from tfds_ffpp.frames import entry
-from tfds_ffpp.frames.prepare import Recipe
+from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.child import fault
 from tfds_ffpp.workers.pool import Worker, run_jobs
 
-RECIPE = {
+PREPARATION = {
     "num_frames": 4,
     "frame_step": 0,
     "image_size": 32,
     "crop": "face",
     "margin": 1.3,
-    "detector": "none",
-    "detector_model": "",
+    "face_finder": "none",
+    "face_finder_model": "",
     "landmarks": "none",
     "jpeg_quality": 95,
     "jpeg_subsampling": "444",
@@ -42,7 +42,7 @@ def job(path: Path, folder: Path, **changes) -> dict:
     return {
         "path": str(path),
         "entry": str(folder / path.name),
-        "recipe": RECIPE,
+        "preparation": PREPARATION,
         "faces": None,
         "time_limit": 60.0,
         "memory_limit": 2 << 30,
@@ -51,7 +51,7 @@ def job(path: Path, folder: Path, **changes) -> dict:
 
 
 # All frames, full size: what takes long.
-SLOW = {**RECIPE, "num_frames": 400, "image_size": 1024, "crop": "full"}
+SLOW = {**PREPARATION, "num_frames": 400, "image_size": 1024, "crop": "full"}
 
 
 def test_jobs_give_entries(videos, tmp_path):
@@ -66,7 +66,7 @@ def test_jobs_give_entries(videos, tmp_path):
 
 
 def test_recipe_has_no_other_fields():
-    assert Recipe(**RECIPE).num_frames == 4
+    assert Preparation(**PREPARATION).num_frames == 4
 
 
 def test_the_bytes_do_not_depend_on_the_processes(videos, tmp_path):
@@ -106,7 +106,7 @@ def test_a_killed_decoder_costs_one_video(videos, tmp_path, kill):
     short, long = videos
     worker = Worker()
     results = []
-    slow = job(long, tmp_path, recipe=SLOW)
+    slow = job(long, tmp_path, preparation=SLOW)
     thread = threading.Thread(target=lambda: results.append(worker.run(slow)))
     thread.start()
     pid = pid_of(worker)
@@ -129,7 +129,7 @@ def test_a_hanging_decoder_costs_one_video(videos, tmp_path):
     assert not psutil.pid_exists(pid)
     assert "seconds" in worker.run(job(short[1], tmp_path))
     worker.close()
-    result = Worker().run(job(long, tmp_path, time_limit=0.3, recipe=SLOW))
+    result = Worker().run(job(long, tmp_path, time_limit=0.3, preparation=SLOW))
     assert result == {"reason": "took longer than 0.3 seconds"}
 
 

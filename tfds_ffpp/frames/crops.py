@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from tfds_ffpp.frames.video import Clip
+from tfds_ffpp.frames.video import DecodedVideo
 
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1
 
@@ -49,7 +49,7 @@ def finish_crop(inside: np.ndarray, cut: Cut, image_size: int) -> np.ndarray:
 
 
 def clip_crops(
-    clip: Clip,
+    clip: DecodedVideo,
     box: Box,
     image_size: int,
     *,

@@ -18,7 +18,7 @@ Meta = dict[str, Any]
 
 
 def entry_name(path: str, facts: object) -> str:
-    """Name of a file's entry: another content, place or recipe has another name."""
+    """Name of a file's entry, another for another content, place or preparation."""
     status = os.stat(path)
     told = [os.path.abspath(path), status.st_size, status.st_mtime_ns, facts]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]

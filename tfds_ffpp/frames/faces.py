@@ -16,7 +16,7 @@ import numpy as np
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.crops import Box, finish_crop, place_box
 from tfds_ffpp.frames.track import Track, make_track, place_points, unknown_track
-from tfds_ffpp.frames.video import Clip
+from tfds_ffpp.frames.video import DecodedVideo
 
 # How frames are looked at, until a lasting face is seen: longest side in pixels and how
 # much they may be enlarged. At last uncertain finds count too, if they last.
@@ -35,7 +35,7 @@ MIN_IN_CROP = 0.1
 LANDMARKS = ("none", "dlib")
 
 
-class Detector(Protocol):
+class FaceFinder(Protocol):
     """Finds faces in one picture."""
 
     name: str
@@ -66,7 +66,7 @@ def landmark_model() -> Path:
     )
 
 
-class DlibDetector:
+class DlibFinder:
     """dlib's frontal face detector (HOG); its model is part of the library."""
 
     name = "dlib"
@@ -133,13 +133,13 @@ def need_model(model: str) -> Path:
     """The file of a YuNet model. Raises DataError where there is none."""
     if not Path(model).is_file():
         raise DataError(
-            "detector yunet needs detector_model, an .onnx file; "
+            "face_finder yunet needs face_finder_model, an .onnx file; "
             f"{model or 'nothing'} is not one"
         )
     return Path(model)
 
 
-class YunetDetector:
+class YunetFinder:
     """OpenCV's FaceDetectorYN with the user's own .onnx file."""
 
     name = "yunet"
@@ -175,7 +175,7 @@ class YunetDetector:
         return rows[nearest, 4:14].reshape(5, 2)[:, ::-1]
 
 
-class NoDetector:
+class NoFinder:
     """Takes the largest centred square: for videos that are face crops already."""
 
     name = "none"
@@ -195,15 +195,15 @@ class NoDetector:
 
 
 @lru_cache(maxsize=4)
-def open_detector(name: str, model: str = "", landmarks: str = "none") -> Detector:
+def open_finder(name: str, model: str = "", landmarks: str = "none") -> FaceFinder:
     """dlib (landmarks none or dlib), yunet (with a model file) or none."""
     if name == "dlib":
-        return DlibDetector(landmarks=landmarks == "dlib")
+        return DlibFinder(landmarks=landmarks == "dlib")
     if name == "yunet":
-        return YunetDetector(model)
+        return YunetFinder(model)
     if name == "none":
-        return NoDetector()
-    raise DataError(f"detector {name} is not one of dlib, yunet, none")
+        return NoFinder()
+    raise DataError(f"face_finder {name} is not one of dlib, yunet, none")
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def square_box(track: Sequence[Box], size: tuple[int, int], margin: float) -> Bo
     return y0, x0, y0 + side, x0 + side
 
 
-def _look(detector: Detector, frame: np.ndarray, scale: float, *, faint: bool):
+def _look(finder: FaceFinder, frame: np.ndarray, scale: float, *, faint: bool):
     """The boxes of a frame looked at in another size, in its own pixels."""
     image = frame
     if scale != 1.0:
@@ -283,13 +283,13 @@ def _look(detector: Detector, frame: np.ndarray, scale: float, *, faint: bool):
     to_y, to_x = frame.shape[0] / image.shape[0], frame.shape[1] / image.shape[1]
     return [
         (y0 * to_y, x0 * to_x, y1 * to_y, x1 * to_x)
-        for y0, x0, y1, x1 in detector.find(image, faint=faint)
+        for y0, x0, y1, x1 in finder.find(image, faint=faint)
     ]
 
 
 def _look_at_all(
-    detector: Detector,
-    clip: Clip,
+    finder: FaceFinder,
+    clip: DecodedVideo,
     looks: Sequence[int],
     reference: tuple[int, int],
     way: tuple[float, float],
@@ -306,24 +306,24 @@ def _look_at_all(
         found.append(
             [
                 (y0 * to_y, x0 * to_x, y1 * to_y, x1 * to_x)
-                for y0, x0, y1, x1 in _look(detector, frame, scale, faint=faint)
+                for y0, x0, y1, x1 in _look(finder, frame, scale, faint=faint)
             ]
         )
     return link_tracks(found)
 
 
 def _find_tracks(
-    clip: Clip,
+    clip: DecodedVideo,
     looks: Sequence[int],
     *,
-    detector: Detector,
+    finder: FaceFinder,
     reference: tuple[int, int],
     margin: float,
 ) -> list[list[Box]]:
     """The tracks of the faces that last, or that their crops confirm."""
     passing: list[list[Box]] = []
     for way in LOOKS:
-        tracks = _look_at_all(detector, clip, looks, reference, way)
+        tracks = _look_at_all(finder, clip, looks, reference, way)
         lasting = [t for t in tracks if len(t) >= MIN_LOOKS]
         if lasting:
             return lasting
@@ -332,11 +332,11 @@ def _find_tracks(
     for track in passing:
         known = any(overlap(t[0], track[0]) >= MIN_OVERLAP for t in confirmed)
         box = square_box(track, reference, margin)
-        if not known and _is_confirmed(clip, box, reference, detector):
+        if not known and _is_confirmed(clip, box, reference, finder):
             confirmed.append(track)
     if confirmed:
         return confirmed
-    tracks = _look_at_all(detector, clip, looks, reference, LOOKS[0], faint=True)
+    tracks = _look_at_all(finder, clip, looks, reference, LOOKS[0], faint=True)
     needed = max(MIN_LASTING * len(looks), MIN_LOOKS)
     return [t for t in tracks if len(t) >= needed]
 
@@ -345,18 +345,18 @@ def _find_tracks(
 
 
 def _is_confirmed(
-    clip: Clip, box: Box, reference: tuple[int, int], detector: Detector
+    clip: DecodedVideo, box: Box, reference: tuple[int, int], finder: FaceFinder
 ) -> bool:
     """Whether the crop at a box shows a face in enough frames of the clip."""
     count = min(CONFIRM_FRAMES, len(clip))
     chosen = [(2 * i + 1) * len(clip) // (2 * count) for i in range(count)]
     crops = _crops(clip, chosen, box, reference)
-    found = sum(_find_in_crop(detector, crop) is not None for crop in crops)
+    found = sum(_find_in_crop(finder, crop) is not None for crop in crops)
     return found >= MIN_CONFIRMED * count
 
 
 def _crops(
-    clip: Clip, chosen: Iterable[int], box: Box, reference: tuple[int, int]
+    clip: DecodedVideo, chosen: Iterable[int], box: Box, reference: tuple[int, int]
 ) -> Iterable[np.ndarray]:
     """The box of some frames of a clip, in the size in which crops are looked at."""
     for i in chosen:
@@ -371,11 +371,11 @@ def usual_box(margin: float) -> Box:
 
 
 def _find_in_crop(
-    detector: Detector, crop: np.ndarray, margin: float = 1.3
+    finder: FaceFinder, crop: np.ndarray, margin: float = 1.3
 ) -> Box | None:
     """The box in pixels of the face that a crop was made for."""
     usual: Box = tuple(v * len(crop) for v in usual_box(margin))  # pyright: ignore
-    found = detector.find(crop)
+    found = finder.find(crop)
     best = max(found, key=lambda box: overlap(box, usual), default=None)
     return best if best and overlap(best, usual) >= MIN_IN_CROP else None
 
@@ -384,7 +384,7 @@ def follow(
     crops: Iterable[np.ndarray],
     index: Sequence[int],
     *,
-    detector: Detector,
+    finder: FaceFinder,
     margin: float = 1.3,
 ) -> Track:
     """Looks for the face in each crop.
@@ -392,15 +392,15 @@ def follow(
     Args:
       crops: square RGB uint8[S,S,3], one for each frame.
       index: the frames' numbers.
-      detector: finds faces and their points.
+      finder: finds faces and their points.
       margin: side of the crops in face-box sides.
     """
     boxes: list[np.ndarray | None] = []
     points: list[np.ndarray | None] = []
     for crop in crops:
-        box = _find_in_crop(detector, crop, margin)
+        box = _find_in_crop(finder, crop, margin)
         boxes.append(None if box is None else np.array(box) / len(crop))
-        points.append(None if box is None else detector.points(crop, box) / len(crop))
+        points.append(None if box is None else finder.points(crop, box) / len(crop))
     return make_track(
         index,
         boxes,  # pyright: ignore[reportArgumentType]
@@ -410,25 +410,25 @@ def follow(
 
 
 def follow_face(
-    clip: Clip, faces: Faces, *, detector: Detector, margin: float
+    clip: DecodedVideo, faces: Faces, *, finder: FaceFinder, margin: float
 ) -> Track:
-    """Where the chosen face of a clip is in each crop; without a box, or a detector
+    """Where the chosen face of a clip is in each crop; without a box, or a finder
     that finds faces, it says the same of every frame."""
     usual = usual_box(margin)
-    if faces.box is None or detector.name == "none":
+    if faces.box is None or finder.name == "none":
         seen = faces.box is not None
         return unknown_track(clip.indices, usual=usual, seen=seen)
     crops = _crops(clip, range(len(clip)), faces.box, faces.reference)
-    return follow(crops, clip.indices, detector=detector, margin=margin)
+    return follow(crops, clip.indices, finder=finder, margin=margin)
 
 
 # A clip ---------------------------------------------------------------------------
 
 
 def clip_box(
-    clip: Clip,
+    clip: DecodedVideo,
     *,
-    detector: Detector,
+    finder: FaceFinder,
     margin: float = 1.3,
     num_looks: int = 5,
 ) -> Faces:
@@ -436,29 +436,29 @@ def clip_box(
 
     Args:
       clip: decoded frames.
-      detector: finds faces in one picture.
+      finder: finds faces in one picture.
       margin: side of the square in face-box sides.
       num_looks: how many frames are looked at.
     """
-    return clip_boxes(clip, detector=detector, margin=margin, num_looks=num_looks)[0]
+    return clip_boxes(clip, finder=finder, margin=margin, num_looks=num_looks)[0]
 
 
 def clip_boxes(
-    clip: Clip,
+    clip: DecodedVideo,
     *,
-    detector: Detector,
+    finder: FaceFinder,
     margin: float = 1.3,
     num_looks: int = 5,
 ) -> list[Faces]:
     """As clip_box for every face, the largest lasting one first; one without a box
     where there is no face."""
     reference = clip.size(0)
-    if detector.name == "none":
-        return [Faces(detector.find(clip.rgb(0))[0], reference, 1.0, 1)]
+    if finder.name == "none":
+        return [Faces(finder.find(clip.rgb(0))[0], reference, 1.0, 1)]
     count = min(num_looks, len(clip))
     looks = [(2 * i + 1) * len(clip) // (2 * count) for i in range(count)]
     tracks = _find_tracks(
-        clip, looks, detector=detector, reference=reference, margin=margin
+        clip, looks, finder=finder, reference=reference, margin=margin
     )
     if not tracks:
         return [Faces(None, reference, 0.0, 0)]

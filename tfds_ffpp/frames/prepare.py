@@ -11,19 +11,19 @@ import simplejpeg
 
 from tfds_ffpp.frames.crops import Box, clip_crops
 from tfds_ffpp.frames.faces import (
-    Detector,
+    FaceFinder,
     Faces,
     clip_box,
     follow_face,
-    open_detector,
+    open_finder,
     usual_box,
 )
 from tfds_ffpp.frames.track import from_json, unknown_track
-from tfds_ffpp.frames.video import Clip, Plan, even_plan, read_clip, run_plan
+from tfds_ffpp.frames.video import DecodedVideo, Plan, even_plan, read_clip, run_plan
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preparation:
     """What decides the stored frames of a video. See FfppConfig for the fields."""
 
     num_frames: int
@@ -31,8 +31,8 @@ class Recipe:
     image_size: int
     crop: str
     margin: float
-    detector: str
-    detector_model: str
+    face_finder: str
+    face_finder_model: str
     landmarks: str
     jpeg_quality: int
     jpeg_subsampling: str
@@ -47,13 +47,13 @@ class Prepared:
     seconds: dict[str, float]
 
 
-def encode(image: np.ndarray, recipe: Recipe) -> bytes:
+def encode(image: np.ndarray, preparation: Preparation) -> bytes:
     """RGB uint8[S,S,3] -> JPEG."""
     return simplejpeg.encode_jpeg(
         np.ascontiguousarray(image),
-        quality=recipe.jpeg_quality,
+        quality=preparation.jpeg_quality,
         colorspace="RGB",
-        colorsubsampling=recipe.jpeg_subsampling,
+        colorsubsampling=preparation.jpeg_subsampling,
         fastdct=False,
     )
 
@@ -64,62 +64,66 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def detector_of(recipe: Recipe) -> Detector:
-    """The detector that the recipe names; one for all calls, since opening it takes
+def finder_of(preparation: Preparation) -> FaceFinder:
+    """The finder that the preparation names; one for all calls, since opening it takes
     longer than using it."""
-    return open_detector(recipe.detector, recipe.detector_model, recipe.landmarks)
+    return open_finder(
+        preparation.face_finder, preparation.face_finder_model, preparation.landmarks
+    )
 
 
-def find_faces(clip: Clip, recipe: Recipe) -> Faces:
-    """The face box of a clip as the recipe says."""
-    return clip_box(clip, detector=detector_of(recipe), margin=recipe.margin)
+def find_faces(clip: DecodedVideo, preparation: Preparation) -> Faces:
+    """The face box of a clip as the preparation says."""
+    return clip_box(clip, finder=finder_of(preparation), margin=preparation.margin)
 
 
-def with_track(clip: Clip, faces: Faces, recipe: Recipe) -> Faces:
+def with_track(clip: DecodedVideo, faces: Faces, preparation: Preparation) -> Faces:
     """What was seen, with the place of the face in each frame of the clip.
 
     A fake is told where the face of its original is.
     """
     if faces.track is not None:
         track = faces.track.at(clip.indices)
-    elif recipe.crop == "full":  # where faces are was not asked
-        usual = usual_box(recipe.margin)
+    elif preparation.crop == "full":  # where faces are was not asked
+        usual = usual_box(preparation.margin)
         track = unknown_track(clip.indices, usual=usual, seen=True)
     else:
-        detector = detector_of(recipe)
-        track = follow_face(clip, faces, detector=detector, margin=recipe.margin)
+        finder = finder_of(preparation)
+        track = follow_face(clip, faces, finder=finder, margin=preparation.margin)
     return replace(faces, track=track)
 
 
-def whole_frame(clip: Clip) -> Faces:
+def whole_frame(clip: DecodedVideo) -> Faces:
     """The box of crop="full"."""
     height, width = clip.size(0)
     return Faces((0.0, 0.0, float(height), float(width)), (height, width), 1.0, 0)
 
 
-def frame_plan(recipe: Recipe) -> Plan:
-    """Which frames the recipe stores."""
-    if recipe.frame_step:
-        return run_plan(recipe.num_frames, recipe.frame_step)
-    return even_plan(recipe.num_frames)
+def frame_plan(preparation: Preparation) -> Plan:
+    """Which frames the preparation stores."""
+    if preparation.frame_step:
+        return run_plan(preparation.num_frames, preparation.frame_step)
+    return even_plan(preparation.num_frames)
 
 
-def read_planned(path: str | Path, recipe: Recipe) -> Clip:
-    """Decodes the frames that the recipe stores."""
-    return read_clip(path, frame_plan(recipe))
+def read_planned(path: str | Path, preparation: Preparation) -> DecodedVideo:
+    """Decodes the frames that the preparation stores."""
+    return read_clip(path, frame_plan(preparation))
 
 
-def store(clip: Clip, faces: Faces, recipe: Recipe) -> tuple[int, list[bytes], float]:
+def store(
+    clip: DecodedVideo, faces: Faces, preparation: Preparation
+) -> tuple[int, list[bytes], float]:
     """(valid frames, encoded frames, seconds spent encoding)."""
-    side = recipe.image_size
+    side = preparation.image_size
     if faces.box is None:
-        blank = encode(np.zeros((side, side, 3), np.uint8), recipe)
-        return 0, [blank] * recipe.num_frames, 0.0
+        blank = encode(np.zeros((side, side, 3), np.uint8), preparation)
+        return 0, [blank] * preparation.num_frames, 0.0
     crops = clip_crops(clip, faces.box, side, reference=faces.reference)
     start = process_time()
-    encoded = [encode(crop, recipe) for crop in crops]
+    encoded = [encode(crop, preparation) for crop in crops]
     valid = len(encoded)
-    encoded += encoded[-1:] * (recipe.num_frames - valid)
+    encoded += encoded[-1:] * (preparation.num_frames - valid)
     return valid, encoded, process_time() - start
 
 
@@ -137,12 +141,14 @@ def source_box(faces: Faces, size: tuple[int, int]) -> Box:
     return y0 * scale[0], x0 * scale[1], y1 * scale[0], x1 * scale[1]
 
 
-def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Prepared:
+def prepare(
+    path: str | Path, preparation: Preparation, faces: Faces | None = None
+) -> Prepared:
     """Makes the stored frames of a video.
 
     Args:
       path: the video.
-      recipe: how.
+      preparation: how.
       faces: what was seen of its original's faces, with their track; None to look at
         this video.
 
@@ -150,25 +156,25 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
       UnusableVideoError: with the reason.
     """
     start = process_time()
-    clip = read_planned(path, recipe)
+    clip = read_planned(path, preparation)
     decoded = process_time()
-    if recipe.crop == "full":
+    if preparation.crop == "full":
         faces = whole_frame(clip)
     elif faces is None:
-        faces = find_faces(clip, recipe)
-    faces = with_track(clip, faces, recipe)
+        faces = find_faces(clip, preparation)
+    faces = with_track(clip, faces, preparation)
     assert faces.track is not None  # noqa: S101
     detected = process_time()
-    num_valid, frames, encoding = store(clip, faces, recipe)
+    num_valid, frames, encoding = store(clip, faces, preparation)
     facts = clip.facts
     meta = {
-        "frame_index": pad(clip.indices, recipe.num_frames),
-        "timestamp": pad(clip.timestamps, recipe.num_frames),
+        "frame_index": pad(clip.indices, preparation.num_frames),
+        "timestamp": pad(clip.timestamps, preparation.num_frames),
         "num_valid": num_valid,
         "box": list(source_box(faces, clip.size(0))),
         "coverage": faces.coverage,
         "num_faces": faces.num_faces,
-        **faces.track.features(recipe.num_frames),
+        **faces.track.features(preparation.num_frames),
         "damaged": int(clip.damaged),
         "sha256": file_digest(path),
         "codec": facts.codec,

@@ -69,7 +69,7 @@ class Seen:
 Again = Callable[[set[int]], Generator[tuple[int, VideoFrame], None, None]]
 
 
-class Clip:
+class DecodedVideo:
     """Some decoded frames of a video, turned to RGB when asked.
 
     Frames that are not held are decoded again: ask for them in order.
@@ -310,7 +310,7 @@ def _decode_wanted(
         raise IrregularVideoError from None
 
 
-def read_clip(path: str | Path, plan: Plan) -> Clip:
+def read_clip(path: str | Path, plan: Plan) -> DecodedVideo:
     """Decodes the frames that the plan chooses from the video's frame count.
 
     Raises UnusableVideoError with the reason when the file is not a video, has no
@@ -358,7 +358,7 @@ def _count_frames(
     return total
 
 
-def read_frames(path: str | Path, indices: Sequence[int]) -> Clip:
+def read_frames(path: str | Path, indices: Sequence[int]) -> DecodedVideo:
     """Decodes the frames of these indices; raises if one of them is not there."""
 
     def plan(total: int) -> Sequence[int]:
@@ -383,7 +383,7 @@ class Window:
 
     start: int
     stop: int
-    clip: Clip
+    clip: DecodedVideo
 
 
 Cut = Callable[[int], Sequence[tuple[int, int]]]  # frame count -> (start, stop) each
@@ -463,8 +463,10 @@ def read_windows(
             frames = again(names_from(number + 1))
 
 
-def _clip(file, seen: Sequence[Seen], again: Again, indices, total: int) -> Clip:
-    return Clip(
+def _clip(
+    file, seen: Sequence[Seen], again: Again, indices, total: int
+) -> DecodedVideo:
+    return DecodedVideo(
         seen,
         again=again,
         indices=[int(i) for i in indices],

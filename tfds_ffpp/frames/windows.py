@@ -9,16 +9,16 @@ from tfds_ffpp.errors import IrregularVideoError
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.faces import Faces, clip_boxes
 from tfds_ffpp.frames.prepare import (
-    Recipe,
-    detector_of,
+    Preparation,
     file_digest,
+    finder_of,
     frame_plan,
     source_box,
     store,
     whole_frame,
     with_track,
 )
-from tfds_ffpp.frames.video import Clip, Window, read_windows
+from tfds_ffpp.frames.video import DecodedVideo, Window, read_windows
 
 # A face beside the largest one counts when it is seen in at least this share of the
 # looked-at frames, and is at least this share of the largest one's side.
@@ -33,11 +33,13 @@ def cut_evenly(total: int, window_frames: int) -> list[tuple[int, int]]:
     return list(zip(bounds, bounds[1:], strict=False))
 
 
-def all_boxes(clip: Clip, recipe: Recipe) -> list[Faces]:
+def all_boxes(clip: DecodedVideo, preparation: Preparation) -> list[Faces]:
     """The faces of a window that count, the largest lasting one first."""
-    if recipe.crop == "full":
+    if preparation.crop == "full":
         return [whole_frame(clip)]
-    main, *others = clip_boxes(clip, detector=detector_of(recipe), margin=recipe.margin)
+    main, *others = clip_boxes(
+        clip, finder=finder_of(preparation), margin=preparation.margin
+    )
     if main.box is None:
         return []
     least = MIN_RELATIVE_SIDE * (main.box[2] - main.box[0])
@@ -52,7 +54,7 @@ def all_boxes(clip: Clip, recipe: Recipe) -> list[Faces]:
 
 def prepare_windows(
     path: str | Path,
-    recipe: Recipe,
+    preparation: Preparation,
     *,
     window_frames: int,
     all_faces: bool,
@@ -71,52 +73,58 @@ def prepare_windows(
     """
     path = Path(path)
     # Whether a face is seen does not depend on a model of its points.
-    recipe = replace(recipe, landmarks="none")
+    preparation = replace(preparation, landmarks="none")
     try:
         yield from _prepare(
             path,
-            recipe,
+            preparation,
             (window_frames, all_faces, folder),
             in_order=False,
             alive=alive,
         )
     except IrregularVideoError:
         yield from _prepare(
-            path, recipe, (window_frames, all_faces, folder), in_order=True, alive=alive
+            path,
+            preparation,
+            (window_frames, all_faces, folder),
+            in_order=True,
+            alive=alive,
         )
 
 
-def _prepare(path: Path, recipe: Recipe, how, *, in_order: bool, alive):
+def _prepare(path: Path, preparation: Preparation, how, *, in_order: bool, alive):
     window_frames, all_faces, folder = how
     summary: dict[str, Any] = {}
     windows = read_windows(
         path,
         lambda total: cut_evenly(total, window_frames),
-        frame_plan(recipe),
+        frame_plan(preparation),
         in_order=in_order,
         alive=alive,
     )
     for number, window in enumerate(windows):
         summary = summary or _summary(window)
-        faces = all_boxes(window.clip, recipe)
+        faces = all_boxes(window.clip, preparation)
         if not all_faces:
             faces = faces[:1]
         stored = []
         for i, face in enumerate(faces):
             entry = folder / f"{number}-{i}{'-in-order' * in_order}"
-            stored.append(_store_face(entry, window.clip, face, recipe))
+            stored.append(_store_face(entry, window.clip, face, preparation))
             alive()
         yield {"window": _window_facts(number, window, stored)}
     yield {"summary": {**summary, "sha256": file_digest(path)}}
 
 
-def _store_face(entry: Path, clip: Clip, face: Faces, recipe: Recipe) -> dict[str, Any]:
-    num_valid, frames, _ = store(clip, face, recipe)
-    track = with_track(clip, face, recipe).track
+def _store_face(
+    entry: Path, clip: DecodedVideo, face: Faces, preparation: Preparation
+) -> dict[str, Any]:
+    num_valid, frames, _ = store(clip, face, preparation)
+    track = with_track(clip, face, preparation).track
     assert track is not None  # noqa: S101
     facts = {
         "num_valid": num_valid,
-        "face_seen": track.features(recipe.num_frames)["face_seen"],
+        "face_seen": track.features(preparation.num_frames)["face_seen"],
         "box": list(source_box(face, clip.size(0))),
         "coverage": face.coverage,
         "num_faces": face.num_faces,

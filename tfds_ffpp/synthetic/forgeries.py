@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfds_ffpp.synthetic import identity, rendering
-from tfds_ffpp.synthetic.identity import Array, Face
+from tfds_ffpp.synthetic.identity import Array, Head
 from tfds_ffpp.synthetic.rendering import Moment, Scene
 
 Frame = NDArray[np.uint8]
@@ -28,10 +28,10 @@ TONE_SWING, TONE_RATE = (0.2, 0.3), (0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class Clip:
+class MadeVideo:
     """A real video and all that it was drawn from; frames [size, size, 3] each."""
 
-    face: Face
+    face: Head
     scene: Scene
     moments: list[Moment]
     tones: Array  # [frames], gain of the inner face's brightness
@@ -44,7 +44,7 @@ class Clip:
         shots = zip(self.pictures, self.noises, strict=True)
         return [rendering.expose(picture, noise) for picture, noise in shots]
 
-    def cut(self, length: int) -> "Clip":
+    def cut(self, length: int) -> "MadeVideo":
         """The first `length` frames."""
         return replace(
             self,
@@ -63,11 +63,11 @@ class Forged:
     masks: list[Array]
 
 
-Method = Callable[[Clip, Clip, np.random.Generator, float], Forged]
+Method = Callable[[MadeVideo, MadeVideo, np.random.Generator, float], Forged]
 Step = tuple[Array, Array]  # forged picture [size, size, 3] in 0..255, mask
 
 
-def photograph(face: Face, scene: Scene, moment: Moment, *, tone: float) -> Array:
+def photograph(face: Head, scene: Scene, moment: Moment, *, tone: float) -> Array:
     """A real picture of a face in a scene, no noise; `tone` 1 leaves it as it is."""
     size = scene.background.shape[0]
     maps = rendering.frame_to_canvas(face, moment, size)
@@ -97,7 +97,7 @@ def wandering_tones(rng: np.random.Generator, num_frames: int) -> Array:
 
 
 def flicker(
-    target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
 ) -> Forged:
     """The real video with its face's brightnesses in another order: dark, light, dark.
 
@@ -124,7 +124,7 @@ def flicker(
 
 
 def deepfakes(
-    target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
 ) -> Forged:
     """The source's inner face, jittering, its colour planes out of register."""
     strength = 1 - difficulty
@@ -141,7 +141,7 @@ def deepfakes(
 
 
 def face_swap(
-    target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
 ) -> Forged:
     """The source's face in its own light, laid on twice, cut in along a hard edge."""
     strength = 1 - difficulty
@@ -173,7 +173,7 @@ def face_swap(
 
 
 def face_to_face(
-    target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
 ) -> Forged:
     """The target's face with the source's expression, its texture smeared."""
     strength = 1 - difficulty
@@ -190,7 +190,7 @@ def face_to_face(
 
 
 def neural_textures(
-    target: Clip, source: Clip, rng: np.random.Generator, difficulty: float
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
 ) -> Forged:
     """The mouth alone re-synthesised, with a decoder's blur and checkerboard."""
     strength = 1 - difficulty
@@ -216,7 +216,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _paste(target: Clip, steps: Iterator[Step]) -> Forged:
+def _paste(target: MadeVideo, steps: Iterator[Step]) -> Forged:
     """Puts each step's picture into the target's by its mask, under the same noise."""
     frames, masks = [], []
     shots = zip(target.pictures, target.noises, steps, strict=True)
@@ -274,7 +274,7 @@ def _shifted(picture: Array, *, x: float = 0.0, y: float = 0.0) -> Array:
     return cv2.warpAffine(picture, move, size, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _draw(face: Face, scene: Scene, moment: Moment, *, region: Array) -> Step:
+def _draw(face: Head, scene: Scene, moment: Moment, *, region: Array) -> Step:
     """The developed head in the frame and the canvas' region as it is seen there.
 
     Skin goes on beyond the head's outline, so that blurring draws in no black.
@@ -287,7 +287,7 @@ def _draw(face: Face, scene: Scene, moment: Moment, *, region: Array) -> Step:
     return picture, rendering.warp(region, maps)
 
 
-def _driven(target: Clip, source: Clip) -> list[Moment]:
+def _driven(target: MadeVideo, source: MadeVideo) -> list[Moment]:
     """The target's poses with the source's expressions, cycled to its length."""
     other = source.moments
     return [
@@ -323,7 +323,7 @@ def _hull(rng: np.random.Generator) -> Array:
     return cv2.GaussianBlur(mask, (0, 0), 0.6)
 
 
-def _within(region: Array, face: Face) -> Array:
+def _within(region: Array, face: Head) -> Array:
     """The part of a region that lies on the head of `face`, a little off its edge."""
     inside = cv2.erode(face.alpha, np.ones((5, 5), np.uint8))
     return region * cv2.GaussianBlur(inside, (0, 0), 1)

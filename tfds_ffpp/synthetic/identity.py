@@ -19,7 +19,7 @@ EYE_Y, NOSE_Y, MOUTH_Y = -0.12, 0.28, 0.57
 
 
 @dataclass(frozen=True)
-class Face:
+class Head:
     """One identity: what stays the same in every video of a person.
 
     albedo, normals: [CANVAS, CANVAS, 3]; occlusion, gloss, alpha: [CANVAS, CANVAS].
@@ -91,7 +91,7 @@ def _head_width(y: Array, half_width: float, jaw: float) -> Array:
     return half_width * (1 - jaw * smooth(y, low=0.1, high=1.05))
 
 
-def head_outline(face: Face, y: Array) -> Array:
+def head_outline(face: Head, y: Array) -> Array:
     """Half width of a head at heights y within -1 and 1, where its surface ends."""
     width = _head_width(y, face.half_width, face.jaw)
     return width * (1 - np.abs(y) ** face.roundness) ** (1 / 2.3)
@@ -166,7 +166,7 @@ def _paint_hair(
         paint(albedo, hair * 0.8, amount * beard * (0.75 + 0.35 * strands))
 
 
-def make_face(rng: np.random.Generator) -> Face:
+def make_head(rng: np.random.Generator) -> Head:
     """Draws one identity: geometry, complexion, hair and features."""
     x, y = canvas_grid()
     half_width = float(rng.uniform(0.68, 0.80))
@@ -209,7 +209,7 @@ def make_face(rng: np.random.Generator) -> Face:
     occlusion = np.clip(1 - 3.5 * np.clip(soft - z, 0, 0.12), 0.5, 1)
     alpha = np.clip(head + ears + cap, 0, 1)
     lip = skin * np.array([0.95, 0.55, 0.55], np.float32) * rng.uniform(0.75, 1.0)
-    return Face(
+    return Head(
         albedo=np.clip(albedo, 0.004, 1).astype(np.float32),
         normals=normals,
         occlusion=occlusion.astype(np.float32),

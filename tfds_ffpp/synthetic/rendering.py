@@ -18,7 +18,7 @@ from tfds_ffpp.synthetic.identity import (
     MOUTH_Y,
     NOSE_Y,
     Array,
-    Face,
+    Head,
     fractal_noise,
     head_outline,
     paint,
@@ -148,7 +148,7 @@ def _body(rng, size: int, *, light) -> Array:
     return (body * cloth[..., None]).astype(np.float32)
 
 
-def neck_layer(face: Face, scene: Scene) -> Scene:
+def neck_layer(face: Head, scene: Scene) -> Scene:
     """The scene with this face's neck added to the body."""
     size = scene.body.shape[0]
     unit = size * HEAD_SCALE
@@ -215,7 +215,7 @@ def _patch(centre: tuple[float, float], radius: tuple[float, float]):
     return (slice(top, bottom), slice(left, right)), xs[None], ys[:, None]
 
 
-def _draw_eye(albedo: Array, face: Face, moment: Moment, side: int) -> None:
+def _draw_eye(albedo: Array, face: Head, moment: Moment, side: int) -> None:
     w = face.eye_width
     where, x, y = _patch((side * face.eye_x, EYE_Y), (w * 1.35, w * 1.2))
     patch = albedo[where]
@@ -244,7 +244,7 @@ def _draw_eye(albedo: Array, face: Face, moment: Moment, side: int) -> None:
     paint(patch, (0.02, 0.015, 0.01), 0.85 * lash)
 
 
-def _draw_mouth(albedo: Array, face: Face, moment: Moment) -> None:
+def _draw_mouth(albedo: Array, face: Head, moment: Moment) -> None:
     w = face.mouth_width * (1 + 0.18 * moment.smile - 0.15 * moment.mouth)
     where, x, y = _patch((0.0, MOUTH_Y + 0.06), (0.42, 0.3))
     patch = albedo[where]
@@ -279,7 +279,7 @@ def _draw_mouth(albedo: Array, face: Face, moment: Moment) -> None:
     patch *= (1 - 0.6 * seam * np.clip(1 - 4 * moment.mouth, 0, 1))[..., None]
 
 
-def draw_expression(face: Face, moment: Moment) -> Array:
+def draw_expression(face: Head, moment: Moment) -> Array:
     """Albedo [CANVAS, CANVAS, 3] of a face with the moment's eyes and mouth."""
     albedo = face.albedo.copy()
     for side in (-1, 1):
@@ -298,7 +298,7 @@ def _rotation(moment: Moment) -> Array:
 
 
 def shade(
-    face: Face, scene: Scene, moment: Moment, *, albedo: Array, gloss: float = 1.0
+    face: Head, scene: Scene, moment: Moment, *, albedo: Array, gloss: float = 1.0
 ) -> Array:
     """Lambert and Blinn-Phong shading: canvas [CANVAS, CANVAS, 4], premultiplied."""
     head_light = _rotation(moment).T @ scene.light
@@ -319,7 +319,7 @@ def shade(
     return lit
 
 
-def frame_to_canvas(face: Face, moment: Moment, size: int) -> tuple[Array, Array]:
+def frame_to_canvas(face: Head, moment: Moment, size: int) -> tuple[Array, Array]:
     """Canvas pixel coordinates of each frame pixel, for cv2.remap; each [size, size].
 
     Solves for the point of the head that the pose projects onto each pixel, on a
@@ -404,7 +404,7 @@ def expose(picture: Array, noise: NDArray[np.int16]) -> NDArray[np.uint8]:
     return np.clip(picture + noise + 0.5, 0, 255).astype(np.uint8)
 
 
-def render_head(face: Face, scene: Scene, moment: Moment) -> Array:
+def render_head(face: Head, scene: Scene, moment: Moment) -> Array:
     """A face in a scene at a moment: warped head [size, size, 4], premultiplied."""
     albedo = draw_expression(face, moment)
     lit = shade(face, scene, moment, albedo=albedo)
@@ -417,7 +417,7 @@ BROW_Y = -0.38  # upper edge of the brows
 AROUND = 0.08  # skin that counts as part of the eyes and the mouth, in head units
 
 
-def true_outlines(face: Face, moment: Moment) -> dict[str, Array]:
+def true_outlines(face: Head, moment: Moment) -> dict[str, Array]:
     """Convex outlines [N,2] of "eyes", "mouth" and "face" as x, y on the head.
 
     eyes: both eyes with the brows; mouth: the lips and what is between them; each with
@@ -450,7 +450,7 @@ def true_outlines(face: Face, moment: Moment) -> dict[str, Array]:
     }
 
 
-def true_regions(face: Face, moment: Moment, size: int) -> dict[str, Array]:
+def true_regions(face: Head, moment: Moment, size: int) -> dict[str, Array]:
     """Where "eyes", "mouth" and "face" are in a frame: masks [size, size] in [0, 1]."""
     maps = frame_to_canvas(face, moment, size)
     regions = {}
@@ -462,7 +462,7 @@ def true_regions(face: Face, moment: Moment, size: int) -> dict[str, Array]:
     return regions
 
 
-def true_points(face: Face, moment: Moment, size: int) -> Array:
+def true_points(face: Head, moment: Moment, size: int) -> Array:
     """The five points [5,2] of a face in a frame as (y, x) in pixels: both eyes, the
     nose's base and the mouth's corners, from the left of an upright picture."""
     wanted = [(-face.eye_x, EYE_Y), (face.eye_x, EYE_Y), (0.0, NOSE_Y + 0.075)]

@@ -17,7 +17,7 @@ from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.progress import Progress
 from tfds_ffpp.synthetic import forgeries, identity, rendering
-from tfds_ffpp.synthetic.forgeries import Clip, Frame
+from tfds_ffpp.synthetic.forgeries import Frame, MadeVideo
 from tfds_ffpp.synthetic.identity import Array
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
@@ -249,9 +249,9 @@ def _write_fake(root, p, clip, source, *, target: int, method: str, rate: int) -
     _encode(_fake_path(root, method, "masks", pair), masks, crf="23", rate=rate)
 
 
-def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
+def make_clip(p: Parameters, target: int, *, bare: bool = False) -> MadeVideo:
     """Renders an identity's real video; `bare` leaves the frames out."""
-    face = identity.make_face(_rng(p, FACES, target))
+    face = identity.make_head(_rng(p, FACES, target))
     scene = rendering.make_scene(_rng(p, SCENES, target), p.frame_size)
     scene = rendering.neck_layer(face, scene)
     low = max(2, round(0.75 * p.num_frames))
@@ -261,7 +261,7 @@ def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
     if "Flicker" in p.methods:
         tones = forgeries.wandering_tones(_rng(p, TONES, target), length)
     rng = _rng(p, GRAIN, target)
-    clip = Clip(
+    clip = MadeVideo(
         face=face,
         scene=scene,
         moments=moments,
@@ -272,7 +272,7 @@ def make_clip(p: Parameters, target: int, *, bare: bool = False) -> Clip:
     return clip if bare else replace(clip, pictures=_photographs(clip))
 
 
-def _photographs(clip: Clip) -> list[Array]:
+def _photographs(clip: MadeVideo) -> list[Array]:
     return [
         forgeries.photograph(clip.face, clip.scene, moment, tone=float(tone))
         for moment, tone in zip(clip.moments, clip.tones, strict=True)

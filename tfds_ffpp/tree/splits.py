@@ -470,7 +470,7 @@ def _drop_overlaps(taken: dict[str, list[VideoRecord]], overlaps) -> int:
     return gone
 
 
-def assign_seed(
+def assign_repeated(
     records: Sequence[VideoRecord], *, per_class: int = 1500, num_val: int = 200
 ) -> Splits:
     """The original recipe: 1500 videos per class, reals repeated, 200 held out.
@@ -482,7 +482,7 @@ def assign_seed(
     for label in (0, 1):
         videos = _in_order(r for r in records if r.label == label)
         if not videos:
-            raise DataError("the seed protocol needs real and fake videos")
+            raise DataError("the repeated protocol needs real and fake videos")
         for number in range(per_class):
             video, turn = videos[number % len(videos)], number // len(videos)
             if turn:
@@ -490,7 +490,7 @@ def assign_seed(
             chosen.append(video)
     ordered = _in_order(chosen)
     if num_val >= len(ordered):
-        raise DataError(f"seed_val_videos {num_val} leaves no videos for training")
+        raise DataError(f"repeated_val_videos {num_val} leaves no videos for training")
     held = ordered[:num_val]
     repeated = len(chosen) - len({r.path for r in chosen})
     return Splits(

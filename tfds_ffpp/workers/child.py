@@ -26,7 +26,7 @@ import cv2
 
 from tfds_ffpp.errors import DataError, UnusableVideoError
 from tfds_ffpp.frames.entry import write_entry
-from tfds_ffpp.frames.prepare import Recipe, detector_of, faces_from_json, prepare
+from tfds_ffpp.frames.prepare import Preparation, faces_from_json, finder_of, prepare
 from tfds_ffpp.frames.video import quiet
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.workers import sandbox
@@ -41,13 +41,15 @@ MAX_LINE = 64 << 20  # bytes of a result; the facts of 10,000 frames take 5 MB
 def run_job(job: Job) -> Result:
     """Prepares one video into its cache entry.
 
-    A job has path, entry, recipe (its fields), faces (or None), time_limit (seconds)
-    and memory_limit (bytes, or None). The result is {"seconds": …} or {"reason": …} for
-    this video or {"fatal": …} for the build.
+    A job has path, entry, preparation (its fields), faces (or None), time_limit
+    (seconds) and memory_limit (bytes, or None). The result is {"seconds": …} or
+    {"reason": …} for this video or {"fatal": …} for the build.
     """
     try:
         prepared = prepare(
-            job["path"], Recipe(**job["recipe"]), faces_from_json(job["faces"])
+            job["path"],
+            Preparation(**job["preparation"]),
+            faces_from_json(job["faces"]),
         )
     except Exception as error:
         return fault(error)
@@ -79,14 +81,14 @@ def fault(error: Exception) -> Result:
 def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
     """Prepares a video of any length, window by window.
 
-    A job has path, folder, recipe, window_frames, all_faces, time_limit and
+    A job has path, folder, preparation, window_frames, all_faces, time_limit and
     memory_limit. The results are {"more": True, "window": …} and at the end
     {"summary": …}, {"reason": …} or {"fatal": …}.
     """
     try:
         for told in prepare_windows(
             job["path"],
-            Recipe(**job["recipe"]),
+            Preparation(**job["preparation"]),
             window_frames=job["window_frames"],
             all_faces=job["all_faces"],
             folder=Path(job["folder"]),
@@ -124,11 +126,11 @@ def run_confined(job: Job) -> Iterator[Result]:
 
 def _fork(job: Job) -> Iterator[Result]:
     with suppress(Exception):  # the fork says what is wrong with it
-        recipe = Recipe(**job["recipe"])
+        preparation = Preparation(**job["preparation"])
         if "folder" in job:  # windows need no points
-            recipe = replace(recipe, landmarks="none")
-        if recipe.crop != "full":
-            detector_of(recipe)  # opened once for all forks
+            preparation = replace(preparation, landmarks="none")
+        if preparation.crop != "full":
+            finder_of(preparation)  # opened once for all forks
     reading, writing = os.pipe()
     parent = os.getpid()
     child = os.fork()
@@ -224,15 +226,15 @@ def confine_to(job: Job) -> list[str]:
 
     Returns what the kernel could not be made to refuse.
     """
-    recipe = job["recipe"]
+    preparation = job["preparation"]
     limit_process(
         seconds=job["time_limit"],
         memory=job["memory_limit"],
-        file_bytes=entry_bytes(recipe["num_frames"], recipe["image_size"]),
+        file_bytes=entry_bytes(preparation["num_frames"], preparation["image_size"]),
     )
     read = [Path(job["path"]), *sandbox.libraries()]
-    if recipe["detector_model"]:
-        read.append(Path(recipe["detector_model"]))
+    if preparation["face_finder_model"]:
+        read.append(Path(preparation["face_finder_model"]))
     place = job["folder"] if "folder" in job else Path(job["entry"]).parent
     return sandbox.confine(read=read, write=[Path(place)])
 
