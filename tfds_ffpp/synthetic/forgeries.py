@@ -74,12 +74,13 @@ def photograph(face: Head, scene: Scene, moment: Moment, *, tone: float) -> Arra
     albedo = rendering.draw_expression(face, moment)
     lit = rendering.shade(face, scene, moment, albedo=albedo)
     picture = rendering.compose(scene, moment, head=rendering.warp(lit, maps))
-    return picture if tone == 1 else picture * _glow(maps, tone)
+    if tone == 1:
+        return picture
+    return picture * _glow(rendering.warp(_inner_face(), maps), tone)
 
 
-def _glow(maps: tuple[Array, Array], tone: float) -> Array:
+def _glow(inner: Array, tone: float) -> Array:
     """The gain [size, size, 1] of a picture whose inner face is `tone` as bright."""
-    inner = rendering.warp(_inner_face(), maps)
     return 1 + np.float32(tone - 1) * inner[..., None]
 
 
@@ -117,9 +118,10 @@ def flicker(
         target.moments, target.tones, tones, target.pictures, target.noises, strict=True
     ):
         maps = rendering.frame_to_canvas(target.face, moment, size)
-        other = picture * (_glow(maps, tone) / _glow(maps, float(own)))
+        inner = rendering.warp(_inner_face(), maps)
+        other = picture * (_glow(inner, tone) / _glow(inner, float(own)))
         frames.append(rendering.expose(other, noise))
-        masks.append(rendering.warp(_inner_face(), maps))
+        masks.append(inner)
     return Forged(frames, masks)
 
 
