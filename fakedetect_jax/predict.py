@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fakedetect_jax.detector import Detector as Detector
 
 Row = dict[str, Any]
+SCORED = ("scored", "partial")
 # Outcomes that say that the work could not be done; they make the exit code 3.
 FAILURES = ("unreadable", "refused")
 
@@ -209,9 +210,19 @@ def summary(rows: Sequence[Row]) -> str:
     """How the videos came out: "2 called fake, 1 not called fake, 3 unreadable"."""
     # Each word that there is, verdicts first and in the order of the docs' table.
     order = ["called fake", "not called fake", "no face", "too short", "out of range"]
-    counts = Counter(row["verdict"] or row["outcome"] for row in rows)
-    words = [word for word in [*order, *FAILURES] if counts[word]]
-    return ", ".join(f"{counts[word]:,} {word}" for word in words)
+    counts = Counter(_words(row) for row in rows)
+    words = [w for w in order for w in (w, f"{w} {IN_PART}")] + list(FAILURES)
+    return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])
+
+
+IN_PART = "(in part)"
+
+
+def _words(row: Row) -> str:
+    """The verdict on a video, or why there is none."""
+    if row["outcome"] == "partial":
+        return f"{row['verdict']} {IN_PART}"
+    return row["verdict"] or row["outcome"]
 
 
 def _write_index(report: Path, rows: Sequence[Row], detector: "Detector | None"):
@@ -351,7 +362,7 @@ def line(row: Row) -> str:
     """A result as a line of the table."""
     # A name is somebody else's text: nothing in it may steer the terminal.
     name = printable(row["video"])
-    if row["outcome"] != "scored":
+    if row["outcome"] not in SCORED:
         return f"{row['outcome']:<15}  {'—':>7}  {'—':>5}  {'':<15}  {name}: " + (
             row["reason"] or ""
         )
@@ -360,6 +371,7 @@ def line(row: Row) -> str:
     return (
         f"{row['verdict']:<15}  {chance(row):>7}  {len(row['faces']):5}  "
         f"{where:<15}  {name}"
+        + (f": partial, {row['reason']}" if row["outcome"] == "partial" else "")
     )
 
 

@@ -169,7 +169,7 @@ def prepare(path: str | Path, recipe: Recipe, faces: Faces | None = None) -> Pre
         "coverage": faces.coverage,
         "num_faces": faces.num_faces,
         **faces.track.features(recipe.num_frames),
-        "damaged": int(clip.damaged),
+        "damaged": int(clip.loss is not None),
         "sha256": file_digest(path),
         "codec": facts.codec,
         "pixel_format": facts.pixel_format,
