@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakedetect_jax import sources
 from fakedetect_jax.errors import CheckpointError, UserError
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> list[Path]:
-    sources.refuse_address("W", arguments.workdir)
-    sources.refuse_address("OUT", arguments.out)
+    system.refuse_address("W", arguments.workdir)
+    system.refuse_address("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from fakedetect_jax import bundle
 

@@ -101,7 +101,7 @@ def _check_config(argv: list[str]) -> None:
 
     from fakedetect_jax import workdir
 
-    settings.refuse_address("--workdir", early.workdir)
+    system.refuse_address("--workdir", early.workdir)
     config = workdir.stored_config(Path(early.workdir).expanduser().absolute())
     settings.check_overrides(config, argv[1:])
     del FLAGS.config  # of a file

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from fakedetect_jax import sources
 from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
 from fakedetect_jax.writer import clock
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.text import printable
 
@@ -163,8 +164,9 @@ def _end_on_signal(*_: object) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    for option in ("workdir", "model", "output", "report"):
-        sources.refuse_address(f"--{option}", getattr(arguments, option))
+    for option in ("workdir", "model", "output", "report", "compilation-cache"):
+        path = getattr(arguments, option.replace("-", "_"))
+        system.refuse_address(f"--{option}", path)
     asked = sources.find(arguments.videos)
     for line in sources.skipped_lines(arguments.videos):
         print(line, file=sys.stderr)

@@ -35,6 +35,7 @@ from fakedetect_jax import (
     results,
 )
 from fakedetect_jax.files import read_lines
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.text import cell, markdown, printable
 
@@ -462,11 +463,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Lays evaluations side by side and writes one page about them.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a workdir, or one evaluation"
+        "runs", nargs="+", metavar="RUN", help="a workdir, or one evaluation"
     )
     parser.add_argument(
         "--output",
-        type=Path,
         metavar="FILE",
         help="the page; comparison.html in the first RUN if not set",
     )
@@ -481,16 +481,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares the runs named on the command line; returns the exit code."""
     arguments = parse_arguments(argv)
-    output = arguments.output or arguments.runs[0] / "comparison.html"
+    runs = [Path(run) for run in arguments.runs]
+    output = Path(arguments.output or runs[0] / "comparison.html")
     try:
+        system.refuse_address("--output", arguments.output)
+        for run in arguments.runs:
+            system.refuse_address("RUN", run)
         if arguments.rebuild:
-            for run in arguments.runs:
+            for run in runs:
                 for folder in comparison.find_evaluations(run):
                     write_report(folder, metrics_file=folder / "../../metrics.jsonl")
-        compared = write_comparison(comparison.read_entries(arguments.runs), output)
+        compared = write_comparison(comparison.read_entries(runs), output)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        return error.exit_code
     except OSError as error:
         print(f"error: {output} cannot be written ({error.strerror})", file=sys.stderr)
         return 3

@@ -62,18 +62,6 @@ def find(arguments: Iterable[str]) -> list[Source]:
     return list(found.values())
 
 
-def refuse_address(name: str, path: str | None) -> None:
-    """Raises ConfigError for gs://bucket/x and its like, given as a path.
-
-    Python would make a folder of that name here.
-    """
-    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise ConfigError(
-            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
-            "NFS) and give the path under which it is mounted"
-        )
-
-
 def _expand(argument: str) -> Iterator[Source]:
     path = Path(argument)
     if _is_address(argument):

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tfds_ffpp import census, hints
+from tfds_ffpp import census, hints, system
 from tfds_ffpp.census import Passed
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.naming import (
@@ -886,6 +886,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        system.refuse_address("ROOT", args.root)
         if args.write_csv:
             sys.stdout.write(write_csv(Path(args.root).expanduser(), args.map))
             return 0
