@@ -595,7 +595,9 @@ class TestOutcomes:
         assert "Only a part was seen" in Path(row["page"]).read_text()
         assert "Only a part was seen" not in Path(other["page"]).read_text()
         index = (pages / "index.html").read_text()
-        assert "called fake (in part)</td>" in index and row["reason"] in index
+        assert (
+            "called fake<small>in part</small></td>" in index and row["reason"] in index
+        )
 
     def test_a_part_without_a_face_says_both(self, detector, tmp_path):
         result = detector.score(cut_video(tmp_path / "a.mkv", 0.7))
