@@ -123,7 +123,8 @@ def main() -> None:
         split = reader.open_split(dataset.open_dataset(config), arguments.split, config)
     except (UserError, DataError) as error:
         place = "" if arguments.data_dir else "; or give --data_dir"
-        sys.exit(f"error: {error}{place}")
+        print(f"error: {error}{place}", file=sys.stderr)
+        sys.exit(error.exit_code)
     rows = play(detector, split, arguments.tree, max_clips=arguments.clips)
     found = [row for row in rows if row["called_fake"]]
     methods = sorted({row["method"] for row in rows})

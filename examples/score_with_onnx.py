@@ -17,6 +17,8 @@ import numpy as np
 import onnxruntime
 import simplejpeg
 
+DLIB = dlib.get_frontal_face_detector()
+
 
 def overlap(a, b):
     """Intersection over union of two boxes y0, x0, y1, x1."""
@@ -24,16 +26,22 @@ def overlap(a, b):
     return both / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both)
 
 
-def find(picture, way, detector):
-    """The boxes of all faces of a picture, the surest first."""
+def faces(image, threshold):
+    """The boxes of the faces of an image, the surest first."""
+    found, scores, _ = DLIB.run(image, 0, threshold)
+    boxes = [[f.top(), f.left(), f.bottom() + 1, f.right() + 1] for f in found]
+    return [np.array(boxes[i]) for i in np.argsort(-np.array(scores))]
+
+
+def find(picture, way):
+    """The boxes of the faces of a picture that is looked at in one of the ways."""
     size = np.array(picture.shape[:2])
     scale = min(way["longest_side"] / max(size), way["enlarged_at_most"])
     to = np.maximum(np.round(size * scale).astype(int), 1)
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     seen = cv2.resize(picture, to[::-1].tolist(), interpolation=how)
-    found, scores, _ = detector.run(seen, 0, way["dlib_adjust_threshold"])
-    boxes = [(f.top(), f.left(), f.bottom() + 1, f.right() + 1) for f in found]
-    return [boxes[i] * np.tile(size / to, 2) for i in np.argsort(-np.array(scores))]
+    threshold = way["dlib_adjust_threshold"]
+    return [box * np.tile(size / to, 2) for box in faces(seen, threshold)]
 
 
 def spread(values, count):
@@ -42,19 +50,19 @@ def spread(values, count):
     return [values[(2 * i + 1) * len(values) // (2 * n)] for i in range(n)]
 
 
-def find_tracks(looks, way, rules, detector):
+def find_tracks(looks, way, least_overlap):
     """The boxes [N,4] of each face over the pictures looked at."""
     tracks = []
-    for boxes in [find(p, way, detector) for p in looks]:
-        free = list(tracks)
-        for box in boxes:
-            best = max(free, key=lambda t: overlap(t[-1], box), default=None)
-            if best is None or overlap(best[-1], box) < rules["track_overlap"]:
+    for picture in looks:
+        free = list(range(len(tracks)))
+        for box in find(picture, way):
+            best = max(free, key=lambda t: overlap(tracks[t][-1], box), default=None)
+            if best is None or overlap(tracks[best][-1], box) < least_overlap:
                 tracks.append([box])
             else:
-                best.append(box)
-                free = [t for t in free if t is not best]
-    return [np.array(t) for t in tracks]
+                tracks[best].append(box)
+                free.remove(best)
+    return [np.array(track) for track in tracks]
 
 
 def square(track, margin, shape):
@@ -62,51 +70,45 @@ def square(track, margin, shape):
     low, high = track[:, :2].min(axis=0), track[:, 2:].max(axis=0)
     side = margin * np.median((track[:, 2:] - track[:, :2]).max(axis=1))
     side = min(max(side, (high - low).max()), 2 * side)
-    room = np.array(shape[:2]) - side
-    inside = np.clip((low + high - side) / 2, 0, np.abs(room))
-    start = np.where(room < 0, room / 2, inside)
+    spare = np.array(shape[:2]) - side
+    inside = np.clip((low + high - side) / 2, 0, np.abs(spare))
+    start = np.where(spare < 0, spare / 2, inside)
     return *start, *(start + side)
 
 
-def find_box(pictures, margin, rules, detector):
+def find_box(pictures, margin, rules):
     """The square round the largest face that lasts or is confirmed; None without."""
     looks, shape = spread(pictures, 5), pictures[0].shape
     *certain, uncertain = rules["ways_of_looking"]
-    passing, least = [], rules["lasting_looks"]
+    passing, lasting, joins = [], [], rules["track_overlap"]
     for way in certain:
-        tracks = find_tracks(looks, way, rules, detector)
-        lasting = [t for t in tracks if len(t) >= least]
+        tracks = find_tracks(looks, way, joins)
+        lasting = [t for t in tracks if len(t) >= rules["lasting_looks"]]
         if lasting:
             break
         passing += tracks
     else:
         frames = spread(pictures, rules["confirm_frames"])
         for track in passing:
-            known = any(
-                overlap(t[0], track[0]) >= rules["track_overlap"] for t in lasting
-            )
             box = square(track, margin, shape)
-            shows = [is_seen(p, box, 1.3, rules, detector) for p in frames]
-            if not known and sum(shows) >= rules["confirmed"] * len(frames):
+            shows = np.mean([is_seen(p, box, 1.3, rules) for p in frames])
+            known = any(overlap(t[0], track[0]) >= joins for t in lasting)
+            if shows >= rules["confirmed"] and not known:
                 lasting.append(track)
         if not lasting:
-            least = max(rules["uncertain_lasts"] * len(looks), least)
-            tracks = find_tracks(looks, uncertain, rules, detector)
+            least = max(rules["uncertain_lasts"] * len(looks), rules["lasting_looks"])
+            tracks = find_tracks(looks, uncertain, joins)
             lasting = [t for t in tracks if len(t) >= least]
     areas = [np.prod(t[:, 2:] - t[:, :2], axis=1).sum() for t in lasting]
     return square(lasting[np.argmax(areas)], margin, shape) if lasting else None
 
 
-def is_seen(picture, box, margin, rules, detector):
+def is_seen(picture, box, margin, rules):
     """Whether the crop at a box shows its face."""
-    image = crop(picture, box, rules["crop_side"])
-    found = detector.run(image, 0, 0.0)[0]
-    boxes = [
-        np.array([f.top(), f.left(), f.bottom() + 1, f.right() + 1]) for f in found
-    ]
-    half = 0.5 / margin
-    usual = len(image) * np.array([0.5 - half, 0.5 - half, 0.5 + half, 0.5 + half])
-    return any(overlap(b, usual) >= rules["overlap_in_crop"] for b in boxes)
+    side, half = rules["crop_side"], 0.5 / margin
+    usual = side * np.repeat([0.5 - half, 0.5 + half], 2)
+    found = faces(crop(picture, box, side), 0.0)
+    return any(overlap(b, usual) >= rules["overlap_in_crop"] for b in found)
 
 
 def crop(picture, box, side):
@@ -141,58 +143,55 @@ def read(path, wanted=()):
 
 def stored(start, stop, preparation):
     """Which frames of a window are stored."""
-    n, count, step = stop - start, preparation["num_frames"], preparation["frame_step"]
-    if step:
-        count = min(count, -(-n // step))
-        first = start + (n - (count - 1) * step - 1) // 2
-        return [first + i * step for i in range(count)]
-    count = min(count, n)
-    return [start + (2 * i + 1) * n // (2 * count) for i in range(count)]
+    frames, count, step = (
+        range(start, stop),
+        preparation["num_frames"],
+        preparation["frame_step"],
+    )
+    if not step:
+        return spread(frames, count)
+    count = min(count, -(-len(frames) // step))
+    return frames[(len(frames) - (count - 1) * step - 1) // 2 :: step][:count]
+
+
+def clips(images, seen, data):
+    """The inputs of the network: the clips of a window's stored frames."""
+    size, stride = data["clip_frames"], data["frame_stride"]
+    starts = [
+        start
+        for start in range(max(len(images) - (size - 1) * stride, 1))
+        if np.mean(seen[start::stride][:size]) >= data["min_coverage"]
+    ]
+    last, count = len(starts) - 1, data["eval_clips_per_video"]
+    places = np.unique(np.linspace(0, last, count).round().astype(int))
+    for place in (places if count > 1 else [last // 2]) if starts else []:
+        at = starts[place] + stride * np.arange(size)
+        length = (at < len(images)).sum(keepdims=True).astype(np.int32)
+        clip = images[np.minimum(at, at[length[0] - 1])]  # the last one is repeated
+        yield {"frames": clip[None], "length": length}
 
 
 def score(folder, path):
     """The logits of all clips, the score and the probability of fake."""
     facts = json.loads(Path(folder, "model.json").read_text())
     prepared, data = facts["preprocessing"], facts["config"]["data"]
-    preparation, size, stride = (
-        prepared["frames"],
-        data["clip_frames"],
-        data["frame_stride"],
-    )
+    preparation, rules = prepared["frames"], prepared["rules"]
     session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")))
-    detector, logits = dlib.get_frontal_face_detector(), []
-    total = read(path)[1]
+    total, logits, margin = read(path)[1], [], preparation["margin"]
     parts = max(-(-total // prepared["window_frames"]), 1)
     for i in range(parts):
         wanted = stored(i * total // parts, (i + 1) * total // parts, preparation)
         pictures = [*map(read(path, set(wanted))[0].get, wanted)]
-        box = (0, 0, *pictures[0].shape[:2])
-        margin, rules, seen = (
-            preparation["margin"],
-            prepared["rules"],
-            [True] * len(pictures),
-        )
+        box, seen = (0, 0, *pictures[0].shape[:2]), [True] * len(pictures)
         if preparation["crop"] == "face":
-            box = find_box(pictures, margin, rules, detector)
-            if box is not None:
-                seen = [is_seen(p, box, margin, rules, detector) for p in pictures]
-        if box is None or len(pictures) < size:
+            box = find_box(pictures, margin, rules)
+        if box is None or len(pictures) < data["clip_frames"]:
             continue
+        if preparation["crop"] == "face":
+            seen = [is_seen(p, box, margin, rules) for p in pictures]
         crops = [crop(p, box, preparation["image_size"]) for p in pictures]
         images = np.stack([through_jpeg(image, preparation) for image in crops])
-        starts = [
-            start
-            for start in range(max(len(images) - (size - 1) * stride, 1))
-            if np.mean(seen[start : start + size * stride : stride][:size])
-            >= data["min_coverage"]
-        ]
-        last, clips = len(starts) - 1, data["eval_clips_per_video"]
-        places = np.unique(np.linspace(0, last, clips).round().astype(int))
-        for place in (places if clips > 1 else [last // 2]) if starts else []:
-            at = starts[place] + stride * np.arange(size)
-            length = int((at < len(images)).sum())
-            clip = images[np.minimum(at, at[length - 1])][None]  # the last is repeated
-            feed = {"frames": clip, "length": np.array([length], np.int32)}
+        for feed in clips(images, seen, data):
             logits.append(float(session.run(None, feed)[0][0]))
     if not logits:
         return {"logits": [], "score": None, "probability": None}

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakedetect_jax import files
 from fakedetect_jax.errors import CheckpointError, UserError
 from fakedetect_jax.serving import programs
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> list[Path]:
-    files.refuse_address("W", arguments.workdir)
-    files.refuse_address("OUT", arguments.out)
+    system.refuse_address("W", arguments.workdir)
+    system.refuse_address("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from fakedetect_jax.trained.model import load_model, write_bundle
 

@@ -2,13 +2,10 @@
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from fakedetect_jax.errors import ConfigError
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,15 +73,3 @@ def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
             (Path(scratch) / name).write_bytes(data)
         for name in files:
             os.replace(Path(scratch) / name, folder / name)
-
-
-def refuse_address(name: str, path: str | None) -> None:
-    """Raises ConfigError for gs://bucket/x and its like, given as a path.
-
-    Python would make a folder of that name here.
-    """
-    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise ConfigError(
-            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
-            "NFS) and give the path under which it is mounted"
-        )

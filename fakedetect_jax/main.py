@@ -29,7 +29,9 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Declares the flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "Config file, see configs/.")
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, see configs/; the run's own in --mode eval."
+    )
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config> if not set.")
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate.")
     flags.DEFINE_string("split", "val", "Split to evaluate (--mode eval).")
@@ -72,7 +74,7 @@ def parse_flags(argv: list[str]) -> None:
     try:
         if not any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
             # Before config_flags, whose errors name neither lines nor known fields.
-            settings.check_overrides(settings.load(_config_source(argv)), argv[1:])
+            _check_config(argv)
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(settings.as_sentence(error)) from error
@@ -82,14 +84,29 @@ def parse_flags(argv: list[str]) -> None:
         raise ConfigError(f"argument {rest[1]!r} is not known; see --help")
 
 
-def _config_source(argv: list[str]) -> str:
-    """The value of --config. Raises ConfigError when there is none."""
-    for number, argument in enumerate(argv):
-        if argument in ("--config", "-config") and number + 1 < len(argv):
-            return argv[number + 1]
-        if argument.startswith(("--config=", "-config=")):
-            return argument.partition("=")[2]
-    raise ConfigError("--config is missing; for example --config configs/demo.py")
+def _check_config(argv: list[str]) -> None:
+    """Raises ConfigError for a config, or a field of it, that there is not.
+
+    Without --config, that of the run which --mode eval names takes its place.
+    """
+    early = flags.FlagValues()
+    for name in ("config", "workdir", "mode"):
+        flags.DEFINE_string(name, None, "", flag_values=early)
+    early(argv, known_only=True)
+    if early.config is not None:
+        return settings.check_overrides(settings.load(early.config), argv[1:])
+    if early.mode != "eval":
+        raise ConfigError("--config is missing; for example --config configs/demo.py")
+    if not early.workdir:
+        raise ConfigError("--workdir is missing: say which run --mode eval is for")
+
+    from fakedetect_jax.run import workdir
+
+    system.refuse_address("--workdir", early.workdir)
+    config = workdir.stored_config(Path(early.workdir).expanduser().absolute())
+    settings.check_overrides(config, argv[1:])
+    del FLAGS.config  # of a file
+    config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
 
 
 def main(argv: list[str]) -> int:

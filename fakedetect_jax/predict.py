@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fakedetect_jax import files
 from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
 from fakedetect_jax.pages.formats import clock
 from fakedetect_jax.serving import sources
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.text import printable
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fakedetect_jax.serving.detector import Detector as Detector
 
 Row = dict[str, Any]
+SCORED = ("scored", "partial")
 # Outcomes that say that the work could not be done; they make the exit code 3.
 FAILURES = ("unreadable", "refused")
 
@@ -163,8 +164,9 @@ def _end_on_signal(*_: object) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    for option in ("workdir", "model", "output", "report"):
-        files.refuse_address(f"--{option}", getattr(arguments, option))
+    for option in ("workdir", "model", "output", "report", "compilation-cache"):
+        path = getattr(arguments, option.replace("-", "_"))
+        system.refuse_address(f"--{option}", path)
     asked = sources.find(arguments.videos)
     for line in sources.skipped_lines(arguments.videos):
         print(line, file=sys.stderr)
@@ -210,9 +212,19 @@ def summary(rows: Sequence[Row]) -> str:
     """How the videos came out: "2 called fake, 1 not called fake, 3 unreadable"."""
     # Each word that there is, verdicts first and in the order of the docs' table.
     order = ["called fake", "not called fake", "no face", "too short", "out of range"]
-    counts = Counter(row["verdict"] or row["outcome"] for row in rows)
-    words = [word for word in [*order, *FAILURES] if counts[word]]
-    return ", ".join(f"{counts[word]:,} {word}" for word in words)
+    counts = Counter(_words(row) for row in rows)
+    words = [w for w in order for w in (w, f"{w} {IN_PART}")] + list(FAILURES)
+    return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])
+
+
+IN_PART = "(in part)"
+
+
+def _words(row: Row) -> str:
+    """The verdict on a video, or why there is none."""
+    if row["outcome"] == "partial":
+        return f"{row['verdict']} {IN_PART}"
+    return row["verdict"] or row["outcome"]
 
 
 def _write_index(report: Path, rows: Sequence[Row], detector: "Detector | None"):
@@ -352,7 +364,7 @@ def line(row: Row) -> str:
     """A result as a line of the table."""
     # A name is somebody else's text: nothing in it may steer the terminal.
     name = printable(row["video"])
-    if row["outcome"] != "scored":
+    if row["outcome"] not in SCORED:
         return f"{row['outcome']:<15}  {'—':>7}  {'—':>5}  {'':<15}  {name}: " + (
             row["reason"] or ""
         )
@@ -361,6 +373,7 @@ def line(row: Row) -> str:
     return (
         f"{row['verdict']:<15}  {chance(row):>7}  {len(row['faces']):5}  "
         f"{where:<15}  {name}"
+        + (f": partial, {row['reason']}" if row["outcome"] == "partial" else "")
     )
 
 

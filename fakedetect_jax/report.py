@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fakedetect_jax.metrics import comparison
 from fakedetect_jax.pages import comparison_page, evaluation_page, formats
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 
 
@@ -55,11 +56,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Lays evaluations side by side and writes one page about them.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a workdir, or one evaluation"
+        "runs", nargs="+", metavar="RUN", help="a workdir, or one evaluation"
     )
     parser.add_argument(
         "--output",
-        type=Path,
         metavar="FILE",
         help="the page; comparison.html in the first RUN if not set",
     )
@@ -74,20 +74,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares the runs named on the command line; returns the exit code."""
     arguments = parse_arguments(argv)
-    output = arguments.output or arguments.runs[0] / "comparison.html"
+    runs = [Path(run) for run in arguments.runs]
+    output = Path(arguments.output or runs[0] / "comparison.html")
     try:
+        system.refuse_address("--output", arguments.output)
+        for run in arguments.runs:
+            system.refuse_address("RUN", run)
         if arguments.rebuild:
-            for run in arguments.runs:
+            for run in runs:
                 for folder in comparison.find_evaluations(run):
                     evaluation_page.write_report(
                         folder, metrics_file=folder / "../../metrics.jsonl"
                     )
         compared = comparison_page.write_comparison(
-            comparison.read_entries(arguments.runs), output
+            comparison.read_entries(runs), output
         )
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 3
+        return error.exit_code
     except OSError as error:
         print(f"error: {output} cannot be written ({error.strerror})", file=sys.stderr)
         return 3

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.files import refuse_address
+from tfds_ffpp.system import refuse_address
 
 
 def clip_shape(config) -> tuple[int, int, int, int]:
@@ -232,9 +232,10 @@ def check(config) -> None:
 
 
 def check_paths(config, workdir: str | None) -> None:
-    """Raises ConfigError for a path that is an address of another system."""
+    """Raises SettingError for a path that is an address of another system."""
     refuse_address("--workdir", workdir)
-    for field in ("data.data_dir", "data.manual_dir", "init_from"):
+    paths = ("data.data_dir", "data.manual_dir", "init_from", "compilation_cache")
+    for field in paths:
         group, _, name = field.rpartition(".")
         refuse_address(f"config.{field}", (config[group] if group else config)[name])
 

@@ -4,13 +4,12 @@ import argparse
 import dataclasses
 import json
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from tfds_ffpp import built, packaging
+from tfds_ffpp import built, packaging, system
 from tfds_ffpp.build import BuildOptions, build
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
@@ -101,15 +100,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def refuse_address(name: str, path: str) -> None:
-    """Raises SettingError for gs://bucket/x and its like, given as a path."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise SettingError(
-            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
-            "NFS) and give the path under which it is mounted"
-        )
-
-
 def _beam_options(flags: str | None) -> Any:
     if flags is None:
         return None
@@ -130,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = [f"{name}={value}" for name, value in short.items() if value is not None]
     try:
         for name in ("data_dir", "manual_dir"):
-            refuse_address(f"--{name}", getattr(args, name))
+            system.refuse_address(f"--{name}", getattr(args, name))
         builder = build(
             make_config(args.config, [*changes, *args.changes]),
             data_dir=args.data_dir,

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.text import printable
 from tfds_ffpp.tree import census, folders, hints, scan
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        system.refuse_address("ROOT", args.root)
         if args.write_csv:
             sys.stdout.write(write_csv(Path(args.root).expanduser(), args.map))
             return 0

@@ -1,7 +1,8 @@
-"""What differs between operating systems; Linux is the one that is tested."""
+"""What this machine is and has; Linux is the system that is tested."""
 
 import importlib.util
 import os
+import re
 import sys
 
 from tfds_ffpp.errors import SettingError
@@ -17,6 +18,18 @@ def need_posix(work: str) -> None:
             f"{work} needs Linux, and Python has no module {' and no '.join(lacking)} "
             f"on this system ({sys.platform}); use WSL 2 on Windows, or a Linux "
             "container"
+        )
+
+
+def refuse_address(name: str, path: str | None) -> None:
+    """Raises SettingError for gs://bucket/x and its like, given as a path.
+
+    Python would make a folder of that name here.
+    """
+    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise SettingError(
+            f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
+            "NFS) and give the path under which it is mounted"
         )
 
 

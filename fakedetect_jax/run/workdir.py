@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.run import fixed
@@ -182,6 +184,30 @@ def read_record(workdir: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {error}); restore it"
         ) from error
+
+
+def stored_config(workdir: Path) -> Config:
+    """The config in a workdir's config.json. Raises CheckpointError."""
+    stored = _with_tuples(read_record(workdir)["config"])
+    lacking = sorted(settings.RULES.keys() - settings.flatten(stored).keys())
+    if lacking:
+        raise CheckpointError(
+            f"{workdir / 'config.json'} lacks {', '.join(lacking[:3])}: it is damaged, "
+            "or of another version; give --config too, which may have what it lacks"
+        )
+    return ConfigDict(stored).lock()
+
+
+def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that configs have."""
+    return {
+        name: _with_tuples(value)
+        if isinstance(value, dict)
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for name, value in tree.items()
+    }
 
 
 class Run(NamedTuple):

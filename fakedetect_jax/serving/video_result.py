@@ -42,7 +42,8 @@ def summarise(detector: Any, video: Pending) -> Row:
     }
     if "reason" in end:
         return {**result, "outcome": "unreadable", "reason": end["reason"]}
-    summary = end["summary"]
+    summary = dict(end["summary"])
+    loss, partial = summary.pop("loss"), summary.pop("partial")
     result |= {
         "file": summary,
         "windows": len(video.windows),
@@ -52,6 +53,7 @@ def summarise(detector: Any, video: Pending) -> Row:
     scored = [face for face in video.faces if face.clips]
     if not scored:
         outcome, reason = _why_unscored(detector, video)
+        reason = f"{reason}; {loss}" if loss else reason
         return {**result, "outcome": outcome, "reason": reason}
     faces = [_face_result(detector, face) for face in scored]
     if not all(np.isfinite(face["score"]) for face in faces):
@@ -60,10 +62,12 @@ def summarise(detector: Any, video: Pending) -> Row:
     top = max(faces, key=lambda face: face["score"])
     result |= {k: top[k] for k in ("score", "probability", "verdict")}
     result["faces"] = faces
+    if partial:
+        result |= {"outcome": "partial", "reason": loss}
     result["most_suspicious"] = max(
         (clip for face in faces for clip in face["clips"]), key=lambda c: c["score"]
     )
-    result["warnings"] = result["warnings"] + _warnings(detector, video, summary)
+    result["warnings"] = result["warnings"] + _warnings(detector, video, loss)
     return result
 
 
@@ -109,7 +113,7 @@ def _why_unscored(detector: Any, video: Pending) -> tuple[str, str]:
     )
 
 
-def _warnings(detector: Any, video: Pending, summary: Row) -> list[str]:
+def _warnings(detector: Any, video: Pending, loss: str | None) -> list[str]:
     told = []
     stored = [s for face in video.faces for s in face.entries]
     blurred = max(enlargement(detector, s) for s in stored)
@@ -127,8 +131,8 @@ def _warnings(detector: Any, video: Pending, summary: Row) -> list[str]:
     without = sum(not window["faces"] for window in video.windows)
     if without:
         told.append(f"{without} of {len(video.windows)} windows show no face")
-    if summary["damaged"]:
-        told.append("the file is damaged: some of its frames could not be decoded")
+    if loss:
+        told.append(f"the file is damaged: {loss}")
     if detector.model.temperature is None:
         told.append("the model was not calibrated: its score is no probability")
     elif not (detector.model.calibration or {}).get("used", True):

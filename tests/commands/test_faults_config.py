@@ -1,5 +1,6 @@
 """A wrong command line or config ends in one sentence, before any device is touched."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -75,6 +76,7 @@ def test_one_sentence_with_field_value_and_cure(refused, argument, sentence):
 def test_a_missing_config_is_told(refused, tmp_path):
     assert "--config is missing" in refused(config=None)
     assert "does not exist; there are configs/" in refused(config=tmp_path / "no.py")
+    assert "it has no config.json" in refused("--mode=eval", config=None, code=4)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,38 @@ def test_evaluation_takes_the_runs_own_clips_and_says_so(
     assert code == 0, err
     assert "data.clip_frames is 4 in the run and 2 in --config" in err
     assert "Val Loss" in out
+
+
+def test_evaluation_needs_no_config_and_leaves_the_runs_alone(
+    launchpad, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    stored = (workdir / "config.json").read_bytes()
+
+    def evaluate(*argv):
+        return launchpad.run("--workdir", workdir, "--mode=eval", *argv)
+
+    code, out, err = evaluate("--config.eval.batch_size=4")
+    assert code == 0, err
+    assert "Val Loss" in out and "the run's own config is used" not in err
+    assert "taken from the command line: eval.batch_size is 4 (2 in the run)" in out
+    assert (workdir / "config.json").read_bytes() == stored
+    code, out, err = evaluate("--config.eval.batch_size=0")
+    assert (code, out) == (2, "")
+    assert "config.eval.batch_size is 0; it must be a whole number" in err
+    assert "did you mean config.batch_size?" in evaluate("--config.eval.batchsize=2")[2]
+    record = json.loads(stored)
+    del record["config"]["eval"]["unscored"]
+    (workdir / "config.json").write_text(json.dumps(record))
+    code, out, err = evaluate()
+    assert code == 4 and "lacks eval.unscored" in err and "give --config too" in err
+
+
+def test_evaluation_without_config_or_workdir_asks_for_the_run(launchpad):
+    code, _, err = launchpad.run("--mode=eval")
+    assert code == 2
+    assert err == "error: --workdir is missing: say which run --mode eval is for\n"
 
 
 def test_evaluating_a_folder_that_is_no_run_leaves_it_alone(refused, tmp_path):

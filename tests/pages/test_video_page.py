@@ -73,7 +73,7 @@ def test_a_page_shows_the_evidence(pages):
     assert "Over time" in text and "<polyline points=" in text
     assert "Most suspicious seconds first" in text and "heat map at" in text
     assert "What was looked at, and what was not" in text
-    assert "SHA-256" in text and "card" in text
+    assert "SHA-256" in text and "card" in text and "[]" not in text
     found = re.findall(r">probability ([\d.]+)\u202f%</span>", text)
     scores = [float(s) for s in found]
     assert len(scores) >= 2 and scores == sorted(scores, reverse=True)

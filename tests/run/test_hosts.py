@@ -8,9 +8,12 @@ import time
 import pytest
 
 import tfds_ffpp.__main__
-from fakedetect_jax import export, predict, settings
+from fakedetect_jax import export, predict, report, settings
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.run import hosts, parallel
+from tfds_ffpp import layout
+from tfds_ffpp.errors import SettingError
+from tfds_ffpp.synthetic import __main__ as synthetic
 
 QUICK = {"NOTICE_SECONDS": 0.5, "BEAT_SECONDS": 0.3, "SILENCE_SECONDS": 3}
 QUICK |= {"FAREWELL_SECONDS": 1, "LATE_SECONDS": 1}
@@ -290,9 +293,9 @@ def test_addresses_are_no_paths(load_config):
     for name, value in [("data_dir", "gs://b/x"), ("manual_dir", "s3://b")]:
         wrong = config.copy_and_resolve_references()
         wrong.data[name] = value
-        with pytest.raises(ConfigError, match=f"config.data.{name} is {value}, which"):
+        with pytest.raises(SettingError, match=f"config.data.{name} is {value}, which"):
             settings.check_paths(wrong, None)
-    with pytest.raises(ConfigError, match="--workdir is gs://bucket/run.*gcsfuse"):
+    with pytest.raises(SettingError, match="--workdir is gs://bucket/run.*gcsfuse"):
         settings.check_paths(config, "gs://bucket/run")
 
 
@@ -302,6 +305,13 @@ def test_addresses_are_no_paths(load_config):
         (predict.main, ["--workdir=gs://b/w", "x.mp4"]),
         (predict.main, ["--model=gs://b/m", "x.mp4"]),
         (predict.main, ["--model=m", "--output=gs://b/o.jsonl", "x.mp4"]),
+        (predict.main, ["--model=m", "--report=gs://b/pages", "x.mp4"]),
+        (predict.main, ["--model=m", "--compilation-cache=gs://b/c", "x.mp4"]),
+        (report.main, ["gs://b/w"]),
+        (report.main, ["w", "--output=gs://b/page.html"]),
+        (layout.main, ["gs://b/v"]),
+        (layout.main, ["gs://b/v", "--write_csv"]),
+        (synthetic.main, ["gs://b/v"]),
         (export.main, ["gs://b/w", "out"]),
         (export.main, ["w", "gs://b/out"]),
         (tfds_ffpp.__main__.main, ["--manual_dir=gs://b/v"]),

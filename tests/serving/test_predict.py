@@ -503,6 +503,22 @@ def side_by_side(paths, out: Path) -> Path:
     )
 
 
+LOSSLESS = {"codec": "ffv1", "options": {}, "pixel_format": "bgr0"}
+
+
+def cut_video(path: Path, share: float) -> Path:
+    """The first bytes of a video of 60 frames without a face."""
+    write_video(path, 60, **LOSSLESS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    return path
+
+
+def all_of(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+
+
 class TestOutcomes:
     def test_no_face(self, detector, tmp_path):
         path = write_video(tmp_path / "a.mp4", 12, size=(96, 128))
@@ -540,6 +556,56 @@ class TestOutcomes:
         result = central.score(path)
         self.unscored(result, "out of range")
         assert "6 pixels wide, the model needs 8" in result["reason"]
+
+    def test_partial(self, central, tmp_path, capsys):
+        path = cut_video(tmp_path / "a.mkv", 0.7)
+        result = central.score(path)
+        assert result["outcome"] == "partial", result["reason"]
+        frames = result["file"]["frames"]
+        assert result["reason"] == (
+            f"only {frames} of about {result['file']['promised_frames']} frames "
+            f"decode; the first one missing is at {frames / 25:.1f} s"
+        )
+        assert result["file"]["missing_from"] == pytest.approx(frames / 25, abs=0.01)
+        assert f"the file is damaged: {result['reason']}" in result["warnings"]
+        assert 0 < result["score"] < 1 and result["verdict"] and result["faces"]
+        assert predict.line(result).endswith(f"a.mkv: partial, {result['reason']}")
+        assert predict.summary([result]) == f"1 {result['verdict']} (in part)"
+        # Its frames are scored as those of a whole video of them.
+        head = all_of(path)[:frames]
+        whole = central.score(write_video(tmp_path / "whole.mkv", head, **LOSSLESS))
+        assert whole["outcome"] == "scored" and not whole["file"]["damaged"]
+        assert whole["score"] == pytest.approx(result["score"], abs=1e-5)
+
+    def test_partial_in_the_command_and_on_its_page(self, faceless, tmp_path, capsys):
+        path = cut_video(tmp_path / "v" / "a.mkv", 0.7)
+        write_video(tmp_path / "v" / "b.mkv", 8)
+        pages, output = tmp_path / "pages", tmp_path / "rows.jsonl"
+        command = ["--model", faceless, path.parent, "--report", pages]
+        code = predict.main([str(a) for a in [*command, "--output", output]])
+        said = capsys.readouterr().out
+        assert code == 0 and "called fake (in part)" in said.splitlines()[-1]
+        row, other = rows_of(output)
+        assert (row["outcome"], other["outcome"]) == ("partial", "scored")
+        assert row["reason"] in Path(row["page"]).read_text()
+        assert "Only a part was seen" in Path(row["page"]).read_text()
+        assert "Only a part was seen" not in Path(other["page"]).read_text()
+        index = (pages / "index.html").read_text()
+        assert (
+            "called fake<small>in part</small></td>" in index and row["reason"] in index
+        )
+
+    def test_a_part_without_a_face_says_both(self, detector, tmp_path):
+        result = detector.score(cut_video(tmp_path / "a.mkv", 0.7))
+        self.unscored(result, "no face")
+        assert result["reason"].startswith(
+            "no face was found in any of 3 windows; only "
+        )
+
+    def test_under_half_is_unreadable(self, central, tmp_path):
+        result = central.score(cut_video(tmp_path / "a.mkv", 0.45))
+        self.unscored(result, "unreadable")
+        assert re.match(r"only \d+ of about 60 frames decode", result["reason"])
 
     def test_unreadable(self, detector, tmp_path):
         path = tmp_path / "a.mp4"

@@ -434,6 +434,8 @@ def odd_files(folder: Path) -> set[str]:
         folder / "1.mp4", 30, container={"movflags": "faststart"}
     ).read_bytes()
     start = index_first.index(b"mdat") + 4
+    even = {"crf": "18", "g": "5", "bf": "0"}
+    matroska = write_video(folder / "2.mkv", 60, options=even).read_bytes()
     contents = {
         "empty.mp4": b"",
         "page.mp4": b"<!DOCTYPE html><html><body>403 Forbidden</body></html>",
@@ -441,6 +443,8 @@ def odd_files(folder: Path) -> set[str]:
         "noise.mp4": random.Random(0).randbytes(5000),
         "no index.mp4": whole[: len(whole) // 2],
         "half the data.mp4": index_first[: start + (len(index_first) - start) // 2],
+        # More than half of it decodes: predict scores it, a dataset does without it.
+        "two thirds.mkv": matroska[: int(0.7 * len(matroska))],
         "no data.mp4": index_first[:start] + bytes(len(index_first) - start),
         "playlist.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n0.mp4\n",
         "concat.mp4": b"ffconcat version 1.0\nfile '0.mp4'\n",
@@ -451,6 +455,7 @@ def odd_files(folder: Path) -> set[str]:
     sound(folder / "sound.mp4")
     (folder / "0.mp4").unlink()
     (folder / "1.mp4").unlink()
+    (folder / "2.mkv").unlink()
     return {*contents, "sound.mp4"}
 
 
@@ -483,6 +488,7 @@ def test_odd_files_are_rejected_with_a_sentence_and_odd_names_are_taken(tmp_path
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     reasons = {Path(line["path"]).name: line["reason"] for line in lines}
     assert bad <= set(reasons)
+    assert re.match(r"only \d+ of about 60 frames", reasons["two thirds.mkv"])
     for reason in reasons.values():  # none is the name of an exception
         assert re.match(r"[a-z0-9]", reason) and len(reason.split()) >= 2, reason
     files = card(tmp_path / "d")["files"]

@@ -11,7 +11,13 @@ from tests.made_videos import index_of, picture, write_video
 from tests.tfds_ffpp.test_workers import PREPARATION, job
 from tfds_ffpp.errors import UnusableVideoError
 from tfds_ffpp.frames import video
-from tfds_ffpp.frames.video import even_plan, read_clip, run_plan
+from tfds_ffpp.frames.video import (
+    MIN_PARTIAL,
+    even_plan,
+    read_clip,
+    read_windows,
+    run_plan,
+)
 from tfds_ffpp.workers.pool import Worker
 
 COLOURS = Path(__file__).parents[1] / "colours"
@@ -62,7 +68,7 @@ def test_the_frames_are_those_of_a_plain_decode(tmp_path, suffix, options):
     for plan in (even_plan(5), even_plan(50), run_plan(4, 3)):
         clip = read_clip(path, plan)
         assert clip.indices == list(plan(29)) and clip.source_frames == 29
-        assert not clip.damaged
+        assert clip.loss is None
         for i, frame in zip(clip.indices, clip.frames(), strict=True):
             np.testing.assert_array_equal(frame, expected[i])
             assert index_of(frame) == i
@@ -220,15 +226,95 @@ def index_first(tmp_path):
 def test_half_of_the_data(index_first):
     data = index_first.read_bytes()
     index_first.write_bytes(data[: len(data) // 2])
-    assert reason(index_first).endswith("of 40 frames decode")
+    assert reason(index_first).startswith("only 10 of 40 frames decode")
 
 
 def test_nearly_all_of_the_data_is_used_and_marked(index_first):
     data = index_first.read_bytes()
     index_first.write_bytes(data[: int(len(data) * 0.985)])
     clip = read_clip(index_first, even_plan(4))
-    assert clip.damaged and 36 <= clip.source_frames < 40
+    assert clip.loss and 36 <= clip.source_frames < 40
     assert [index_of(f) for f in clip.frames()] == [i % 30 for i in clip.indices]
+
+
+EVEN = {"crf": "18", "g": "5", "bf": "0"}  # so that a share of bytes is one of frames
+HALVES = {  # the kind of file -> how it is written, whether the header counts frames
+    "v.mp4": ({"container": {"movflags": "faststart"}, "options": EVEN}, True),
+    "f.mp4": ({"container": {"movflags": "cmaf+global_sidx"}, "options": EVEN}, False),
+    "v.mkv": ({"options": EVEN}, False),
+    "v.webm": (
+        {"codec": "libvpx", "pixel_format": "yuv420p", "options": {"g": "1"}},
+        False,
+    ),
+    "v.flv": ({"pixel_format": "yuv420p", "options": EVEN}, False),
+}
+
+
+def in_part(path: Path):
+    """What is read where half of a video is enough."""
+    whole = read_windows(
+        path, lambda n: [(0, n)], even_plan(4), in_order=True, least=MIN_PARTIAL
+    )
+    return next(whole).clip
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_a_file_that_ends_early_is_known_by_its_header(tmp_path, kind):
+    how, counted = HALVES[kind]
+    path = write_video(tmp_path / kind, 100, **how)
+    assert read_clip(path, even_plan(4)).loss is None
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(0.7 * len(whole))])
+    with pytest.raises(UnusableVideoError, match="frames decode; the first one miss"):
+        read_clip(path, even_plan(4))  # as the build reads it
+    clip = in_part(path)
+    loss = clip.loss
+    assert loss and 55 <= clip.source_frames == loss.decoded <= 80
+    assert abs(loss.promised - 100) <= (0 if counted else 2)
+    assert loss.first == pytest.approx(loss.decoded / 25, abs=0.1)
+    assert ("of about " in str(loss)) == (not counted)
+    path.write_bytes(whole[: int(0.4 * len(whole))])
+    with pytest.raises(UnusableVideoError, match="only .* frames decode"):
+        in_part(path)
+
+
+def test_sound_that_goes_on_after_the_picture_is_no_loss(tmp_path):
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = 48, 64
+        sound = file.add_stream("pcm_s16le", rate=8000)
+        assert isinstance(sound, av.AudioStream)
+        for i in range(25):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+        for i in range(30):  # three seconds
+            heard = av.AudioFrame.from_ndarray(
+                np.zeros((1, 800), np.int16), format="s16", layout="mono"
+            )
+            heard.sample_rate, heard.pts = 8000, 800 * i
+            file.mux(sound.encode(heard))
+        file.mux(sound.encode())
+    with av.open(str(path)) as file:
+        assert file.duration and file.duration > 2_900_000
+    clip = read_clip(path, even_plan(4))
+    assert clip.source_frames == 25 and clip.loss is None
+
+
+def test_a_hole_is_placed(index_first):
+    """Two groups of pictures of eight cannot be decoded."""
+    with av.open(str(index_first)) as file:
+        packets = [p for p in file.demux(video=0) if p.size]
+    whole = bytearray(index_first.read_bytes())
+    for packet in packets[10:20]:
+        assert packet.pos is not None
+        whole[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    index_first.write_bytes(whole)
+    said = "only 30 of 40 frames decode; the first one missing is at 0.4 s"
+    assert reason(index_first) == said
+    assert str(in_part(index_first).loss) == said
 
 
 @pytest.mark.parametrize("seed", range(12))

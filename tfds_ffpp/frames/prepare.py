@@ -175,7 +175,7 @@ def prepare(
         "coverage": faces.coverage,
         "num_faces": faces.num_faces,
         **faces.track.features(preparation.num_frames),
-        "damaged": int(clip.damaged),
+        "damaged": int(clip.loss is not None),
         "sha256": file_digest(path),
         "codec": facts.codec,
         "pixel_format": facts.pixel_format,

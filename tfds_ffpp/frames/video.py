@@ -27,7 +27,11 @@ from tfds_ffpp.frames.colours import Converter, Region
 # Containers that hold everything in the one file; playlists are not among them.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 HELD_BYTES = 256 << 20  # of decoded frames; where there are more, none is held
-MIN_DECODED = 0.9  # share of the promised frames that a damaged video must still yield
+MIN_DECODED = 0.9  # share of the promised frames that a video of a dataset must yield
+MIN_PARTIAL = 0.5  # the same of a video that is scored for what there is of it
+# Where the header has no count of frames, but a duration of the whole that is its own
+# and not a guess from what is left of the file.
+_TIMED_FORMATS = ("matroska", "mov", "flv")
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 # Metadata need not be text. From PyAV 19 on it may be anything, and this is unknown.
 _METADATA: dict[str, Any] = (
@@ -50,6 +54,33 @@ class VideoFacts:
     fps: float
     bit_rate: int
     num_frames: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What of a video did not decode.
+
+    decoded, promised: frames; rough: promised is a guess from the duration; first:
+    seconds at which the first missing frame would be, None where that is not known.
+    """
+
+    decoded: int
+    promised: int
+    rough: bool
+    first: float | None
+
+    def __str__(self) -> str:
+        """The part of a sentence that says it."""
+        about = "about " * self.rough
+        said = f"only {self.decoded:,} of {about}{self.promised:,} frames decode"
+        if self.first is None:
+            return said
+        return f"{said}; the first one missing is at {self.first:.1f} s"
+
+    @property
+    def leaves(self) -> float:
+        """The share of the frames that decodes."""
+        return self.decoded / self.promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +106,7 @@ class DecodedVideo:
     Frames that are not held are decoded again: ask for them in order.
 
     indices: positions in presentation order; timestamps: seconds; source_frames: how
-    many frames the video has; damaged: some of it could not be decoded.
+    many frames of the video decode; loss: what of it does not, None of a whole one.
     """
 
     def __init__(
@@ -86,7 +117,7 @@ class DecodedVideo:
         indices: Sequence[int],
         timestamps: Sequence[float],
         source_frames: int,
-        damaged: bool,
+        loss: Loss | None,
         facts: VideoFacts,
     ):
         """Made by read_clip."""
@@ -98,7 +129,7 @@ class DecodedVideo:
         self.indices = list(indices)
         self.timestamps = list(timestamps)
         self.source_frames = source_frames
-        self.damaged = damaged
+        self.loss = loss
         self.facts = facts
 
     def __len__(self) -> int:
@@ -238,9 +269,9 @@ def probe(path: str | Path) -> VideoFacts:
         return _facts(path, container, stream, size)
 
 
-def _packets(container, stream) -> Iterator[av.Packet]:
-    """The packets of the stream up to its end or the first unreadable one."""
-    packets = container.demux(stream)
+def _packets(container, streams) -> Iterator[av.Packet]:
+    """The packets of a stream, or several, to the end or the first unreadable one."""
+    packets = container.demux(streams)
     while True:
         try:
             packet = next(packets)
@@ -342,20 +373,41 @@ def decode_all(container, stream) -> Iterator[VideoFrame]:
 
 
 def _count_frames(
-    path: Path, promised: int, alive: Callable[[], None] = lambda: None
-) -> int:
-    """How many frames decode. Raises UnusableVideoError when they are too few."""
-    total = 0
-    with _open(path) as container:
-        for _ in decode_all(container, _video_stream(container)):
+    file: "_Index", least: float, alive: Callable[[], None]
+) -> tuple[int, Loss | None]:
+    """How many frames decode, and what is lost.
+
+    Raises UnusableVideoError when they are too few.
+    """
+    total, timed, times = 0, True, array("q")
+    with _open(file.path) as container:
+        for frame in decode_all(container, _video_stream(container)):
             total += 1
+            timed = timed and frame.pts is not None
+            if timed:
+                times.append(frame.pts or 0)
             alive()
-    promised = max(promised, total)
     if total == 0:
         raise UnusableVideoError("0 frames decoded")
-    if total < MIN_DECODED * promised:
-        raise UnusableVideoError(f"only {total} of {promised} frames decode")
-    return total
+    loss = _loss(file, total, times if timed else array("q"))
+    if loss is not None and loss.leaves < least:
+        raise UnusableVideoError(str(loss))
+    return total, loss
+
+
+def _loss(file: "_Index", total: int, times: Sequence[int]) -> Loss | None:
+    """What is lost where frames of these times decode; times may be unknown."""
+    if total >= file.promised:
+        return None
+    first = None
+    if len(file.times) and len(times):
+        missing = set(file.times).difference(times)
+        first = min(missing) * file.unit if missing else _end_of(file, times)
+    return Loss(total, file.promised, file.rough, first)
+
+
+def _end_of(file: "_Index", times: Sequence[int]) -> float:
+    return max(times) * file.unit + 1 / file.rate
 
 
 def read_frames(path: str | Path, indices: Sequence[int]) -> DecodedVideo:
@@ -395,6 +447,7 @@ def read_windows(
     plan: Plan,
     *,
     in_order: bool = False,
+    least: float = MIN_DECODED,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Window]:
     """Decodes a video of any length in one pass, one window in memory at a time.
@@ -406,6 +459,7 @@ def read_windows(
       cut: where the windows lie, in order and apart.
       plan: chooses the frames of a window from its length.
       in_order: decode every frame; what to do after IrregularVideoError.
+      least: the share of the promised frames that must decode.
       alive: called often, to show that work goes on.
 
     Raises:
@@ -415,12 +469,13 @@ def read_windows(
     path = Path(path)
     file = _index(path, alive)
     if in_order:
-        total = _count_frames(path, file.promised, alive)
+        total, loss = _count_frames(file, least, alive)
         order: Sequence[int] = range(total)
     else:
         total, order = len(file.times), sorted(file.times)
-        if not total or total < MIN_DECODED * file.promised:
+        if not file.regular or total < MIN_DECODED * file.promised:
             raise IrregularVideoError
+        loss = _loss(file, total, order)
     windows = [(a, b, [a + int(i) for i in plan(b - a)]) for a, b in cut(total)]
     decode = _decode_in_order if in_order else _decode_groups
 
@@ -457,14 +512,19 @@ def read_windows(
         if begin_again:  # a decoder takes memory too, and the clip needs one
             frames.close()
             kept.clear()
-        yield Window(start, stop, _clip(file, chosen, again, indices, total))
+        yield Window(start, stop, _clip(file, chosen, again, indices, total, loss))
         del chosen
         if begin_again:
             frames = again(names_from(number + 1))
 
 
 def _clip(
-    file, seen: Sequence[Seen], again: Again, indices, total: int
+    file: "_Index",
+    seen: Sequence[Seen],
+    again: Again,
+    indices: Sequence[int],
+    total: int,
+    loss: Loss | None,
 ) -> DecodedVideo:
     return DecodedVideo(
         seen,
@@ -476,7 +536,7 @@ def _clip(
             for s, i in zip(seen, indices, strict=True)
         ],
         source_frames=total,
-        damaged=total < file.promised,
+        loss=loss,
         facts=replace(file.facts, height=seen[0].size[0], width=seen[0].size[1]),
     )
 
@@ -486,44 +546,77 @@ class _Index:
     """A file's packets without their contents.
 
     times, keys: each packet's pts and whether it is a key frame; empty where such times
-    do not tell the frames. promised: how many frames the file says that it has; rate:
+    do not tell the frames. regular: they do, and no packet is known to be damaged.
+    promised: how many frames the file says that it has; rough: by its duration; rate:
     frames per second; unit: seconds of a pts.
     """
 
     path: Path
     times: array
     keys: bytearray
+    regular: bool
     promised: int
+    rough: bool
     rate: float
     unit: float
     facts: VideoFacts
 
 
 def _index(path: Path, alive: Callable[[], None]) -> _Index:
-    times, keys, count = array("q"), bytearray(), 0
+    times, keys, count, seconds = array("q"), bytearray(), 0, 0.0
     with _open(path) as container:
         stream = _video_stream(container)
-        regular = "avi" not in container.format.name  # it has no presentation times
-        for packet in _packets(container, stream):
+        timed = "avi" not in container.format.name  # it has no presentation times
+        whole = True
+        for packet in _packets(container, [stream, *container.streams.audio]):
             alive()
-            count += 1
-            if not regular or packet.pts is None or packet.is_corrupt:
-                regular = False
+            seconds = max(seconds, _end(packet))
+            if packet.stream_index != stream.index:
                 continue
-            times.append(packet.pts)
-            keys.append(packet.is_keyframe)
+            count += 1
+            timed = timed and packet.pts is not None
+            whole = whole and not packet.is_corrupt
+            if timed:
+                times.append(packet.pts or 0)
+                keys.append(packet.is_keyframe)
         size = stream.codec_context.height, stream.codec_context.width
-        if not regular or len(set(times)) != len(times):
+        if not timed or len(set(times)) != len(times):
             times, keys = array("q"), bytearray()
+        said = max(stream.frames, count)
+        by_time = _frames_of_duration(container, count, seconds)
         return _Index(
             path,
             times,
             keys,
-            promised=max(stream.frames, count),
+            regular=whole and len(times) > 0,
+            promised=max(said, by_time),
+            rough=by_time > said,
             rate=float(stream.average_rate or 0) or 25.0,
             unit=float(stream.time_base),
             facts=_facts(path, container, stream, size),
         )
+
+
+def _end(packet: av.Packet) -> float:
+    """When a packet ends, in seconds; 0 where that is not known."""
+    if packet.pts is None or not packet.time_base:
+        return 0.0
+    return float((packet.pts + (packet.duration or 0)) * packet.time_base)
+
+
+def _frames_of_duration(container, count: int, seconds: float) -> int:
+    """How many frames the header's duration stands for; 0 where it says nothing.
+
+    count: frames that are there; seconds: the end of the last sound or picture. A
+    duration is no exact thing, so one that a little is missing of says nothing.
+    """
+    if not container.format.name.startswith(_TIMED_FORMATS):
+        return 0
+    start = (container.start_time or 0) / av.time_base
+    whole, there = (container.duration or 0) / av.time_base - start, seconds - start
+    if not 0 < there < MIN_DECODED * whole:
+        return 0
+    return round(count * whole / there)
 
 
 def _decode_in_order(

@@ -18,7 +18,13 @@ from tfds_ffpp.frames.prepare import (
     whole_frame,
     with_track,
 )
-from tfds_ffpp.frames.video import DecodedVideo, Window, read_windows
+from tfds_ffpp.frames.video import (
+    MIN_DECODED,
+    MIN_PARTIAL,
+    DecodedVideo,
+    Window,
+    read_windows,
+)
 
 # A face beside the largest one counts when it is seen in at least this share of the
 # looked-at frames, and is at least this share of the largest one's side.
@@ -67,7 +73,8 @@ def prepare_windows(
     writes them, with the frames that the dataset would store of such a video.
 
     Yields {"window": facts} for each, at the end {"summary": facts of the file}. A
-    window numbered 0 after others makes those before it void.
+    window numbered 0 after others makes those before it void. Half of the video must
+    decode; what a dataset would not take for that reason is marked as partial.
 
     Raises UnusableVideoError with the reason.
     """
@@ -100,6 +107,7 @@ def _prepare(path: Path, preparation: Preparation, how, *, in_order: bool, alive
         lambda total: cut_evenly(total, window_frames),
         frame_plan(preparation),
         in_order=in_order,
+        least=MIN_PARTIAL,
         alive=alive,
     )
     for number, window in enumerate(windows):
@@ -143,7 +151,11 @@ def _summary(window: Window) -> dict[str, Any]:
         "codec": facts.codec,
         "pixel_format": facts.pixel_format,
         "bit_rate": facts.bit_rate,
-        "damaged": clip.damaged,
+        "damaged": clip.loss is not None,
+        "promised_frames": clip.loss.promised if clip.loss else clip.source_frames,
+        "missing_from": clip.loss and clip.loss.first,
+        "loss": clip.loss and str(clip.loss),
+        "partial": clip.loss is not None and clip.loss.leaves < MIN_DECODED,
     }
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.synthetic import forgeries, tree
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 3 when the folder or a parameter is at fault."""
     flags = vars(_parse(argv))
     try:
+        system.refuse_address("OUT", flags["out"])
         root = tree.write_tree(flags.pop("out"), **flags)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)

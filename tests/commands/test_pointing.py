@@ -1,0 +1,46 @@
+"""The pointing game finds its data from any folder, or says what to give it."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import pointing
+from fakedetect_jax.trained import model
+
+
+@pytest.fixture
+def point(tiny_run, tmp_path, monkeypatch, capsys):
+    """Runs the command elsewhere than a run whose data folder is a relative path."""
+    model = model.load(tiny_run.workdir)
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.data_dir = "tfds"
+    # Its checkpoint is sealed, so the path is changed as it is read.
+    moved = model._replace(config=config)
+    monkeypatch.setattr(bundle, "load", lambda *_, **__: moved)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: object) -> tuple[str, str]:
+        words = ["pointing", tiny_run.workdir, tiny_run.videos, "--clips=4", *argv]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        pointing.main()
+        return capsys.readouterr()
+
+    return run
+
+
+def test_data_that_are_elsewhere_are_asked_for_in_a_sentence(point, capsys):
+    with pytest.raises(SystemExit) as end:
+        point()
+    assert end.value.code == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.endswith("; or give --data_dir\n")
+    assert said.count("\n") == 1 and "tfds" in said
+
+
+def test_the_data_may_be_anywhere(point, tiny_run):
+    told = json.loads(point("--data_dir", tiny_run.config.data.data_dir)[0])
+    assert told["split"] == "test" and told["all_fakes"]["frames"] > 0
+    assert set(told["by_method"]) == {"Deepfakes"}
+    assert 0 < told["all_fakes"]["chance"] < 1
