@@ -6,19 +6,21 @@ import sys
 import pytest
 
 from benchmarks import pointing
-from fakedetect_jax.trained import model
+from fakedetect_jax.trained.model import load_model
 
 
 @pytest.fixture
 def point(tiny_run, tmp_path, monkeypatch, capsys):
     """Runs the command elsewhere than a run whose data folder is a relative path."""
-    model = model.load(tiny_run.workdir)
+    model = load_model(tiny_run.workdir)
     config = model.config.copy_and_resolve_references()
     with config.unlocked():
         config.data.data_dir = "tfds"
     # Its checkpoint is sealed, so the path is changed as it is read.
     moved = model._replace(config=config)
-    monkeypatch.setattr(bundle, "load", lambda *_, **__: moved)
+    monkeypatch.setattr(
+        "fakedetect_jax.serving.detector.load_model", lambda *_, **__: moved
+    )
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: object) -> tuple[str, str]:
