@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from jax.sharding import Mesh
 
-from fakedetect_jax import compiled, files, settings
+from fakedetect_jax import compiled, settings
 from fakedetect_jax.data import order, reader
 from fakedetect_jax.data.dataset import (
     Facts,
@@ -29,7 +29,7 @@ from fakedetect_jax.data.dataset import (
 from fakedetect_jax.data.feed import eval_feed
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.files import read_lines, write_json
+from fakedetect_jax.files import read_lines, write_json, write_lines
 from fakedetect_jax.metrics import metrics, results, trivial
 from fakedetect_jax.model import network
 from fakedetect_jax.run import parallel, workdir
@@ -354,8 +354,8 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").unlink(missing_ok=True)
-        files.write_lines(folder / "scores.jsonl", rows)
-        files.write_lines(folder / "strips.jsonl", strips(rows, split, config))
+        write_lines(folder / "scores.jsonl", rows)
+        write_lines(folder / "strips.jsonl", strips(rows, split, config))
         card = read_card(Path(builder.data_dir))
         if card.get("made"):
             _write_trivial(folder, split, run)
@@ -400,7 +400,7 @@ def _write_trivial(folder: Path, split: Split, run: Run) -> None:
     except DataError as error:
         run.terminal.warn(f"what trivial statistics reach is not measured: {error}")
         return
-    files.write_lines(folder / "trivial.jsonl", rows)
+    write_lines(folder / "trivial.jsonl", rows)
 
 
 def _changed(old: Facts | None, new: Facts) -> str:
