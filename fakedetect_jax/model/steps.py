@@ -19,6 +19,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]  # of a step, on the devices
 
 
 class Totals(flax.struct.PyTreeNode):
