@@ -28,20 +28,11 @@ from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.model import network, pretrained, steps
 from fakedetect_jax.pages import formats
-from fakedetect_jax.run import memory, parallel, workdir
+from fakedetect_jax.run import fixed, memory, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.workdir import Run
-
-# A changed field of these makes another model or other clips: no resume.
-FIXED_GROUPS = (
-    "model.",
-    "dataset.",
-    "data.clip_frames",
-    "data.frame_stride",
-    "data.hold_out",
-)
 
 
 class Plan(NamedTuple):
@@ -130,7 +121,7 @@ def check_resume(
     """
     changed = settings.differences(facts["config"], run.config.to_dict())
     shown = {k: f"{k} was {old} and is {new}" for k, (old, new) in changed.items()}
-    fatal = [text for k, text in shown.items() if k.startswith(FIXED_GROUPS)]
+    fatal = [text for k, text in shown.items() if fixed.is_fixed(k)]
     if fatal:
         raise CheckpointError(
             f"checkpoint {step} in {run.workdir} was written with another config: "

@@ -235,6 +235,7 @@ def test_a_result_that_was_there_is_shown_as_such(
         ("data.clip_frames", 3),
         ("data.frame_stride", 2),
         ("data.hold_out", ("Deepfakes",)),
+        ("optimizer.ema_decay", 0.5),
     ],
 )
 def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, value):
