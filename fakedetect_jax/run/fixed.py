@@ -14,7 +14,7 @@ CLIP_FIELDS = ("data.clip_frames", "data.frame_stride")
 TRAINED_GROUPS = ("model", "dataset")
 TRAINED_FIELDS = (*CLIP_FIELDS, "data.hold_out", "optimizer.ema_decay")
 # Of these groups, but no part of what the model is.
-FREE_FIELDS = ("dataset.allow_one_class", "model.remat")
+FREE_FIELDS = ("dataset.allow_one_class", "model.remat", "model.cpu_kernels")
 # What decides scores beside weights and dataset, whose digests stand for all that is
 # fixed but the clips. It is more than that: how a split is cut up and counted is free.
 # The size of a batch, the devices and the hosts decide nothing.

@@ -24,6 +24,7 @@ def test_the_lists_name_fields_that_there_are(load_config):
         ("data.clip_frames", True),
         ("optimizer.ema_decay", True),
         ("model.remat", False),  # how it is computed, not what
+        ("model.cpu_kernels", False),
         ("dataset.allow_one_class", False),
         ("optimizer.learning_rate", False),
         ("data.eval_clips_per_video", False),
