@@ -1,4 +1,4 @@
-"""Every field of every config is checked, and a wrong one is told in one sentence."""
+"""Every field of every config is checked, and a wrong one refused in one sentence."""
 
 import dataclasses
 import json

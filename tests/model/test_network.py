@@ -297,7 +297,7 @@ def test_a_config_builds_the_model():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "said"),
     [
         ({"backbone": "resnet20"}, "backbone is 'resnet20'; use one of resnet18"),
         ({"pooling": "max"}, "pooling"),
@@ -312,6 +312,6 @@ def test_a_config_builds_the_model():
     ],
     ids=str,
 )
-def test_fields_without_meaning_are_refused(fields, told):
-    with pytest.raises(ConfigError, match=told):
+def test_fields_without_meaning_are_refused(fields, said):
+    with pytest.raises(ConfigError, match=said):
         shapes(FakeDetector(**{**TINY, **fields}))
