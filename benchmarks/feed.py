@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import ClipRef, TrainOrder
 from fakedetect_jax.data.reader import FrameReader, read_videos
 from fakedetect_jax.run import parallel
-from fakedetect_jax.run.process import MALLOC
+from fakedetect_jax.run.process import restart_with_malloc
 from tfds_ffpp import build
 from tfds_ffpp.synthetic import tree
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
@@ -112,9 +111,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
-    if not any(name in os.environ for name in MALLOC):
-        command = [sys.executable, "-m", "benchmarks.feed", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **MALLOC})  # noqa: S606
+    restart_with_malloc()
     cores = arguments.cores
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
     with tempfile.TemporaryDirectory() as scratch:

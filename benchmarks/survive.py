@@ -75,7 +75,7 @@ def saving(workdir: Path) -> bool:
 def disturbed(workdir: Path, quick: bool, signals: Sequence[int], seed: int) -> dict:
     """The run under fire; how often which signal came, and into which moment."""
     rng = random.Random(seed)
-    waiting, told = list(signals), {"kill": 0, "term": 0, "during a save": 0}
+    waiting, sent = list(signals), {"kill": 0, "term": 0, "during a save": 0}
     rng.shuffle(waiting)
     starts, into_saves = 0, 0
     while True:
@@ -102,7 +102,7 @@ def disturbed(workdir: Path, quick: bool, signals: Sequence[int], seed: int) -> 
                 into_saves += saving(workdir)
                 process.send_signal(number)
                 waiting.pop(0)
-                told["kill" if number == signal.SIGKILL else "term"] += 1
+                sent["kill" if number == signal.SIGKILL else "term"] += 1
         _, err = process.communicate(timeout=3600)
         if process.returncode == 0:
             break
@@ -110,7 +110,7 @@ def disturbed(workdir: Path, quick: bool, signals: Sequence[int], seed: int) -> 
         expected = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
         if process.returncode not in expected:
             raise RuntimeError(f"exit {process.returncode}: {err}")
-    return {**told, "during a save": into_saves, "starts": starts, "left": len(waiting)}
+    return {**sent, "during a save": into_saves, "starts": starts, "left": len(waiting)}
 
 
 def losses(workdir: Path) -> list[tuple]:

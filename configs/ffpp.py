@@ -85,7 +85,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
 
-    # The arguments of fakedetect_jax.models.FakeDetector.
+    # The arguments of fakedetect_jax.model.network.FakeDetector.
     config.model = ConfigDict(
         {
             "backbone": "resnet50",  # resnet18|34|50|101|152, or resnet: fields below
@@ -101,6 +101,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "freeze_stages": 0,  # leading backbone stages kept as initialised
             "remat": False,  # recompute blocks in the backward pass to save memory
             "dtype": "bfloat16",  # of the computation; parameters stay float32
+            "cpu_kernels": True,  # CPUs only; False: the compiler's own, to compare
         }
     )
     config.init_from = ""  # backbone weights: a .safetensors in torchvision/timm names

@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from jax.sharding import Mesh
 
-from fakedetect_jax import compiled, files, settings
+from fakedetect_jax import compiled, settings
 from fakedetect_jax.data import order, reader
 from fakedetect_jax.data.dataset import (
     Facts,
@@ -29,10 +29,10 @@ from fakedetect_jax.data.dataset import (
 from fakedetect_jax.data.feed import eval_feed
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.files import read_lines, write_json
+from fakedetect_jax.files import read_lines, write_json, write_lines
 from fakedetect_jax.metrics import metrics, results, trivial
 from fakedetect_jax.model import network
-from fakedetect_jax.run import parallel, workdir
+from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.workdir import Run
@@ -217,23 +217,13 @@ def trivial_rows(split: Split, config) -> list[Row]:
     )
 
 
-# What decides scores and report beside dataset and weights; the size of a batch, the
-# devices and the hosts do not.
-SCORING_FIELDS = (
-    "data.clip_frames",
-    "data.frame_stride",
-    "data.eval_clips_per_video",
-    "eval.unscored",
-)
-
-
 def scored_with(
     config, facts: dict[str, Any], dataset_dir: str | os.PathLike
 ) -> dict[str, Any]:
     """All that a result depends on, as JSON: two of the same need one scoring."""
     fields = settings.flatten(config.to_dict())
     return {
-        **{name: fields[name] for name in SCORING_FIELDS},
+        **{name: fields[name] for name in fixed.SCORING_FIELDS},
         "dataset": dataset_digest(dataset_dir),
         "weights": weights.checkpoint_digest(facts),
         "threshold": facts.get("threshold"),
@@ -354,8 +344,8 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").unlink(missing_ok=True)
-        files.write_lines(folder / "scores.jsonl", rows)
-        files.write_lines(folder / "strips.jsonl", strips(rows, split, config))
+        write_lines(folder / "scores.jsonl", rows)
+        write_lines(folder / "strips.jsonl", strips(rows, split, config))
         card = read_card(Path(builder.data_dir))
         if card.get("made"):
             _write_trivial(folder, split, run)
@@ -400,7 +390,7 @@ def _write_trivial(folder: Path, split: Split, run: Run) -> None:
     except DataError as error:
         run.terminal.warn(f"what trivial statistics reach is not measured: {error}")
         return
-    files.write_lines(folder / "trivial.jsonl", rows)
+    write_lines(folder / "trivial.jsonl", rows)
 
 
 def _changed(old: Facts | None, new: Facts) -> str:
@@ -418,10 +408,10 @@ def _dataset_name(builder) -> str:
 def _selection(selected: dict[str, float], val_fakes: str | None) -> str:
     if not selected:
         return "the newest checkpoint (none was evaluated on val)"
-    told = f"val, by video AUC ({selected['video_auc']:.4f})"
+    choice = f"val, by video AUC ({selected['video_auc']:.4f})"
     if val_fakes == reader.SELF_BLENDED:
-        told += " of its real videos against self-blended copies of them"
-    return told
+        choice += " of its real videos against self-blended copies of them"
+    return choice
 
 
 def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:

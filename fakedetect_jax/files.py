@@ -1,25 +1,36 @@
-"""Small files that outlive what damages them: JSON lines of which each stands alone."""
+"""Files that are whole or not there; JSON lines of which each stands alone."""
 
+import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfds_ffpp.whole import whole
+
+
+def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Writes files of which each is whole or not there.
+
+    None is there before all are written, and the last one comes last.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in reversed(list(files)):  # the stack renames the latest first
+            content = files[name]
+            data = content.encode() if isinstance(content, str) else content
+            stack.enter_context(whole(folder / name)).write_bytes(data)
+
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that is either whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    write_whole(path.parent, {path.name: text})
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes JSON lines to a file that is either whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_whole(path.parent, {path.name: text})
 
 
 class Lines(NamedTuple):
@@ -63,13 +74,3 @@ def read_lines(path: Path, *, required: tuple[str, ...] = ()) -> Lines:
         else:
             damaged.append(number)
     return Lines(rows, damaged, cut)
-
-
-def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Writes files so that each is whole or absent, and the last comes last."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as scratch:
-        for name, content in files.items():
-            data = content.encode() if isinstance(content, str) else content
-            (Path(scratch) / name).write_bytes(data)
-        for name in files:
-            os.replace(Path(scratch) / name, folder / name)

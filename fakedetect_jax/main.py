@@ -1,14 +1,12 @@
 """The command line: flags to a training or an evaluation; no logic of its own."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,8 +76,8 @@ def parse_flags(argv: list[str]) -> None:
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(settings.as_sentence(error)) from error
-    except SystemExit as told:  # absl's --help ends with 1, as if it were a fault
-        raise SystemExit(0) from told
+    except SystemExit as end:  # absl's --help ends with 1, as if it were a fault
+        raise SystemExit(0) from end
     if rest[1:]:
         raise ConfigError(f"argument {rest[1]!r} is not known; see --help")
 
@@ -119,37 +117,29 @@ def main(argv: list[str]) -> int:
             system.need_posix("training")
         settings.check(FLAGS.config)
         settings.check_paths(FLAGS.config, FLAGS.workdir)
-        _tune_malloc(argv)
+        if FLAGS.tune_malloc and process.will_run_on_cpu(FLAGS.config.accelerator):
+            process.restart_with_malloc()
     except (UserError, DataError) as error:
         problem = error
     if where is not None and (where.distributed or where.coordinator):
         return process.in_child(
             lambda: _one_of_several(argv, where, problem), ended=PEER_IS_GONE
         )
-    if problem is not None:
-        return _tell(problem)
-    return _told(lambda: _run(argv, _prepare(argv), hosts.Hosts()))
+    try:
+        if problem is not None:
+            raise problem
+        return _run(argv, _prepare(argv), hosts.Hosts())
+    except (UserError, DataError) as error:
+        if FLAGS.is_parsed() and FLAGS.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 PEER_IS_GONE = (
     "another process of the run is gone and JAX ended this one; start the same command "
     "on all hosts again: it goes on from the last checkpoint"
 )
-
-
-def _told(work: Callable[[], int]) -> int:
-    """The exit code of `work`; a fault that a user can mend is told in one sentence."""
-    try:
-        return work()
-    except (UserError, DataError) as error:
-        return _tell(error)
-
-
-def _tell(error: UserError | DataError) -> int:
-    if FLAGS.is_parsed() and FLAGS.debug:
-        raise error
-    print(f"error: {error}", file=sys.stderr)
-    return error.exit_code
 
 
 def _one_of_several(
@@ -190,7 +180,7 @@ def _one_of_several(
 def _end_all(
     error: BaseException, place: hosts.Place | None, link: hosts.Hosts | None
 ) -> int:
-    """Tells what ended this process, here and to the others; its exit code.
+    """Says what ended this process, here and to the others; its exit code.
 
     Without a return where JAX has begun, as it would wait for the others.
     """
@@ -206,43 +196,11 @@ def _end_all(
     if link is not None:
         link.fail(sentence, code)
     if place is not None and not isinstance(error, PeerError):
-        print("the other hosts are told as they come, for 60 s", file=sys.stderr)
+        print("the other hosts hear of it as they come, for 60 s", file=sys.stderr)
         sys.stderr.flush()
         with contextlib.suppress(UserError, KeyboardInterrupt):
             hosts.send_failure(place, sentence, code)
     return code
-
-
-def _tune_malloc(argv: list[str]) -> None:
-    """Starts this program anew with malloc told to keep what is freed.
-
-    glibc hands large arrays back to the system at each step and faults them in again
-    at the next; see docs/performance.md. The settings are read at start only.
-    """
-    if not FLAGS.tune_malloc or not sys.platform.startswith("linux"):
-        return
-    if not _runs_on_cpu(FLAGS.config.accelerator):
-        return
-    if any(name in os.environ for name in process.MALLOC):
-        return
-    os.environ.update(process.MALLOC)
-    module = ["-m", "fakedetect_jax.main"]
-    os.execv(sys.executable, [sys.executable, *module, *argv[1:]])  # noqa: S606
-
-
-# A plugin for JAX, and the device files of NVIDIA, AMD and TPU drivers.
-PLUGINS = ("jax_plugins", "libtpu")
-DEVICES = ("nvidia[0-9]*", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
-
-
-def _runs_on_cpu(accelerator: str) -> bool:
-    """Whether JAX will compute on the CPU, by what is seen before it starts."""
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    if accelerator != "any" or platforms:
-        return "cpu" in (accelerator, platforms.split(",")[0])
-    if not any(importlib.util.find_spec(name) for name in PLUGINS):
-        return True
-    return not any(any(Path("/dev").glob(pattern)) for pattern in DEVICES)
 
 
 def _workdir() -> Path:

@@ -174,6 +174,7 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
     "model.freeze_stages": Whole(0, 4),
     "model.remat": SWITCH,
     "model.dtype": Choice(("bfloat16", "float32")),
+    "model.cpu_kernels": SWITCH,
     "init_from": TEXT,
     "batch_size": Whole(1, 2**20),
     "num_epochs": Whole(1),

@@ -1,13 +1,12 @@
 """The loop: next batch, step, and at each epoch's end evaluate, save."""
 
-import dataclasses
 import functools
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 
@@ -24,25 +23,16 @@ from fakedetect_jax.data.dataset import (
     read_card,
 )
 from fakedetect_jax.data.feed import empty_batch, train_feed
-from fakedetect_jax.data.order import TrainOrder
+from fakedetect_jax.data.order import TrainOrder, Video
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.model import network, pretrained, steps
 from fakedetect_jax.pages import formats
-from fakedetect_jax.run import memory, parallel, workdir
+from fakedetect_jax.run import fixed, memory, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.workdir import Run
-
-# A changed field of these makes another model or other clips: no resume.
-FIXED_GROUPS = (
-    "model.",
-    "dataset.",
-    "data.clip_frames",
-    "data.frame_stride",
-    "data.hold_out",
-)
 
 
 class Plan(NamedTuple):
@@ -85,7 +75,7 @@ def check_weights(config) -> None:
 
 
 def check_groups(config) -> None:
-    """What only the rooms themselves know of their fields; touches no device.
+    """What only augmentation, model and dataset know of their fields; no device.
 
     Raises ConfigError or the dataset's SettingError.
     """
@@ -131,7 +121,7 @@ def check_resume(
     """
     changed = settings.differences(facts["config"], run.config.to_dict())
     shown = {k: f"{k} was {old} and is {new}" for k, (old, new) in changed.items()}
-    fatal = [text for k, text in shown.items() if k.startswith(FIXED_GROUPS)]
+    fatal = [text for k, text in shown.items() if fixed.is_fixed(k)]
     if fatal:
         raise CheckpointError(
             f"checkpoint {step} in {run.workdir} was written with another config: "
@@ -163,84 +153,58 @@ def check_resume(
             )
 
 
-@dataclasses.dataclass
-class _Loop:
-    """A training under way: what its parts need, and what is still to be recorded."""
+class Training(NamedTuple):
+    """What the loop works with; nothing of it changes from step to step."""
 
     run: Run
     plan: Plan
-    train_split: reader.Split
-    val_split: reader.Split
+    data: "Data"
     order: TrainOrder
     checkpoints: Checkpoints
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # of every checkpoint
     metrics_file: MetricsFile | None  # on process 0 only
+    train_step: Callable
     eval_step: Callable
     vote: parallel.Vote
-    pending: tuple[int, dict[str, jax.Array]] | None = None
-    note: str = ""
-    recorded_at: float = 0.0
-    wait_seconds: float = 0.0
-    epoch_start: float = 0.0
 
-    def start_clock(self) -> None:
-        """Begins to measure an epoch."""
-        self.recorded_at = self.epoch_start = time.perf_counter()
-        self.wait_seconds = 0.0
 
-    def count_wait(self, seconds: float) -> None:
+class Clock:
+    """How fast the steps of an epoch go; it begins when it is made."""
+
+    def __init__(self, batch_size: int):
+        """`batch_size` is the clips of a step, over all devices and hosts."""
+        self._batch_size = batch_size
+        self._began = self._last = time.perf_counter()
+        self._clips = 0
+        self._waited = 0.0
+
+    def count_wait(self, seconds: float, running: steps.Metrics | None) -> None:
         """Adds the time that a batch took, unless a step ran until after it came.
 
         An upper bound of the time for which the devices had nothing to do.
         """
         # Every array has is_ready(); jax's type stubs leave it out.
-        if self.pending is None or cast(Any, self.pending[1]["loss"]).is_ready():
-            self.wait_seconds += seconds
+        if running is None or cast(Any, running["loss"]).is_ready():
+            self._waited += seconds
 
-    def stop_agreed(self) -> bool:
-        """Whether any process was asked to stop; the same answer on all."""
-        return self.vote(self.run.stop.signal is not None)
+    def count_step(self) -> float:
+        """Counts a step that has ended; its rate, in clips per second."""
+        last, self._last = self._last, time.perf_counter()
+        self._clips += self._batch_size
+        return self._batch_size / max(self._last - last, 1e-9)
 
-    def name_videos(self, step: int) -> str:
-        """The videos in the batch of a step, for a message."""
-        size = self.run.config.batch_size
-        clips = [self.order[p] for p in range((step - 1) * size, step * size)]
-        videos = [self.train_split.videos[clip.video] for clip in clips]
-        names = [f"{v['method']}/{v['video_id']}" for v in videos]
-        return ", ".join(dict.fromkeys(names))
+    def read(self) -> "Speed":
+        """The epoch up to now."""
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        return Speed(seconds, self._clips / seconds, self._waited / seconds)
 
-    def record(self) -> None:
-        """Fetches the metrics that are still on the device and writes them.
 
-        Raises NonFiniteError naming the step and its videos.
-        """
-        if self.pending is None:
-            return
-        step, device_metrics = self.pending
-        self.pending = None
-        values = {k: v.item() for k, v in parallel.fetch(device_metrics).items()}
-        if not values.pop("finite"):
-            raise NonFiniteError(
-                f"step {step}: the loss is {values['loss']} and the gradient norm "
-                f"{values['gradient_norm']}; the last good checkpoint is kept; its "
-                f"batch held {self.name_videos(step)}; lower optimizer.learning_rate, "
-                "set optimizer.clip_norm, or look at these videos"
-            )
-        now = time.perf_counter()
-        rate = self.run.config.batch_size / max(now - self.recorded_at, 1e-9)
-        self.recorded_at = now
-        self.note = f"loss {values['loss']:.4f}  {rate:.1f} clips/s"
-        if self.metrics_file is not None:
-            values["clips_per_second"] = round(rate, 2)
-            self.metrics_file.write(step, "train", values)
+class Speed(NamedTuple):
+    """How fast an epoch was: its seconds, its rate, the share spent waiting."""
 
-    def save(self, step: int, state, measured=None, calibration=None) -> None:
-        """Starts a checkpoint; the metrics up to it are on disk before."""
-        self.record()
-        if self.metrics_file is not None:
-            self.metrics_file.flush()
-        facts = {**self.facts, **(calibration or {})}
-        self.checkpoints.save(step, state, facts, measured)
+    seconds: float
+    clips_per_second: float
+    input_wait: float
 
 
 def train(run: Run) -> Path | None:
@@ -270,10 +234,72 @@ def train(run: Run) -> Path | None:
         return evaluate.evaluate(run, config.eval.final_split)
 
 
+class Data(NamedTuple):
+    """What a run is trained and validated on."""
+
+    dataset: Facts
+    card: dict[str, Any]
+    train: reader.Split
+    val: reader.Split
+    blended_val: bool  # val's fakes are copies of its reals, to be self-blended
+
+
 def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
-    config, mesh, terminal = run.config, run.mesh, run.terminal
+    config, terminal = run.config, run.terminal
     for sentence in checkpoints.set_aside_damaged():
         terminal.warn(sentence)
+    data = _open_data(run)
+    plan = make_plan(config, len(data.train.videos))
+    start = _agree_on_start(run, plan, checkpoints)
+    if start:
+        check_resume(run, checkpoints.facts(start), data.dataset, start, plan)
+    if jax.process_index() == 0:
+        workdir.write_record(run, parallel.describe_devices(run.mesh))
+    if start >= plan.num_steps and _is_closed(config, checkpoints, start):
+        terminal.say(_complete(start, plan.num_steps))
+        return
+    step_settings = steps.make_step_settings(config, num_steps=plan.num_steps)
+    create = functools.partial(
+        steps.create_train_state, step_settings, settings.clip_shape(config)
+    )
+    abstract = jax.eval_shape(create)
+    _check_disk(run, checkpoints, abstract)
+    _summarise(run, plan, abstract, data, start)
+    with terminal.phase("compile"):
+        train_step = _compile(step_settings, abstract, run)
+    if jax.process_count() == 1:  # several agree to stop after their first step
+        run.stop.check()
+    state = _load_or_create(run, step_settings, checkpoints, start, abstract)
+    first = jax.process_index() == 0
+    metrics_file = MetricsFile(run.workdir, resumed_step=start) if first else None
+    training = Training(
+        run=run,
+        plan=plan,
+        data=data,
+        order=_train_order(config, data.train.videos),
+        checkpoints=checkpoints,
+        facts=_facts(run, plan, data),
+        metrics_file=metrics_file,
+        train_step=train_step,
+        eval_step=compile_eval_step(
+            step_settings.model,
+            run.mesh,
+            blends=(config.seed, step_settings.stored) if data.blended_val else None,
+        ),
+        vote=parallel.Vote(run.mesh),
+    )
+    # One may take longer to compile; a collective would wait for it for 30 s only.
+    run.hosts.meet("ready for the first step")
+    try:
+        _run_steps(training, state, start)
+    finally:
+        if metrics_file is not None:
+            metrics_file.close()
+
+
+def _open_data(run: Run) -> Data:
+    """The splits of the dataset; raises DataError where one lacks reals or fakes."""
+    config = run.config
     builder = open_dataset(config)
     dataset = dataset_facts(Path(builder.data_dir))
     evaluate.meet_on_data(run, builder, dataset)
@@ -290,10 +316,15 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             split.videos, split.name, one_is_enough=one_is_enough or bool(is_made)
         )
     final = config.eval.final_split
-    if final and not config.eval.dataset:  # told now, not after the last step
+    if final and not config.eval.dataset:  # said now, not after the last step
         videos = reader.read_videos(Path(builder.data_dir), final)
         reader.need_both_classes(videos, final, one_is_enough=one_is_enough)
-    plan = make_plan(config, len(train_split.videos))
+    card = read_card(Path(builder.data_dir))
+    return Data(dataset, card, train_split, val_split, blended_val)
+
+
+def _agree_on_start(run: Run, plan: Plan, checkpoints: Checkpoints) -> int:
+    """The step of the newest checkpoint, the same on all hosts; 0 without one."""
     start = checkpoints.latest() or 0
     run.hosts.meet("plan", plan._asdict(), cure="give all hosts the same config")
     run.hosts.meet(
@@ -302,82 +333,34 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         code=CheckpointError.exit_code,
         cure=f"{run.workdir} must be on a file system that all hosts see",
     )
-    start = parallel.agree(start)
-    if start:
-        check_resume(run, checkpoints.facts(start), dataset, start, plan)
-    if jax.process_index() == 0:
-        workdir.write_record(run, parallel.describe_devices(mesh))
-    if start >= plan.num_steps and _is_closed(config, checkpoints, start):
-        terminal.say(_complete(start, plan.num_steps))
-        return
-    step_settings = steps.make_step_settings(config, num_steps=plan.num_steps)
-    create = functools.partial(
-        steps.create_train_state, step_settings, settings.clip_shape(config)
+    return parallel.agree(start)
+
+
+def _train_order(config, videos: Sequence[Video]) -> TrainOrder:
+    return TrainOrder(
+        videos,
+        seed=config.seed,
+        clip_frames=config.data.clip_frames,
+        frame_stride=config.data.frame_stride,
+        max_frame_stride=config.data.max_frame_stride,
+        sampling=config.data.sampling,
+        self_blend=config.loss.self_blend,
+        min_coverage=config.data.min_coverage,
     )
-    abstract = jax.eval_shape(create)
-    _check_disk(run, checkpoints, abstract)
-    _summarise(run, plan, abstract, (train_split, val_split), start)
-    if blended_val:
-        terminal.say(
-            "val       its fakes are all held out: checkpoint, threshold and "
-            "temperature are chosen by its real videos against self-blended copies"
-        )
-    card = read_card(Path(builder.data_dir))
-    if not start and learns_from_nothing(config, card):
-        terminal.warn(
-            f"{config.model.backbone} begins with random weights, but published "
-            "results on real videos begin with ImageNet's: set "
-            "--config.init_from=FILE.safetensors; docs/weights.md says where such a "
-            "file comes from"
-        )
-    with terminal.phase("compile"):
-        train_step = _compile(step_settings, abstract, run)
-    if jax.process_count() == 1:  # several agree to stop after their first step
-        run.stop.check()
-    state = _load_or_create(run, step_settings, checkpoints, start, abstract)
-    first = jax.process_index() == 0
-    metrics_file = MetricsFile(run.workdir, resumed_step=start) if first else None
-    loop = _Loop(
-        run=run,
-        plan=plan,
-        train_split=train_split,
-        val_split=val_split,
-        order=TrainOrder(
-            train_split.videos,
-            seed=config.seed,
-            clip_frames=config.data.clip_frames,
-            frame_stride=config.data.frame_stride,
-            max_frame_stride=config.data.max_frame_stride,
-            sampling=config.data.sampling,
-            self_blend=config.loss.self_blend,
-            min_coverage=config.data.min_coverage,
-        ),
-        checkpoints=checkpoints,
-        facts={
-            "config": config.to_dict(),
-            "versions": workdir.versions(),
-            "devices": parallel.describe_devices(mesh),
-            "source_frames": _source_frames(train_split.videos),
-            "val_fakes": reader.SELF_BLENDED if blended_val else "forged",
-            "made": card.get("made", False),
-            "dataset": dataset,
-            "steps_per_epoch": plan.steps_per_epoch,
-        },
-        metrics_file=metrics_file,
-        eval_step=compile_eval_step(
-            step_settings.model,
-            mesh,
-            blends=(config.seed, step_settings.stored) if blended_val else None,
-        ),
-        vote=parallel.Vote(mesh),
-    )
-    # One may take longer to compile; a collective would wait for it for 30 s only.
-    run.hosts.meet("ready for the first step")
-    try:
-        _run_steps(loop, train_step, state, start)
-    finally:
-        if metrics_file is not None:
-            metrics_file.close()
+
+
+def _facts(run: Run, plan: Plan, data: Data) -> dict[str, Any]:
+    """What every checkpoint says of its run."""
+    return {
+        "config": run.config.to_dict(),
+        "versions": workdir.versions(),
+        "devices": parallel.describe_devices(run.mesh),
+        "source_frames": _source_frames(data.train.videos),
+        "val_fakes": reader.SELF_BLENDED if data.blended_val else "forged",
+        "made": data.card.get("made", False),
+        "dataset": data.dataset,
+        "steps_per_epoch": plan.steps_per_epoch,
+    }
 
 
 def _needs_blended_val(config, train: reader.Split, val: reader.Split) -> bool:
@@ -461,9 +444,9 @@ def learns_from_nothing(config, card: dict[str, Any]) -> bool:
     return config.model.backbone in network.BACKBONES and not (config.init_from or made)
 
 
-def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
+def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
     config, say = run.config, run.terminal.say
-    counts = []
+    splits, counts = (data.train, data.val), []
     for split in splits:
         fakes = sum(v["label"] for v in split.videos)
         counts.append(f"{split.name} {len(split.videos) - fakes} real + {fakes} fake")
@@ -486,47 +469,118 @@ def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
         f"{config.dataset.image_size} px, {config.batch_size // devices} per device"
     )
     say(f"steps     {plan.num_steps}, {plan.steps_per_epoch} per epoch; from {start}")
+    if data.blended_val:
+        say(
+            "val       its fakes are all held out: checkpoint, threshold and "
+            "temperature are chosen by its real videos against self-blended copies"
+        )
+    if not start and learns_from_nothing(config, data.card):
+        run.terminal.warn(
+            f"{config.model.backbone} begins with random weights, but published "
+            "results on real videos begin with ImageNet's: set "
+            "--config.init_from=FILE.safetensors; docs/weights.md says where such a "
+            "file comes from"
+        )
 
 
-def _run_steps(loop: _Loop, train_step: Callable, state, start: int) -> None:
-    run, plan, config = loop.run, loop.plan, loop.run.config
+def _run_steps(training: Training, state, start: int) -> None:
+    run, plan, config = training.run, training.plan, training.run.config
+    checkpoints, batch_size = training.checkpoints, training.run.config.batch_size
     if start and plan.ends_epoch(start) and parallel.fetch(state.totals.clips):
         # The run was stopped between the last step of an epoch and its evaluation.
-        state = _end_epoch(loop, start, state)
+        state = _end_epoch(training, start, state, None)
     feed = train_feed(
-        loop.order,
-        loop.train_split.reader,
-        loop.train_split.videos,
+        training.order,
+        training.data.train.reader,
+        training.data.train.videos,
         config.data,
-        shape=settings.batch_shape(config, config.batch_size),
-        rows=parallel.local_rows(config.batch_size),
+        shape=settings.batch_shape(config, batch_size),
+        rows=parallel.local_rows(batch_size),
         start_step=start,
         num_steps=plan.num_steps,
     )
     batches = parallel.put_ahead(feed, run.mesh, config.data.device_prefetch)
     try:
         with run.terminal.progress("train", plan.num_steps, start) as bar:
-            loop.start_clock()
+            clock, running, note = Clock(batch_size), None, ""
             for step in range(start + 1, plan.num_steps + 1):
-                waiting = time.perf_counter()
+                asked = time.perf_counter()
                 _, batch = next(batches)
-                loop.count_wait(time.perf_counter() - waiting)
-                state, device_metrics = train_step(state, batch)
-                loop.record()  # the step before, while this one runs
-                loop.pending = (step, device_metrics)
-                loop.checkpoints.poll()
-                bar.update(step, loop.note)
+                clock.count_wait(time.perf_counter() - asked, running)
+                state, metrics = training.train_step(state, batch)
+                if running is not None:  # the step before, while this one runs
+                    note = _record(training, step - 1, running, clock)
+                running = metrics
+                checkpoints.poll()
+                bar.update(step, note)
                 if step % config.log_every_steps == 0:
-                    bar.line(step, loop.note)
-                if loop.stop_agreed():
-                    _save_and_stop(loop, step, state)
-                if plan.ends_epoch(step):
-                    state = _end_epoch(loop, step, state)
-                    loop.start_clock()
-                elif _is_extra_save(config, step):
-                    loop.save(step, state)
+                    bar.line(step, note)
+                stops, ends = _stop_agreed(training), plan.ends_epoch(step)
+                if not (stops or ends or _is_extra_save(config, step)):
+                    continue
+                note = _record(training, step, running, clock)
+                running = None
+                if stops:
+                    _save_and_stop(training, step, state)
+                if ends:
+                    state = _end_epoch(training, step, state, clock.read())
+                    clock = Clock(batch_size)
+                else:
+                    _save(training, step, state)
     finally:
         feed.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _record(training: Training, step: int, metrics: steps.Metrics, clock: Clock) -> str:
+    """Writes the numbers of a step, which has ended; the note that shows them."""
+    numbers = fetch_numbers(training, step, metrics)
+    rate = clock.count_step()
+    if training.metrics_file is not None:
+        numbers["clips_per_second"] = round(rate, 2)
+        training.metrics_file.write(step, "train", numbers)
+    return f"loss {numbers['loss']:.4f}  {rate:.1f} clips/s"
+
+
+def fetch_numbers(
+    training: Training, step: int, metrics: steps.Metrics
+) -> dict[str, float]:
+    """The metrics of a step as numbers of the host; waits until the step has ended.
+
+    Raises NonFiniteError naming the step and its videos.
+    """
+    numbers = {name: value.item() for name, value in parallel.fetch(metrics).items()}
+    if not numbers.pop("finite"):
+        raise NonFiniteError(
+            f"step {step}: the loss is {numbers['loss']} and the gradient norm "
+            f"{numbers['gradient_norm']}; the last good checkpoint is kept; its "
+            f"batch held {_name_videos(training, step)}; lower "
+            "optimizer.learning_rate, set optimizer.clip_norm, or look at these videos"
+        )
+    return numbers
+
+
+def _name_videos(training: Training, step: int) -> str:
+    """The videos in the batch of a step, for a message."""
+    size = training.run.config.batch_size
+    clips = [training.order[p] for p in range((step - 1) * size, step * size)]
+    videos = [training.data.train.videos[clip.video] for clip in clips]
+    names = [f"{v['method']}/{v['video_id']}" for v in videos]
+    return ", ".join(dict.fromkeys(names))
+
+
+def _stop_agreed(training: Training) -> bool:
+    """Whether any process was asked to stop; the same answer on all."""
+    return training.vote(training.run.stop.signal is not None)
+
+
+def _save(
+    training: Training, step: int, state, measured=None, calibration=None
+) -> None:
+    """Starts a checkpoint; the metrics up to it are on disk before."""
+    if training.metrics_file is not None:
+        training.metrics_file.flush()
+    facts = {**training.facts, **(calibration or {})}
+    training.checkpoints.save(step, state, facts, measured)
 
 
 def _is_extra_save(config, step: int) -> bool:
@@ -592,33 +646,36 @@ def _step_arguments(abstract: steps.TrainState, config, batch_size: int, mesh):
     return state, batch
 
 
-def _save_and_stop(loop: _Loop, step: int, state) -> None:
-    """Saves the state and ends the run, telling how to go on."""
-    loop.save(step, state)
-    loop.checkpoints.finish()
-    loop.run.terminal.say(f"saved step {step}; go on with: {loop.run.command}")
-    raise Interrupted(loop.run.stop.signal or signal.SIGTERM)
+def _save_and_stop(training: Training, step: int, state) -> NoReturn:
+    """Saves the state and ends the run, saying how to go on."""
+    run = training.run
+    _save(training, step, state)
+    training.checkpoints.finish()
+    run.terminal.say(f"saved step {step}; go on with: {run.command}")
+    raise Interrupted(run.stop.signal or signal.SIGTERM)
 
 
-def _end_epoch(loop: _Loop, step: int, state):
+def _end_epoch(training: Training, step: int, state, speed: Speed | None):
     """Prints and evaluates an epoch, then saves the state that it ended with.
 
-    Returns the state with which the next epoch begins.
+    `speed` is None where no step of it was made by this process. Returns the state with
+    which the next epoch begins.
     """
-    run, plan, every = loop.run, loop.plan, loop.run.config.eval.every_epochs
-    loop.record()
-    seconds = time.perf_counter() - loop.epoch_start
-    run.terminal.add_phase("train", seconds if loop.epoch_start else 0.0)
-    totals = parallel.fetch(state.totals)
+    run, plan = training.run, training.plan
+    every = run.config.eval.every_epochs
     epoch = -(-step // plan.steps_per_epoch)
-    measured, calibration = {}, {}
-    share = loop.wait_seconds / max(seconds, 1e-9)
-    rate = loop.note.split("  ")[-1]
-    speed = f"{rate}, {share:.1%} of the time waiting for input"
+    measured, calibration, said = {}, {}, []
+    if speed is not None:
+        run.terminal.add_phase("train", speed.seconds)
+        said.append(
+            f"{speed.clips_per_second:.1f} clips/s, {speed.input_wait:.1%} of the time "
+            "waiting for input"
+        )
     if every and (epoch % every == 0 or step == plan.num_steps):
-        rows = _validate(loop, step, state)
+        rows = _validate(training, step, state)
         measured = evaluate.validation_numbers(rows)
         calibration = calibrate(rows)
+        totals = parallel.fetch(state.totals)
         lines = formats.epoch_lines(
             epoch=epoch,
             num_epochs=plan.num_epochs,
@@ -629,31 +686,31 @@ def _end_epoch(loop: _Loop, step: int, state):
         )
         run.terminal.say(lines)
         labels = [row["label"] for row in rows]
-        told = formats.validation_line(measured["video_auc"], labels)
-        run.terminal.say(f"  {told}, {speed}")
-        if loop.metrics_file is not None:
-            wait = {"input_wait": round(share, 4)}
-            loop.metrics_file.write(step, "val", {**measured, **wait})
-    elif loop.epoch_start:
-        run.terminal.say(f"Epoch {epoch}/{plan.num_epochs}\n  {speed}")
+        said.insert(0, formats.validation_line(measured["video_auc"], labels))
+        run.terminal.say(f"  {', '.join(said)}")
+        if training.metrics_file is not None:
+            wait = {"input_wait": round(speed.input_wait, 4) if speed else 0.0}
+            training.metrics_file.write(step, "val", {**measured, **wait})
+    elif said:
+        run.terminal.say(f"Epoch {epoch}/{plan.num_epochs}\n  {said[0]}")
     state = state.replace(totals=_zero_totals(run.mesh))
-    loop.save(step, state, measured, calibration)
+    _save(training, step, state, measured, calibration)
     return state
 
 
-def _validate(loop: _Loop, step: int, state) -> list[evaluate.Row]:
+def _validate(training: Training, step: int, state) -> list[evaluate.Row]:
     """Scores val; when asked to stop meanwhile, saves the state as it is before."""
-    run = loop.run
+    run = training.run
 
     def between(done: int, total: int) -> None:
-        if loop.stop_agreed():
-            _save_and_stop(loop, step, state)
+        if _stop_agreed(training):
+            _save_and_stop(training, step, state)
 
     with run.terminal.phase("validate"):
         return evaluate.score_clips(
-            loop.eval_step,
+            training.eval_step,
             state.eval_variables(),
-            loop.val_split,
+            training.data.val,
             run.config,
             mesh=run.mesh,
             between_batches=between,

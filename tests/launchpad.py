@@ -26,7 +26,7 @@ from pathlib import Path
 PLACES = {
     "compile": ("fakedetect_jax.train", "_compile"),
     "data wait": ("fakedetect_jax.data.reader", "FrameReader.read"),
-    "train": ("fakedetect_jax.train", "_Loop.record"),
+    "train": ("fakedetect_jax.train", "fetch_numbers"),
     "validate": ("fakedetect_jax.evaluate", "score_clips"),
     "evaluate": ("fakedetect_jax.evaluate", "evaluate"),
     "save": ("fakedetect_jax.run.checkpoint", "Checkpoints.save"),

@@ -23,22 +23,21 @@ def run() -> None:
     config = sys.argv[1]
     facts = {"handles": [], "threads": [], "resident_mb": [], "steps": 0}
     compiled: list[int] = []
-    original = train._Loop.record
+    original = train.fetch_numbers
 
-    def record(loop) -> None:
-        if loop.pending is not None:
-            step = facts["steps"] = loop.pending[0]
-            if step in LOOKED_AT:
-                facts["handles"].append(len(os.listdir("/proc/self/fd")))
-                facts["threads"].append(len(os.listdir("/proc/self/task")))
-                facts["resident_mb"].append(resident_mb())
-        original(loop)
+    def fetch_numbers(training, step: int, metrics):
+        facts["steps"] = step
+        if step in LOOKED_AT:
+            facts["handles"].append(len(os.listdir("/proc/self/fd")))
+            facts["threads"].append(len(os.listdir("/proc/self/task")))
+            facts["resident_mb"].append(resident_mb())
+        return original(training, step, metrics)
 
     def note(event: str, seconds: float, **_) -> None:
         if event.endswith("backend_compile_duration"):
             compiled.append(facts["steps"])
 
-    train._Loop.record = record
+    train.fetch_numbers = fetch_numbers
     jax.monitoring.register_event_duration_secs_listener(note)
     main.define_flags()
     with tempfile.TemporaryDirectory() as workdir:

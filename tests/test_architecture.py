@@ -32,7 +32,7 @@ LAYERS = {
         ["workers", "card", "built"],
         ["frames", "synthetic"],
         ["tree"],
-        ["progress", "text", "system"],
+        ["progress", "text", "system", "whole"],
         ["errors"],
     ],
 }

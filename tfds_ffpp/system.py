@@ -1,9 +1,13 @@
 """What this machine is and has; Linux is the system that is tested."""
 
+import ctypes
 import importlib.util
 import os
 import re
+import signal
 import sys
+import threading
+import time
 
 from tfds_ffpp.errors import SettingError
 
@@ -31,6 +35,35 @@ def refuse_address(name: str, path: str | None) -> None:
             f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
             "NFS) and give the path under which it is mounted"
         )
+
+
+_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent ends; at once if it has.
+
+    For a process forked by a thread that lasts: the kernel takes the end of that
+    thread for the parent's. On Linux only.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def watch_parent(parent: int) -> None:
+    """Ends this process within a second of its parent, whichever thread began it.
+
+    A thread looks: it needs Python to run, where the kernel needs nothing.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def peak_bytes() -> int | None:

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,10 +20,11 @@ from absl import flags
 from fakedetect_jax.data.order import ClipRef, TrainOrder, Video, frames_of
 from fakedetect_jax.data.reader import FrameReader, smooth_points
 from fakedetect_jax.errors import WorkerError
+from tfds_ffpp.system import watch_parent
 
 Batch = dict[str, np.ndarray]
 
-# A run that was asked to stop has ended by then; see interrupt.DEADLINE_SECONDS.
+# A run that was asked to stop has ended by then; see run.process.DEADLINE_SECONDS.
 GRACE_SECONDS = 30
 
 
@@ -97,20 +97,13 @@ def _begin_worker(number: int, count: int) -> None:
     del number, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: _end_after(GRACE_SECONDS))
-    watch = threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True)
-    watch.start()
+    watch_parent(os.getppid())
 
 
 def _end_after(seconds: float) -> None:
     timer = threading.Timer(seconds, os._exit, (0,))
     timer.daemon = True
     timer.start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(0)
 
 
 class _Feed:

@@ -15,7 +15,7 @@ PATH_STEPS = 16  # points on the way of the integrated gradient
 
 
 class Explanation(NamedTuple):
-    """What is told of B clips of T frames.
+    """What an explanation says of B clips of T frames.
 
     logits float32[B]; running float32[B,T]: the logit if the clip ended with that
     frame; heat float32[B,T,h,w]: what each place adds to the logit beyond the average

@@ -4,6 +4,7 @@ Shape letters: B clips, T frames, N = B*T images, H W pixels, C channels, D feat
 of a frame, F hidden units of the LSTM.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class Conv(nn.Module):
     size: int
     stride: int = 1
     dtype: Any = jnp.float32
+    cpu_kernels: bool = True
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
@@ -57,7 +59,8 @@ class Conv(nn.Module):
             (self.size, self.size, x_NHWC.shape[-1], self.features),
         )
         pad = (self.size // 2, self.size // 2)
-        return convolution.conv2d(
+        convolve = convolution.conv2d if self.cpu_kernels else convolution.plain_conv2d
+        return convolve(
             x_NHWC.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=(self.stride, self.stride),
@@ -106,6 +109,7 @@ class Block(nn.Module):
     kind: str
     stride: int = 1
     dtype: Any = jnp.float32
+    cpu_kernels: bool = True
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, train: bool) -> jax.Array:
@@ -117,15 +121,16 @@ class Block(nn.Module):
             if basic
             else [(self.features, 1, 1), (self.features, 3, self.stride), (width, 1, 1)]
         )
+        conv = functools.partial(Conv, dtype=self.dtype, cpu_kernels=self.cpu_kernels)
         y = x_NHWC
         for i, (features, size, stride) in enumerate(layers, start=1):
             last = i == len(layers)
-            y = Conv(features, size, stride, self.dtype, name=f"conv{i}")(y)
+            y = conv(features, size, stride, name=f"conv{i}")(y)
             y = BatchNorm(zero_scale=last, name=f"bn{i}")(y, train)
             y = y if last else nn.relu(y)
         shortcut = x_NHWC
         if self.stride != 1 or x_NHWC.shape[-1] != width:
-            project = Conv(width, 1, self.stride, self.dtype, name="downsample_conv")
+            project = conv(width, 1, self.stride, name="downsample_conv")
             shortcut = BatchNorm(name="downsample_bn")(project(x_NHWC), train)
         return nn.relu(y + shortcut)
 
@@ -145,15 +150,18 @@ class ResNet(nn.Module):
     freeze_stages: int = 0
     remat: bool = False
     dtype: Any = jnp.float32
+    cpu_kernels: bool = True
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, train: bool) -> jax.Array:
         """Normalised images [N,H,W,3] -> the last feature map [N,h,w,D]."""
         size, stride, pool = STEMS[self.stem]
         training = train and self.freeze_stages == 0
-        x = Conv(self.width, size, stride, self.dtype, name="conv1")(x_NHWC)
+        own = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels}
+        x = Conv(self.width, size, stride, name="conv1", **own)(x_NHWC)
         x = nn.relu(BatchNorm(name="bn1")(x, training))
-        x = max_pool.max_pool(x) if pool else x
+        if pool:
+            x = max_pool.max_pool(x) if self.cpu_kernels else max_pool.plain_max_pool(x)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, num_blocks in enumerate(self.stage_sizes, start=1):
             training = train and stage > self.freeze_stages
@@ -162,8 +170,8 @@ class ResNet(nn.Module):
                     self.width * 2 ** (stage - 1),
                     self.block,
                     2 if stage > 1 and i == 0 else 1,
-                    self.dtype,
                     name=f"layer{stage}_{i}",
+                    **own,
                 )(x, training)
             x = jax.lax.stop_gradient(x) if stage == self.freeze_stages else x
         return x
@@ -226,7 +234,8 @@ class FakeDetector(nn.Module):
     if pooling is "attention", "head": Dense}. All fields are plain values, so that
     `FakeDetector(**config.model)` builds the model of a config. A backbone of
     "resnet" is made of `stage_sizes`, `width`, `stem` and `block`. `frame_only` leaves
-    the LSTM out: the logit is the mean of the frames' own logits.
+    the LSTM out: the logit is the mean of the frames' own logits. Without `cpu_kernels`
+    a CPU computes as GPUs and TPUs always do, by the compiler's own operations.
 
     Raises ConfigError at the first use when a field has no meaning.
     """
@@ -244,6 +253,7 @@ class FakeDetector(nn.Module):
     freeze_stages: int = 0
     remat: bool = False
     dtype: str = "bfloat16"
+    cpu_kernels: bool = True
 
     def setup(self) -> None:
         """Builds the submodules."""
@@ -258,6 +268,7 @@ class FakeDetector(nn.Module):
             freeze_stages=self.freeze_stages,
             remat=self.remat,
             dtype=dtype,
+            cpu_kernels=self.cpu_kernels,
             name="backbone",
         )
         if not self.frame_only:

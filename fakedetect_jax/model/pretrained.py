@@ -175,11 +175,11 @@ def _check_header(path: Path, file, wanted: Shapes) -> None:
         _named("wrong shapes", shapes),
         _named("not floating point", kinds),
     ]
-    told = "; ".join(fault for fault in faults if fault)
-    if told:
+    misfits = "; ".join(fault for fault in faults if fault)
+    if misfits:
         raise CheckpointError(
             f"config.init_from {path} does not fit config.model.backbone: "
-            f"{_likely(names)} ({told})"
+            f"{_likely(names)} ({misfits})"
         )
 
 

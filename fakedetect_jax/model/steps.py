@@ -1,5 +1,6 @@
 """TrainState, train_step, eval_step, loss and optimiser: pure functions under jit."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]  # of a step, on the devices
 
 
 class Totals(flax.struct.PyTreeNode):
@@ -153,7 +155,7 @@ def weighted_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
 
 def train_step(
     step_settings: StepSettings, state: TrainState, batch: Batch
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, Metrics]:
     """One update of all parameters on a global batch.
 
     A batch whose loss or gradients are not finite changes nothing: the returned state
@@ -162,60 +164,113 @@ def train_step(
     Returns:
       The next state and scalars: loss, accuracy, gradient_norm, finite.
     """
+    frames, dropout_key = prepare_inputs(step_settings, state.step, batch)
+    gradient = jax.grad(functools.partial(objective, step_settings), has_aux=True)
+    grads, (loss, logits, batch_stats) = gradient(
+        state.params, state.batch_stats, batch, frames, dropout_key
+    )
+    gradient_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    proposed = update(step_settings, state, grads, batch_stats)
+    correct = ((logits > 0) == (batch["label"] > 0.5)) & batch["valid"]
+    clips = jnp.sum(batch["valid"]).astype(jnp.float32)
+    totals = Totals(
+        loss=state.totals.loss + loss * clips,
+        correct=state.totals.correct + jnp.sum(correct),
+        clips=state.totals.clips + clips,
+    )
+    # A select per leaf costs nothing beside the update that it fuses with, and the
+    # host can learn of the fault a step later without having lost the good state.
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        proposed.replace(totals=totals),
+        state,
+    )
+    metrics = {
+        "loss": loss,
+        "accuracy": weighted_mean(correct.astype(jnp.float32), batch["valid"]),
+        "gradient_norm": gradient_norm,
+        "finite": finite,
+    }
+    return kept, metrics
+
+
+def prepare_inputs(
+    step_settings: StepSettings, step: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """The frames float32[B,T,H,W,3] that a step sees, and its key for dropout.
+
+    Blended where the batch says so, augmented, normalised. All draws follow from seed,
+    step and index of the clip.
+    """
     # fold_in(seed, 1): apart from the parameters' key, which is fold_in(seed, 0).
     run_key = jax.random.fold_in(jax.random.key(step_settings.seed), 1)
-    key = jax.random.fold_in(run_key, state.step)
+    key = jax.random.fold_in(run_key, step)
     augment_key, blend_key, dropout_key = jax.random.split(key, 3)
     frames = batch["frames"].astype(jnp.float32) / 255.0
-    label, valid, index = batch["label"], batch["valid"], batch["index"]
     if step_settings.self_blend:
         frames = selfblend.self_blend(
             frames,
             batch["blend"],
             batch["face"],
             key=blend_key,
-            index_B=index,
+            index_B=batch["index"],
             stored=step_settings.stored,
         )
     frames = augment_clips(
-        frames, key=augment_key, index_B=index, config=step_settings.augment
+        frames, key=augment_key, index_B=batch["index"], config=step_settings.augment
     )
-    frames = normalise(frames)
+    return normalise(frames), dropout_key
 
-    def loss_fn(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        arguments: dict[str, Any] = {
-            "train": True,
-            "mutable": ["batch_stats"],
-            "rngs": {"dropout": dropout_key},
-        }
-        if step_settings.frame_weight:
-            arguments["method"] = "frame_logits"
-        output, updated = step_settings.model.apply(
-            variables, frames, batch["length"], **arguments
-        )
-        frame_logits = output if step_settings.frame_weight else None
-        if frame_logits is None:
-            logits = output
-        else:  # the running logit after the last frame is the clip's
-            ends = jnp.maximum(batch["length"], 1)[:, None] - 1
-            logits = jnp.take_along_axis(frame_logits, ends, axis=1)[:, 0]
-        loss = weighted_mean(
-            clip_losses(logits, label, step_settings.label_smoothing), valid
-        )
-        objective = loss
-        if frame_logits is not None:
-            per_frame = clip_losses(
-                frame_logits, label[:, None], step_settings.label_smoothing
-            )
-            in_clip = jnp.arange(per_frame.shape[1]) < batch["length"][:, None]
-            frame_loss = weighted_mean(per_frame, in_clip & valid[:, None])
-            objective = loss + step_settings.frame_weight * frame_loss
-        return objective, (loss, logits, updated["batch_stats"])
 
-    grads, (loss, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    gradient_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+def objective(
+    step_settings: StepSettings,
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    frames: jax.Array,
+    dropout_key: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+    """What an update lowers: the clips' loss and, weighted, that of their frames.
+
+    Returns:
+      It, and (loss, logits float32[B], updated BatchNorm statistics).
+    """
+    output, updated = step_settings.model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        frames,
+        batch["length"],
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": dropout_key},
+        method="frame_logits" if step_settings.frame_weight else None,
+    )
+    # The running logit after the last frame is the clip's.
+    logits = _at_end(output, batch["length"]) if step_settings.frame_weight else output
+    smoothing, valid = step_settings.label_smoothing, batch["valid"]
+    loss = weighted_mean(clip_losses(logits, batch["label"], smoothing), valid)
+    aside = (loss, logits, updated["batch_stats"])
+    if not step_settings.frame_weight:
+        return loss, aside
+    per_frame = clip_losses(output, batch["label"][:, None], smoothing)
+    in_clip = jnp.arange(per_frame.shape[1]) < batch["length"][:, None]
+    frame_loss = weighted_mean(per_frame, in_clip & valid[:, None])
+    return loss + step_settings.frame_weight * frame_loss, aside
+
+
+def _at_end(values_BT: jax.Array, length_B: jax.Array) -> jax.Array:
+    """Each clip's value at its last valid frame, [B]."""
+    ends = jnp.maximum(length_B, 1)[:, None] - 1
+    return jnp.take_along_axis(values_BT, ends, axis=1)[:, 0]
+
+
+def update(
+    step_settings: StepSettings, state: TrainState, grads: Any, batch_stats: Any
+) -> TrainState:
+    """The state after the optimiser's update, its averages moved on; totals as given.
+
+    `batch_stats` are BatchNorm's statistics after the batch.
+    """
     updates, opt_state = step_settings.optimizer.update(
         grads, state.opt_state, state.params
     )
@@ -226,31 +281,14 @@ def train_step(
         averages = optax.incremental_update(
             (params, batch_stats), averages, step_size=1.0 - decay
         )
-    correct = ((logits > 0) == (label > 0.5)) & valid
-    clips = jnp.sum(valid).astype(jnp.float32)
-    proposed = TrainState(
+    return state.replace(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema_params=averages[0],
-        totals=Totals(
-            loss=state.totals.loss + loss * clips,
-            correct=state.totals.correct + jnp.sum(correct),
-            clips=state.totals.clips + clips,
-        ),
         ema_batch_stats=averages[1],
     )
-    # A select per leaf costs nothing beside the update that it fuses with, and the
-    # host can learn of the fault a step later without having lost the good state.
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
-    metrics = {
-        "loss": loss,
-        "accuracy": weighted_mean(correct.astype(jnp.float32), valid),
-        "gradient_norm": gradient_norm,
-        "finite": finite,
-    }
-    return kept, metrics
 
 
 def eval_step(model: nn.Module, variables: dict[str, Any], batch: Batch) -> jax.Array:

@@ -7,19 +7,23 @@ from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.settings import Config
 
-# What a trained model fixes: another value would be another model, or clips that it
-# was not trained on.
+# How clips are cut; weights do not say it.
+CLIP_FIELDS = ("data.clip_frames", "data.frame_stride")
+# What a trained model fixes, for whoever goes on with it or evaluates it: another value
+# would be another model, or clips that it was not trained on.
 TRAINED_GROUPS = ("model", "dataset")
-TRAINED_FIELDS = (
-    "data.clip_frames",
-    "data.frame_stride",
-    "data.hold_out",
-    "optimizer.ema_decay",
+TRAINED_FIELDS = (*CLIP_FIELDS, "data.hold_out", "optimizer.ema_decay")
+# Of these groups, but no part of what the model is.
+FREE_FIELDS = ("dataset.allow_one_class", "model.remat", "model.cpu_kernels")
+# What decides scores beside weights and dataset, whose digests stand for all that is
+# fixed but the clips. It is more than that: how a split is cut up and counted is free.
+# The size of a batch, the devices and the hosts decide nothing.
+SCORING_FIELDS = (
+    *CLIP_FIELDS,
+    "data.eval_clips_per_video",
+    "data.min_coverage",
+    "eval.unscored",
 )
-
-
-# Of the dataset, but no part of what the model is.
-FREE_FIELDS = ("dataset.allow_one_class",)
 # An evaluation does not look at them, so it says nothing of them.
 TRAINING_FIELDS = (
     *("optimizer.", "loss.", "augment.", "checkpoint.", "init_from", "log_every_steps"),
@@ -29,7 +33,8 @@ TRAINING_FIELDS = (
 SHOWN_FIELDS = 8  # differing ones that a line names; of another config's there are many
 
 
-def _is_fixed(name: str) -> bool:
+def is_fixed(name: str) -> bool:
+    """Whether a trained model has this field for good."""
     if name in FREE_FIELDS:
         return False
     return name in TRAINED_FIELDS or name.split(".")[0] in TRAINED_GROUPS
@@ -51,7 +56,7 @@ def as_trained(
         settings.flatten(record["config"]),
         settings.flatten(config.to_dict()),
     )
-    lacking = [name for name in given if _is_fixed(name) and name not in trained]
+    lacking = [name for name in given if is_fixed(name) and name not in trained]
     if lacking:
         raise CheckpointError(
             f"the run's config.json lacks {', '.join(lacking[:3])}: it is damaged, or "
@@ -60,7 +65,7 @@ def as_trained(
     taken = {
         name: value
         for name, value in trained.items()
-        if _is_fixed(name) or (name in given and name not in flags)
+        if is_fixed(name) or (name in given and name not in flags)
     }
     merged = config.copy_and_resolve_references()
     with merged.unlocked(), merged.ignore_type():
@@ -70,9 +75,9 @@ def as_trained(
             owner[field] = tuple(value) if isinstance(value, list) else value
     changed = [
         f"{name} is {_shown(value)} in the run and {_shown(given[name])} in --config"
-        for name, value in sorted(taken.items(), key=lambda f: not _is_fixed(f[0]))
+        for name, value in sorted(taken.items(), key=lambda f: not is_fixed(f[0]))
         if name in given and given[name] != value
-        if _is_fixed(name) or not name.startswith(TRAINING_FIELDS)
+        if is_fixed(name) or not name.startswith(TRAINING_FIELDS)
     ]
     kept = [
         f"{name} is {_shown(given[name])} ({_shown(trained.get(name))} in the run)"

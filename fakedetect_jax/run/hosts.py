@@ -213,7 +213,7 @@ class _Hub:
         self._selector.register(listener, selectors.EVENT_READ, None)
 
     def run(self) -> None:
-        while (end := self._end) is None or not self._all_told(end):
+        while (end := self._end) is None or not self._all_know(end):
             for key, _ in self._selector.select(timeout=0.5):
                 if key.data is not None:
                     self._read(key.data)
@@ -226,7 +226,7 @@ class _Hub:
                 member.line.send(end)
             member.line.close()
 
-    def _all_told(self, end: Message) -> bool:
+    def _all_know(self, end: Message) -> bool:
         """Whether the others have heard of the end and gone, or had time to."""
         left = set(self._members) - {0, end["by"]}
         everyone = len(self._came) == self._count

@@ -7,14 +7,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from fakedetect_jax.files import read_lines
+from fakedetect_jax.files import read_lines, write_lines
 from fakedetect_jax.run.terminal import Terminal
 
 
 class MetricsFile:
     """metrics.jsonl and events of the steps up to now, without gaps or repeats.
 
-    Failing to write is told once and does not end a run: its metrics are worth less
+    A failure to write is said once and does not end a run: its metrics are worth less
     than its state.
     """
 
@@ -32,9 +32,7 @@ class MetricsFile:
             if lines.damaged:
                 Terminal().warn(lines.complaint(self.path))
             kept = [r for r in lines.rows if _is_up_to(r["step"], resumed_step)]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(temporary, self.path)
+            write_lines(self.path, kept)
         self._file = open(self.path, "a")  # noqa: SIM115 - lives as long as the run
         self._events = _Events(workdir / "events", resumed_step)
 

@@ -1,6 +1,6 @@
 """Signals, a parent's end, the allocator: what rules this process."""
 
-import ctypes
+import importlib.util
 import os
 import signal
 import socket
@@ -8,7 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
+
+from tfds_ffpp.system import die_with_parent
 
 # One request may arrive twice: from a terminal or scheduler, and from our own parent.
 SAME_REQUEST_SECONDS = 0.5
@@ -96,7 +99,42 @@ MALLOC = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+def restart_with_malloc() -> None:
+    """Starts this program anew, once, with what it was started with and MALLOC.
+
+    glibc hands large arrays back to the system at each step and faults them in again
+    at the next; see docs/performance.md. Returns on other systems than Linux, and where
+    the environment already has one of the settings.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    if any(name in os.environ for name in MALLOC):
+        return
+    print(
+        "starting anew with malloc set to keep freed memory (docs/performance.md)",
+        file=sys.stderr,
+        flush=True,
+    )
+    command = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, command, {**os.environ, **MALLOC})  # noqa: S606
+
+
+# A plugin for JAX, and the device files of NVIDIA, AMD and TPU drivers.
+PLUGINS = ("jax_plugins", "libtpu")
+DEVICES = ("nvidia[0-9]*", "dxg", "kfd", "accel[0-9]*", "vfio/[0-9]*")
+
+
+def will_run_on_cpu(accelerator: str) -> bool:
+    """Whether JAX will compute on the CPU, by what is seen before it starts."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if accelerator != "any" or platforms:
+        return "cpu" in (accelerator, platforms.split(",")[0])
+    if not any(importlib.util.find_spec(name) for name in PLUGINS):
+        return True
+    return not any(any(Path("/dev").glob(pattern)) for pattern in DEVICES)
+
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -110,7 +148,9 @@ def in_child(work: Callable[[], int], *, ended: str) -> int:
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _die_with(parent)
+        die_with_parent(parent)
+        # Ctrl-C reaches the parent, which passes it on, once.
+        os.setpgid(0, 0)
         os._exit(_finished(work))
     previous = {
         number: signal.signal(number, lambda n, _: _forward(child, n))
@@ -141,16 +181,6 @@ def _finished(work: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code
-
-
-def _die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent ends."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-    # Ctrl-C reaches the parent, which passes it on, once.
-    os.setpgid(0, 0)
 
 
 def _forward(child: int, number: int) -> None:

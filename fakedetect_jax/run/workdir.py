@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.files import write_json
 from fakedetect_jax.run import fixed
 from fakedetect_jax.run.hosts import Hosts
 from fakedetect_jax.run.process import StopRequest
@@ -230,6 +231,4 @@ def write_record(run: Run, devices: str) -> None:
         "devices": devices,
         "command": run.command,
     }
-    temporary = run.workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, run.workdir / "config.json")
+    write_json(run.workdir / "config.json", record)

@@ -42,8 +42,8 @@ def test_a_video_that_seldom_shows_its_face_is_unscored_with_a_reason(tiny_run):
     with config.unlocked():
         config.data.min_coverage = 0.5
     missing = unscored(split, config)
-    told = [(row["video"], row["reason"]) for row in missing]
-    assert told == [
+    found = [(row["video"], row["reason"]) for row in missing]
+    assert found == [
         (split.videos[0]["video_id"], SELDOM_SEEN),
         (split.videos[1]["video_id"], "no usable frame"),
     ]
@@ -154,9 +154,9 @@ def test_a_second_evaluation_is_the_first_and_a_report_comes_from_its_files(
     )
     assert code == 0, err
     assert (folder / "scores.jsonl").stat().st_mtime_ns == before
-    told = json.loads((folder / "report.json").read_text())
+    first = json.loads((folder / "report.json").read_text())
     again = write_report(folder, metrics_file=workdir / "metrics.jsonl")
-    assert numbers(again) == numbers(told)
+    assert numbers(again) == numbers(first)
 
 
 def evaluate_again(launchpad, tiny_config, workdir, *more):
@@ -343,8 +343,8 @@ def test_without_any_fake_a_checkpoint_is_chosen_by_self_blended_reals(
     assert facts["val_fakes"] == "self-blended"
     assert facts["calibration"]["fitted"] != 1.0  # 1 where a class is missing
     (context,) = (tmp_path / "w" / "eval").glob("*/context.json")
-    told = json.loads(context.read_text())["selected_on"]
-    assert told.endswith("of its real videos against self-blended copies of them")
+    choice = json.loads(context.read_text())["selected_on"]
+    assert choice.endswith("of its real videos against self-blended copies of them")
     assert "self-blended" not in context.with_name("scores.jsonl").read_text()
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong while training is told in a sentence, and nothing whole is lost."""
+"""What goes wrong while training ends in a sentence, and nothing whole is lost."""
 
 import contextlib
 import json
@@ -220,7 +220,7 @@ def test_a_long_run_grows_in_nothing_and_compiles_nothing_more(launchpad, tiny_c
     """2,000 steps of the tiny model, seen from within."""
     code, out, err = launchpad.run(tiny_config, module="tests.long_run")
     assert code == 0, err
-    assert "of the time waiting for input" in out  # told without a validation, too
+    assert "of the time waiting for input" in out  # said without a validation, too
     facts = json.loads(out.splitlines()[-1])
     assert facts["steps"] == 2000
     assert facts["compiled_after_step_2"] == 0

@@ -1,4 +1,4 @@
-"""Every field of every config is checked, and a wrong one is told in one sentence."""
+"""Every field of every config is checked, and a wrong one refused in one sentence."""
 
 import dataclasses
 import json
@@ -125,26 +125,31 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     log, config = tmp_path / "log", tmp_path / "noting.py"
     demo = str(ROOT / "configs/demo.py")
     config.write_text(
-        "import json, os, runpy\n"
+        "import json, os, runpy, sys\n"
         "def get_config():\n"
         f"    with open({str(log)!r}, 'a') as file:\n"
-        "        print(json.dumps(dict(os.environ)), file=file)\n"
+        "        found = {**os.environ, 'argv': sys.orig_argv[1:]}\n"
+        "        print(json.dumps(found), file=file)\n"
         f"    return runpy.run_path({demo!r})['get_config']()\n"
     )
     workdir = tmp_path / "log" / "not-a-folder"  # ends the run before it begins
-    command = [sys.executable, "-m", "fakedetect_jax.main", f"--config={config}"]
+    command = [sys.executable, "-X", "utf8", "-m", "fakedetect_jax.main"]
+    command += [f"--config={config}", f"--workdir={workdir}", *options]
     own = (*process.MALLOC, "JAX_PLATFORMS")
     environment = {k: v for k, v in os.environ.items() if k not in own}
     done = subprocess.run(
-        [*command, f"--workdir={workdir}", *options],
+        command,
         env={**environment, **given},
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 4, done.stderr
-    assert done.stderr.startswith("error: ")
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("error: ") and len(before) == starts - 1
+    assert all("anew with malloc set" in line for line in before)
     found = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(one["argv"] == command[1:] for one in found)
     seen = [{k: v for k, v in f.items() if k in process.MALLOC} for f in found]
     malloc = {k: v for k, v in given.items() if k in process.MALLOC}
     assert [one for one, _ in groupby(seen)] == [malloc, process.MALLOC][:starts]

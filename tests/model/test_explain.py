@@ -1,4 +1,4 @@
-"""What is told of a score is what the model did."""
+"""What an explanation says of a score is what the model did."""
 
 import functools
 
@@ -50,16 +50,16 @@ def make(**fields):
 @pytest.mark.parametrize("fields", POOLINGS, ids=str)
 def test_the_running_score_is_the_models(fields):
     model, variables, batch = make(**fields)
-    told = jax.jit(explain.explain_step, static_argnums=0)(model, variables, batch)
+    found = jax.jit(explain.explain_step, static_argnums=0)(model, variables, batch)
     logits = steps.eval_step(model, variables, batch)
-    np.testing.assert_allclose(told.logits, logits, atol=1e-5)
-    ends = np.asarray(told.running)[np.arange(8), batch["length"] - 1]
+    np.testing.assert_allclose(found.logits, logits, atol=1e-5)
+    ends = np.asarray(found.running)[np.arange(8), batch["length"] - 1]
     np.testing.assert_allclose(ends, logits, atol=1e-5)
     frames = steps.normalise(batch["frames"] / jnp.float32(255))
     expected = model.apply(
         variables, frames, batch["length"], train=False, method="frame_logits"
     )
-    np.testing.assert_allclose(told.running, np.asarray(expected), atol=1e-5)
+    np.testing.assert_allclose(found.running, np.asarray(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("fields", POOLINGS, ids=str)
@@ -97,13 +97,13 @@ def test_frames_beyond_the_clip_are_cold():
 
 def test_eight_devices_explain_as_one_does():
     model, variables, batch = make()
-    told = []
+    found = []
     for devices in (1, 8):
         mesh = parallel.make_mesh(jax.devices()[:devices])
         step = compiled.compile_explain_step(model, mesh)
         on_mesh = parallel.put_replicated(variables, mesh)
-        told.append(parallel.fetch(step(on_mesh, parallel.to_global(batch, mesh))))
-    for one, eight in zip(*told, strict=True):
+        found.append(parallel.fetch(step(on_mesh, parallel.to_global(batch, mesh))))
+    for one, eight in zip(*found, strict=True):
         np.testing.assert_allclose(one, eight, atol=1e-5)
 
 

@@ -179,6 +179,36 @@ def test_remat_and_bfloat16_compute_the_same_function():
     np.testing.assert_allclose(half, run(model, variables, x, length), atol=0.05)
 
 
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+def test_the_compilers_own_operations_compute_the_same_function(stem):
+    """Wide enough for every kernel; the programs differ, or nothing is compared."""
+    model, variables, x, length = build(width=32, stem=stem, dtype="float32")
+
+    def both(model):
+        def total(params):
+            bound = {**variables, "params": params}
+            logits, _ = model.apply(
+                bound, x, length, train=True, mutable=["batch_stats"]
+            )
+            return (logits**2).sum(), logits
+
+        step = jax.jit(jax.grad(total, has_aux=True)).lower(variables["params"])
+        return step.as_text(), step.compile()(variables["params"])
+
+    text, (gradient, logits) = both(model)
+    plain_text, (plain_gradient, plain_logits) = both(model.clone(cpu_kernels=False))
+    assert plain_text.count("stablehlo.convolution") > text.count(
+        "stablehlo.convolution"
+    )
+    np.testing.assert_allclose(logits, plain_logits, rtol=1e-4)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * largest),
+        gradient,
+        plain_gradient,
+    )
+
+
 def test_training_moves_the_running_statistics_of_all_frames():
     model, variables, x, length = build()
     _, updated = run(model, variables, x, length, train=True, mutable=["batch_stats"])
@@ -267,7 +297,7 @@ def test_a_config_builds_the_model():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "said"),
     [
         ({"backbone": "resnet20"}, "backbone is 'resnet20'; use one of resnet18"),
         ({"pooling": "max"}, "pooling"),
@@ -282,6 +312,6 @@ def test_a_config_builds_the_model():
     ],
     ids=str,
 )
-def test_fields_without_meaning_are_refused(fields, told):
-    with pytest.raises(ConfigError, match=told):
+def test_fields_without_meaning_are_refused(fields, said):
+    with pytest.raises(ConfigError, match=said):
         shapes(FakeDetector(**{**TINY, **fields}))

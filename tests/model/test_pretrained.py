@@ -220,13 +220,13 @@ def test_everything_that_does_not_fit_is_named_at_once(tiny, tmp_path):
     save_file(weights, tmp_path / "odd.safetensors")
     with pytest.raises(CheckpointError) as error:
         load(tmp_path / "odd.safetensors", resnet)
-    for told in (
+    for said in (
         "1 missing: layer1.0.conv2.weight",
         "1 unexpected: layer9.0.conv1.weight",
         "conv1.weight [4, 3, 3, 3] instead of [4, 3, 7, 7]",
         "layer1.0.bn1.weight (I32)",
     ):
-        assert told in str(error.value)
+        assert said in str(error.value)
 
 
 def test_another_resnet_is_recognised(tmp_path):
@@ -326,7 +326,7 @@ def test_a_run_begins_with_the_files_weights_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "said"),
     [
         ("resnet50.pth", "nothing is ever unpickled; docs/weights.md"),
         ("none.safetensors", "does not exist"),
@@ -334,7 +334,7 @@ def test_a_run_begins_with_the_files_weights_and_says_so(
     ],
 )
 def test_weights_that_cannot_work_are_refused_before_devices_and_data(
-    launchpad, tiny_config, tmp_path, name, told
+    launchpad, tiny_config, tmp_path, name, said
 ):
     if name.startswith("another"):
         sizes, block = network.BACKBONES["resnet18"]
@@ -343,10 +343,10 @@ def test_weights_that_cannot_work_are_refused_before_devices_and_data(
     code, _, err = launchpad.run(
         *("--config", tiny_config, "--workdir", tmp_path / "w"),
         *(f"--config.init_from={tmp_path / name}", "--config.data.data_dir=/none"),
-        "--config.accelerator=tpu",  # told as soon as a device is looked for
+        "--config.accelerator=tpu",  # said as soon as a device is looked for
     )
     assert code == 4
-    assert told in err and err.count("\n") == 1
+    assert said in err and err.count("\n") == 1
     assert not (tmp_path / "w").exists()
 
 

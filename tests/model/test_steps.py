@@ -1,6 +1,5 @@
 """The update: it learns, is the same on any mesh, and leaves a good state alone."""
 
-import functools
 import types
 
 import jax
@@ -212,10 +211,9 @@ def test_frozen_stages_stay_and_earlier_ones_learn_slower(small):
 
 
 def test_only_time_without_a_running_step_counts_as_waiting_for_input():
-    loop = types.SimpleNamespace(pending=None, wait_seconds=0.0)
-    count_wait = functools.partial(train._Loop.count_wait, loop)
-    count_wait(1.0)
-    assert loop.wait_seconds == 1.0  # nothing was started yet
+    clock = train.Clock(batch_size=8)
+    clock.count_wait(1.0, None)
+    assert clock._waited == 1.0  # nothing was started yet
 
     @jax.jit
     def long_step(x):
@@ -224,12 +222,22 @@ def test_only_time_without_a_running_step_counts_as_waiting_for_input():
     x = jnp.ones((1024, 1024))
     long_step(x).block_until_ready()
     running = long_step(x)
-    loop.pending = (1, {"loss": running})
-    count_wait(10.0)
-    assert loop.wait_seconds == 1.0
+    clock.count_wait(10.0, {"loss": running})
+    assert clock._waited == 1.0
     running.block_until_ready()
-    count_wait(100.0)
-    assert loop.wait_seconds == 101.0
+    clock.count_wait(100.0, {"loss": running})
+    assert clock._waited == 101.0
+
+
+def test_the_rate_of_an_epoch_is_of_all_its_steps(monkeypatch):
+    """The last step alone may have been fast or slow."""
+    moments = iter([100.0, 104.0, 104.5, 105.0])
+    clock = types.SimpleNamespace(perf_counter=lambda: next(moments))
+    monkeypatch.setattr(train, "time", clock)
+    clock = train.Clock(batch_size=10)
+    clock.count_wait(2.0, None)
+    assert [clock.count_step(), clock.count_step()] == [2.5, 20.0]
+    assert clock.read() == train.Speed(5.0, 4.0, 0.4)
 
 
 @pytest.mark.parametrize("devices", [1, 8])

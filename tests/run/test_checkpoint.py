@@ -328,10 +328,10 @@ def test_leaves_and_trees_are_inverse():
 
 
 @pytest.mark.parametrize(
-    ("processes", "told"), [(2, jax.errors.JaxRuntimeError), (1, CheckpointError)]
+    ("processes", "fault"), [(2, jax.errors.JaxRuntimeError), (1, CheckpointError)]
 )
 def test_a_lost_process_is_not_told_as_a_failed_save(
-    folder, monkeypatch, processes, told
+    folder, monkeypatch, processes, fault
 ):
     checkpoints = write(folder, [1])
     checkpoints.save(2, put(make_state(2)), FACTS, None)
@@ -346,6 +346,6 @@ def test_a_lost_process_is_not_told_as_a_failed_save(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints._manager, "wait_until_finished", wait_for_a_lost_one)
         patch.setattr(jax, "process_count", lambda: processes)
-        with pytest.raises(told):
+        with pytest.raises(fault):
             checkpoints.finish()
     checkpoints.close()

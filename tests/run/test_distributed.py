@@ -76,7 +76,7 @@ def test_two_processes_then_four_devices_are_one_device(
     workdir = tmp_path / "w"
     both = hosts(workdir)
     both[0].until("train 3/")
-    both[1].send(signal.SIGTERM)  # one host alone is told; both stop at one step
+    both[1].send(signal.SIGTERM)  # one host alone gets it; both stop at one step
     codes = [process.wait() for process in both]
     assert codes == [143, 143], [p.stderr for p in both]
     (saved,) = re.findall(r"saved step (\d+); go on with", both[0].stdout)

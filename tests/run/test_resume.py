@@ -219,12 +219,12 @@ def test_a_result_that_was_there_is_shown_as_such(
     shutil.copytree(undisturbed, workdir)
     command = ["--config", tiny_config, "--workdir", workdir]
     command += ["--config.eval.final_split=val"]
-    told = "was scored before with these weights, this dataset and these settings"
+    said = "was scored before with these weights, this dataset and these settings"
     for seen in (False, True):
         code, out, err = launchpad.run(*command)
         assert code == 0, err
         assert "training is complete: 12 of 12 steps" in out
-        assert (told in out) == seen
+        assert (said in out) == seen
 
 
 @pytest.mark.parametrize(
@@ -235,15 +235,16 @@ def test_a_result_that_was_there_is_shown_as_such(
         ("data.clip_frames", 3),
         ("data.frame_stride", 2),
         ("data.hold_out", ("Deepfakes",)),
+        ("optimizer.ema_decay", 0.5),
     ],
 )
 def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, value):
     """As a checkpoint tells them: through JSON."""
-    told = json.loads(json.dumps(tiny_run.config.to_dict()))
+    recorded = json.loads(json.dumps(tiny_run.config.to_dict()))
     config = tiny_run.config.copy_and_resolve_references()
     group, name = field.split(".")
     with config.unlocked():
         config[group][name] = value
     run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
     with pytest.raises(CheckpointError, match=f"another config: {field} was "):
-        train.check_resume(run, {"config": told}, None, 2, None)  # pyright: ignore
+        train.check_resume(run, {"config": recorded}, None, 2, None)  # pyright: ignore

@@ -263,8 +263,8 @@ def test_a_broken_off_tree_is_completed(small):
     whole = contents(out)
     (out / "synthetic.json").rename(out / "synthetic.partial.json")
     real = out / "original_sequences" / "youtube" / "c23" / "videos"
-    (real / "001.mp4").rename(real / "001.mp4.tmp")
-    (real / "000.mp4.tmp").write_bytes(b"half a video")
+    (real / "001.mp4").rename(real / ".1.partial")
+    (real / ".0.partial").write_bytes(b"half a video")
     (out / "splits" / "val.json").unlink()
     write_tree(out, **arguments)
     assert contents(out) == whole

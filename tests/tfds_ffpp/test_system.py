@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -103,3 +104,26 @@ def test_the_peak_of_memory_is_in_bytes_on_each_system(monkeypatch, platform, un
 def test_cores_are_counted_where_there_is_no_affinity(monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity")
     assert system.num_cores() >= 1
+
+
+@pytest.mark.parametrize("way", ["die_with_parent", "watch_parent"])
+def test_a_process_ends_with_its_parent(way):
+    """The fork answers when it has begun, and again if its parent's end is nothing."""
+    code = (
+        "import os, time\n"
+        "from tfds_ffpp import system\n"
+        "parent = os.getpid()\n"
+        "if os.fork() == 0:\n"
+        f"    system.{way}(parent)\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(60)\n"
+        "time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.kill()
+        killed = time.monotonic()
+        assert process.stdout.read() == b""  # until the fork too has closed it
+        assert time.monotonic() - killed < 20

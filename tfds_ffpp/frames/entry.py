@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.whole import whole
 
 Meta = dict[str, Any]
 
@@ -28,14 +29,8 @@ def write_entry(path: Path, meta: Meta, frames: Sequence[bytes]) -> None:
     """Writes an entry so that it is there whole or not at all."""
     blob = b"".join(frames)
     line = json.dumps({**meta, "_sizes": [len(f) for f in frames], "_crc": _crc(blob)})
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(line.encode() + b"\n" + blob)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole(path) as place:
+        place.write_bytes(line.encode() + b"\n" + blob)
 
 
 def _crc(blob: bytes) -> int:

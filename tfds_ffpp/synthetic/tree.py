@@ -19,6 +19,7 @@ from tfds_ffpp.progress import Progress
 from tfds_ffpp.synthetic import forgeries, identity, rendering
 from tfds_ffpp.synthetic.forgeries import Frame, MadeVideo
 from tfds_ffpp.synthetic.identity import Array
+from tfds_ffpp.whole import PARTIAL, whole
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
@@ -134,13 +135,12 @@ def _claim(root: Path, p: Parameters, *, started: Path, finished: Path) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with whole(path) as place:
+        place.write_text(text)
 
 
 def _remove_leftovers(root: Path) -> None:
-    for path in root.rglob("*.tmp"):
+    for path in root.rglob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
@@ -282,9 +282,11 @@ def _photographs(clip: MadeVideo) -> list[Array]:
 def _encode(path: Path, frames: list[Frame], *, crf: str, rate: int) -> None:
     """Writes H.264 4:4:4 by one thread, without times or tags, then renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     exact = {"fflags": "+bitexact", "movflags": "+faststart"}
-    with av.open(str(temporary), "w", format="mp4", options=exact) as container:
+    with (
+        whole(path) as place,
+        av.open(str(place), "w", format="mp4", options=exact) as container,
+    ):
         options = {"crf": crf, "preset": "veryfast", "bf": "2", "threads": "1"}
         # With B-frames, x264's macroblock tree gives other bytes now and then (seen
         # in core 165: up to 4 files of 25 encodings); without it, one.
@@ -296,4 +298,3 @@ def _encode(path: Path, frames: list[Frame], *, crf: str, rate: int) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())
-    temporary.replace(path)

@@ -29,6 +29,7 @@ from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.prepare import Preparation, faces_from_json, finder_of, prepare
 from tfds_ffpp.frames.video import quiet
 from tfds_ffpp.frames.windows import prepare_windows
+from tfds_ffpp.system import die_with_parent
 from tfds_ffpp.workers import sandbox
 from tfds_ffpp.workers.limits import entry_bytes, limit_process
 
@@ -188,7 +189,7 @@ def _death(job: Job, code: int) -> Result:
 def _decode(job: Job, told: int, parent: int) -> NoReturn:
     """What the fork does: gives up what it does not need, then works."""
     try:
-        sandbox.die_with_parent(parent)
+        die_with_parent(parent)
         # Should the build be gone, nobody else ends a hanging decoder.
         signal.setitimer(signal.ITIMER_REAL, job["time_limit"] + 5)
         _forget_all_but(told)

@@ -9,7 +9,6 @@ import ctypes
 import functools
 import os
 import platform
-import signal
 import struct
 import sys
 import sysconfig
@@ -32,7 +31,7 @@ _PATH_BENEATH = 1
 _O_PATH = getattr(os, "O_PATH", 0)
 
 # include/uapi/linux/prctl.h
-_SET_PDEATHSIG, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 1, 22, 38
+_SET_SECCOMP, _SET_NO_NEW_PRIVS = 22, 38
 _FILTER_MODE = 2
 
 # By architecture: AUDIT_ARCH of linux/audit.h, clone, clone3, and the calls refused:
@@ -64,14 +63,6 @@ def libraries() -> list[Path]:
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     own = Path(__file__).resolve().parents[1]
     return sorted({own, *(Path(sysconfig.get_path(kind)) for kind in kinds)})
-
-
-def die_with_parent(parent: int) -> None:
-    """Has the kernel end this process when its parent ends."""
-    if sys.platform == "linux":
-        _libc().prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def confine(*, read: Iterable[Path], write: Iterable[Path]) -> list[str]:
