@@ -22,7 +22,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="Landlock, seccomp")
 TAKEN_OVER = """
 import json, os, socket, subprocess, sys, threading
 from pathlib import Path
-from tfds_ffpp import sandbox, worker
+from tfds_ffpp.workers import child as worker, sandbox
 
 def attempt(action):
     try:
@@ -128,7 +128,7 @@ def test_a_kernel_without_them_is_said_once(video, tmp_path, refused):
     calls = {"landlock": [444], "seccomp": [], "both": [444]}[refused]
     code = f"""
 import ctypes, os, platform, sys
-from tfds_ffpp import sandbox
+from tfds_ffpp.workers import sandbox
 libc = ctypes.CDLL(None)
 libc.prctl(38, 1, 0, 0, 0)
 arch, clone, clone3, _ = sandbox._CALLS[platform.machine()]
