@@ -67,6 +67,12 @@ def summary(dataset_dir: str | os.PathLike) -> str:
     return f"{dataset_dir}: {counts}\n{warnings}"
 
 
+def remove_incomplete(dataset_dir: Path) -> None:
+    """Removes what builds of this dataset that were killed have left."""
+    for stale in dataset_dir.parent.glob(f"incomplete.*_{dataset_dir.name}"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
 def writing(write: Callable[[], None], dataset_dir: Path) -> None:
     """Writes the dataset; turns a full disk into a DataError."""
     try:

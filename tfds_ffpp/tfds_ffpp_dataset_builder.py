@@ -14,6 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from tfds_ffpp import built, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.frames import cache
 from tfds_ffpp.frames.entry import read_frames
 from tfds_ffpp.frames.faces import LANDMARKS
 from tfds_ffpp.frames.prepare import Preparation
@@ -281,25 +282,34 @@ class Builder(tfds.core.ShardBasedBuilder):
         manual_dir = getattr(self._download_config, "manual_dir", None) or (
             Path(self._data_dir_root) / "downloads" / "manual"
         )
-        work = packaging.Work(
-            self._config,
-            manual_dir=Path(manual_dir),
-            data_dir=Path(self._data_dir_root),
-            cache_dir=self.cache_dir,
-            dataset_dir=Path(self.data_path),
-            download_config=self._download_config,
-            num_processes=self.num_processes,
-            time_limit=self.time_limit,
-            memory_limit=self.memory_limit,
-        )
-        with work:
-            self._packed = work.prepare()
+        chosen = packaging.select(self._config, Path(manual_dir)).cap(self._most)
+        data_dir = Path(self._data_dir_root).expanduser()
+        root = self.cache_dir or data_dir / cache.CACHE
+        place = packaging.cache_of(self._config, root)
+        means = packaging.Means(
+            self.num_processes,
+            self.time_limit,
+            self.memory_limit,
+            getattr(self._download_config, "beam_runner", None),
+            getattr(self._download_config, "beam_options", None),
+        ).shared()
+        packaging.need_space(data_dir, chosen.split, self._config)
+        with cache.locked(place):
+            built.remove_incomplete(Path(self.data_path))
+            self._packed = packaging.prepare(
+                chosen, self._config, cache=place, means=means
+            )
             built.writing(
                 functools.partial(super().download_and_prepare, **kwargs),
                 Path(self.data_path),
             )
             if not self.keep_cache:
-                work.forget()
+                cache.remove(place)
+
+    @property
+    def _most(self) -> int | None:
+        """How many videos of each split are taken; None for all."""
+        return getattr(self._download_config, "max_examples_per_split", None)
 
     def _example_writer(self) -> writer.ExampleWriter:
         return StableWriter(file_format=self.info.file_format)  # pyright: ignore[reportArgumentType]
@@ -323,9 +333,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             config={
                 "name": self._config.name,
                 **self._config.content(),
-                "max_examples_per_split": getattr(
-                    self._download_config, "max_examples_per_split", None
-                ),
+                "max_examples_per_split": self._most,
             },
             version=str(self.version),
         )

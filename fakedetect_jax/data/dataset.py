@@ -114,7 +114,7 @@ def prepare(config, terminal, *, splits: Sequence[str] = ()) -> None:
     wanted, data_dir = dataset_config(config), Path(config.data.data_dir).expanduser()
     with terminal.phase("build"):
         if splits and not build.is_there(wanted, data_dir):
-            known = sorted(packaging.select(wanted, manual_dir)[1].records)
+            known = sorted(packaging.select(wanted, manual_dir).split.records)
             for split in splits:
                 if split not in known:
                     raise reader.no_split(manual_dir, split, known)
