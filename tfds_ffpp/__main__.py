@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from tfds_ffpp import built, packaging
+from tfds_ffpp import card, packaging
 from tfds_ffpp.build import BuildOptions, build
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where this stopped\n")
         return 130
-    sys.stdout.write(built.summary(builder.data_path))
+    sys.stdout.write(card.summary(builder.data_path))
     return 0
 
 

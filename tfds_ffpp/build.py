@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_ffpp import built, packaging
+from tfds_ffpp import card, packaging
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames import cache
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, Builder, FfppConfig
@@ -61,7 +61,7 @@ def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
             f"build it with `{build_command(config, data_dir)}`"
         )
     try:
-        built.check_same_config(folder / version, config)
+        card.check_same_config(folder / version, config)
     except DataError as error:
         other = dataclasses.replace(config, name=_free_name(config, data_dir))
         raise DataError(
@@ -96,12 +96,12 @@ def open_named(
     builds `missing`, or what the name stands for.
     """
     data_dir = Path(data_dir).expanduser()
-    card = data_dir / Builder.name / name / str(Builder.VERSION) / "card.json"
-    if not card.exists():
+    path = data_dir / Builder.name / name / str(Builder.VERSION) / "card.json"
+    if not path.exists():
         return open_dataset(
             missing or named_config(name), data_dir
         )  # says what is missing
-    return open_dataset(built.built_config(card, FfppConfig), data_dir)
+    return open_dataset(card.built_config(path, FfppConfig), data_dir)
 
 
 @dataclass(frozen=True)

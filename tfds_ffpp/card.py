@@ -1,12 +1,17 @@
 """The dataset card: what a dataset holds, how it was made, what to beware of."""
 
+import dataclasses
+import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.faces import landmark_model, need_model
 from tfds_ffpp.frames.prepare import file_digest
 from tfds_ffpp.text import markdown
@@ -262,3 +267,54 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         if values:
             lines += ["", f"## {title}", "", *(f"- {markdown(v)}" for v in values)]
     return "\n".join(lines) + "\n"
+
+
+# A finished dataset ----------------------------------------------------------------
+
+
+def _config_of(card_file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(card_file.read_text())["config"]
+    except (OSError, ValueError, KeyError):
+        raise DataError(
+            f"{card_file} is missing or damaged; "
+            f"remove {card_file.parent} and build again"
+        ) from None
+
+
+def built_config(card_file: Path, config_class: Callable[..., Any]) -> Any:
+    """The config that a dataset was built from."""
+    names = {f.name for f in dataclasses.fields(config_class)}  # pyright: ignore
+    known = {k: v for k, v in _config_of(card_file).items() if k in names}
+    return config_class(**known)
+
+
+def check_same_config(dataset_dir: Path, config) -> None:
+    """Raises DataError when the dataset there was built from another config."""
+    built = _config_of(Path(dataset_dir) / "card.json")
+    asked = json.loads(json.dumps(config.content()))
+    # A field that was not there yet had the value that is its default now.
+    built = {**type(config)(name=config.name).content(), **built}
+    asked["max_examples_per_split"] = None
+    other = {
+        k: (built.get(k), v)
+        for k, v in asked.items()
+        if built.get(k) != v and k not in ("max_rejected", "allow_one_class")
+    }
+    if other:
+        said = "; ".join(f"{k} is {a!r}, not {b!r}" for k, (a, b) in other.items())
+        raise DataError(
+            f"the dataset in {dataset_dir} was built from another config: {said}; "
+            "give the new one another name, or remove the old one"
+        )
+
+
+def summary(dataset_dir: str | os.PathLike) -> str:
+    """What was built, in a few lines."""
+    card = json.loads((Path(dataset_dir) / "card.json").read_text())
+    counts = ", ".join(
+        f"{split} {c['real']} real + {c['fake']} fake"
+        for split, c in card["splits"].items()
+    )
+    warnings = "".join(f"warning: {warning}\n" for warning in card["warnings"])
+    return f"{dataset_dir}: {counts}\n{warnings}"

@@ -10,12 +10,12 @@ import os
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tfds_ffpp import built, card
+from tfds_ffpp import card
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.cache import cache_folder
 from tfds_ffpp.frames.entry import entry_name, read_meta
@@ -447,6 +447,17 @@ def _refuse_shared_content(entries: dict[str, list[Entry]]) -> None:
         )
 
 
+# The disk --------------------------------------------------------------------------
+
+
+def readable_size(count: float) -> str:
+    """Bytes as text, for example "1.2 GB"."""
+    unit, name = next(
+        u for u in ((1e9, "GB"), (1e6, "MB"), (1, "B")) if count >= u[0] or u[0] == 1
+    )
+    return f"{count / unit:.3g} {name}"
+
+
 def need_space(data_dir: Path, split: splits.Splits, config) -> None:
     """Raises DataError when the disk is too small for the cache and the dataset."""
     videos = sum(len(r) for r in split.records.values())
@@ -458,8 +469,28 @@ def need_space(data_dir: Path, split: splits.Splits, config) -> None:
     have = shutil.disk_usage(place).free
     if have < need:
         raise DataError(
-            f"{videos} videos need about {built.readable_size(need)} under {data_dir} "
+            f"{videos} videos need about {readable_size(need)} under {data_dir} "
             "(half of it until the build ends), but "
-            f"{built.readable_size(have)} are free; "
+            f"{readable_size(have)} are free; "
             "give another data_dir or a smaller num_frames or image_size"
         )
+
+
+def remove_incomplete(dataset_dir: Path) -> None:
+    """Removes what builds of this dataset that were killed have left."""
+    for stale in dataset_dir.parent.glob(f"incomplete.*_{dataset_dir.name}"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def writing(write: Callable[[], None], dataset_dir: Path) -> None:
+    """Writes the dataset; turns a full disk into a DataError."""
+    try:
+        write()
+    except (OSError, RuntimeError) as error:
+        if "No space left" not in str(error):
+            raise
+        free = shutil.disk_usage(dataset_dir.parent).free
+        raise DataError(
+            f"the disk got full while writing {dataset_dir} ({readable_size(free)} are "
+            "free); nothing half-written is left; make room and build again"
+        ) from None

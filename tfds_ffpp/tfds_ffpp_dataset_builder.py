@@ -12,11 +12,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from tfds_ffpp import built, packaging, system
+from tfds_ffpp import card, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.fields import FIELDS
 from tfds_ffpp.frames import cache
 from tfds_ffpp.frames.entry import read_frames
-from tfds_ffpp.frames.faces import LANDMARKS
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.tree.folders import parse_map
 from tfds_ffpp.workers import limits
@@ -27,6 +27,8 @@ SHARD_BYTES = 64 << 20  # what writing needs in memory, about
 @dataclasses.dataclass
 class FfppConfig(tfds.core.BuilderConfig):
     """What a dataset is made of; two datasets of equal configs are equal.
+
+    What each field may be stands in fields.py.
 
     name: folder of the built dataset.
     compression: raw, c23 or c40.
@@ -82,17 +84,14 @@ class FfppConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self):
         """Takes lists for tuples, as JSON gives them. Raises SettingError."""
-        self.methods = tuple(self.methods)
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+        for name, rule in FIELDS.items():
+            wanted = rule.fault(getattr(self, name))
+            if wanted:
                 raise SettingError(
-                    f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}"
+                    f"{name}={getattr(self, name)!r}; it must be {wanted}"
                 )
+        self.methods = tuple(self.methods)
         parse_map(self.map)
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not low <= value <= high:
-                raise SettingError(f"{name}={value!r} is not from {low} to {high}")
         if self.landmarks == "dlib" and self.face_finder != "dlib":
             raise SettingError(
                 f"landmarks=dlib goes with face_finder=dlib, not {self.face_finder}; "
@@ -112,24 +111,6 @@ class FfppConfig(tfds.core.BuilderConfig):
         return {**told, "methods": list(self.methods)}
 
 
-_CHOICES = {
-    "compression": ("raw", "c23", "c40"),
-    "crop": ("face", "full"),
-    "face_finder": ("dlib", "yunet", "none"),
-    "landmarks": LANDMARKS,
-    "jpeg_subsampling": ("444", "422", "420"),
-    "protocol": ("official", "disjoint", "folders", "all_test", "repeated"),
-}
-_RANGES = {
-    "num_frames": (1, 10_000),
-    "frame_step": (0, 10_000),
-    "image_size": (16, 2048),
-    "margin": (0.5, 4.0),
-    "jpeg_quality": (1, 100),
-    "repeated_videos_per_class": (2, 1_000_000),
-    "repeated_val_videos": (1, 1_000_000),
-    "max_rejected": (0.0, 1.0),
-}
 _INHERITED = len(dataclasses.fields(tfds.core.BuilderConfig))
 
 CONFIGS = (
@@ -275,7 +256,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def _build(self, **kwargs: Any) -> None:
         if (Path(self.data_path) / "dataset_info.json").exists():
-            built.check_same_config(Path(self.data_path), self._config)
+            card.check_same_config(Path(self.data_path), self._config)
             return
         system.need_posix("building a dataset")
         self._download_config = kwargs.get("download_config")
@@ -295,11 +276,11 @@ class Builder(tfds.core.ShardBasedBuilder):
         ).shared()
         packaging.need_space(data_dir, chosen.split, self._config)
         with cache.locked(place):
-            built.remove_incomplete(Path(self.data_path))
+            packaging.remove_incomplete(Path(self.data_path))
             self._packed = packaging.prepare(
                 chosen, self._config, cache=place, means=means
             )
-            built.writing(
+            packaging.writing(
                 functools.partial(super().download_and_prepare, **kwargs),
                 Path(self.data_path),
             )

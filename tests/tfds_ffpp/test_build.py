@@ -668,9 +668,9 @@ def test_files_that_differ_by_label_are_warned_of(tree, tmp_path):
 
 def test_settings_that_cannot_be(capsys):
     for change, said in (
-        ("crop=hair", "crop='hair' is not one of face, full"),
-        ("num_frames=0", "num_frames=0 is not from 1 to"),
-        ("num_frames=x", "num_frames='x' is not from 1 to"),
+        ("crop=hair", "crop='hair'; it must be one of face, full"),
+        ("num_frames=0", "num_frames=0; it must be a whole number from 1"),
+        ("num_frames=x", "num_frames='x'; it must be a whole number from 1"),
         ("margin=nan", "margin"),
         ("imagesize=3", "imagesize is not a field of the config"),
     ):

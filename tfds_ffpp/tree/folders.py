@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.fields import COMPRESSIONS
 from tfds_ffpp.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
@@ -19,7 +20,6 @@ METHODS = (
     "DeepFakeDetection",
 )
 REALS = ("youtube", "actors")
-COMPRESSIONS = ("raw", "c23", "c40")
 # How deep below ROOT a tree may lie: a download tool's versions/1/NAME is three.
 DEPTH = 3
 SPLIT_NAMES = {
