@@ -16,7 +16,7 @@ from fakedetect_jax.augment.clips import parse
 from fakedetect_jax.compiled import compile_eval_step, compile_train_step
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import (
-    Facts,
+    DatasetFacts,
     check_unchanged,
     dataset_config,
     dataset_facts,
@@ -122,7 +122,7 @@ def first_state(
 
 
 def check_resume(
-    run: Run, facts: dict[str, Any], dataset: Facts, step: int, plan: Plan
+    run: Run, facts: dict[str, Any], dataset: DatasetFacts, step: int, plan: Plan
 ) -> None:
     """Tells which fields, and so what of the plan, changed since a checkpoint.
 
@@ -206,7 +206,7 @@ class _Loop:
         size = self.run.config.batch_size
         clips = [self.order[p] for p in range((step - 1) * size, step * size)]
         videos = [self.train_split.videos[clip.video] for clip in clips]
-        names = [f"{v['method']}/{v['video_id']}" for v in videos]
+        names = [f"{v.method}/{v.video_id}" for v in videos]
         return ", ".join(dict.fromkeys(names))
 
     def record(self) -> None:
@@ -360,7 +360,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
             "source_frames": _source_frames(train_split.videos),
             "val_fakes": reader.SELF_BLENDED if blended_val else "forged",
             "made": card.get("made", False),
-            "dataset": dataset,
+            "dataset": dataset.to_json(),
             "steps_per_epoch": plan.steps_per_epoch,
         },
         metrics_file=metrics_file,
@@ -388,16 +388,14 @@ def _needs_blended_val(config, train: reader.Split, val: reader.Split) -> bool:
     """
     if not config.data.hold_out:
         return False
-    nothing_fake = not config.loss.self_blend and not any(
-        v["label"] for v in train.videos
-    )
+    nothing_fake = not config.loss.self_blend and not any(v.label for v in train.videos)
     if nothing_fake and not config.dataset.allow_one_class:
         raise ConfigError(
             "config.data.hold_out names every method, so no fake is left to train on; "
             "set config.loss.self_blend=1 and config.data.sampling=class, hold out "
             "fewer, or go on with --config.dataset.allow_one_class=True"
         )
-    return bool(config.loss.self_blend) and not any(v["label"] for v in val.videos)
+    return bool(config.loss.self_blend) and not any(v.label for v in val.videos)
 
 
 def _complete(start: int, num_steps: int) -> str:
@@ -413,7 +411,7 @@ def _complete(start: int, num_steps: int) -> str:
 
 def _source_frames(videos) -> dict[str, int]:
     """How long the videos were, which decides how longer ones are cut up."""
-    counts = sorted(video["source_frames"] for video in videos)
+    counts = sorted(video.source_frames for video in videos)
     return {"median": counts[len(counts) // 2], "max": counts[-1]}
 
 
@@ -465,7 +463,7 @@ def _summarise(run: Run, plan: Plan, state, splits, start: int) -> None:
     config, say = run.config, run.terminal.say
     counts = []
     for split in splits:
-        fakes = sum(v["label"] for v in split.videos)
+        fakes = sum(v.label for v in split.videos)
         counts.append(f"{split.name} {len(split.videos) - fakes} real + {fakes} fake")
     devices = run.mesh.devices.size
     parameters = network.count_parameters(state.params)

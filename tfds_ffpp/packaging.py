@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,15 @@ from tfds_ffpp import card
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.cache import cache_folder
 from tfds_ffpp.frames.entry import entry_name, read_meta
+from tfds_ffpp.frames.faces import Faces
+from tfds_ffpp.frames.prepare import faces_to_json, read_prepared
+from tfds_ffpp.frames.stored import (
+    Rejected,
+    StoredVideo,
+    VideoFacts,
+    stored_video,
+    write_lines,
+)
 from tfds_ffpp.progress import Progress
 from tfds_ffpp.tree import splits
 from tfds_ffpp.tree.naming import VideoRecord
@@ -37,11 +46,10 @@ BYTES_PER_PIXEL = 0.8
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored video: facts are all features but the frames, which lie at path."""
+    """One stored video, and where its frames lie."""
 
-    key: str
+    video: StoredVideo
     path: Path
-    facts: dict[str, Any]
 
     @property
     def size(self) -> int:
@@ -50,37 +58,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A video that is not in the dataset. expected: it should have been one."""
-
-    path: Path
-    reason: str
-    expected: bool = True
-    record: VideoRecord | None = None
-
-    def line(self) -> dict[str, Any]:
-        """As a line of rejected.jsonl."""
-        record = self.record
-        return {
-            "path": os.fsencode(self.path).decode(errors="replace"),
-            "reason": self.reason,
-            "dataset": record.dataset if record else "",
-            "method": record.method if record else "",
-            "video_id": record.video_id if record else "",
-            "label": record.label if record else -1,
-        }
-
-
-@dataclass
 class Packed:
     """All that goes into a dataset."""
 
     entries: dict[str, list[Entry]]
-    rejected: list[Rejected]
-    scan: Scan
-    split: splits.Splits
-    own_boxes: int = 0  # fakes that were cropped by their own faces
-    seconds: Counter = field(default_factory=Counter)
+    contents: card.Contents
+    seconds: Counter  # what was spent on which step of preparing
 
     def shards(self, shard_bytes: int) -> dict[str, list[list[Entry]]]:
         """Per split, runs of entries of about as many bytes."""
@@ -101,27 +84,14 @@ class Packed:
         self, folder: Path, *, config: dict[str, Any], version: str
     ) -> None:
         """Writes videos-<split>.jsonl, rejected.jsonl, card.json and card.md."""
-        for split, entries in self.entries.items():
-            _write_lines(folder / f"videos-{split}.jsonl", (e.facts for e in entries))
-        _write_lines(folder / "rejected.jsonl", (r.line() for r in self.rejected))
-        told = card.make_card(
-            {s: [e.facts for e in es] for s, es in self.entries.items()},
-            rejected=[r.line() for r in self.rejected],
-            scan=self.scan,
-            split=self.split,
-            own_boxes=self.own_boxes,
-            num_taken=len({e.path for es in self.entries.values() for e in es}),
-            config=config,
-            version=version,
-        )
-        (folder / "card.json").write_text(json.dumps(told, indent=1) + "\n")
-        (folder / "card.md").write_text(card.as_markdown(told))
-
-
-def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        contents = self.contents
+        for split, videos in contents.videos.items():
+            write_lines(folder / f"videos-{split}.jsonl", (v.to_json() for v in videos))
+        rejected = (r.to_json() for r in contents.rejected)
+        write_lines(folder / "rejected.jsonl", rejected)
+        made = card.make_card(contents, config=config, version=version)
+        (folder / "card.json").write_text(json.dumps(made, indent=1) + "\n")
+        (folder / "card.md").write_text(card.as_markdown(made))
 
 
 # Selecting -------------------------------------------------------------------------
@@ -243,10 +213,9 @@ class _Outcome:
     reasons: dict[Path, str] = field(default_factory=dict)
     seconds: Counter = field(default_factory=Counter)
 
-    def meta(self, path: Path) -> dict[str, Any] | None:
-        """The facts of a video's entry; None when there is no whole one."""
-        entry = self.entries.get(path)
-        return None if entry is None else read_meta(entry)
+    def prepared(self, path: Path) -> tuple[VideoFacts, Faces] | None:
+        """What the entry of a video says of it; None when there is no whole one."""
+        return read_prepared(self.entries.get(path))
 
 
 def cache_of(config, root: Path) -> Path:
@@ -269,9 +238,9 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
             bar=bar,
         )
         faces = {
-            record.key: meta["faces"]
+            record.key: faces_to_json(found[1])
             for path, record in originals.items()
-            if (meta := outcome.meta(path)) is not None
+            if (found := outcome.prepared(path)) is not None
         }
         _run(
             [
@@ -365,18 +334,26 @@ def _pack(
                 f"first {first.path}: {first.reason}"
             )
         if not config.allow_one_class and not chosen.capped:
-            _need_both_classes(split, [e.facts["label"] for e in kept], config)
+            _need_both_classes(split, [e.video.label for e in kept], config)
     if config.protocol != "repeated":
         _refuse_shared_content(entries)
     own = 0
     if config.crop == "face":
-        kept = {e.key for stored in entries.values() for e in stored}
+        kept = {e.video.key for stored in entries.values() for e in stored}
         own = sum(
             r.label == 1 and r.key in kept and r.original_key not in faces
             for part in chosen.split.records.values()
             for r in part
         )
-    return Packed(entries, rejected, chosen.scan, chosen.split, own, outcome.seconds)
+    contents = card.Contents(
+        videos={s: [e.video for e in part] for s, part in entries.items()},
+        rejected=rejected,
+        scan=chosen.scan,
+        split=chosen.split,
+        own_boxes=own,
+        num_taken=len({e.path for part in entries.values() for e in part}),
+    )
+    return Packed(entries, contents, outcome.seconds)
 
 
 def _sort(
@@ -390,10 +367,10 @@ def _sort(
         entries[split] = []
         for record in records:
             path = Path(os.path.abspath(record.path))
-            meta = outcome.meta(path)
-            if meta is not None:
-                facts = _facts(record, meta)
-                entries[split].append(Entry(record.key, outcome.entries[path], facts))
+            found = outcome.prepared(path)
+            if found is not None:
+                video = stored_video(record, found[0])
+                entries[split].append(Entry(video, outcome.entries[path]))
             elif path not in seen:
                 seen.add(path)
                 reason = outcome.reasons.get(path, "its entry in the cache is gone")
@@ -409,7 +386,7 @@ def _refuse_many(
     total = len(bad) + sum(len(e) for e in entries.values())
     if len(bad) <= most * total:
         return
-    _write_lines(ledger, (r.line() for r in rejected))
+    write_lines(ledger, (r.to_json() for r in rejected))
     reason, count = Counter(r.reason for r in bad).most_common(1)[0]
     raise DataError(
         f"{len(bad)} of {total} videos cannot be used, more than max_rejected={most:g} "
@@ -417,27 +394,12 @@ def _refuse_many(
     )
 
 
-def _facts(record: VideoRecord, meta: dict[str, Any]) -> dict[str, Any]:
-    told = {k: v for k, v in meta.items() if k != "faces"}
-    return {
-        "dataset": record.dataset,
-        "method": record.method,
-        "video_id": record.video_id,
-        "label": record.label,
-        "target": record.target,
-        "source": record.source,
-        "original": record.original,
-        "compression": record.compression,
-        **told,
-    }
-
-
 def _refuse_shared_content(entries: dict[str, list[Entry]]) -> None:
     """Raises DataError when the same bytes stand in two splits."""
     home: dict[str, dict[str, str]] = defaultdict(dict)
     for split, kept in entries.items():
         for entry in kept:
-            home[entry.facts["sha256"]].setdefault(split, entry.key)
+            home[entry.video.sha256].setdefault(split, entry.video.key)
     shared = [places for places in home.values() if len(places) > 1]
     if shared:
         said = " and ".join(f"{key} ({split})" for split, key in shared[0].items())

@@ -325,4 +325,5 @@ def generate_examples(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The examples of one shard, with their keys."""
     for entry in entries:
-        yield entry.key, {**entry.facts, "frames": read_frames(entry.path)}
+        frames = read_frames(entry.path)
+        yield entry.video.key, {**entry.video.to_json(), "frames": frames}

@@ -813,13 +813,13 @@ def test_stored_frames_get_the_evaluations_logits(detector, tiny_run):
     config = tiny_run.config
     split = reader.open_split(dataset.open_dataset(config), "test", config)
     rows = rows_of(tiny_run.evaluation / "scores.jsonl")
-    number = {(v["method"], v["video_id"]): i for i, v in enumerate(split.videos)}
+    number = {(v.method, v.video_id): i for i, v in enumerate(split.videos)}
     frames = np.empty((len(rows), *settings.clip_shape(config)), np.uint8)
     length = np.empty(len(rows), int)
     for i, row in enumerate(rows):
         video = number[row["method"], row["video"]]
         clip = order.ClipRef(video, row["start"], config.data.frame_stride)
-        length[i] = split.reader.read(clip, split.videos[video]["num_valid"], frames[i])
+        length[i] = split.reader.read(clip, split.videos[video].num_valid, frames[i])
     np.testing.assert_allclose(
         detector.logits(frames, length), [row["logit"] for row in rows], atol=1e-5
     )

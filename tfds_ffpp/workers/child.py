@@ -49,7 +49,7 @@ def run_job(job: Job) -> Result:
         prepared = prepare(
             job["path"],
             Preparation(**job["preparation"]),
-            faces_from_json(job["faces"]),
+            job["faces"] and faces_from_json(job["faces"]),
         )
     except Exception as error:
         return fault(error)
