@@ -4,14 +4,13 @@ Holds no TFDS: it prepares every video of every split into the cache, in process
 Beam, judges the result, and tells what stands in which shard.
 """
 
-import dataclasses
 import json
 import os
 import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from tfds_ffpp.tree.naming import VideoRecord
 from tfds_ffpp.tree.other_sets import OTHER_SETS
 from tfds_ffpp.tree.scan import OFFICIAL_TREE, WHERE_TO_ASK, Scan, account
 from tfds_ffpp.tree.scan import scan as scan_tree
-from tfds_ffpp.workers.child import Job, Result
+from tfds_ffpp.workers.jobs import EntryJob, Result
 from tfds_ffpp.workers.limits import MEMORY, share_memory
 from tfds_ffpp.workers.pool import run_jobs
 
@@ -194,7 +193,7 @@ class Means:
             )
         return replace(self, num_processes=fitting, memory_limit=memory_limit)
 
-    def run(self, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
+    def run(self, jobs: list[EntryJob]) -> Iterator[tuple[EntryJob, Result]]:
         """Runs jobs; yields each with its result as they come."""
         if not jobs:
             return iter(())
@@ -220,7 +219,7 @@ class _Outcome:
 
 def cache_of(config, root: Path) -> Path:
     """The folder below root for the entries of a config's videos."""
-    preparation = dataclasses.asdict(config.preparation)
+    preparation = asdict(config.preparation)
     return cache_folder(root, [preparation, card.versions(preparation)])
 
 
@@ -229,28 +228,27 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
     for line in account(chosen.scan):
         sys.stderr.write(f"{line}\n")
     first, second, originals = _in_order(chosen, config)
-    preparation, outcome = dataclasses.asdict(config.preparation), _Outcome()
+    outcome, faces = _Outcome(), {}
+
+    def job(record: VideoRecord) -> EntryJob:
+        """Raises OSError where the video cannot be read."""
+        path, own = os.path.abspath(record.path), faces.get(record.original_key)
+        facts = [asdict(config.preparation), own and faces_to_json(own)]
+        return EntryJob(
+            path=path,
+            entry=str(cache / entry_name(path, facts)),
+            preparation=config.preparation,
+            faces=own,
+            time_limit=means.time_limit,
+            memory_limit=means.memory_limit,
+        )
+
     with Progress("prepare videos", len(first) + len(second)) as bar:
-        _run(
-            [_job(r, None, preparation, cache, means) for r in first],
-            outcome,
-            means=means,
-            bar=bar,
-        )
-        faces = {
-            record.key: faces_to_json(found[1])
-            for path, record in originals.items()
-            if (found := outcome.prepared(path)) is not None
-        }
-        _run(
-            [
-                _job(r, faces.get(r.original_key), preparation, cache, means)
-                for r in second
-            ],
-            outcome,
-            means=means,
-            bar=bar,
-        )
+        _run(first, job, outcome, means=means, bar=bar)
+        for path, record in originals.items():
+            if (found := outcome.prepared(path)) is not None:
+                faces[record.key] = found[1]
+        _run(second, job, outcome, means=means, bar=bar)
     return _pack(chosen, outcome, faces, config, ledger=cache.parent)
 
 
@@ -276,44 +274,34 @@ def _in_order(
     return list(first.values()), second, originals
 
 
-def _job(
-    record: VideoRecord, faces, preparation: dict[str, Any], cache: Path, means: Means
-) -> Job:
-    """What is to be done of a video; without an "entry" where it cannot be read."""
-    path = os.path.abspath(record.path)
-    job = {
-        "path": path,
-        "preparation": preparation,
-        "faces": faces,
-        "time_limit": means.time_limit,
-        "memory_limit": means.memory_limit,
-    }
-    try:
-        return {**job, "entry": str(cache / entry_name(path, [preparation, faces]))}
-    except OSError as error:
-        return {**job, "reason": error.strerror or "cannot be read"}
-
-
 def _run(
-    jobs: Sequence[Job], outcome: _Outcome, *, means: Means, bar: Progress
+    records: Sequence[VideoRecord],
+    make_job: Callable[[VideoRecord], EntryJob],
+    outcome: _Outcome,
+    *,
+    means: Means,
+    bar: Progress,
 ) -> None:
-    """Runs the jobs that have no entry yet; adds to the outcome."""
-    waiting = []
-    for job in jobs:
-        path = Path(job["path"])
-        if "reason" in job:
-            outcome.reasons[path] = job["reason"]
-        elif read_meta(Path(job["entry"])) is not None:
-            outcome.entries[path] = Path(job["entry"])
+    """Prepares the videos that have no entry yet; adds to the outcome."""
+    jobs = []
+    for record in records:
+        try:
+            job = make_job(record)
+        except OSError as error:
+            path = Path(os.path.abspath(record.path))
+            outcome.reasons[path] = error.strerror or "cannot be read"
+            continue
+        if read_meta(Path(job.entry)) is not None:
+            outcome.entries[Path(job.path)] = Path(job.entry)
         else:
-            waiting.append(job)
-    bar.skip(len(jobs) - len(waiting))
-    for job, result in means.run(waiting):
-        if "reason" in result:
-            outcome.reasons[Path(job["path"])] = result["reason"]
+            jobs.append(job)
+    bar.skip(len(records) - len(jobs))
+    for job, result in means.run(jobs):
+        if result.reason:
+            outcome.reasons[Path(job.path)] = result.reason
         else:
-            outcome.entries[Path(job["path"])] = Path(job["entry"])
-            outcome.seconds.update(result["seconds"])
+            outcome.entries[Path(job.path)] = Path(job.entry)
+            outcome.seconds.update(result.seconds or {})
         bar.step()
 
 

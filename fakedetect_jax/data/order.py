@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,20 @@ class ClipRef(NamedTuple):
     start: int
     stride: int
     blend: bool = False  # a real video's, to become a self-blended fake
+
+
+class Seen(Protocol):
+    """What decides which clips a video has; a StoredVideo, or a part of any video."""
+
+    @property
+    def num_valid(self) -> int:
+        """How many of its stored frames are no repeats."""
+        ...
+
+    @property
+    def face_seen(self) -> Sequence[int]:
+        """For each stored frame, whether the face was found in it."""
+        ...
 
 
 def held_in(videos: Sequence[StoredVideo], hold_out: Sequence[str]) -> list[int]:
@@ -36,7 +50,7 @@ def held_in(videos: Sequence[StoredVideo], hold_out: Sequence[str]) -> list[int]
 
 
 def showing_starts(
-    video: StoredVideo, *, clip_frames: int, stride: int, min_coverage: float
+    video: Seen, *, clip_frames: int, stride: int, min_coverage: float
 ) -> np.ndarray:
     """The stored frames int[N], rising, at which a clip of a video may start.
 
@@ -317,7 +331,7 @@ def clip_span(clip_frames: int, frame_stride: int) -> int:
 
 
 def covering_clips(
-    videos: Sequence[StoredVideo],
+    videos: Sequence[Seen],
     *,
     clip_frames: int,
     frame_stride: int,
