@@ -17,27 +17,27 @@ from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
 from tfds_ffpp.workers import limits
 
 
-def make_config(told: str, changes: Sequence[str]) -> FfppConfig:
+def make_config(text: str, changes: Sequence[str]) -> FfppConfig:
     """A named config or one given as JSON, with field=value changes.
 
     Raises SettingError.
     """
     fields = {f.name: f for f in dataclasses.fields(FfppConfig)}
     values: dict[str, Any] = {}
-    if told.startswith("{"):
+    if text.startswith("{"):
         try:
-            values = json.loads(told)
+            values = json.loads(text)
         except json.JSONDecodeError as error:
             raise SettingError(f"--config is not JSON ({error})") from None
         base = FfppConfig(name=str(values.get("name", "custom")))
-    elif told in NAMED_CONFIGS:
-        base = NAMED_CONFIGS[told]
+    elif text in NAMED_CONFIGS:
+        base = NAMED_CONFIGS[text]
     else:
         # A dataset of one's own under its own name.
-        base = FfppConfig(name=told)
+        base = FfppConfig(name=text)
     for change in changes:
-        name, _, text = change.partition("=")
-        values[name] = _parse(text, getattr(base, name, None))
+        name, _, value = change.partition("=")
+        values[name] = _parse(value, getattr(base, name, None))
     unknown = [name for name in values if name not in fields]
     if unknown:
         raise SettingError(

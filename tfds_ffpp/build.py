@@ -23,9 +23,9 @@ NEW = ".tfds_ffpp_new"  # where the replacement of a finished dataset is built
 
 def build_command(config: FfppConfig, data_dir: str | Path) -> str:
     """The command that builds this dataset."""
-    told = config.content()
+    values = config.content()
     base = named_config(config.name).content()
-    changes = {k: v for k, v in told.items() if v != base[k]}
+    changes = {k: v for k, v in values.items() if v != base[k]}
     words = ["--data_dir", str(data_dir), "--config", config.name]
     for name, value in changes.items():
         text = ",".join(value) if isinstance(value, list) else value

@@ -107,8 +107,8 @@ class FfppConfig(tfds.core.BuilderConfig):
     def content(self) -> dict[str, Any]:
         """The fields that decide what the dataset holds, as plain JSON data."""
         ours = [f.name for f in dataclasses.fields(FfppConfig)][_INHERITED:]
-        told = {name: getattr(self, name) for name in ours}
-        return {**told, "methods": list(self.methods)}
+        values = {name: getattr(self, name) for name in ours}
+        return {**values, "methods": list(self.methods)}
 
 
 _INHERITED = len(dataclasses.fields(tfds.core.BuilderConfig))

@@ -243,10 +243,9 @@ def scan(
         found = _scan_others(root, layout, want)
         if found is not None:
             return found
-    tree = None
-    told = parse_map(mapping)
+    tree, meanings = None, parse_map(mapping)
     if root.is_dir() and layout not in OTHER_SETS:
-        tree = find_tree(root, layout, compression, told, folders)
+        tree = find_tree(root, layout, compression, meanings, folders)
     if tree is None:
         raise nothing_found(root, layout, None)
     return _scan_tree(root, tree, want)
