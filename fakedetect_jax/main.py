@@ -30,6 +30,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Declares the flags of this command."""
     config_flags.DEFINE_config_file("config", None, "Config file, see configs/.")
+    FLAGS["config"].parser = _ConfigFile()
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config> if not set.")
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate.")
     flags.DEFINE_string("split", "val", "Split to evaluate (--mode eval).")
@@ -37,6 +38,19 @@ def define_flags() -> None:
     _define_host_flags(FLAGS)
     flags.DEFINE_bool("tune_malloc", True, "On CPU: keep freed memory (starts anew).")
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Runs a config file; its errors name a line, or the field that was meant.
+
+    Those of config_flags name neither.
+    """
+
+    def parse(self, argument: str) -> settings.Config:
+        """The config of FILE or FILE:ARGUMENT. Raises ConfigError."""
+        config = settings.load(argument)
+        settings.check_overrides(config, sys.argv[1:])
+        return config
 
 
 def _define_host_flags(values: flags.FlagValues) -> None:
@@ -71,8 +85,7 @@ def parse_flags(argv: list[str]) -> None:
     """Parses the command line; raises ConfigError in one sentence."""
     try:
         if not any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
-            # Before config_flags, whose errors name neither lines nor known fields.
-            settings.check_overrides(settings.load(_config_source(argv)), argv[1:])
+            _need_config(argv)
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(settings.as_sentence(error)) from error
@@ -82,14 +95,11 @@ def parse_flags(argv: list[str]) -> None:
         raise ConfigError(f"argument {rest[1]!r} is not known; see --help")
 
 
-def _config_source(argv: list[str]) -> str:
-    """The value of --config. Raises ConfigError when there is none."""
-    for number, argument in enumerate(argv):
-        if argument in ("--config", "-config") and number + 1 < len(argv):
-            return argv[number + 1]
-        if argument.startswith(("--config=", "-config=")):
-            return argument.partition("=")[2]
-    raise ConfigError("--config is missing; for example --config configs/demo.py")
+def _need_config(argv: list[str]) -> None:
+    """Raises ConfigError where --config is not given."""
+    names = [argument.partition("=")[0] for argument in argv]
+    if not {"--config", "-config"} & set(names):
+        raise ConfigError("--config is missing; for example --config configs/demo.py")
 
 
 def main(argv: list[str]) -> int:

@@ -230,7 +230,7 @@ def load(source: str) -> Config:
             f"get_config of {path} returns a {type(config).__name__}; "
             "it must return a ConfigDict"
         )
-    return config
+    return config.lock()
 
 
 def _at_line(path: Path, error: Exception) -> str:

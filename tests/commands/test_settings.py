@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 
 import jax
@@ -187,7 +186,7 @@ def test_the_config_lists_every_field_of_the_dataset_and_the_model(load_config):
 def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     tmp_path, options, given, starts
 ):
-    """Every start loads the config, once or more; here it notes what it finds."""
+    """Every start runs the config file once; here it notes what it finds."""
     log, config = tmp_path / "log", tmp_path / "noting.py"
     demo = str(ROOT / "configs/demo.py")
     config.write_text(
@@ -213,7 +212,18 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     found = [json.loads(line) for line in log.read_text().splitlines()]
     seen = [{k: v for k, v in f.items() if k in process.MALLOC} for f in found]
     malloc = {k: v for k, v in given.items() if k in process.MALLOC}
-    assert [one for one, _ in groupby(seen)] == [malloc, process.MALLOC][:starts]
+    assert seen == [malloc, process.MALLOC][:starts]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_the_same_from_any_folder(tmp_path, monkeypatch, name):
+    """A child finds its parent beside itself, wherever the command is typed."""
+    file = ROOT / "configs" / f"{name}.py"
+    monkeypatch.chdir(ROOT)
+    here = settings.load(f"configs/{name}.py").to_dict()
+    monkeypatch.chdir(tmp_path)
+    for path in (str(file), os.path.relpath(file, tmp_path)):
+        assert settings.load(path).to_dict() == here
 
 
 def test_test_is_scored_unasked_only_where_the_config_says_so_itself(load_config):
