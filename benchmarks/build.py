@@ -27,7 +27,7 @@ import dlib
 import numpy as np
 
 from tfds_ffpp.build import BuildOptions, build
-from tfds_ffpp.frames.prepare import faces_from_json, prepare
+from tfds_ffpp.frames.prepare import prepare
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic.tree import write_tree
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
@@ -99,7 +99,7 @@ def ours(videos: Sequence[Path], seconds: Any) -> list[list[bytes]]:
     faces, stored = None, []
     for path in videos:
         prepared = prepare(path, CONFIG.preparation, faces)
-        faces = faces or faces_from_json(prepared.meta["faces"])
+        faces = faces or prepared.faces
         seconds.update(prepared.seconds)
         stored.append(prepared.frames)
     return stored

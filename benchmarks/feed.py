@@ -58,8 +58,8 @@ def make_data(folder: Path, num_identities: int):
     videos = read_videos(Path(builder.data_dir), "train")
     reader = FrameReader(builder, "train", image_size=SIZE)
     for number, video in enumerate(videos):
-        frames = np.empty((video["num_valid"], SIZE, SIZE, 3), np.uint8)
-        reader.read(ClipRef(number, 0, 1), video["num_valid"], frames)
+        frames = np.empty((video.num_valid, SIZE, SIZE, 3), np.uint8)
+        reader.read(ClipRef(number, 0, 1), video.num_valid, frames)
         for kind in ("png", "jpg"):
             place = folder / kind / f"{number:04d}"
             place.mkdir(parents=True, exist_ok=True)

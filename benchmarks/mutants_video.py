@@ -16,11 +16,12 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tests.made_videos import write_video
+from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.workers.jobs import EntryJob, Job, Result, WindowsJob
 from tfds_ffpp.workers.limits import MEMORY
 from tfds_ffpp.workers.pool import Worker
 
@@ -34,18 +35,18 @@ SOURCES: list[tuple[str, str, str]] = [  # suffix, codec, pixel format
     ("mov", "mjpeg", "yuvj420p"),
     ("mkv", "ffv1", "yuv420p"),
 ]
-PREPARATION = {
-    "num_frames": 8,
-    "frame_step": 0,
-    "image_size": 64,
-    "crop": "face",
-    "margin": 1.3,
-    "face_finder": "dlib",
-    "face_finder_model": "",
-    "landmarks": "none",
-    "jpeg_quality": 95,
-    "jpeg_subsampling": "444",
-}
+PREPARATION = Preparation(
+    num_frames=8,
+    frame_step=0,
+    image_size=64,
+    crop="face",
+    margin=1.3,
+    face_finder="dlib",
+    face_finder_model="",
+    landmarks="none",
+    jpeg_quality=95,
+    jpeg_subsampling="444",
+)
 
 
 def mutate(content: bytes, rng: np.random.Generator) -> bytes:
@@ -75,37 +76,40 @@ def mutate(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def jobs_of(path: Path, folder: Path) -> dict[str, dict[str, Any]]:
+def jobs_of(path: Path, folder: Path) -> dict[str, Job]:
     """The job of the build and that of predict."""
-    both = {
-        "path": str(path),
-        "preparation": PREPARATION,
-        "time_limit": 60.0,
-        "memory_limit": MEMORY,
-    }
     windows = folder / f"{path.name}.windows"
     windows.mkdir()
     return {
-        "build": {**both, "entry": str(folder / f"{path.name}.entry"), "faces": None},
-        "predict": {
-            **both,
-            "folder": str(windows),
-            "window_frames": 16,
-            "all_faces": True,
-            "stall_limit": 60.0,
-        },
+        "build": EntryJob(
+            path=str(path),
+            entry=str(folder / f"{path.name}.entry"),
+            preparation=PREPARATION,
+            faces=None,
+            time_limit=60.0,
+            memory_limit=MEMORY,
+        ),
+        "predict": WindowsJob(
+            path=str(path),
+            folder=str(windows),
+            preparation=PREPARATION,
+            window_frames=16,
+            all_faces=True,
+            time_limit=60.0,
+            stall_limit=60.0,
+            memory_limit=MEMORY,
+        ),
     }
 
 
-def outcome(result: dict[str, Any]) -> str:
+def outcome(result: Result) -> str:
     """In a word: how a job ended."""
-    if "fatal" in result:
+    if result.fatal:
         return "fatal"
-    reason = result.get("reason")
-    if reason is None:
+    if not result.reason:
         return "prepared"
     for word in ("died", "longer", "memory"):
-        if word in reason:
+        if word in result.reason:
             return word
     return "reason"
 
@@ -146,7 +150,7 @@ def main() -> int:
                 if outcome(result) not in ("prepared", "reason"):
                     sys.stderr.write(f"{path.name} {way}: {result}\n")
                 seconds[way] = max(seconds[way], spent)
-                memory[way] = max(memory[way], result.get("memory", 0))
+                memory[way] = max(memory[way], result.memory)
     worker.close()
     for way, found in counts.items():
         told = ", ".join(f"{n} {word}" for word, n in sorted(found.items()))

@@ -24,23 +24,24 @@ from fakedetect_jax.errors import UserError
 from fakedetect_jax.serving.detector import Detector
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.crops import clip_crops
+from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.frames.video import read_frames
 
 INSIDE = 127  # masks are stored lossily; 255 inside
 
 
-def mask_path(tree: Path, video: dict) -> Path:
+def mask_path(tree: Path, video: StoredVideo) -> Path:
     """Where the mask of a fake lies in an official tree."""
-    folder = tree / "manipulated_sequences" / video["method"] / "masks" / "videos"
-    return folder / f"{video['video_id']}.mp4"
+    folder = tree / "manipulated_sequences" / video.method / "masks" / "videos"
+    return folder / f"{video.video_id}.mp4"
 
 
-def mask_crops(path: Path, video: dict, size: int) -> np.ndarray:
+def mask_crops(path: Path, video: StoredVideo, size: int) -> np.ndarray:
     """The mask bool[N,S,S] at the stored frames, cut as the frames were."""
-    clip = read_frames(path, video["frame_index"][: video["num_valid"]])
-    y0, x0, y1, x1 = video["box"]
+    clip = read_frames(path, video.frame_index[: video.num_valid])
+    y0, x0, y1, x1 = video.box
     crops = clip_crops(
-        clip, (y0, x0, y1, x1), size, reference=(video["height"], video["width"])
+        clip, (y0, x0, y1, x1), size, reference=(video.height, video.width)
     )
     return crops.mean(axis=-1) > INSIDE
 
@@ -55,7 +56,7 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
         frame_stride=config.data.frame_stride,
         per_video=1,
     )
-    fakes = [c for c in clips if split.videos[c.video]["label"] == 1]
+    fakes = [c for c in clips if split.videos[c.video].label == 1]
     fakes = [c for c in fakes if mask_path(tree, split.videos[c.video]).exists()]
     order = np.random.default_rng(0).permutation(len(fakes))[:max_clips]
     rows = []
@@ -63,7 +64,7 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
         clip = fakes[number]
         video = split.videos[clip.video]
         frames = np.empty((1, *settings.clip_shape(config)), np.uint8)
-        length = split.reader.read(clip, video["num_valid"], frames[0])
+        length = split.reader.read(clip, video.num_valid, frames[0])
         told = detector.explain(frames, np.array([length]))
         masks = mask_crops(mask_path(tree, video), video, size)
         called_fake = bool(1 / (1 + np.exp(-told.logits[0])) > detector.threshold)
@@ -73,7 +74,7 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
             if mask.any() and not mask.all():
                 rows.append(
                     {
-                        "method": video["method"],
+                        "method": video.method,
                         "called_fake": called_fake,
                         "cold": bool(heat.max() <= 0),
                         "hit": bool(mask.flat[heat.argmax()]),

@@ -88,7 +88,7 @@ def phases(detector: Detector, videos: list[str]) -> dict[str, float]:
         done += 1
         for name, seconds in prepared.seconds.items():
             totals[name] = totals.get(name, 0.0) + seconds
-        valid = prepared.meta["num_valid"]
+        valid = prepared.facts.num_valid
         start = time.perf_counter()
         read = [
             detector.read_clip(prepared.frames, c, valid)

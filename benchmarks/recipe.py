@@ -330,7 +330,7 @@ def test(bench: Bench, trial: Trial) -> Result:
 
 def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
     """Video scores of the reals, changed as a whole and compressed, one per video."""
-    real = [i for i, v in enumerate(split.videos) if v["label"] == 0]
+    real = [i for i, v in enumerate(split.videos) if v.label == 0]
     clips = covering_clips(
         split.videos,
         clip_frames=config.data.clip_frames,
@@ -346,7 +346,7 @@ def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
         part = clips[start : start + rows]
         for row, clip in enumerate(part):
             batch["length"][row] = split.reader.read(
-                clip, split.videos[clip.video]["num_valid"], batch["frames"][row]
+                clip, split.videos[clip.video].num_valid, batch["frames"][row]
             )
         keys = jax.random.split(jax.random.key(start), rows)
         batch["frames"] = np.asarray(change(batch["frames"], keys))

@@ -58,7 +58,7 @@ def demo(out: Path, seed: int = 0):
 def reals_of(builder, split: str, config):
     """The real videos of a split and a reader of their frames."""
     videos = read_videos(Path(builder.data_dir), split)
-    records = [i for i, v in enumerate(videos) if not v["label"] and v["num_valid"]]
+    records = [i for i, v in enumerate(videos) if not v.label and v.num_valid]
     reader = FrameReader(
         builder,
         split,
@@ -172,10 +172,10 @@ def score(
     batch = empty_batch(len(clips), config.data.clip_frames, config.dataset.image_size)
     for row, clip in enumerate(clips):
         batch["length"][row] = reader.read(
-            clip, videos[clip.video]["num_valid"], batch["frames"][row]
+            clip, videos[clip.video].num_valid, batch["frames"][row]
         )
         video = videos[clip.video]
-        frames, _ = frames_of(clip, video["num_valid"], config.data.clip_frames)
+        frames, _ = frames_of(clip, video.num_valid, config.data.clip_frames)
         batch["face"][row] = smooth_points(video)[frames]
     scores = {}
     for name, way in ways(step_settings, jnp.asarray(batch["face"])).items():

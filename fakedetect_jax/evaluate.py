@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from fakedetect_jax import compiled, settings
 from fakedetect_jax.data import order, reader
 from fakedetect_jax.data.dataset import (
-    Facts,
+    DatasetFacts,
     cut_otherwise,
     dataset_digest,
     dataset_facts,
@@ -38,6 +38,7 @@ from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import weights
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.frames.stored import StoredVideo
 
 Row = dict[str, Any]
 
@@ -93,8 +94,8 @@ def score_clips(
     ]
 
 
-def _valid_frames(video: order.Video, clip: order.ClipRef, config) -> int:
-    left = -(-(video["num_valid"] - clip.start) // clip.stride)
+def _valid_frames(video: StoredVideo, clip: order.ClipRef, config) -> int:
+    left = -(-(video.num_valid - clip.start) // clip.stride)
     return max(min(left, config.data.clip_frames), 1)
 
 
@@ -107,21 +108,21 @@ def _numbers(clips: Sequence[order.ClipRef]) -> list[int]:
     return numbers
 
 
-def _facts(video: order.Video) -> Row:
+def _facts(video: StoredVideo) -> Row:
     """What every row says of its video."""
     return {
-        "dataset": video["dataset"],
-        "method": video["method"],
-        "video": video["video_id"],
-        "target": video["target"],
-        "source": video["source"],
-        "compression": video["compression"],
-        "label": video["label"],
+        "dataset": video.dataset,
+        "method": video.method,
+        "video": video.video_id,
+        "target": video.target,
+        "source": video.source,
+        "compression": video.compression,
+        "label": video.label,
     }
 
 
 def _row(
-    video: order.Video, clip: order.ClipRef, length: int, logit: float, number: int
+    video: StoredVideo, clip: order.ClipRef, length: int, logit: float, number: int
 ) -> Row:
     return {
         **_facts(video),
@@ -161,7 +162,7 @@ def unscored(split: Split, config) -> list[Row]:
     return [
         {
             **_facts(v),
-            "reason": SELDOM_SEEN if v["num_valid"] else "no usable frame",
+            "reason": SELDOM_SEEN if v.num_valid else "no usable frame",
         }
         for v in split.videos
         if not len(clips(v))
@@ -192,7 +193,7 @@ def strips(rows: Sequence[Row], split: Split, config) -> list[Row]:
         index = number[metrics.video_key(row)]
         frames = np.empty((config.data.clip_frames, size, size, 3), np.uint8)
         reference = order.ClipRef(index, row["start"], config.data.frame_stride)
-        length = split.reader.read(reference, split.videos[index]["num_valid"], frames)
+        length = split.reader.read(reference, split.videos[index].num_valid, frames)
         images = [simplejpeg.encode_jpeg(f, quality=85) for f in frames[:length]]
         kept = ("dataset", "method", "video", "compression", "label", "clip", "score")
         shown.append(
@@ -245,14 +246,13 @@ def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]
     return plain.with_name(f"{plain.name}-{short}"), differing
 
 
-def meet_on_data(run: Run, builder, dataset: Facts) -> None:
+def meet_on_data(run: Run, builder, dataset: DatasetFacts) -> None:
     """Ends all hosts, with exit code 3, unless they have the same dataset."""
     run.hosts.meet(
         "dataset",
-        {f"the digest of dataset {_dataset_name(builder)}": dataset["digest"][:16]}
+        {f"the digest of dataset {_dataset_name(builder)}": dataset.digest[:16]}
         | {
-            f"split {name}": f"{split['real']} real + {split['fake']} fake videos"
-            for name, split in dataset["splits"].items()
+            f"split {name}": f"{split} videos" for name, split in dataset.splits.items()
         },
         code=DataError.exit_code,
         cure="copy one host's dataset to all, or build it anew with the same settings",
@@ -373,7 +373,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
             "threshold": facts.get("threshold"),
             "calibration": facts.get("calibration"),
             "dataset_card": card,
-            "dataset_digest": dataset["digest"],
+            "dataset_digest": dataset.digest,
             "dataset_changed": changed,
             "num_clips": len(rows),
             "unscored": unscored(split, config),
@@ -393,11 +393,12 @@ def _write_trivial(folder: Path, split: Split, run: Run) -> None:
     write_lines(folder / "trivial.jsonl", rows)
 
 
-def _changed(old: Facts | None, new: Facts) -> str:
-    """How a dataset differs from the run's; empty if it does not or none is known."""
-    if old is None or old["digest"] == new["digest"]:
+def _changed(row: dict[str, Any] | None, new: DatasetFacts) -> str:
+    """How a dataset differs from a checkpoint's; empty if it does not or none is
+    known."""
+    if row is None or row["digest"] == new.digest:
         return ""
-    return describe_change(old, new)
+    return describe_change(DatasetFacts.from_json(row), new)
 
 
 def _dataset_name(builder) -> str:

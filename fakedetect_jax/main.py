@@ -30,6 +30,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "Config file, see configs/; the run's own in --mode eval."
     )
+    FLAGS["config"].parser = _ConfigFile()
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config> if not set.")
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate.")
     flags.DEFINE_string("split", "val", "Split to evaluate (--mode eval).")
@@ -37,6 +38,19 @@ def define_flags() -> None:
     _define_host_flags(FLAGS)
     flags.DEFINE_bool("tune_malloc", True, "On CPU: keep freed memory (starts anew).")
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Runs a config file; its errors name a line, or the field that was meant.
+
+    Those of config_flags name neither.
+    """
+
+    def parse(self, argument: str) -> settings.Config:
+        """The config of FILE or FILE:ARGUMENT. Raises ConfigError."""
+        config = settings.load(argument)
+        settings.check_overrides(config, sys.argv[1:])
+        return config
 
 
 def _define_host_flags(values: flags.FlagValues) -> None:
@@ -71,8 +85,7 @@ def parse_flags(argv: list[str]) -> None:
     """Parses the command line; raises ConfigError in one sentence."""
     try:
         if not any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
-            # Before config_flags, whose errors name neither lines nor known fields.
-            _check_config(argv)
+            _need_config(argv)
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(settings.as_sentence(error)) from error
@@ -82,8 +95,8 @@ def parse_flags(argv: list[str]) -> None:
         raise ConfigError(f"argument {rest[1]!r} is not known; see --help")
 
 
-def _check_config(argv: list[str]) -> None:
-    """Raises ConfigError for a config, or a field of it, that there is not.
+def _need_config(argv: list[str]) -> None:
+    """Raises ConfigError where there is no config, or no such field.
 
     Without --config, that of the run which --mode eval names takes its place.
     """
@@ -92,7 +105,7 @@ def _check_config(argv: list[str]) -> None:
         flags.DEFINE_string(name, None, "", flag_values=early)
     early(argv, known_only=True)
     if early.config is not None:
-        return settings.check_overrides(settings.load(early.config), argv[1:])
+        return
     if early.mode != "eval":
         raise ConfigError("--config is missing; for example --config configs/demo.py")
     if not early.workdir:

@@ -1,17 +1,29 @@
 """What each config field may be; checked in one go before any device is touched."""
 
 import difflib
-import math
 import re
 import runpy
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from fakedetect_jax.augment import fields as augment
 from fakedetect_jax.errors import ConfigError
+from tfds_ffpp import fields
+from tfds_ffpp.fields import (
+    SHARE,
+    SWITCH,
+    TEXT,
+    Choice,
+    Number,
+    Rule,
+    Texts,
+    Whole,
+    Wholes,
+)
 from tfds_ffpp.system import refuse_address
 
 
@@ -30,117 +42,11 @@ def batch_shape(config, batch_size: int) -> tuple[int, int, int]:
 Config = Any
 
 
-class Whole(NamedTuple):
-    """A whole number in a closed range."""
-
-    low: int
-    high: float = math.inf
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and self.low <= value <= self.high:
-            return None
-        return f"a whole number {_range(self.low, self.high)}"
-
-
-class Number(NamedTuple):
-    """A finite number in a closed range, or above its lower end if `above`."""
-
-    low: float
-    high: float = math.inf
-    above: bool = False
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        inside = number and math.isfinite(value) and self.low <= value <= self.high
-        if inside and not (self.above and value == self.low):
-            return None
-        if self.above:
-            end = "" if math.isinf(self.high) else f" and at most {self.high}"
-            return f"a number above {self.low}{end}"
-        return f"a number {_range(self.low, self.high)}"
-
-
-class Choice(NamedTuple):
-    """One of some words."""
-
-    options: tuple[str, ...]
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        return None if value in self.options else f"one of {', '.join(self.options)}"
-
-
-class Wholes(NamedTuple):
-    """A list of whole numbers of at least `low`."""
-
-    low: int
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        one = Whole(self.low)
-        if isinstance(value, list | tuple) and not any(map(one.fault, value)):
-            return None
-        return f"a list of whole numbers of at least {self.low}"
-
-
-class Texts(NamedTuple):
-    """A list of texts."""
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return None
-        return "a list of texts"
-
-
-class Kind(NamedTuple):
-    """Any value of a type."""
-
-    type: type
-    words: str
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        return None if isinstance(value, self.type) else self.words
-
-
-def _range(low: float, high: float) -> str:
-    return f"of at least {low}" if math.isinf(high) else f"from {low} to {high}"
-
-
-TEXT = Kind(str, "a text")
-SWITCH = Kind(bool, "True or False")
-SHARE = Number(0, 1)
-
-
-RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
+# Of the whole run. A dataset's stand in tfds_ffpp.fields, an augmentation's in
+# augment.fields: what those accept is accepted here.
+RULES: dict[str, Rule] = {
     "seed": Whole(0, 2**31 - 1),
-    "dataset.name": TEXT,
-    "dataset.layout": TEXT,
-    "dataset.compression": Choice(("raw", "c23", "c40")),
-    "dataset.face_finder": Choice(("dlib", "yunet", "none")),
-    "dataset.landmarks": Choice(("none", "dlib")),
-    "dataset.num_frames": Whole(1, 1000),
-    "dataset.frame_step": Whole(0, 1000),
-    "dataset.image_size": Whole(16, 1024),
-    "dataset.crop": Choice(("face", "full")),
-    "dataset.margin": Number(1, 4),
-    "dataset.protocol": Choice(
-        ("official", "disjoint", "folders", "all_test", "repeated")
-    ),
-    "dataset.strict": SWITCH,
-    "dataset.allow_missing": SWITCH,
-    "dataset.allow_one_class": SWITCH,
-    "dataset.map": TEXT,
-    "dataset.face_finder_model": TEXT,
-    "dataset.jpeg_quality": Whole(1, 100),
-    "dataset.jpeg_subsampling": Choice(("444", "422", "420")),
-    "dataset.repeated_videos_per_class": Whole(1),
-    "dataset.repeated_val_videos": Whole(1),
-    "dataset.max_rejected": SHARE,
+    **{f"dataset.{name}": rule for name, rule in fields.FIELDS.items()},
     "synthetic.num_identities": Whole(0, 1000),
     "synthetic.num_frames": Whole(1, 10000),
     "synthetic.frame_size": Whole(64, 2048),
@@ -175,6 +81,7 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
     "model.remat": SWITCH,
     "model.dtype": Choice(("bfloat16", "float32")),
     "model.cpu_kernels": SWITCH,
+    **{f"augment.{name}": rule for name, rule in augment.FIELDS.items()},
     "init_from": TEXT,
     "batch_size": Whole(1, 2**20),
     "num_epochs": Whole(1),
@@ -208,18 +115,14 @@ RULES: dict[str, Whole | Wholes | Number | Choice | Texts | Kind] = {
 }
 
 
-# Groups that take further fields; the dataset builder and augment.py check those.
-OPEN_GROUPS = ("dataset.", "augment.")
-
-
 def check(config) -> None:
     """Raises ConfigError naming the first field that cannot be used, and its range."""
-    fields = field_names(config)
-    for field in fields:
-        if field not in RULES and not field.startswith(OPEN_GROUPS):
+    names = field_names(config)
+    for field in names:
+        if field not in RULES:
             raise ConfigError(f"config.{field} is no field{_nearest(field, RULES)}")
     for field, rule in RULES.items():
-        if field not in fields:
+        if field not in names:
             raise ConfigError(
                 f"config.{field} is missing; take configs/ffpp.py as the base"
             )
@@ -329,7 +232,7 @@ def load(source: str) -> Config:
             f"get_config of {path} returns a {type(config).__name__}; "
             "it must return a ConfigDict"
         )
-    return config
+    return config.lock()
 
 
 def _at_line(path: Path, error: Exception) -> str:

@@ -15,7 +15,7 @@ from fakedetect_jax.augment.clips import parse
 from fakedetect_jax.compiled import compile_eval_step, compile_train_step
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import (
-    Facts,
+    DatasetFacts,
     check_unchanged,
     dataset_config,
     dataset_facts,
@@ -23,7 +23,7 @@ from fakedetect_jax.data.dataset import (
     read_card,
 )
 from fakedetect_jax.data.feed import empty_batch, train_feed
-from fakedetect_jax.data.order import TrainOrder, Video
+from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.model import network, pretrained, steps
@@ -33,6 +33,7 @@ from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.workdir import Run
+from tfds_ffpp.frames.stored import StoredVideo
 
 
 class Plan(NamedTuple):
@@ -112,7 +113,7 @@ def first_state(
 
 
 def check_resume(
-    run: Run, facts: dict[str, Any], dataset: Facts, step: int, plan: Plan
+    run: Run, facts: dict[str, Any], dataset: DatasetFacts, step: int, plan: Plan
 ) -> None:
     """Tells which fields, and so what of the plan, changed since a checkpoint.
 
@@ -237,7 +238,7 @@ def train(run: Run) -> Path | None:
 class Data(NamedTuple):
     """What a run is trained and validated on."""
 
-    dataset: Facts
+    dataset: DatasetFacts
     card: dict[str, Any]
     train: reader.Split
     val: reader.Split
@@ -336,7 +337,7 @@ def _agree_on_start(run: Run, plan: Plan, checkpoints: Checkpoints) -> int:
     return parallel.agree(start)
 
 
-def _train_order(config, videos: Sequence[Video]) -> TrainOrder:
+def _train_order(config, videos: Sequence[StoredVideo]) -> TrainOrder:
     return TrainOrder(
         videos,
         seed=config.seed,
@@ -358,7 +359,7 @@ def _facts(run: Run, plan: Plan, data: Data) -> dict[str, Any]:
         "source_frames": _source_frames(data.train.videos),
         "val_fakes": reader.SELF_BLENDED if data.blended_val else "forged",
         "made": data.card.get("made", False),
-        "dataset": data.dataset,
+        "dataset": data.dataset.to_json(),
         "steps_per_epoch": plan.steps_per_epoch,
     }
 
@@ -371,16 +372,14 @@ def _needs_blended_val(config, train: reader.Split, val: reader.Split) -> bool:
     """
     if not config.data.hold_out:
         return False
-    nothing_fake = not config.loss.self_blend and not any(
-        v["label"] for v in train.videos
-    )
+    nothing_fake = not config.loss.self_blend and not any(v.label for v in train.videos)
     if nothing_fake and not config.dataset.allow_one_class:
         raise ConfigError(
             "config.data.hold_out names every method, so no fake is left to train on; "
             "set config.loss.self_blend=1 and config.data.sampling=class, hold out "
             "fewer, or go on with --config.dataset.allow_one_class=True"
         )
-    return bool(config.loss.self_blend) and not any(v["label"] for v in val.videos)
+    return bool(config.loss.self_blend) and not any(v.label for v in val.videos)
 
 
 def _complete(start: int, num_steps: int) -> str:
@@ -396,7 +395,7 @@ def _complete(start: int, num_steps: int) -> str:
 
 def _source_frames(videos) -> dict[str, int]:
     """How long the videos were, which decides how longer ones are cut up."""
-    counts = sorted(video["source_frames"] for video in videos)
+    counts = sorted(video.source_frames for video in videos)
     return {"median": counts[len(counts) // 2], "max": counts[-1]}
 
 
@@ -448,7 +447,7 @@ def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
     config, say = run.config, run.terminal.say
     splits, counts = (data.train, data.val), []
     for split in splits:
-        fakes = sum(v["label"] for v in split.videos)
+        fakes = sum(v.label for v in split.videos)
         counts.append(f"{split.name} {len(split.videos) - fakes} real + {fakes} fake")
     devices = run.mesh.devices.size
     parameters = network.count_parameters(state.params)

@@ -9,34 +9,34 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from tfds_ffpp import built, packaging, system
+from tfds_ffpp import card, packaging, system
 from tfds_ffpp.build import BuildOptions, build
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
 from tfds_ffpp.workers import limits
 
 
-def make_config(told: str, changes: Sequence[str]) -> FfppConfig:
+def make_config(text: str, changes: Sequence[str]) -> FfppConfig:
     """A named config or one given as JSON, with field=value changes.
 
     Raises SettingError.
     """
     fields = {f.name: f for f in dataclasses.fields(FfppConfig)}
     values: dict[str, Any] = {}
-    if told.startswith("{"):
+    if text.startswith("{"):
         try:
-            values = json.loads(told)
+            values = json.loads(text)
         except json.JSONDecodeError as error:
             raise SettingError(f"--config is not JSON ({error})") from None
         base = FfppConfig(name=str(values.get("name", "custom")))
-    elif told in NAMED_CONFIGS:
-        base = NAMED_CONFIGS[told]
+    elif text in NAMED_CONFIGS:
+        base = NAMED_CONFIGS[text]
     else:
         # A dataset of one's own under its own name.
-        base = FfppConfig(name=told)
+        base = FfppConfig(name=text)
     for change in changes:
-        name, _, text = change.partition("=")
-        values[name] = _parse(text, getattr(base, name, None))
+        name, _, value = change.partition("=")
+        values[name] = _parse(value, getattr(base, name, None))
     unknown = [name for name in values if name not in fields]
     if unknown:
         raise SettingError(
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where this stopped\n")
         return 130
-    sys.stdout.write(built.summary(builder.data_path))
+    sys.stdout.write(card.summary(builder.data_path))
     return 0
 
 

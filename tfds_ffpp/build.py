@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_ffpp import built, packaging
+from tfds_ffpp import card, packaging
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.frames import cache
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, Builder, FfppConfig
 from tfds_ffpp.workers import limits
 
@@ -22,9 +23,9 @@ NEW = ".tfds_ffpp_new"  # where the replacement of a finished dataset is built
 
 def build_command(config: FfppConfig, data_dir: str | Path) -> str:
     """The command that builds this dataset."""
-    told = config.content()
+    values = config.content()
     base = named_config(config.name).content()
-    changes = {k: v for k, v in told.items() if v != base[k]}
+    changes = {k: v for k, v in values.items() if v != base[k]}
     words = ["--data_dir", str(data_dir), "--config", config.name]
     for name, value in changes.items():
         text = ",".join(value) if isinstance(value, list) else value
@@ -60,7 +61,7 @@ def open_dataset(config: FfppConfig, data_dir: str | Path) -> Builder:
             f"build it with `{build_command(config, data_dir)}`"
         )
     try:
-        built.check_same_config(folder / version, config)
+        card.check_same_config(folder / version, config)
     except DataError as error:
         other = dataclasses.replace(config, name=_free_name(config, data_dir))
         raise DataError(
@@ -95,12 +96,12 @@ def open_named(
     builds `missing`, or what the name stands for.
     """
     data_dir = Path(data_dir).expanduser()
-    card = data_dir / Builder.name / name / str(Builder.VERSION) / "card.json"
-    if not card.exists():
+    path = data_dir / Builder.name / name / str(Builder.VERSION) / "card.json"
+    if not path.exists():
         return open_dataset(
             missing or named_config(name), data_dir
         )  # says what is missing
-    return open_dataset(built.built_config(card, FfppConfig), data_dir)
+    return open_dataset(card.built_config(path, FfppConfig), data_dir)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def build(
     place = data_dir / NEW if final.exists() else data_dir
     builder = Builder(config=config, data_dir=place)
     builder.num_processes = num_processes
-    builder.cache_dir = data_dir / packaging.CACHE
+    builder.cache_dir = data_dir / cache.CACHE
     builder.keep_cache, builder.time_limit = options.keep_cache, options.time_limit
     builder.memory_limit = options.memory_limit
     with (

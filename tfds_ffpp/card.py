@@ -1,19 +1,25 @@
 """The dataset card: what a dataset holds, how it was made, what to beware of."""
 
+import dataclasses
+import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.faces import landmark_model, need_model
 from tfds_ffpp.frames.prepare import file_digest
+from tfds_ffpp.frames.stored import Rejected, StoredVideo
 from tfds_ffpp.text import markdown
 from tfds_ffpp.tree.scan import Scan
 from tfds_ffpp.tree.splits import Splits
 
-Row = Mapping[str, Any]
 MAX_COVERAGE_GAP = 0.05  # between reals and fakes
 NUMBERS = ("bit_rate", "fps", "source_frames", "width", "height")
 WORDS = ("codec", "pixel_format")
@@ -28,17 +34,17 @@ def rank_auc(real: Sequence[float], fake: Sequence[float]) -> float:
     return float((below + upto).mean() / 2 / len(real_))
 
 
-def shortcuts(rows: Sequence[Row]) -> list[str]:
+def shortcuts(rows: Sequence[StoredVideo]) -> list[str]:
     """Warnings about facts of the files that tell real from fake, with numbers."""
-    real = [r for r in rows if r["label"] == 0]
-    fake = [r for r in rows if r["label"] == 1]
+    real = [r for r in rows if r.label == 0]
+    fake = [r for r in rows if r.label == 1]
     if len(real) < 2 or len(fake) < 2:
         return []
     warnings = []
     # Three standard errors of the AUC of a fact that tells nothing.
     chance = 3 * ((len(real) + len(fake) + 1) / (12 * len(real) * len(fake))) ** 0.5
     for name in NUMBERS:
-        a, b = [r[name] for r in real], [r[name] for r in fake]
+        a, b = [getattr(r, name) for r in real], [getattr(r, name) for r in fake]
         auc = rank_auc(a, b)
         if abs(auc - 0.5) > max(0.2, chance):
             warnings.append(
@@ -48,7 +54,10 @@ def shortcuts(rows: Sequence[Row]) -> list[str]:
             )
     for name in WORDS:
         shares = [
-            {k: v / len(group) for k, v in Counter(r[name] for r in group).items()}
+            {
+                k: v / len(group)
+                for k, v in Counter(getattr(r, name) for r in group).items()
+            }
             for group in (real, fake)
         ]
         for value in sorted(set(shares[0]) | set(shares[1])):
@@ -61,11 +70,10 @@ def shortcuts(rows: Sequence[Row]) -> list[str]:
     return warnings
 
 
-def coverage_gap(rows: Sequence[Row]) -> list[str]:
+def coverage_gap(rows: Sequence[StoredVideo]) -> list[str]:
     """A warning when faces are found in one class more often than in the other."""
     shares = [
-        [float(r["num_valid"] > 0) for r in rows if r["label"] == label]
-        for label in (0, 1)
+        [float(r.num_valid > 0) for r in rows if r.label == label] for label in (0, 1)
     ]
     if not all(shares):
         return []
@@ -83,13 +91,13 @@ def versions(preparation: Mapping[str, Any]) -> dict[str, str]:
 
     Raises DataError when that model is not there.
     """
-    told = {p: metadata.version(p) for p in PACKAGES}
+    found = {p: metadata.version(p) for p in PACKAGES}
     if preparation["crop"] == "face" and preparation["face_finder"] == "yunet":
         digest = file_digest(need_model(preparation["face_finder_model"]))
-        told["face_finder_model"] = f"sha256 {digest}"
+        found["face_finder_model"] = f"sha256 {digest}"
     if preparation["crop"] == "face" and preparation["landmarks"] == "dlib":
-        told["landmarks"] = f"sha256 {file_digest(landmark_model())}"
-    return told
+        found["landmarks"] = f"sha256 {file_digest(landmark_model())}"
+    return found
 
 
 def _list_file(scan: Scan) -> dict[str, str] | None:
@@ -103,13 +111,13 @@ def _files(
     scan: Scan,
     taken: int,
     *,
-    rejected: Sequence[Row],
+    rejected: Sequence[Rejected],
     dropped: Mapping[str, int],
 ) -> dict[str, Any]:
     """What became of every file under the root: the three counts make up `found`."""
     over = Counter({p.reason: p.count for p in scan.passed})
     over.update(dropped)
-    bad = len({r["path"] for r in rejected})
+    bad = len({r.path for r in rejected})
     left = scan.num_files - taken - bad - sum(over.values())
     if left:
         over["more than the protocol or max_examples_per_split takes"] = left
@@ -121,31 +129,29 @@ def _files(
     }
 
 
-def _counts(rows: Sequence[Row]) -> dict[str, Any]:
+def _counts(rows: Sequence[StoredVideo]) -> dict[str, Any]:
     return {
         "videos": len(rows),
-        "real": sum(r["label"] == 0 for r in rows),
-        "fake": sum(r["label"] == 1 for r in rows),
-        "methods": dict(sorted(Counter(r["method"] for r in rows).items())),
-        "no_face": sum(r["num_valid"] == 0 for r in rows),
-        "several_faces": sum(r["num_faces"] > 1 for r in rows),
-        "shorter_than_asked": sum(
-            0 < r["num_valid"] < len(r["frame_index"]) for r in rows
-        ),
-        "damaged": sum(r["damaged"] for r in rows),
+        "real": sum(r.label == 0 for r in rows),
+        "fake": sum(r.label == 1 for r in rows),
+        "methods": dict(sorted(Counter(r.method for r in rows).items())),
+        "no_face": sum(r.num_valid == 0 for r in rows),
+        "several_faces": sum(r.num_faces > 1 for r in rows),
+        "shorter_than_asked": sum(0 < r.num_valid < len(r.frame_index) for r in rows),
+        "damaged": sum(r.damaged for r in rows),
     }
 
 
-def _coverage(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    told = {}
+def _coverage(rows: Sequence[StoredVideo]) -> dict[str, dict[str, float]]:
+    shares = {}
     for label, name in enumerate(("real", "fake")):
-        group = [r for r in rows if r["label"] == label]
+        group = [r for r in rows if r.label == label]
         if group:
-            told[name] = {
-                "no_face": float(np.mean([r["num_valid"] == 0 for r in group])),
-                "coverage": float(np.mean([r["coverage"] for r in group])),
+            shares[name] = {
+                "no_face": float(np.mean([r.num_valid == 0 for r in group])),
+                "coverage": float(np.mean([r.coverage for r in group])),
             }
-    return told
+    return shares
 
 
 # What tfds_ffpp.synthetic leaves in a finished tree.
@@ -156,29 +162,35 @@ MADE_WARNING = (
 )
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a dataset holds and what it was made from.
+
+    videos: split -> its videos, in the order of the records. scan, split: what the
+    tree held and how it was split. own_boxes: how many fakes were cropped by their own
+    faces. num_taken: how many files the videos are.
+    """
+
+    videos: Mapping[str, Sequence[StoredVideo]]
+    rejected: Sequence[Rejected]
+    scan: Scan
+    split: Splits
+    own_boxes: int
+    num_taken: int
+
+
 def make_card(
-    videos: Mapping[str, Sequence[Row]],
-    *,
-    rejected: Sequence[Row],
-    scan: Scan,
-    split: Splits,
-    own_boxes: int,
-    num_taken: int,
-    config: Mapping[str, Any],
-    version: str,
+    contents: Contents, *, config: Mapping[str, Any], version: str
 ) -> dict[str, Any]:
     """The card of a dataset as plain JSON data.
 
     Args:
-      videos: split -> the facts of its videos.
-      rejected: the lines of the ledger.
-      scan: what the tree held.
-      split: how it was split.
-      own_boxes: how many fakes were cropped by their own faces.
-      num_taken: how many files the videos are.
+      contents: of the dataset.
       config: the builder config's fields.
       version: the builder's version.
     """
+    videos, rejected = contents.videos, contents.rejected
+    scan, split = contents.scan, contents.split
     rows = [r for part in videos.values() for r in part]
     made = (scan.root / MADE_TREE).is_file()
     warnings = [MADE_WARNING] if made else []
@@ -188,10 +200,10 @@ def make_card(
         f"{m} lacks {len(names)} videos that others have, first {names[0]}."
         for m, names in missing.items()
     ]
-    if own_boxes:
+    if contents.own_boxes:
         warnings.append(
-            f"{own_boxes} fakes were cropped by faces of their own, since their "
-            "originals are not there or not usable."
+            f"{contents.own_boxes} fakes were cropped by faces of their own, since "
+            "their originals are not there or not usable."
         )
     if rejected:
         warnings.append(f"{len(rejected)} files were left out; see rejected.jsonl.")
@@ -203,9 +215,11 @@ def make_card(
         "split_source": split.source,
         "splits": {s: _counts(part) for s, part in videos.items()},
         "coverage": _coverage(rows),
-        "files": _files(scan, num_taken, rejected=rejected, dropped=split.dropped),
+        "files": _files(
+            scan, contents.num_taken, rejected=rejected, dropped=split.dropped
+        ),
         "dropped": dict(split.dropped),
-        "rejected": dict(Counter(r["reason"] for r in rejected).most_common()),
+        "rejected": dict(Counter(r.reason for r in rejected).most_common()),
         "missing": missing,
         "warnings": warnings,
         "notes": list(scan.notes),
@@ -262,3 +276,54 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         if values:
             lines += ["", f"## {title}", "", *(f"- {markdown(v)}" for v in values)]
     return "\n".join(lines) + "\n"
+
+
+# A finished dataset ----------------------------------------------------------------
+
+
+def _config_of(card_file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(card_file.read_text())["config"]
+    except (OSError, ValueError, KeyError):
+        raise DataError(
+            f"{card_file} is missing or damaged; "
+            f"remove {card_file.parent} and build again"
+        ) from None
+
+
+def built_config(card_file: Path, config_class: Callable[..., Any]) -> Any:
+    """The config that a dataset was built from."""
+    names = {f.name for f in dataclasses.fields(config_class)}  # pyright: ignore
+    known = {k: v for k, v in _config_of(card_file).items() if k in names}
+    return config_class(**known)
+
+
+def check_same_config(dataset_dir: Path, config) -> None:
+    """Raises DataError when the dataset there was built from another config."""
+    built = _config_of(Path(dataset_dir) / "card.json")
+    asked = json.loads(json.dumps(config.content()))
+    # A field that was not there yet had the value that is its default now.
+    built = {**type(config)(name=config.name).content(), **built}
+    asked["max_examples_per_split"] = None
+    other = {
+        k: (built.get(k), v)
+        for k, v in asked.items()
+        if built.get(k) != v and k not in ("max_rejected", "allow_one_class")
+    }
+    if other:
+        said = "; ".join(f"{k} is {a!r}, not {b!r}" for k, (a, b) in other.items())
+        raise DataError(
+            f"the dataset in {dataset_dir} was built from another config: {said}; "
+            "give the new one another name, or remove the old one"
+        )
+
+
+def summary(dataset_dir: str | os.PathLike) -> str:
+    """What was built, in a few lines."""
+    card = json.loads((Path(dataset_dir) / "card.json").read_text())
+    counts = ", ".join(
+        f"{split} {c['real']} real + {c['fake']} fake"
+        for split, c in card["splits"].items()
+    )
+    warnings = "".join(f"warning: {warning}\n" for warning in card["warnings"])
+    return f"{dataset_dir}: {counts}\n{warnings}"

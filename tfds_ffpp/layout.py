@@ -46,7 +46,7 @@ def survey(root: str | Path, **options) -> tuple[list[Scan], list[DataError]]:
                 break  # no other level would be better
         else:
             if scans[-1].layout != "official":
-                break  # the level is not told by the tree
+                break  # the tree does not say its level
     return scans, problems or ([] if scans else absent[:1])
 
 
@@ -198,11 +198,11 @@ def write_csv(root: Path, mapping: str = "") -> str:
         writer.writeheader()
         writer.writerows(rows)
     how = "" if "split" in columns else " --protocol disjoint"
-    told = shlex.quote(str(root))
+    typed = shlex.quote(str(root))
     return (
         f"wrote {path}: {counts['real']} real and {counts['fake']} fake videos; fill "
         "in the column group (who is seen: no one gets into two splits), then type\n"
-        f"python -m tfds_ffpp --manual_dir {told} --config mine{how}\n"
+        f"python -m tfds_ffpp --manual_dir {typed} --config mine{how}\n"
     )
 
 

@@ -16,6 +16,7 @@ class Progress:
     def __init__(self, label: str, total: int):
         """Shows nothing when there is nothing to do."""
         self._label, self._total, self._count = label, total, 0
+        self._skipped = 0
         self._start = self._last = monotonic()
         self._bar: RichProgress | None = None
         if total and sys.stderr.isatty():
@@ -37,8 +38,15 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._count:
+        elif self._count > self._skipped:
             self._line()
+
+    def skip(self, count: int) -> None:
+        """Counts steps that cost nothing; the time left is not reckoned from them."""
+        self._count += count
+        self._skipped += count
+        if self._bar is not None:
+            self._bar.advance(self._task, count)
 
     def step(self) -> None:
         """Counts one step done."""
@@ -51,8 +59,9 @@ class Progress:
 
     def _line(self) -> None:
         spent = monotonic() - self._start
-        left = spent / self._count * (self._total - self._count)
+        worked = self._count - self._skipped
+        left = spent / max(worked, 1) * (self._total - self._count)
         sys.stderr.write(
             f"{self._label}: {self._count}/{self._total}, "
-            f"{self._count / max(spent, 1e-9):.2f}/s, {left:.0f} s left\n"
+            f"{worked / max(spent, 1e-9):.2f}/s, {left:.0f} s left\n"
         )

@@ -12,10 +12,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from tfds_ffpp import built, packaging, system
+from tfds_ffpp import card, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.fields import FIELDS
+from tfds_ffpp.frames import cache
 from tfds_ffpp.frames.entry import read_frames
-from tfds_ffpp.frames.faces import LANDMARKS
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.tree.folders import parse_map
 from tfds_ffpp.workers import limits
@@ -26,6 +27,8 @@ SHARD_BYTES = 64 << 20  # what writing needs in memory, about
 @dataclasses.dataclass
 class FfppConfig(tfds.core.BuilderConfig):
     """What a dataset is made of; two datasets of equal configs are equal.
+
+    What each field may be stands in fields.py.
 
     name: folder of the built dataset.
     compression: raw, c23 or c40.
@@ -81,17 +84,14 @@ class FfppConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self):
         """Takes lists for tuples, as JSON gives them. Raises SettingError."""
-        self.methods = tuple(self.methods)
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+        for name, rule in FIELDS.items():
+            wanted = rule.fault(getattr(self, name))
+            if wanted:
                 raise SettingError(
-                    f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}"
+                    f"{name}={getattr(self, name)!r}; it must be {wanted}"
                 )
+        self.methods = tuple(self.methods)
         parse_map(self.map)
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not low <= value <= high:
-                raise SettingError(f"{name}={value!r} is not from {low} to {high}")
         if self.landmarks == "dlib" and self.face_finder != "dlib":
             raise SettingError(
                 f"landmarks=dlib goes with face_finder=dlib, not {self.face_finder}; "
@@ -107,28 +107,10 @@ class FfppConfig(tfds.core.BuilderConfig):
     def content(self) -> dict[str, Any]:
         """The fields that decide what the dataset holds, as plain JSON data."""
         ours = [f.name for f in dataclasses.fields(FfppConfig)][_INHERITED:]
-        told = {name: getattr(self, name) for name in ours}
-        return {**told, "methods": list(self.methods)}
+        values = {name: getattr(self, name) for name in ours}
+        return {**values, "methods": list(self.methods)}
 
 
-_CHOICES = {
-    "compression": ("raw", "c23", "c40"),
-    "crop": ("face", "full"),
-    "face_finder": ("dlib", "yunet", "none"),
-    "landmarks": LANDMARKS,
-    "jpeg_subsampling": ("444", "422", "420"),
-    "protocol": ("official", "disjoint", "folders", "all_test", "repeated"),
-}
-_RANGES = {
-    "num_frames": (1, 10_000),
-    "frame_step": (0, 10_000),
-    "image_size": (16, 2048),
-    "margin": (0.5, 4.0),
-    "jpeg_quality": (1, 100),
-    "repeated_videos_per_class": (2, 1_000_000),
-    "repeated_val_videos": (1, 1_000_000),
-    "max_rejected": (0.0, 1.0),
-}
 _INHERITED = len(dataclasses.fields(tfds.core.BuilderConfig))
 
 CONFIGS = (
@@ -274,32 +256,41 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def _build(self, **kwargs: Any) -> None:
         if (Path(self.data_path) / "dataset_info.json").exists():
-            built.check_same_config(Path(self.data_path), self._config)
+            card.check_same_config(Path(self.data_path), self._config)
             return
         system.need_posix("building a dataset")
         self._download_config = kwargs.get("download_config")
         manual_dir = getattr(self._download_config, "manual_dir", None) or (
             Path(self._data_dir_root) / "downloads" / "manual"
         )
-        work = packaging.Work(
-            self._config,
-            manual_dir=Path(manual_dir),
-            data_dir=Path(self._data_dir_root),
-            cache_dir=self.cache_dir,
-            dataset_dir=Path(self.data_path),
-            download_config=self._download_config,
-            num_processes=self.num_processes,
-            time_limit=self.time_limit,
-            memory_limit=self.memory_limit,
-        )
-        with work:
-            self._packed = work.prepare()
-            built.writing(
+        chosen = packaging.select(self._config, Path(manual_dir)).cap(self._most)
+        data_dir = Path(self._data_dir_root).expanduser()
+        root = self.cache_dir or data_dir / cache.CACHE
+        place = packaging.cache_of(self._config, root)
+        means = packaging.Means(
+            self.num_processes,
+            self.time_limit,
+            self.memory_limit,
+            getattr(self._download_config, "beam_runner", None),
+            getattr(self._download_config, "beam_options", None),
+        ).shared()
+        packaging.need_space(data_dir, chosen.split, self._config)
+        with cache.locked(place):
+            packaging.remove_incomplete(Path(self.data_path))
+            self._packed = packaging.prepare(
+                chosen, self._config, cache=place, means=means
+            )
+            packaging.writing(
                 functools.partial(super().download_and_prepare, **kwargs),
                 Path(self.data_path),
             )
             if not self.keep_cache:
-                work.forget()
+                cache.remove(place)
+
+    @property
+    def _most(self) -> int | None:
+        """How many videos of each split are taken; None for all."""
+        return getattr(self._download_config, "max_examples_per_split", None)
 
     def _example_writer(self) -> writer.ExampleWriter:
         return StableWriter(file_format=self.info.file_format)  # pyright: ignore[reportArgumentType]
@@ -323,9 +314,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             config={
                 "name": self._config.name,
                 **self._config.content(),
-                "max_examples_per_split": getattr(
-                    self._download_config, "max_examples_per_split", None
-                ),
+                "max_examples_per_split": self._most,
             },
             version=str(self.version),
         )
@@ -336,4 +325,5 @@ def generate_examples(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The examples of one shard, with their keys."""
     for entry in entries:
-        yield entry.key, {**entry.facts, "frames": read_frames(entry.path)}
+        frames = read_frames(entry.path)
+        yield entry.video.key, {**entry.video.to_json(), "frames": frames}

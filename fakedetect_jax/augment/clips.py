@@ -6,97 +6,13 @@ which batch the clip stands, nor on which other operations are on.
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fakedetect_jax.augment import pixels
-from fakedetect_jax.errors import ConfigError
-
-
-class Augmentation(NamedTuple):
-    """The fields of config.augment. A probability is that of a clip being changed;
-    at 0 the operation is not even compiled."""
-
-    flip: float = 0.0  # probability of left-right mirroring
-    crop: float = 0.0  # probability of zooming and shifting the window
-    crop_scale: float = 0.1  # zoom factor within 1 +- this
-    crop_shift: float = 0.05  # shift within +- this, in sides
-    blur: float = 0.0  # probability of Gaussian blur
-    blur_sigma: float = 1.5  # pixels, from 0 up to this
-    downscale: float = 0.0  # probability of shrinking and enlarging again
-    downscale_factor: float = 3.0  # from 1 up to this, log-uniform
-    brightness_contrast: float = 0.0  # probability
-    brightness: float = 0.15  # added, within +- this
-    contrast: float = 0.2  # factor about mid-grey within 1 +- this
-    hue_saturation: float = 0.0  # probability
-    hue: float = 0.03  # turns of the colour circle, within +- this
-    saturation: float = 0.3  # factor within 1 +- this
-    gamma: float = 0.0  # probability
-    gamma_octaves: float = 0.3  # exponent 2**u, u within +- this
-    noise: float = 0.0  # probability of Gaussian noise, drawn anew for each frame
-    noise_sigma: float = 0.03  # of full scale, from 0 up to this
-    jpeg: float = 0.0  # probability of JPEG compression
-    jpeg_quality: int = 40  # libjpeg's scale, from this to 100
-    jpeg_subsampling: str = "420"  # chroma: 420 | 444
-    frame_drop: float = 0.0  # probability of a clip losing frames
-    frame_drop_rate: float = 0.2  # chance of each frame to repeat the one before
-    cutout: float = 0.0  # probability of a grey rectangle
-    cutout_side: float = 0.4  # its sides, in sides of the frame, up to this
-
-
-# Each operation's probability field; its place is its random stream, so append only.
-OPERATIONS = (
-    "flip",
-    "crop",
-    "blur",
-    "downscale",
-    "brightness_contrast",
-    "hue_saturation",
-    "gamma",
-    "noise",
-    "jpeg",
-    "frame_drop",
-    "cutout",
-)
-
-
-def parse(config: Mapping[str, Any]) -> Augmentation:
-    """config.augment, checked; absent fields keep their defaults.
-
-    Raises:
-      ConfigError: a field is unknown or out of range.
-    """
-    unknown = sorted(set(config) - set(Augmentation._fields))
-    if unknown:
-        raise ConfigError(
-            f"config.augment has no field {unknown[0]}; "
-            f"there are {', '.join(Augmentation._fields)}"
-        )
-    settings = Augmentation(**config)
-    for name in (*OPERATIONS, "frame_drop_rate", "cutout_side", "contrast", "hue"):
-        _require(settings, name, 0.0, 1.0)
-    for name in ("crop_scale", "crop_shift", "saturation", "brightness", "noise_sigma"):
-        _require(settings, name, 0.0, 1.0)
-    _require(settings, "blur_sigma", 0.0, 100.0)
-    _require(settings, "gamma_octaves", 0.0, 4.0)
-    _require(settings, "downscale_factor", 1.0, 16.0)
-    _require(settings, "jpeg_quality", 1, 100)
-    if settings.jpeg_subsampling not in ("420", "444"):
-        raise ConfigError(
-            f"config.augment.jpeg_subsampling is {settings.jpeg_subsampling}; "
-            "use 420 or 444"
-        )
-    return settings
-
-
-def _require(settings: Augmentation, name: str, low: float, high: float) -> None:
-    value = getattr(settings, name)
-    if not isinstance(value, int | float) or not low <= value <= high:
-        raise ConfigError(
-            f"config.augment.{name} is {value}; use a number from {low} to {high}"
-        )
+from fakedetect_jax.augment.fields import OPERATIONS, Augmentation, parse
 
 
 def augment_clips(

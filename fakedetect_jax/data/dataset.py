@@ -6,56 +6,81 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fakedetect_jax.data import order, reader
 from tfds_ffpp.errors import DataError
 
-Facts = dict[str, Any]  # of a dataset, see dataset_facts
+
+class SplitFacts(NamedTuple):
+    """How many videos a split has, and the SHA-256 of their table."""
+
+    real: int
+    fake: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.real} real + {self.fake} fake"
 
 
-def dataset_facts(dataset_dir: Path) -> Facts:
-    """What tells whether a dataset is the one that it was: {"digest", "splits"}.
+class DatasetFacts(NamedTuple):
+    """What tells whether a dataset is the one that it was. digest: dataset_digest."""
 
-    "splits" maps each name to {"real", "fake", "sha256"}.
-    """
+    digest: str
+    splits: dict[str, SplitFacts]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a checkpoint keeps them."""
+        splits = {name: split._asdict() for name, split in self.splits.items()}
+        return {"digest": self.digest, "splits": splits}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "DatasetFacts":
+        """The facts of to_json."""
+        splits = {name: SplitFacts(**split) for name, split in row["splits"].items()}
+        return cls(row["digest"], splits)
+
+
+def dataset_facts(dataset_dir: Path) -> DatasetFacts:
+    """The facts of a built dataset. Raises DataError when it is none."""
     splits = {}
     for path in sorted(Path(dataset_dir).glob("videos-*.jsonl")):
         name = path.stem[len("videos-") :]
-        labels = [video["label"] for video in reader.read_videos(dataset_dir, name)]
-        splits[name] = {
-            "real": labels.count(0),
-            "fake": labels.count(1),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-    return {"digest": dataset_digest(dataset_dir), "splits": splits}
+        labels = [video.label for video in reader.read_videos(dataset_dir, name)]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        splits[name] = SplitFacts(labels.count(0), labels.count(1), digest)
+    return DatasetFacts(dataset_digest(dataset_dir), splits)
 
 
-def check_unchanged(old: Facts | None, new: Facts, *, what: str) -> None:
-    """Raises DataError when a dataset is not what it was; `old` None is not known."""
-    if old is not None and old["digest"] != new["digest"]:
+def check_unchanged(
+    row: dict[str, Any] | None, new: DatasetFacts, *, what: str
+) -> None:
+    """Raises DataError when a dataset is not the one of a checkpoint's facts.
+
+    row: as DatasetFacts.to_json has them; None where they are not known.
+    """
+    if row is not None and row["digest"] != new.digest:
+        change = describe_change(DatasetFacts.from_json(row), new)
         raise DataError(
-            f"the dataset is not the one that {what} was trained on: "
-            f"{describe_change(old, new)}; put that dataset back, or train anew in "
-            "another --workdir"
+            f"the dataset is not the one that {what} was trained on: {change}; put "
+            "that dataset back, or train anew in another --workdir"
         )
 
 
-def describe_change(old: Facts, new: Facts) -> str:
-    """How a dataset differs from what it was; both as dataset_facts has them."""
+def describe_change(old: DatasetFacts, new: DatasetFacts) -> str:
+    """How a dataset differs from what it was."""
     changes = []
-    for name in sorted(old["splits"] | new["splits"]):
-        before, now = old["splits"].get(name), new["splits"].get(name)
+    for name in sorted(old.splits | new.splits):
+        before, now = old.splits.get(name), new.splits.get(name)
         if before == now:
             continue
         if before is None or now is None:
             changes.append(f"split {name} is {'gone' if now is None else 'new'}")
             continue
-        counts = [f"{s['real']} real + {s['fake']} fake" for s in (before, now)]
-        if counts[0] == counts[1]:
-            changes.append(f"{name} has other videos ({counts[0]} as before)")
+        if before[:2] == now[:2]:
+            changes.append(f"{name} has other videos ({now} as before)")
         else:
-            changes.append(f"{name} was {counts[0]} and is {counts[1]} videos")
+            changes.append(f"{name} was {before} and is {now} videos")
     return "; ".join(changes) or "its frames are stored in other files"
 
 
@@ -114,7 +139,7 @@ def prepare(config, terminal, *, splits: Sequence[str] = ()) -> None:
     wanted, data_dir = dataset_config(config), Path(config.data.data_dir).expanduser()
     with terminal.phase("build"):
         if splits and not build.is_there(wanted, data_dir):
-            known = sorted(packaging.select(wanted, manual_dir)[1].records)
+            known = sorted(packaging.select(wanted, manual_dir).split.records)
             for split in splits:
                 if split not in known:
                     raise reader.no_split(manual_dir, split, known)

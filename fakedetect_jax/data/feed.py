@@ -17,9 +17,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from fakedetect_jax.data.order import ClipRef, TrainOrder, Video, frames_of
+from fakedetect_jax.data.order import ClipRef, TrainOrder, frames_of
 from fakedetect_jax.data.reader import FrameReader, smooth_points
 from fakedetect_jax.errors import WorkerError
+from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.system import watch_parent
 
 Batch = dict[str, np.ndarray]
@@ -48,7 +49,7 @@ class _Batches:
     def __init__(self, order, reader, videos, *, shape, rows: slice, num_batches: int):
         self._order = order  # position -> ClipRef
         self._reader = reader
-        self._facts = [(v["num_valid"], v["label"]) for v in videos]
+        self._facts = [(v.num_valid, v.label) for v in videos]
         self._faces = [smooth_points(video) for video in videos]
         self._batch_size, self._clip_frames, self._image_size = shape
         self._rows = rows
@@ -158,7 +159,7 @@ def _open_feed(batches: _Batches, settings, start: int = 0) -> _Feed:
 def train_feed(
     order: TrainOrder,
     reader: FrameReader,
-    videos: Sequence[Video],
+    videos: Sequence[StoredVideo],
     settings,
     *,
     shape: tuple[int, int, int],
@@ -187,7 +188,7 @@ def train_feed(
 def eval_feed(
     clips: Sequence[ClipRef],
     reader: FrameReader,
-    videos: Sequence[Video],
+    videos: Sequence[StoredVideo],
     settings,
     *,
     shape: tuple[int, int, int],

@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tfds_ffpp.errors import DataError
-
-Video = dict[str, Any]  # a line of videos-<split>.jsonl: an example without its frames
+from tfds_ffpp.frames.stored import StoredVideo
 
 
 class ClipRef(NamedTuple):
@@ -20,30 +20,44 @@ class ClipRef(NamedTuple):
     blend: bool = False  # a real video's, to become a self-blended fake
 
 
-def held_in(videos: Sequence[Video], hold_out: Sequence[str]) -> list[int]:
+class Seen(Protocol):
+    """What decides which clips a video has; a StoredVideo, or a part of any video."""
+
+    @property
+    def num_valid(self) -> int:
+        """How many of its stored frames are no repeats."""
+        ...
+
+    @property
+    def face_seen(self) -> Sequence[int]:
+        """For each stored frame, whether the face was found in it."""
+        ...
+
+
+def held_in(videos: Sequence[StoredVideo], hold_out: Sequence[str]) -> list[int]:
     """The records whose method is not held out. Raises DataError for an unknown one."""
-    methods = sorted({v["method"] for v in videos if v["label"] == 1})
+    methods = sorted({v.method for v in videos if v.label == 1})
     unknown = sorted(set(hold_out) - set(methods))
     if unknown:
         raise DataError(
             f"config.data.hold_out names {', '.join(unknown)}, but the dataset's fakes "
             f"are of {', '.join(methods) or 'no method'}"
         )
-    return [i for i, video in enumerate(videos) if video["method"] not in hold_out]
+    return [i for i, video in enumerate(videos) if video.method not in hold_out]
 
 
 # Which clips show the face --------------------------------------------------------
 
 
 def showing_starts(
-    video: Video, *, clip_frames: int, stride: int, min_coverage: float
+    video: Seen, *, clip_frames: int, stride: int, min_coverage: float
 ) -> np.ndarray:
     """The stored frames int[N], rising, at which a clip of a video may start.
 
     Those are taken whose clip shows the face in at least min_coverage of its frames. A
     video without a usable frame has none; one that is shorter than a clip is a clip.
     """
-    num_valid = video["num_valid"]
+    num_valid = video.num_valid
     if num_valid < 1:
         return np.zeros(0, int)
     starts = np.arange(max(num_valid - clip_span(clip_frames, stride), 0) + 1)
@@ -51,29 +65,32 @@ def showing_starts(
         return starts
     frames = starts[:, None] + stride * np.arange(clip_frames)
     inside = frames < num_valid
-    seen = np.asarray(video["face_seen"])[np.minimum(frames, num_valid - 1)]
+    seen = np.asarray(video.face_seen)[np.minimum(frames, num_valid - 1)]
     share = (seen * inside).sum(axis=1) / inside.sum(axis=1)
     return starts[share >= min_coverage]
 
 
 def without_unseen(
-    videos: Sequence[Video], *, clip_frames: int, stride: int, min_coverage: float
-) -> list[Video]:
+    videos: Sequence[StoredVideo], *, clip_frames: int, stride: int, min_coverage: float
+) -> list[StoredVideo]:
     """The videos, those without any clip that may be taken as if of no usable frame.
 
     A fake goes with its original, beside which it may be shown.
     """
-    cut: dict[str, Any] = {"clip_frames": clip_frames, "stride": stride}
-    hidden = [
-        not len(showing_starts(v, **cut, min_coverage=min_coverage)) for v in videos
-    ]
+    starts = functools.partial(
+        showing_starts,
+        clip_frames=clip_frames,
+        stride=stride,
+        min_coverage=min_coverage,
+    )
+    hidden = [not len(starts(v)) for v in videos]
     originals = {
-        f"{v['method']}/{v['video_id']}"
+        f"{v.method}/{v.video_id}"
         for v, is_hidden in zip(videos, hidden, strict=True)
-        if is_hidden and v["label"] == 0 and v["num_valid"]
+        if is_hidden and v.label == 0 and v.num_valid
     }
     return [
-        {**v, "num_valid": 0} if is_hidden or v["original"] in originals else v
+        replace(v, num_valid=0) if is_hidden or v.original in originals else v
         for v, is_hidden in zip(videos, hidden, strict=True)
     ]
 
@@ -110,7 +127,7 @@ class _Deck:
 
 
 def _strata(
-    videos: Sequence[Video], sampling: str, self_blend: float
+    videos: Sequence[StoredVideo], sampling: str, self_blend: float
 ) -> list[list[int]]:
     """The groups that take turns in the order, all equally often.
 
@@ -118,9 +135,9 @@ def _strata(
     self-blended reals, reals stand in the place of the fakes too.
     """
     # A video without a face holds no frame to learn from; its count is in the card.
-    everything = [i for i, video in enumerate(videos) if video["num_valid"] > 0]
-    real = [i for i in everything if videos[i]["label"] == 0]
-    fake = [i for i in everything if videos[i]["label"] == 1]
+    everything = [i for i, video in enumerate(videos) if video.num_valid > 0]
+    real = [i for i in everything if videos[i].label == 0]
+    fake = [i for i in everything if videos[i].label == 1]
     found = f"the train split has {len(real)} real and {len(fake)} fake"
     if self_blend and not (real and (fake or self_blend == 1)):
         raise DataError(
@@ -148,27 +165,27 @@ def _strata(
         )
     if sampling in ("class", "pair"):
         return [real, fake]
-    methods = sorted({videos[i]["method"] for i in fake})
-    by_method = [[i for i in fake if videos[i]["method"] == m] for m in methods]
+    methods = sorted({videos[i].method for i in fake})
+    by_method = [[i for i in fake if videos[i].method == m] for m in methods]
     # Half of the clips are real; the fake half is shared equally by the methods.
     return [group for fakes in by_method for group in (real, fakes)]
 
 
-def _originals(videos: Sequence[Video], fakes: Sequence[int]) -> dict[int, int]:
+def _originals(videos: Sequence[StoredVideo], fakes: Sequence[int]) -> dict[int, int]:
     """For each of these videos the record of the real one that it manipulates.
 
     A real video stands for itself.
     """
-    usable = [(i, v) for i, v in enumerate(videos) if v["num_valid"] > 0]
-    real = {f"{v['method']}/{v['video_id']}": i for i, v in usable if v["label"] == 0}
+    usable = [(i, v) for i, v in enumerate(videos) if v.num_valid > 0]
+    real = {f"{v.method}/{v.video_id}": i for i, v in usable if v.label == 0}
     pairs = {}
     for i in fakes:
         video = videos[i]
-        original = video["original"] if video["label"] else None
+        original = video.original if video.label else None
         if original is not None and original not in real:
             raise DataError(
                 f"data.sampling=pair: the original {original} of "
-                f"{video['method']}/{video['video_id']} is not usable; "
+                f"{video.method}/{video.video_id} is not usable; "
                 "set data.sampling=method"
             )
         pairs[i] = i if original is None else real[original]
@@ -180,7 +197,7 @@ class TrainOrder:
 
     def __init__(
         self,
-        videos: Sequence[Video],
+        videos: Sequence[StoredVideo],
         *,
         seed: int,
         clip_frames: int,
@@ -213,7 +230,7 @@ class TrainOrder:
         self._decks = [_Deck(g, seed, 1 + s) for s, g in enumerate(groups)]
         self._originals = _originals(videos, groups[1]) if sampling == "pair" else None
         # Whom to blend where no original stands beside the fake's place.
-        real = [i for g in groups for i in g if not videos[i]["label"]]
+        real = [i for g in groups for i in g if not videos[i].label]
         self._blended = _Deck(sorted(set(real)), seed, 1 + len(groups))
 
     def __getitem__(self, position: int) -> ClipRef:
@@ -222,9 +239,9 @@ class TrainOrder:
             return self._pair(turn)[stratum]
         video = self._decks[stratum][turn]
         rng = _random(self._seed, 0, position)
-        is_fake = stratum % 2 == 1 or self._videos[video]["label"] == 1
+        is_fake = stratum % 2 == 1 or self._videos[video].label == 1
         blend = is_fake and self._draw_blend(rng)
-        if blend and self._videos[video]["label"] == 1:
+        if blend and self._videos[video].label == 1:
             # Every second place is a fake's where there are strata.
             video = self._blended[position // min(len(self._decks), 2)]
         stride, starts = self._cuts(rng, video)
@@ -237,7 +254,7 @@ class TrainOrder:
         """A stride, drawn, and where a clip of it may start."""
         stride, largest = self._strides
         if largest > stride:
-            num_valid = self._videos[video]["num_valid"]
+            num_valid = self._videos[video].num_valid
             fitting = (num_valid - 1) // max(self._clip_frames - 1, 1)
             stride = int(rng.integers(stride, max(min(largest, fitting), stride) + 1))
         starts = self._starts(video, stride)
@@ -283,7 +300,7 @@ class TrainOrder:
     def _times(self, video: int) -> np.ndarray:
         """int[N]: which source frame each stored frame was."""
         facts = self._videos[video]
-        return np.asarray(facts["frame_index"][: facts["num_valid"]])
+        return np.asarray(facts.frame_index[: facts.num_valid])
 
 
 def _at_times(times: np.ndarray, wanted: np.ndarray, stride: int) -> tuple[int, int]:
@@ -314,7 +331,7 @@ def clip_span(clip_frames: int, frame_stride: int) -> int:
 
 
 def covering_clips(
-    videos: Sequence[Video],
+    videos: Sequence[Seen],
     *,
     clip_frames: int,
     frame_stride: int,

@@ -1,7 +1,7 @@
 """Videos and clips of a built split, read at random."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,9 @@ from tensorflow_datasets.core import decode
 from tensorflow_datasets.proto import tf_example_pb2
 
 from fakedetect_jax.data import order
-from fakedetect_jax.data.order import ClipRef, Video
+from fakedetect_jax.data.order import ClipRef
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.frames.stored import StoredVideo, read_table
 
 
 def no_split(place: Path, split: str, known: Sequence[str]) -> DataError:
@@ -29,18 +30,18 @@ def no_split(place: Path, split: str, known: Sequence[str]) -> DataError:
     return DataError(f"{place} has no split {split}; it has {', '.join(known)}: {cure}")
 
 
-def read_videos(dataset_dir: Path, split: str) -> list[Video]:
+def read_videos(dataset_dir: Path, split: str) -> list[StoredVideo]:
     """What is known of each record of a split, in record order, without its frames."""
     path = Path(dataset_dir) / f"videos-{split}.jsonl"
     if not path.exists():
         known = sorted(p.stem[7:] for p in Path(dataset_dir).glob("videos-*.jsonl"))
         raise no_split(dataset_dir, split, known)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_table(path)
 
 
-def need_both_classes(videos: Sequence[Video], name: str, *, one_is_enough: bool):
+def need_both_classes(videos: Sequence[StoredVideo], name: str, *, one_is_enough: bool):
     """Raises DataError when a split has no reals or no fakes, unless one is enough."""
-    labels = [v["label"] for v in videos if v["num_valid"] > 0]
+    labels = [v.label for v in videos if v.num_valid > 0]
     fakes = sum(labels)
     if one_is_enough or 0 < fakes < len(labels):
         return
@@ -149,11 +150,11 @@ class FrameReader:
 SMOOTH_SECONDS = 0.1
 
 
-def smooth_points(video: Video) -> np.ndarray:
+def smooth_points(video: StoredVideo) -> np.ndarray:
     """float32[N,5,2]: the face's points in the stored frames, steadied in time."""
-    points = np.array(video["face_points"], np.float32)
-    count = max(video["num_valid"], 1)
-    times = np.asarray(video["timestamp"][:count], np.float64)
+    points = np.array(video.face_points, np.float32)
+    count = max(video.num_valid, 1)
+    times = np.asarray(video.timestamp[:count], np.float64)
     apart = (times[:, None] - times) / SMOOTH_SECONDS
     weight = np.exp(-0.5 * apart**2)
     weight /= weight.sum(axis=1, keepdims=True)
@@ -165,7 +166,7 @@ class Split(NamedTuple):
     """A split of a built dataset, ready to be read."""
 
     name: str
-    videos: list[order.Video]
+    videos: list[StoredVideo]
     reader: FrameReader
 
 
@@ -197,8 +198,8 @@ def open_blended_split(builder, name: str, config) -> Split:
     whose own fakes may not be looked at.
     """
     videos = read_videos(builder.data_dir, name)
-    real = [i for i, video in enumerate(videos) if video["label"] == 0]
-    blended = [{**videos[i], "label": 1, "method": SELF_BLENDED} for i in real]
+    real = [i for i, video in enumerate(videos) if video.label == 0]
+    blended = [replace(videos[i], label=1, method=SELF_BLENDED) for i in real]
     reader = FrameReader(
         builder,
         name,

@@ -12,6 +12,7 @@ import numpy as np
 
 from fakedetect_jax.data import order
 from fakedetect_jax.data.reader import FrameReader
+from tfds_ffpp.frames.stored import StoredVideo
 
 BLOCKS = 8  # per side of a frame
 SEEDS = 5  # forests, whose scores are averaged
@@ -74,7 +75,7 @@ def forest_scores(
     return scores
 
 
-Stored = Iterable[tuple[order.Video, np.ndarray]]  # see stored_frames
+Stored = Iterable[tuple[StoredVideo, np.ndarray]]  # see stored_frames
 
 
 def score_videos(train: Stored, evaluated: Stored) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def score_videos(train: Stored, evaluated: Stored) -> list[dict[str, Any]]:
     None where the training videos are not of both classes.
     """
     known, asked = ([(v, video_features(f)) for v, f in s] for s in (train, evaluated))
-    labels = np.array([video["label"] for video, _ in known])
+    labels = np.array([video.label for video, _ in known])
     if not asked or set(labels.tolist()) != {0, 1}:
         return []
     scores = {
@@ -96,12 +97,12 @@ def score_videos(train: Stored, evaluated: Stored) -> list[dict[str, Any]]:
     }
     return [
         {
-            "dataset": video["dataset"],
-            "method": video["method"],
-            "video": video["video_id"],
-            "target": video["target"],
-            "compression": video["compression"],
-            "label": video["label"],
+            "dataset": video.dataset,
+            "method": video.method,
+            "video": video.video_id,
+            "target": video.target,
+            "compression": video.compression,
+            "label": video.label,
             "scores": {name: float(column[row]) for name, column in scores.items()},
         }
         for row, (video, _) in enumerate(asked)
@@ -109,12 +110,12 @@ def score_videos(train: Stored, evaluated: Stored) -> list[dict[str, Any]]:
 
 
 def stored_frames(
-    videos: Sequence[order.Video], reader: FrameReader, *, image_size: int
-) -> Iterator[tuple[order.Video, np.ndarray]]:
+    videos: Sequence[StoredVideo], reader: FrameReader, *, image_size: int
+) -> Iterator[tuple[StoredVideo, np.ndarray]]:
     """Each video that has a usable frame, with all of them uint8[T, H, W, 3]."""
     for number, video in enumerate(videos):
-        if video["num_valid"] > 0:
-            count = video["num_valid"]
+        if video.num_valid > 0:
+            count = video.num_valid
             frames = np.empty((count, image_size, image_size, 3), np.uint8)
             reader.read(order.ClipRef(number, 0, 1), count, frames)
             yield video, frames

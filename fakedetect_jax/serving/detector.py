@@ -31,6 +31,8 @@ from fakedetect_jax.serving import sources, tracks, video_result
 from fakedetect_jax.serving.tracks import Face, Pending, Row
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from tfds_ffpp.frames import entry
+from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.workers.jobs import Result, WindowsJob
 from tfds_ffpp.workers.limits import share_memory
 from tfds_ffpp.workers.pool import Pool, run_jobs
 
@@ -188,7 +190,7 @@ class Detector:
         """The clips of a stored window: the evaluation's, or another number."""
         cut = self.model.config.data
         return order.covering_clips(
-            [stored],
+            [_Seen(stored["num_valid"], stored["face_seen"])],
             clip_frames=cut.clip_frames,
             frame_stride=cut.frame_stride,
             per_video=per_window or cut.eval_clips_per_video,
@@ -252,18 +254,19 @@ class Detector:
             session = _Session(self, Path(place), on_window, inspect)
             yield from session.run(videos, num_processes, self._pool)
 
-    def job(self, video: Pending) -> Row:
-        """What a worker is told to do with a video."""
-        return {
-            "path": video.name,
-            "folder": str(video.folder),
-            "preparation": self.model.preparation,
-            "window_frames": self._window_frames,
-            "all_faces": self._all_faces,
-            "time_limit": self._limits.seconds,
-            "stall_limit": min(STALL_SECONDS, self._limits.seconds),
-            "memory_limit": self._limits.memory,
-        }
+    def job(self, video: Pending, number: int = 0) -> WindowsJob:
+        """What a worker shall do with a video."""
+        return WindowsJob(
+            path=video.name,
+            folder=str(video.folder),
+            preparation=Preparation(**self.model.preparation),
+            window_frames=self._window_frames,
+            all_faces=self._all_faces,
+            time_limit=self._limits.seconds,
+            stall_limit=min(STALL_SECONDS, self._limits.seconds),
+            memory_limit=self._limits.memory,
+            number=number,
+        )
 
     @property
     def batch_size(self) -> int:
@@ -287,6 +290,13 @@ class Detector:
     def threshold(self) -> float:
         """Above it a score is called fake: chosen on val, else 0.5."""
         return 0.5 if self.model.threshold is None else self.model.threshold
+
+
+class _Seen(NamedTuple):
+    """What of a stored window decides its clips."""
+
+    num_valid: int
+    face_seen: Sequence[int]
 
 
 def default_batch_size(mesh, clip_shape: Sequence[int]) -> int:
@@ -343,7 +353,7 @@ class _Session:
         results = run_jobs(self._jobs(videos), num_processes, pool=pool)
         try:
             for job, result in results:
-                self._take(job["number"], result)
+                self._take(job.number, result)
                 finished = sum(v.end is not None for v in list(self._videos.values()))
                 # All decoders may be waiting for a place: then score what there is.
                 if 2 * finished >= in_flight:
@@ -360,7 +370,9 @@ class _Session:
             # Only now: the decoders write into the folder that is removed next.
             results.close()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _jobs(self, videos: Iterable[str | Path | sources.Source]) -> Iterator[Row]:
+    def _jobs(
+        self, videos: Iterable[str | Path | sources.Source]
+    ) -> Iterator[WindowsJob]:
         for number, asked in enumerate(videos):
             source = (
                 asked
@@ -376,15 +388,15 @@ class _Session:
             folder = self._place / str(number)
             folder.mkdir()
             video = self._videos[number] = Pending(source.name, folder)
-            yield {**self._detector.job(video), "number": number}
+            yield self._detector.job(video, number)
 
-    def _take(self, number: int, result: Row) -> None:
+    def _take(self, number: int, result: Result) -> None:
         video = self._videos[number]
-        if "window" in result:
-            self._add_window(video, result["window"])
-            self._on_window(video.name, result["window"])
-        elif not result.get("more"):
-            video.end = result
+        if result.window is not None:
+            self._add_window(video, result.window)
+            self._on_window(video.name, result.window)
+        elif not result.more:
+            video.end = result.to_json()
             self._close_if_done(number)
         while len(self._queue) >= self._detector.batch_size:
             self._score_queue(self._detector.batch_size)

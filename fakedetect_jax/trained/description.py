@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS
 from fakedetect_jax.model import steps
-from fakedetect_jax.settings import RULES, SHARE, SWITCH, Choice, Number, Whole
+from fakedetect_jax.settings import RULES
+from tfds_ffpp.fields import FIELDS, SHARE, SWITCH, Choice, Number, Whole
 from tfds_ffpp.frames import faces
 from tfds_ffpp.frames.prepare import Preparation
 
@@ -131,11 +132,8 @@ _MODEL = {
     "stem": Text(),
     "block": Text(),
 }
-_DATASET = {k[8:]: rule for k, rule in RULES.items() if k.startswith("dataset.")}
 _PREPARATION = {
-    field.name: _DATASET[field.name]
-    for field in dataclasses.fields(Preparation)
-    if field.name in _DATASET
+    field.name: FIELDS[field.name] for field in dataclasses.fields(Preparation)
 } | {"face_finder_model": Choice(("",))}
 _CALIBRATION = {
     "temperature": Maybe(Number(*TEMPERATURE_BOUNDS)),
@@ -236,7 +234,7 @@ def _misfit(facts: Facts) -> str | None:
     """What does not fit together in fields that are each fit."""
     config, prepared = facts["config"], facts["preprocessing"]
     for field, value in config["dataset"].items():
-        rule = _DATASET.get(field)
+        rule = FIELDS.get(field)
         wanted = rule and rule.fault(value)
         if wanted:
             name = f"config.dataset.{shortened(field, 40)}"

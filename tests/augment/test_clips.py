@@ -227,11 +227,11 @@ def test_noise_is_nearly_gaussian():
     ("config", "message"),
     [
         ({"flop": 0.5}, "config.augment has no field flop"),
-        ({"flip": 1.5}, r"config.augment.flip is 1.5; use a number from 0.0 to 1.0"),
+        ({"flip": 1.5}, r"config.augment.flip is 1.5; it must be a number from 0 to 1"),
         ({"blur": float("nan")}, "config.augment.blur is nan"),
-        ({"noise": "often"}, "config.augment.noise is often"),
+        ({"noise": "often"}, "config.augment.noise is 'often'"),
         ({"jpeg_quality": 0}, "config.augment.jpeg_quality is 0"),
-        ({"jpeg_subsampling": "422"}, "use 420 or 444"),
+        ({"jpeg_subsampling": "422"}, "must be one of 420, 444"),
     ],
 )
 def test_a_wrong_field_is_named(still, config, message):

@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -37,15 +38,15 @@ def test_a_video_that_seldom_shows_its_face_is_unscored_with_a_reason(tiny_run):
     config = tiny_run.config.copy_and_resolve_references()
     builder = dataset.open_dataset(config)
     split = open_split(builder, "test", config)
-    split.videos[0]["face_seen"] = [1] + 7 * [0]
-    split.videos[1]["num_valid"] = 0
+    split.videos[0] = replace(split.videos[0], face_seen=[1] + 7 * [0])
+    split.videos[1] = replace(split.videos[1], num_valid=0)
     with config.unlocked():
         config.data.min_coverage = 0.5
     missing = unscored(split, config)
     found = [(row["video"], row["reason"]) for row in missing]
     assert found == [
-        (split.videos[0]["video_id"], SELDOM_SEEN),
-        (split.videos[1]["video_id"], "no usable frame"),
+        (split.videos[0].video_id, SELDOM_SEEN),
+        (split.videos[1].video_id, "no usable frame"),
     ]
     clips = order.covering_clips(
         split.videos,
@@ -295,7 +296,7 @@ def test_a_split_without_a_method_keeps_to_its_records(tiny_run):
     builder = dataset.open_dataset(config)
     whole = open_split(builder, "train", config)
     part = open_split(builder, "train", config, hold_out=("Deepfakes",))
-    assert part.videos == [v for v in whole.videos if v["label"] == 0]
+    assert part.videos == [v for v in whole.videos if v.label == 0]
     records = [3, 1]
     reader = FrameReader(builder, "train", image_size=32, records=records)
     for place, number in enumerate(records):
@@ -352,9 +353,9 @@ def test_the_blends_of_val_are_the_same_at_each_look(tiny_run):
     config = tiny_run.config
     split = open_blended_split(dataset.open_dataset(config), "val", config)
     half = len(split.videos) // 2
-    assert [v["label"] for v in split.videos] == [0] * half + [1] * half
-    assert [v["video_id"] for v in split.videos[:half]] == [
-        v["video_id"] for v in split.videos[half:]
+    assert [v.label for v in split.videos] == [0] * half + [1] * half
+    assert [v.video_id for v in split.videos[:half]] == [
+        v.video_id for v in split.videos[half:]
     ]
     mesh = parallel.make_mesh(jax.devices()[:1])
     step_settings = steps.make_step_settings(config, num_steps=1)

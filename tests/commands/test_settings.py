@@ -6,21 +6,23 @@ import math
 import os
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 from tensorflow_datasets.core import BuilderConfig
 
 from fakedetect_jax import settings, train
-from fakedetect_jax.augment import clips
+from fakedetect_jax.augment import fields as augment
 from fakedetect_jax.data import feed
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import steps
 from fakedetect_jax.model.network import FakeDetector
 from fakedetect_jax.run import process
 from fakedetect_jax.settings import clip_shape, flatten
+from tfds_ffpp import fields
+from tfds_ffpp.errors import SettingError
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 ROOT = Path(__file__).parents[2]
@@ -49,16 +51,79 @@ def test_the_base_config_is_the_original_recipe(load_config):
     assert (config.dataset.image_size, config.batch_size) == (224, 32)
     assert (config.num_epochs, config.optimizer.learning_rate) == (50, 1e-3)
     assert config.model.backbone == "resnet50"
-    assert all(config.augment[operation] == 0 for operation in clips.OPERATIONS)
+    assert all(config.augment[operation] == 0 for operation in augment.OPERATIONS)
 
 
-def test_every_number_has_a_rule(load_config):
-    fields = flatten(load_config("ffpp").to_dict())
-    numbers = {k for k, v in fields.items() if isinstance(v, int | float)}
-    checked_by_their_room = {
-        name for name in numbers if name.startswith(("model.", "augment."))
-    }
-    assert numbers - checked_by_their_room <= set(settings.RULES)
+def test_every_field_has_one_rule(load_config):
+    assert set(flatten(load_config("ffpp").to_dict())) == set(settings.RULES)
+
+
+def border_values(rule) -> list:
+    """The last values that a rule takes and the first that it refuses, and others."""
+    match rule:
+        case fields.Whole(low, high):
+            ends = [low - 1, low] + ([high, high + 1] if math.isfinite(high) else [])
+            return [*ends, float(low), True, "1"]
+        case fields.Number(low, high):
+            return [low, math.nextafter(low, -math.inf), high, high + 1e-6, True, "1"]
+        case fields.Choice(options):
+            return [*options, "", "other", None]
+    return [True, 1, 0.5, "", "x", [], ["x"], [1], None]
+
+
+def refusal(check, *arguments, **named) -> str:
+    """What a check says against its arguments; "" if nothing."""
+    try:
+        check(*arguments, **named)
+    except (SettingError, ConfigError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", fields.FIELDS)
+def test_what_a_build_accepts_the_trainer_accepts(load_config, name):
+    """And the other way round: each value at a border of each dataset field."""
+    config = load_config("ffpp").copy_and_resolve_references()
+    verdicts = set()
+    values = border_values(fields.FIELDS[name])
+    for value in [*values, config.dataset[name]]:
+        with config.unlocked():
+            config.dataset = ConfigDict({**config.dataset, name: value})
+            # Lets every other field's value pass the checks of several together.
+            config.data.clip_frames = 1
+        build = refusal(FfppConfig, **{"name": "x", name: value})
+        trainer = refusal(settings.check, config)
+        # A map is a text for both; what it says is read by the build alone.
+        if not (name == "map" and isinstance(value, str)):
+            assert ("it must be" in build) == ("it must be" in trainer), value
+            assert bool(build) == bool(trainer), value
+        verdicts.add(not trainer)
+    assert verdicts == {True, False}
+
+
+def test_an_augmentation_has_one_range(load_config):
+    """What the training step takes of config.augment, the check takes, and no more."""
+    assert set(augment.FIELDS) == set(augment.Augmentation._fields)
+    config = load_config("ffpp").copy_and_resolve_references()
+    for name, rule in augment.FIELDS.items():
+        usual = config.augment[name]
+        for value in border_values(rule):
+            with config.unlocked():
+                config.augment = ConfigDict({**config.augment, name: value})
+            step = refusal(augment.parse, config.augment)
+            assert step == refusal(settings.check, config)
+        with config.unlocked():
+            config.augment = ConfigDict({**config.augment, name: usual})
+
+
+def test_checking_a_config_loads_no_heavy_library():
+    code = (
+        "import sys, fakedetect_jax.settings\n"
+        "print({'jax', 'tensorflow_datasets', 'cv2', 'av'} & set(sys.modules))"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +186,7 @@ def test_the_config_lists_every_field_of_the_dataset_and_the_model(load_config):
 def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     tmp_path, options, given, starts
 ):
-    """Every start loads the config, once or more; here it notes what it finds."""
+    """Every start runs the config file once; here it notes what it finds."""
     log, config = tmp_path / "log", tmp_path / "noting.py"
     demo = str(ROOT / "configs/demo.py")
     config.write_text(
@@ -152,7 +217,18 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
     assert all(one["argv"] == command[1:] for one in found)
     seen = [{k: v for k, v in f.items() if k in process.MALLOC} for f in found]
     malloc = {k: v for k, v in given.items() if k in process.MALLOC}
-    assert [one for one, _ in groupby(seen)] == [malloc, process.MALLOC][:starts]
+    assert seen == [malloc, process.MALLOC][:starts]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_the_same_from_any_folder(tmp_path, monkeypatch, name):
+    """A child finds its parent beside itself, wherever the command is typed."""
+    file = ROOT / "configs" / f"{name}.py"
+    monkeypatch.chdir(ROOT)
+    here = settings.load(f"configs/{name}.py").to_dict()
+    monkeypatch.chdir(tmp_path)
+    for path in (str(file), os.path.relpath(file, tmp_path)):
+        assert settings.load(path).to_dict() == here
 
 
 def test_test_is_scored_unasked_only_where_the_config_says_so_itself(load_config):

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,39 +14,40 @@ from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import (
     ClipRef,
     TrainOrder,
-    Video,
     covering_clips,
     held_in,
 )
 from fakedetect_jax.data.reader import FrameReader, need_both_classes, read_videos
 from fakedetect_jax.run.terminal import Terminal
+from tests.made_records import stored_video
 from tests.made_videos import write_video
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.frames.stored import StoredVideo
 
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap")
 
 
-def make_videos(identities: int = 6, num_valid: int = 12) -> list[Video]:
+def make_videos(identities: int = 6, num_valid: int = 12) -> list[StoredVideo]:
     videos = []
     for number in range(identities):
         for method in ("youtube", *METHODS):
             target, source = f"{number:03d}", f"{number ^ 1:03d}"
             fake = method != "youtube"
             videos.append(
-                {
-                    "dataset": "ffpp",
-                    "method": method,
-                    "video_id": f"{target}_{source}" if fake else target,
-                    "target": target,
-                    "source": source if fake else "",
-                    "label": int(fake),
-                    "original": f"youtube/{target}" if fake else "",
-                    "num_valid": num_valid,
-                    "frame_index": list(range(num_valid)),
-                    "timestamp": [0.04 * i for i in range(max(num_valid, 1))],
-                    "face_seen": [1] * max(num_valid, 1),
-                    "face_points": np.full((max(num_valid, 1), 5, 2), 0.5).tolist(),
-                }
+                stored_video(
+                    dataset="ffpp",
+                    method=method,
+                    video_id=f"{target}_{source}" if fake else target,
+                    target=target,
+                    source=source if fake else "",
+                    label=int(fake),
+                    original=f"youtube/{target}" if fake else "",
+                    num_valid=num_valid,
+                    frame_index=list(range(num_valid)),
+                    timestamp=[0.04 * i for i in range(max(num_valid, 1))],
+                    face_seen=[1] * max(num_valid, 1),
+                    face_points=np.full((max(num_valid, 1), 5, 2), 0.5).tolist(),
+                )
             )
     return videos
 
@@ -148,14 +150,14 @@ def test_any_position_is_had_without_the_ones_before():
 def test_class_sampling_gives_as_many_real_as_fake_clips():
     videos = make_videos()
     order = make_order(videos, "class")
-    labels = [videos[order[p].video]["label"] for p in range(400)]
+    labels = [videos[order[p].video].label for p in range(400)]
     assert labels == [0, 1] * 200
 
 
 def test_method_sampling_gives_each_method_the_same_share():
     videos = make_videos()
     order = make_order(videos, "method")
-    counts = collections.Counter(videos[order[p].video]["method"] for p in range(600))
+    counts = collections.Counter(videos[order[p].video].method for p in range(600))
     assert counts == {"youtube": 300, **dict.fromkeys(METHODS, 100)}
 
 
@@ -165,9 +167,9 @@ def test_pair_sampling_puts_a_fake_beside_its_original_at_the_same_frames():
     seen = set()
     for turn in range(len(METHODS) * 6):
         real, fake = order[2 * turn], order[2 * turn + 1]
-        assert videos[real.video]["label"] == 0
-        assert videos[fake.video]["label"] == 1
-        assert videos[real.video]["target"] == videos[fake.video]["target"]
+        assert videos[real.video].label == 0
+        assert videos[fake.video].label == 1
+        assert videos[real.video].target == videos[fake.video].target
         assert real.start == fake.start
         seen.add(fake.video)
     assert len(seen) == len(METHODS) * 6
@@ -177,16 +179,18 @@ def test_pair_sampling_puts_a_fake_beside_its_original_at_the_same_frames():
 @pytest.mark.parametrize("shorter", [0.5, 0.8, 1.0, 1.25])
 def test_a_pair_is_of_one_time_of_the_source(shorter, max_frame_stride):
     """Frames are stored evenly, so a shorter fake's lie nearer to each other."""
-    videos = make_videos(num_valid=30)
-    for video in videos:
-        source_frames = 600 * (shorter if video["label"] else 1.0)
+
+    def lengthened(video: StoredVideo) -> StoredVideo:
+        source_frames = 600 * (shorter if video.label else 1.0)
         index = np.linspace(0, source_frames - 1, 30).round().astype(int)
-        video["frame_index"] = index.tolist()
+        return replace(video, frame_index=index.tolist())
+
+    videos = [lengthened(v) for v in make_videos(num_valid=30)]
     order = make_order(videos, "pair", clip_frames=4, max_frame_stride=max_frame_stride)
 
     def times(clip):
         assert clip.start + 3 * clip.stride < 30
-        return np.array(videos[clip.video]["frame_index"])[
+        return np.array(videos[clip.video].frame_index)[
             clip.start + clip.stride * np.arange(4)
         ]
 
@@ -202,10 +206,10 @@ def test_a_pair_is_of_one_time_of_the_source(shorter, max_frame_stride):
 
 def test_a_pair_shows_a_run_of_stored_frames_at_exactly_one_time():
     """Frames two apart from the middle of the video; the fake's run starts later."""
-    videos = make_videos(num_valid=20)
-    for video in videos:
-        first = 41 + 6 * video["label"]
-        video["frame_index"] = list(range(first, first + 40, 2))
+    videos = [
+        replace(v, frame_index=[41 + 6 * v.label + 2 * i for i in range(20)])
+        for v in make_videos(num_valid=20)
+    ]
     order = make_order(videos, "pair", frame_stride=3)
     for turn in range(100):
         real, fake = order[2 * turn], order[2 * turn + 1]
@@ -213,13 +217,13 @@ def test_a_pair_shows_a_run_of_stored_frames_at_exactly_one_time():
 
 
 def test_pair_sampling_names_a_fake_without_its_original():
-    videos = [v for v in make_videos() if v["video_id"] != "004"]
+    videos = [v for v in make_videos() if v.video_id != "004"]
     with pytest.raises(DataError, match="original youtube/004 of Deepfakes/004_005"):
         make_order(videos, "pair")
 
 
 def label_of(videos, clip: ClipRef) -> int:
-    return 1 if clip.blend else videos[clip.video]["label"]
+    return 1 if clip.blend else videos[clip.video].label
 
 
 @pytest.mark.parametrize(
@@ -234,14 +238,14 @@ def test_self_blended_clips_leave_the_share_of_fakes(sampling, share, self_blend
     assert np.mean([label_of(videos, c) for c in clips]) == pytest.approx(share, 1e-3)
     blended = np.mean([c.blend for c in clips])
     assert abs(blended - share * self_blend) < 0.02  # four standard deviations
-    assert not any(videos[c.video]["label"] for c in clips if c.blend)
+    assert not any(videos[c.video].label for c in clips if c.blend)
     # All reals are blended alike, and all methods replaced alike.
     counts = collections.Counter(c.video for c in clips if c.blend)
     if self_blend:
         assert len(counts) == 6
         assert min(counts.values()) > 0.75 * max(counts.values())
     methods = collections.Counter(
-        videos[c.video]["method"] for c in clips if videos[c.video]["label"]
+        videos[c.video].method for c in clips if videos[c.video].label
     )
     if self_blend < 1:
         assert set(methods) == set(METHODS)
@@ -260,7 +264,7 @@ def test_a_blend_stands_beside_the_same_clip_of_its_real_video():
 
 @pytest.mark.parametrize("sampling", ["class", "pair"])
 def test_reals_alone_are_enough_where_all_fakes_are_blends(sampling):
-    reals = [v for v in make_videos() if not v["label"]]
+    reals = [v for v in make_videos() if not v.label]
     order = make_order(reals, sampling, self_blend=1.0)
     clips = [order[p] for p in range(12)]
     assert [c.blend for c in clips] == [False, True] * 6
@@ -268,8 +272,8 @@ def test_reals_alone_are_enough_where_all_fakes_are_blends(sampling):
 
 
 def test_a_mix_that_cannot_be_had_says_what_to_set():
-    reals = [v for v in make_videos() if not v["label"]]
-    fakes = [v for v in make_videos() if v["label"]]
+    reals = [v for v in make_videos() if not v.label]
+    fakes = [v for v in make_videos() if v.label]
     with pytest.raises(DataError, match="6 real and 0 fake; set it to 1"):
         make_order(reals, "class", self_blend=0.5)
     with pytest.raises(DataError, match="0 real and 18 fake; set it to 0"):
@@ -284,14 +288,14 @@ def test_a_video_without_a_face_is_never_drawn(sampling):
     videos = make_videos()
     faceless = [0, 5]
     for number in faceless:
-        videos[number]["num_valid"] = 0
+        videos[number] = replace(videos[number], num_valid=0)
     order = make_order(videos, sampling)
     drawn = {order[p].video for p in range(400)}
     assert drawn == set(range(len(videos))) - set(faceless)
 
 
 def test_balanced_sampling_without_reals_says_so():
-    fakes = [v for v in make_videos() if v["label"]]
+    fakes = [v for v in make_videos() if v.label]
     with pytest.raises(DataError, match="0 real and 18 fake"):
         make_order(fakes, "class")
 
@@ -328,16 +332,13 @@ def test_videos_too_short_for_any_larger_stride_keep_the_smallest():
 # Clips that show the face ----------------------------------------------------------
 
 
-def seldom_seen() -> list[Video]:
+def seldom_seen() -> list[StoredVideo]:
     """The first person's face is seen in the last five of twelve frames, the second's
     in one; their fakes as them."""
-    videos = make_videos()
-    for video in videos:
-        if video["target"] == "000":
-            video["face_seen"] = [0] * 7 + [1] * 5
-        elif video["target"] == "001":
-            video["face_seen"] = [0] * 11 + [1]
-    return videos
+    seen = {"000": [0] * 7 + [1] * 5, "001": [0] * 11 + [1]}
+    return [
+        replace(v, face_seen=seen.get(v.target, v.face_seen)) for v in make_videos()
+    ]
 
 
 @pytest.mark.parametrize("sampling", ["natural", "class", "method", "pair"])
@@ -353,14 +354,14 @@ def test_clips_without_the_face_are_not_drawn(sampling):
         min_coverage=0.5,
     )
     clips = [order[p] for p in range(2000)]
-    assert {videos[c.video]["target"] for c in clips} == {
-        v["target"] for v in videos if v["target"] != "001"
+    assert {videos[c.video].target for c in clips} == {
+        v.target for v in videos if v.target != "001"
     }
     for clip in clips:
         frames = clip.start + clip.stride * np.arange(4)
-        seen = np.asarray(videos[clip.video]["face_seen"])[frames]
+        seen = np.asarray(videos[clip.video].face_seen)[frames]
         assert seen.mean() >= 0.5
-    first = [c for c in clips if videos[c.video]["target"] == "000"]
+    first = [c for c in clips if videos[c.video].target == "000"]
     assert {c.start for c in first if c.stride == 1} == {5, 6, 7, 8}
 
 
@@ -378,9 +379,7 @@ def test_evaluation_takes_clips_that_show_the_face():
 
 
 def test_a_split_that_shows_no_face_says_which_field_to_lower():
-    videos = make_videos()
-    for video in videos:
-        video["face_seen"] = [0] * 12
+    videos = [replace(v, face_seen=[0] * 12) for v in make_videos()]
     with pytest.raises(DataError, match="lower config.data.min_coverage"):
         TrainOrder(videos, seed=0, clip_frames=4, frame_stride=1, min_coverage=0.1)
 
@@ -388,8 +387,8 @@ def test_a_split_that_shows_no_face_says_which_field_to_lower():
 def test_methods_held_out_are_named_and_leave_the_rest():
     videos = make_videos()
     kept = held_in(videos, ["Deepfakes"])
-    assert {videos[i]["method"] for i in kept} == {"youtube", *METHODS} - {"Deepfakes"}
-    assert len(kept) == len(videos) - sum(v["method"] == "Deepfakes" for v in videos)
+    assert {videos[i].method for i in kept} == {"youtube", *METHODS} - {"Deepfakes"}
+    assert len(kept) == len(videos) - sum(v.method == "Deepfakes" for v in videos)
     with pytest.raises(DataError, match="names Deepfake, but the dataset's fakes are"):
         held_in(videos, ["Deepfake"])
 
@@ -541,14 +540,20 @@ def test_a_set_that_is_all_test_says_how_it_gets_a_train_split(tmp_path):
 
 @pytest.mark.parametrize(("labels", "lacking"), [([0, 0], "fake"), ([1], "real")])
 def test_one_class_is_not_enough_unless_asked_for(labels, lacking):
-    videos = [{"label": label, "num_valid": 3} for label in labels]
+    videos = [stored_video(label=label, num_valid=3) for label in labels]
     # A video without a face teaches nothing of its class.
-    videos.append({"label": 1 - labels[0], "num_valid": 0})
+    videos.append(stored_video(label=1 - labels[0], num_valid=0))
     with pytest.raises(DataError, match=f"the val split .* but no {lacking} one"):
         need_both_classes(videos, "val", one_is_enough=False)
     need_both_classes(videos, "val", one_is_enough=True)
-    videos[-1]["num_valid"] = 1
+    videos[-1] = replace(videos[-1], num_valid=1)
     need_both_classes(videos, "val", one_is_enough=False)
+
+
+def test_a_line_that_is_no_video_names_itself(tmp_path):
+    (tmp_path / "videos-val.jsonl").write_text('{"label": 1}\n')
+    with pytest.raises(DataError, match="videos-val.jsonl: line 1 is not what"):
+        read_videos(tmp_path, "val")
 
 
 def test_a_build_that_would_have_no_train_split_is_not_begun(tmp_path, load_config):

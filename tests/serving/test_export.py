@@ -51,7 +51,7 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
     assert facts["preprocessing"]["frames"]["num_frames"] == 8
     assert facts["preprocessing"]["frames"]["jpeg_quality"] == 95
     dataset = Path(open_dataset(tiny_run.config).data_dir)
-    longest = max(v["source_frames"] for v in reader.read_videos(dataset, "train"))
+    longest = max(v.source_frames for v in reader.read_videos(dataset, "train"))
     assert facts["preprocessing"]["window_frames"] == longest
     assert facts["calibration"].keys() == {"temperature", "threshold", "cross_fit"}
     assert facts["calibration"]["cross_fit"].keys() == {

@@ -14,6 +14,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -32,8 +33,10 @@ from fakedetect_jax.serving.detector import Detector, Limits, _Session
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.model import load_model, write_bundle
 from tests.made_videos import picture, write_video
+from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.frames.video import read_clip
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
+from tfds_ffpp.workers.jobs import WindowsJob
 from tfds_ffpp.workers.pool import Worker
 
 
@@ -257,27 +260,27 @@ def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
         path = write_long(tmp_path / f"{repeats}.mp4", repeats=repeats)
         video = tmp_path / str(repeats)
         video.mkdir()
-        job = {
-            "path": str(path),
-            "folder": str(video),
-            "preparation": central.model.preparation,
-            "window_frames": 2000,
-            "all_faces": True,
-            "time_limit": 300.0,
-            "stall_limit": 60.0,
-            "memory_limit": 2 << 30,
-        }
+        job = WindowsJob(
+            path=str(path),
+            folder=str(video),
+            preparation=Preparation(**central.model.preparation),
+            window_frames=2000,
+            all_faces=True,
+            time_limit=300.0,
+            stall_limit=60.0,
+            memory_limit=2 << 30,
+        )
         told = []
         worker = Worker()
         try:
             last = worker.run(job, told.append)
         finally:
             worker.close()
-        windows = [t["window"] for t in told if "window" in t]
-        assert last["summary"]["frames"] == 500 * repeats
+        windows = [t.window for t in told if t.window is not None]
+        assert (last.summary or {})["frames"] == 500 * repeats
         assert len(windows) == repeats // 4
         assert windows[-1]["stop"] == 500 * repeats
-        memory[repeats] = last["memory"] * 1024
+        memory[repeats] = last.memory * 1024
     assert memory[400] - memory[4] < 60e6
 
 
@@ -307,16 +310,16 @@ def test_a_bomb_is_refused_from_its_header(central, tmp_path):
     worker = Worker()
     video = tmp_path / "video"
     video.mkdir()
-    job = {**central.job(_pending(path, video)), "path": str(path)}
+    job = replace(central.job(_pending(path, video)), path=str(path))
     try:
-        worker.run({**job, "path": str(tmp_path / "none.mp4")})  # it is started now
+        worker.run(replace(job, path=str(tmp_path / "none.mp4")))  # it is started now
         start = time.monotonic()
         result = worker.run(job)
     finally:
         worker.close()
     assert time.monotonic() - start < 1
-    assert "16384x8192 pixels" in result["reason"]
-    assert result["memory"] * 1024 < 300e6
+    assert "16384x8192 pixels" in result.reason
+    assert result.memory * 1024 < 300e6
 
 
 def _pending(path: Path, folder: Path):
@@ -879,13 +882,13 @@ def test_stored_frames_get_the_evaluations_logits(detector, tiny_run):
     config = tiny_run.config
     split = reader.open_split(dataset.open_dataset(config), "test", config)
     rows = rows_of(tiny_run.evaluation / "scores.jsonl")
-    number = {(v["method"], v["video_id"]): i for i, v in enumerate(split.videos)}
+    number = {(v.method, v.video_id): i for i, v in enumerate(split.videos)}
     frames = np.empty((len(rows), *settings.clip_shape(config)), np.uint8)
     length = np.empty(len(rows), int)
     for i, row in enumerate(rows):
         video = number[row["method"], row["video"]]
         clip = order.ClipRef(video, row["start"], config.data.frame_stride)
-        length[i] = split.reader.read(clip, split.videos[video]["num_valid"], frames[i])
+        length[i] = split.reader.read(clip, split.videos[video].num_valid, frames[i])
     np.testing.assert_allclose(
         detector.logits(frames, length), [row["logit"] for row in rows], atol=1e-5
     )

@@ -29,6 +29,7 @@ from tfds_ffpp import packaging
 from tfds_ffpp.__main__ import main, make_config
 from tfds_ffpp.build import BuildOptions, build, open_dataset, open_named
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.frames import cache
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 # 2026-11: TFDS 4.9.10 asks protobuf 6, which apache-beam wants, the old way.
@@ -371,10 +372,11 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(made, tmp_path):
 
 
 def test_two_builds_of_one_recipe_do_not_mix(made, tmp_path):
-    work = packaging.Work(
-        config(), manual_dir=made, data_dir=tmp_path, dataset_dir=folder(tmp_path)
-    )
-    with work, pytest.raises(DataError, match="another build is working"):
+    place = packaging.cache_of(config(), tmp_path / cache.CACHE)
+    with (
+        cache.locked(place),
+        pytest.raises(DataError, match="another build is working"),
+    ):
         build(config(), data_dir=tmp_path, manual_dir=made)
 
 
@@ -672,9 +674,9 @@ def test_files_that_differ_by_label_are_warned_of(tree, tmp_path):
 
 def test_settings_that_cannot_be(capsys):
     for change, said in (
-        ("crop=hair", "crop='hair' is not one of face, full"),
-        ("num_frames=0", "num_frames=0 is not from 1 to"),
-        ("num_frames=x", "num_frames='x' is not from 1 to"),
+        ("crop=hair", "crop='hair'; it must be one of face, full"),
+        ("num_frames=0", "num_frames=0; it must be a whole number from 1"),
+        ("num_frames=x", "num_frames='x'; it must be a whole number from 1"),
         ("margin=nan", "margin"),
         ("imagesize=3", "imagesize is not a field of the config"),
     ):

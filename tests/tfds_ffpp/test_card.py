@@ -1,8 +1,11 @@
 """The card: what tells real from fake without looking at it is said with numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tests.made_records import stored_video
 from tfds_ffpp.card import coverage_gap, rank_auc, shortcuts
 
 
@@ -12,19 +15,18 @@ def rows(real: int = 40, fake: int = 160, **changes):
     made = []
     for label, count in enumerate((real, fake)):
         for _ in range(count):
-            row = {
-                "label": label,
-                "bit_rate": rng.normal(1e6, 1e5),
-                "fps": 25.0,
-                "source_frames": int(rng.integers(280, 400)),
-                "width": 640,
-                "height": 480,
-                "codec": "h264",
-                "pixel_format": "yuv444p",
-                "num_valid": 10,
-            }
-            row |= {k: v[label] for k, v in changes.items()}
-            made.append(row)
+            row = stored_video(
+                label=label,
+                bit_rate=rng.normal(1e6, 1e5),
+                fps=25.0,
+                source_frames=int(rng.integers(280, 400)),
+                width=640,
+                height=480,
+                codec="h264",
+                pixel_format="yuv444p",
+                num_valid=10,
+            )
+            made.append(replace(row, **{k: v[label] for k, v in changes.items()}))
     return made
 
 
@@ -43,9 +45,7 @@ def test_alike_files_give_no_warning():
 def test_few_files_give_no_warning_by_chance():
     rng = np.random.default_rng(1)
     for _ in range(50):
-        few = rows(4, 6)
-        for row in few:
-            row["bit_rate"] = rng.normal()
+        few = [replace(row, bit_rate=rng.normal()) for row in rows(4, 6)]
         assert shortcuts(few) == []
 
 
@@ -70,8 +70,8 @@ def test_a_word_that_separates():
 @pytest.mark.parametrize("missing", [0.02, 0.2])
 def test_coverage_that_depends_on_the_label(missing):
     made = rows(100, 100)
-    for row in made[100 : 100 + round(100 * missing)]:
-        row["num_valid"] = 0
+    for i in range(100, 100 + round(100 * missing)):
+        made[i] = replace(made[i], num_valid=0)
     said = coverage_gap(made)
     if missing < 0.05:
         assert said == []

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ from tests.made_videos import write_video
 from tests.tfds_ffpp import test_workers
 from tests.tfds_ffpp.test_workers import PREPARATION, pid_of
 from tfds_ffpp.workers import child, limits, sandbox
+from tfds_ffpp.workers.jobs import EntryJob, Result, result_from_json
 from tfds_ffpp.workers.pool import Worker
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Landlock, seccomp")
@@ -22,7 +24,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="Landlock, seccomp")
 TAKEN_OVER = """
 import json, os, socket, subprocess, sys, threading
 from pathlib import Path
-from tfds_ffpp import sandbox, worker
+from tfds_ffpp.workers import child as worker, jobs, sandbox
 
 def attempt(action):
     try:
@@ -39,22 +41,25 @@ job = json.loads(sys.argv[1])
 """
 
 
-def taken_over(job: dict, code: str) -> dict:
+def taken_over(job: EntryJob, code: str) -> Result:
     """The job's last result when its decoder runs this code."""
     script = TAKEN_OVER + textwrap.dedent(code)
-    script += "\nprint(json.dumps(list(worker.run_confined(job))[-1]))\n"
+    script += """
+*_, last = worker.run_confined(jobs.job_from_json(job))
+print(json.dumps(last.to_json()))
+"""
     run = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(job)],
+        [sys.executable, "-c", script, json.dumps(job.to_json())],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return result_from_json(json.loads(run.stdout))
 
 
-def deeds(result: dict) -> dict:
-    return json.loads(result["reason"].partition("RuntimeError: ")[2][:-1])
+def deeds(result: Result) -> dict:
+    return json.loads(result.reason.partition("RuntimeError: ")[2][:-1])
 
 
 @pytest.fixture
@@ -128,7 +133,7 @@ def test_a_kernel_without_them_is_said_once(video, tmp_path, refused):
     calls = {"landlock": [444], "seccomp": [], "both": [444]}[refused]
     code = f"""
 import ctypes, os, platform, sys
-from tfds_ffpp import sandbox
+from tfds_ffpp.workers import sandbox
 libc = ctypes.CDLL(None)
 libc.prctl(38, 1, 0, 0, 0)
 arch, clone, clone3, _ = sandbox._CALLS[platform.machine()]
@@ -196,17 +201,17 @@ def attack(path, preparation, faces):
 worker.prepare = attack
 """
     result = taken_over(asked, code)
-    assert reason in result["reason"]
-    assert result["memory"] * 1024 < 512 << 20
+    assert reason in result.reason
+    assert result.memory * 1024 < 512 << 20
 
 
 def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
     worker = Worker()
     try:
-        assert "seconds" in worker.run(test_workers.job(video, tmp_path))
+        assert worker.run(test_workers.job(video, tmp_path)).seconds
         pid = pid_of(worker)
         long = write_video(tmp_path / "long.mp4", 200, size=(480, 640))
-        slow = {**PREPARATION, "num_frames": 200, "image_size": 1024, "crop": "full"}
+        slow = replace(PREPARATION, num_frames=200, image_size=1024, crop="full")
         results = []
         thread = threading.Thread(
             target=lambda: results.append(
@@ -218,9 +223,9 @@ def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
             pass
         children[0].kill()
         thread.join(timeout=20)
-        assert results[0]["reason"] == "the decoding process died (SIGKILL)"
+        assert results[0].reason == "the decoding process died (SIGKILL)"
         assert (
-            "seconds" in worker.run(test_workers.job(video, tmp_path))
+            worker.run(test_workers.job(video, tmp_path)).seconds
             and pid_of(worker) == pid
         )
         assert not list(tmp_path.glob("*.partial"))
@@ -231,7 +236,7 @@ def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
 def test_the_decoder_ends_with_its_process(video, tmp_path):
     worker = Worker()
     long = write_video(tmp_path / "long.mp4", 200, size=(480, 640))
-    slow = {**PREPARATION, "num_frames": 200, "image_size": 1024, "crop": "full"}
+    slow = replace(PREPARATION, num_frames=200, image_size=1024, crop="full")
     worker.run(test_workers.job(video, tmp_path))
     process = psutil.Process(pid_of(worker))
     thread = threading.Thread(

@@ -1,9 +1,11 @@
 """A decoder that crashes, hangs or is killed costs one video."""
 
+import json
 import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,22 +14,31 @@ import pytest
 from tests.made_videos import write_video
 from tfds_ffpp.errors import DataError, IrregularVideoError
 from tfds_ffpp.frames import entry
+from tfds_ffpp.frames.faces import Faces
 from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.workers.child import fault
+from tfds_ffpp.workers.jobs import (
+    EntryJob,
+    Result,
+    WindowsJob,
+    job_from_json,
+    result_from_json,
+)
 from tfds_ffpp.workers.pool import Worker, run_jobs
 
-PREPARATION = {
-    "num_frames": 4,
-    "frame_step": 0,
-    "image_size": 32,
-    "crop": "face",
-    "margin": 1.3,
-    "face_finder": "none",
-    "face_finder_model": "",
-    "landmarks": "none",
-    "jpeg_quality": 95,
-    "jpeg_subsampling": "444",
-}
+PREPARATION = Preparation(
+    num_frames=4,
+    frame_step=0,
+    image_size=32,
+    crop="face",
+    margin=1.3,
+    face_finder="none",
+    face_finder_model="",
+    landmarks="none",
+    jpeg_quality=95,
+    jpeg_subsampling="444",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +49,52 @@ def videos(tmp_path_factory):
     return short, long
 
 
-def job(path: Path, folder: Path, **changes) -> dict:
-    return {
-        "path": str(path),
-        "entry": str(folder / path.name),
-        "preparation": PREPARATION,
-        "faces": None,
-        "time_limit": 60.0,
-        "memory_limit": 2 << 30,
-        **changes,
-    }
+def job(path: Path, folder: Path, **changes) -> EntryJob:
+    usual = EntryJob(
+        path=str(path),
+        entry=str(folder / path.name),
+        preparation=PREPARATION,
+        faces=None,
+        time_limit=60.0,
+        memory_limit=2 << 30,
+    )
+    return replace(usual, **changes)
 
 
 # All frames, full size: what takes long.
-SLOW = {**PREPARATION, "num_frames": 400, "image_size": 1024, "crop": "full"}
+SLOW = replace(PREPARATION, num_frames=400, image_size=1024, crop="full")
 
 
 def test_jobs_give_entries(videos, tmp_path):
     jobs = [job(p, tmp_path) for p in videos[0]]
-    done = dict((j["path"], r) for j, r in run_jobs(jobs, 2))
-    assert len(done) == 6 and all("seconds" in r for r in done.values())
+    done = dict((j.path, r) for j, r in run_jobs(jobs, 2))
+    assert len(done) == 6 and all(r.seconds for r in done.values())
     for j in jobs:
-        meta = entry.read_meta(Path(j["entry"]))
+        meta = entry.read_meta(Path(j.entry))
         assert meta is not None and meta["num_valid"] == 4
-        assert len(entry.read_frames(Path(j["entry"]))) == 4
+        assert len(entry.read_frames(Path(j.entry))) == 4
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_recipe_has_no_other_fields():
-    assert Preparation(**PREPARATION).num_frames == 4
+def test_a_job_and_a_result_are_the_same_as_lines():
+    path = Path("a.mp4")
+    faces = Faces(
+        (1.0, 2.0, 30.0, 40.0),
+        (64, 64),
+        0.5,
+        2,
+        unknown_track([0, 3], usual=(0.1, 0.1, 0.9, 0.9), seen=True),
+    )
+    windows = WindowsJob("a", "b", PREPARATION, 9, True, 60.0, 5.0, None, 7)
+    for one in (job(path, path), job(path, path, faces=faces), windows):
+        line = json.dumps(one.to_json())
+        again = job_from_json(json.loads(line))
+        assert json.dumps(again.to_json()) == line and type(again) is type(one)
+    for result in (Result(more=True), Result(seconds={}), Result(reason="x", memory=9)):
+        assert result_from_json(json.loads(result.line())) == result
+    for row in ({"other": 1}, [], 3, None, "reason"):
+        with pytest.raises(ValueError, match="no result of a job"):
+            result_from_json(row)
 
 
 def test_the_bytes_do_not_depend_on_the_processes(videos, tmp_path):
@@ -83,14 +111,14 @@ def test_a_bad_file_costs_itself(videos, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_text("<html>")
     jobs = [job(p, tmp_path) for p in (*videos[0][:2], bad, *videos[0][2:4])]
-    done = {Path(j["path"]).name: r for j, r in run_jobs(jobs, 1)}
-    assert "not a readable video" in done["bad.mp4"]["reason"]
-    assert sum("seconds" in r for r in done.values()) == 4
+    done = {Path(j.path).name: r for j, r in run_jobs(jobs, 1)}
+    assert "not a readable video" in done["bad.mp4"].reason
+    assert sum(r.seconds is not None for r in done.values()) == 4
 
 
 def test_a_bug_of_a_decoder_is_told_in_a_sentence():
     for error in (AttributeError("'NoneType' has no attribute"), IrregularVideoError()):
-        reason = fault(error)["reason"]
+        reason = fault(error).reason
         assert reason.startswith("its frames could not be prepared (")
         assert type(error).__name__ in reason and not reason.endswith(": )")
 
@@ -113,8 +141,8 @@ def test_a_killed_decoder_costs_one_video(videos, tmp_path, kill):
     time.sleep(0.5)
     os.kill(pid, kill)
     thread.join(timeout=20)
-    assert results == [{"reason": f"the decoding process died ({kill.name})"}]
-    assert "seconds" in worker.run(job(short[0], tmp_path))  # the rest goes on
+    assert results == [Result(reason=f"the decoding process died ({kill.name})")]
+    assert worker.run(job(short[0], tmp_path)).seconds  # the rest goes on
     worker.close()
 
 
@@ -125,12 +153,12 @@ def test_a_hanging_decoder_costs_one_video(videos, tmp_path):
     pid = pid_of(worker)
     os.kill(pid, signal.SIGSTOP)
     result = worker.run(job(short[1], tmp_path, time_limit=1.0))
-    assert result == {"reason": "took longer than 1 seconds"}
+    assert result.reason == "took longer than 1 seconds"
     assert not psutil.pid_exists(pid)
-    assert "seconds" in worker.run(job(short[1], tmp_path))
+    assert worker.run(job(short[1], tmp_path)).seconds
     worker.close()
     result = Worker().run(job(long, tmp_path, time_limit=0.3, preparation=SLOW))
-    assert result == {"reason": "took longer than 0.3 seconds"}
+    assert result.reason == "took longer than 0.3 seconds"
 
 
 def test_what_befalls_every_video_ends_the_run(videos, tmp_path):

@@ -18,11 +18,11 @@ from tfds_ffpp.whole import whole
 Meta = dict[str, Any]
 
 
-def entry_name(path: str, facts: object) -> str:
+def entry_name(path: str, how: object) -> str:
     """Name of a file's entry, another for another content, place or preparation."""
     status = os.stat(path)
-    told = [os.path.abspath(path), status.st_size, status.st_mtime_ns, facts]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]
+    facts = [os.path.abspath(path), status.st_size, status.st_mtime_ns, how]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
 
 
 def write_entry(path: Path, meta: Meta, frames: Sequence[bytes]) -> None:

@@ -32,7 +32,6 @@ MIN_CONFIRMED = 0.3  # of them that must show a face seen in fewer looks
 # A find in a crop is its face if it covers the place of a centred one so far; the
 # smallest that a widened crop allows covers 0.11.
 MIN_IN_CROP = 0.1
-LANDMARKS = ("none", "dlib")
 
 
 class FaceFinder(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 import simplejpeg
 
 from tfds_ffpp.frames.crops import Box, clip_crops
+from tfds_ffpp.frames.entry import read_meta
 from tfds_ffpp.frames.faces import (
     FaceFinder,
     Faces,
@@ -18,6 +19,7 @@ from tfds_ffpp.frames.faces import (
     open_finder,
     usual_box,
 )
+from tfds_ffpp.frames.stored import VideoFacts
 from tfds_ffpp.frames.track import from_json, unknown_track
 from tfds_ffpp.frames.video import DecodedVideo, Plan, even_plan, read_clip, run_plan
 
@@ -40,11 +42,29 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A video's stored frames and what is known of it; meta is plain JSON data."""
+    """A video's stored frames and what is known of it.
 
-    meta: dict[str, Any]
+    faces: what its fakes take over. seconds: what was spent on which step.
+    """
+
+    facts: VideoFacts
+    faces: Faces
     frames: list[bytes]
     seconds: dict[str, float]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What its entry holds beside the frames."""
+        return {**self.facts.to_json(), "faces": faces_to_json(self.faces)}
+
+
+def read_prepared(entry: Path | None) -> tuple[VideoFacts, Faces] | None:
+    """What an entry says of its video; None where there is no whole entry."""
+    meta = read_meta(entry) if entry is not None else None
+    if meta is None:
+        return None
+    faces = faces_from_json(meta.pop("faces"))
+    return VideoFacts(**meta), faces
 
 
 def encode(image: np.ndarray, preparation: Preparation) -> bytes:
@@ -80,7 +100,7 @@ def find_faces(clip: DecodedVideo, preparation: Preparation) -> Faces:
 def with_track(clip: DecodedVideo, faces: Faces, preparation: Preparation) -> Faces:
     """What was seen, with the place of the face in each frame of the clip.
 
-    A fake is told where the face of its original is.
+    A fake is given the place of its original's face.
     """
     if faces.track is not None:
         track = faces.track.at(clip.indices)
@@ -166,50 +186,52 @@ def prepare(
     assert faces.track is not None  # noqa: S101
     detected = process_time()
     num_valid, frames, encoding = store(clip, faces, preparation)
-    facts = clip.facts
-    meta = {
-        "frame_index": pad(clip.indices, preparation.num_frames),
-        "timestamp": pad(clip.timestamps, preparation.num_frames),
-        "num_valid": num_valid,
-        "box": list(source_box(faces, clip.size(0))),
-        "coverage": faces.coverage,
-        "num_faces": faces.num_faces,
+    facts = VideoFacts(
+        frame_index=pad(clip.indices, preparation.num_frames),
+        timestamp=pad(clip.timestamps, preparation.num_frames),
+        num_valid=num_valid,
+        box=list(source_box(faces, clip.size(0))),
+        coverage=faces.coverage,
+        num_faces=faces.num_faces,
         **faces.track.features(preparation.num_frames),
-        "damaged": int(clip.loss is not None),
-        "sha256": file_digest(path),
-        "codec": facts.codec,
-        "pixel_format": facts.pixel_format,
-        "width": facts.width,
-        "height": facts.height,
-        "fps": facts.fps,
-        "bit_rate": facts.bit_rate,
-        "source_frames": clip.source_frames,
-        "faces": {
-            "box": faces.box and list(faces.box),
-            "reference": list(faces.reference),
-            "coverage": faces.coverage,
-            "num_faces": faces.num_faces,
-            "track": faces.track.to_json(),
-        },
-    }
+        damaged=int(clip.loss is not None),
+        sha256=file_digest(path),
+        codec=clip.facts.codec,
+        pixel_format=clip.facts.pixel_format,
+        width=clip.facts.width,
+        height=clip.facts.height,
+        fps=clip.facts.fps,
+        bit_rate=clip.facts.bit_rate,
+        source_frames=clip.source_frames,
+    )
     seconds = {
         "decode": decoded - start,
         "detect": detected - decoded,
         "crop": process_time() - detected - encoding,
         "encode": encoding,
     }
-    return Prepared(meta, frames, seconds)
+    return Prepared(facts, faces, frames, seconds)
 
 
-def faces_from_json(told: dict[str, Any] | None) -> Faces | None:
-    """Reads meta["faces"] back."""
-    if told is None:
-        return None
-    box = told["box"]
+def faces_to_json(faces: Faces) -> dict[str, Any]:
+    """Faces with their track as plain data, which faces_from_json reads back."""
+    assert faces.track is not None  # noqa: S101
+    return {
+        "box": faces.box and list(faces.box),
+        "reference": list(faces.reference),
+        "coverage": faces.coverage,
+        "num_faces": faces.num_faces,
+        "track": faces.track.to_json(),
+    }
+
+
+def faces_from_json(row: dict[str, Any]) -> Faces:
+    """The faces of faces_to_json."""
+    box = row["box"]
     return Faces(
         box=(box[0], box[1], box[2], box[3]) if box else None,
-        reference=(told["reference"][0], told["reference"][1]),
-        coverage=told["coverage"],
-        num_faces=told["num_faces"],
-        track=from_json(told["track"]),
+        reference=(row["reference"][0], row["reference"][1]),
+        coverage=row["coverage"],
+        num_faces=row["num_faces"],
+        track=from_json(row["track"]),
     )

@@ -71,13 +71,13 @@ class Track:
         return {"index": list(self.index), **self.features(len(self.index))}
 
 
-def from_json(told: dict[str, Any]) -> Track:
+def from_json(row: dict[str, Any]) -> Track:
     """The track of to_json."""
     return Track(
-        index=told["index"],
-        seen=np.array(told["face_seen"], bool),
-        boxes=np.array(told["face_box"], float).reshape(-1, 4),
-        points=np.array(told["face_points"], float).reshape(-1, 5, 2),
+        index=row["index"],
+        seen=np.array(row["face_seen"], bool),
+        boxes=np.array(row["face_box"], float).reshape(-1, 4),
+        points=np.array(row["face_points"], float).reshape(-1, 5, 2),
     )
 
 

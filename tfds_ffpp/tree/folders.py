@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.fields import COMPRESSIONS
 from tfds_ffpp.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
@@ -19,7 +20,6 @@ METHODS = (
     "DeepFakeDetection",
 )
 REALS = ("youtube", "actors")
-COMPRESSIONS = ("raw", "c23", "c40")
 # How deep below ROOT a tree may lie: a download tool's versions/1/NAME is three.
 DEPTH = 3
 SPLIT_NAMES = {
@@ -112,7 +112,7 @@ def _has_videos(folder: Path) -> bool:
 
 
 def _flat_folders(root: Path, compression: str) -> list[Folder]:
-    """FF++/{real,fake}/*.mp4: neither the method nor the level is told."""
+    """FF++/{real,fake}/*.mp4: its names say neither method nor level."""
     found = {f.name.lower(): f for f in subfolders(root)}
     if not {"real", "fake"} <= set(found):
         return []
@@ -122,20 +122,20 @@ def _flat_folders(root: Path, compression: str) -> list[Folder]:
     ]
 
 
-def parse_map(told: str) -> dict[str, str]:
+def parse_map(text: str) -> dict[str, str]:
     """Folder -> real, fake, a method or a kind of reals, of `a=real,b=Face2Face`.
 
     Raises SettingError.
     """
     known = ("real", "fake", *METHODS, *REALS)
     mapping = {}
-    for pair in filter(None, told.split(",")):
+    for pair in filter(None, text.split(",")):
         name, sign, meaning = pair.rpartition("=")
         name, meaning = name.strip().strip("/").lower(), meaning.strip()
         meaning = canonical(meaning, known)
         if not sign or not name or meaning not in known:
             raise SettingError(
-                f"map={told!r}: {pair!r} is not FOLDER=MEANING, with one of "
+                f"map={text!r}: {pair!r} is not FOLDER=MEANING, with one of "
                 f"{', '.join(known)} as the meaning"
             )
         mapping[name] = meaning

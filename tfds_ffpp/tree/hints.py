@@ -99,15 +99,15 @@ def suggest_map(root: Path, dirs: Iterable[Path], lacking: str = "") -> str:
 
 def _ways(root: Path, mapping: str, *, names: bool) -> str:
     """The lines to type: by --map, if the files' names allow it, and by a CSV."""
-    told = shlex.quote(mapping)
+    typed = shlex.quote(mapping)
     csv = (
-        f"`python -m tfds_ffpp.layout {shlex.quote(printable(root))} --map {told} "
+        f"`python -m tfds_ffpp.layout {shlex.quote(printable(root))} --map {typed} "
         "--write_csv`"
     )
     if not names:
         return f"list the videos in a CSV: {csv} writes its draft"
     return (
-        f"say which folder holds what by `--map {told}` (config.dataset.map), or list "
+        f"say which folder holds what by `--map {typed}` (config.dataset.map), or list "
         f"the videos in a CSV: {csv} writes its draft"
     )
 

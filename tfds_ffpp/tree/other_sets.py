@@ -24,14 +24,14 @@ class OtherSet:
 
 
 def _record(path: Path, dataset: str, method: str, label: int, **kwargs) -> VideoRecord:
-    told = {"video_id": path.stem, "target": "", "source": "", **kwargs}
+    names = {"video_id": path.stem, "target": "", "source": "", **kwargs}
     return VideoRecord(
         path=path,
         dataset=dataset,
         method=method,
         label=label,
         compression="unknown",
-        **told,
+        **names,
     )
 
 
@@ -54,14 +54,14 @@ def _read_text(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(_read_text(path))
+        rows = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}); copy it again") from None
-    if not isinstance(told, dict) or not all(
-        isinstance(v, dict) for v in told.values()
+    if not isinstance(rows, dict) or not all(
+        isinstance(v, dict) for v in rows.values()
     ):
         raise DataError(f"{path} must map each video to its facts; copy it again")
-    return told
+    return rows
 
 
 # Celeb-DF v2 ----------------------------------------------------------------------
@@ -137,9 +137,9 @@ def _label(word: object, path: Path, where: str) -> int:
 
 def _dfdc_part(folder: Path) -> Iterable[VideoRecord]:
     path = folder / "metadata.json"
-    told = _read_json(path)
+    known = _read_json(path)
     for video in _videos(folder):
-        facts = told.get(video.name)
+        facts = known.get(video.name)
         if facts is None:
             continue
         label = _label(facts.get("label"), path, video.name)

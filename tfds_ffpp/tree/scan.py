@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.fields import COMPRESSIONS
 from tfds_ffpp.text import printable
 from tfds_ffpp.tree import census, hints
 from tfds_ffpp.tree.census import Passed
 from tfds_ffpp.tree.folders import (
-    COMPRESSIONS,
     METHODS,
     REALS,
     Folder,
@@ -243,10 +243,9 @@ def scan(
         found = _scan_others(root, layout, want)
         if found is not None:
             return found
-    tree = None
-    told = parse_map(mapping)
+    tree, meanings = None, parse_map(mapping)
     if root.is_dir() and layout not in OTHER_SETS:
-        tree = find_tree(root, layout, compression, told, folders)
+        tree = find_tree(root, layout, compression, meanings, folders)
     if tree is None:
         raise nothing_found(root, layout, None)
     return _scan_tree(root, tree, want)

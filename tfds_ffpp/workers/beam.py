@@ -8,12 +8,17 @@ from typing import Any
 import apache_beam
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.workers.child import Job, Result
+from tfds_ffpp.workers.jobs import (
+    EntryJob,
+    Result,
+    job_from_json,
+    result_from_json,
+)
 from tfds_ffpp.workers.pool import Worker
 
 
-def _result_file(job: Job) -> Path:
-    return Path(job["entry"] + ".result")
+def _result_file(entry: str) -> Path:
+    return Path(entry + ".result")
 
 
 class PrepareVideo(apache_beam.DoFn):
@@ -25,11 +30,11 @@ class PrepareVideo(apache_beam.DoFn):
 
     def process(self, element: str) -> None:
         """Prepares a video; leaves the result beside its entry."""
-        job = json.loads(element)
-        result = self._worker.run(job)
-        if "fatal" in result:
-            raise DataError(result["fatal"])
-        _result_file(job).write_text(json.dumps(result))
+        row = json.loads(element)
+        result = self._worker.run(job_from_json(row))
+        if result.fatal:
+            raise DataError(result.fatal)
+        _result_file(row["entry"]).write_bytes(result.line())
 
     def teardown(self) -> None:
         """Ends the process."""
@@ -37,17 +42,17 @@ class PrepareVideo(apache_beam.DoFn):
 
 
 def run_jobs(
-    jobs: Sequence[Job], runner: Any, options: Any
-) -> Iterator[tuple[Job, Result]]:
+    jobs: Sequence[EntryJob], runner: Any, options: Any
+) -> Iterator[tuple[EntryJob, Result]]:
     """As workers.run_jobs; yields when the pipeline is done."""
     with apache_beam.Pipeline(runner, options=options) as pipeline:
         _ = (
             pipeline
-            | apache_beam.Create([json.dumps(job) for job in jobs])
+            | apache_beam.Create([json.dumps(job.to_json()) for job in jobs])
             | apache_beam.Reshuffle()
             | apache_beam.ParDo(PrepareVideo())
         )
     for job in jobs:
-        path = _result_file(job)
-        yield job, json.loads(path.read_text())
+        path = _result_file(job.entry)
+        yield job, result_from_json(json.loads(path.read_text()))
         path.unlink()

@@ -26,76 +26,70 @@ import cv2
 
 from tfds_ffpp.errors import DataError, UnusableVideoError
 from tfds_ffpp.frames.entry import write_entry
-from tfds_ffpp.frames.prepare import Preparation, faces_from_json, finder_of, prepare
+from tfds_ffpp.frames.prepare import finder_of, prepare
 from tfds_ffpp.frames.video import quiet
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
 from tfds_ffpp.workers import sandbox
+from tfds_ffpp.workers.jobs import (
+    EntryJob,
+    Job,
+    Result,
+    WindowsJob,
+    job_from_json,
+    result_from_json,
+)
 from tfds_ffpp.workers.limits import entry_bytes, limit_process
 
-Job = dict[str, Any]
-Result = dict[str, Any]
 ALIVE_SECONDS = 1.0  # between two signs of life
 MAX_LINE = 64 << 20  # bytes of a result; the facts of 10,000 frames take 5 MB
 
 
-def run_job(job: Job) -> Result:
-    """Prepares one video into its cache entry.
-
-    A job has path, entry, preparation (its fields), faces (or None), time_limit
-    (seconds) and memory_limit (bytes, or None). The result is {"seconds": …} or
-    {"reason": …} for this video or {"fatal": …} for the build.
-    """
+def run_job(job: EntryJob) -> Result:
+    """Prepares one video into its cache entry."""
     try:
-        prepared = prepare(
-            job["path"],
-            Preparation(**job["preparation"]),
-            faces_from_json(job["faces"]),
-        )
+        prepared = prepare(job.path, job.preparation, job.faces)
     except Exception as error:
         return fault(error)
     try:
-        write_entry(Path(job["entry"]), prepared.meta, prepared.frames)
+        write_entry(Path(job.entry), prepared.meta, prepared.frames)
     except OSError as error:
         if error.errno == errno.EFBIG:
-            return {"reason": "its stored frames take more bytes than such frames can"}
-        return {"fatal": f"cannot write {job['entry']}: {error.strerror}"}
-    return {"seconds": prepared.seconds}
+            return Result(
+                reason="its stored frames take more bytes than such frames can"
+            )
+        return Result(fatal=f"cannot write {job.entry}: {error.strerror}")
+    return Result(seconds=prepared.seconds)
 
 
 def fault(error: Exception) -> Result:
     """What an error means: for this video, or for all."""
     if isinstance(error, UnusableVideoError):
-        return {"reason": str(error)}
+        return Result(reason=str(error))
     if isinstance(error, DataError):
-        return {"fatal": str(error)}
+        return Result(fatal=str(error))
     if isinstance(error, MemoryError):
-        return {"reason": "its frames take more memory than there is"}
+        return Result(reason="its frames take more memory than there is")
     if isinstance(error, OSError):
-        return {"reason": error.strerror or str(error)}
+        return Result(reason=error.strerror or str(error))
     # A decoder's bug must cost one video only.
     first_line = (str(error).splitlines() or [""])[0]
     said = ": ".join(filter(None, (type(error).__name__, first_line)))
-    return {"reason": f"its frames could not be prepared ({said})"}
+    return Result(reason=f"its frames could not be prepared ({said})")
 
 
-def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
-    """Prepares a video of any length, window by window.
-
-    A job has path, folder, preparation, window_frames, all_faces, time_limit and
-    memory_limit. The results are {"more": True, "window": …} and at the end
-    {"summary": …}, {"reason": …} or {"fatal": …}.
-    """
+def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Result]:
+    """Prepares a video of any length, window by window."""
     try:
-        for told in prepare_windows(
-            job["path"],
-            Preparation(**job["preparation"]),
-            window_frames=job["window_frames"],
-            all_faces=job["all_faces"],
-            folder=Path(job["folder"]),
+        for found in prepare_windows(
+            job.path,
+            job.preparation,
+            window_frames=job.window_frames,
+            all_faces=job.all_faces,
+            folder=job.place,
             alive=alive,
         ):
-            yield {"more": True, **told} if "summary" not in told else told
+            yield Result(more="window" in found, **found)
     except Exception as error:
         yield fault(error)
 
@@ -104,31 +98,31 @@ def run_windows_job(job: Job, alive: Callable[[], None]) -> Iterator[Result]:
 
 
 def run_confined(job: Job) -> Iterator[Result]:
-    """Runs a job in a fork; gives its results, the last with its peak "memory" in KiB.
+    """Runs a job in a fork; gives its results, the last with its peak memory.
 
-    The last is {"reason": …} when the fork dies.
+    The last has the reason when the fork dies.
     """
-    if "folder" in job:
+    if isinstance(job, WindowsJob):
         yield from _fork(job)
         return
     # In a folder of its own, where it cannot touch the entries of other videos.
-    entry = Path(job["entry"])
+    entry = Path(job.entry)
     place = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
     try:
         place.mkdir()
-        *_, last = _fork({**job, "entry": str(place / entry.name)})
-        if "seconds" in last:
+        *_, last = _fork(replace(job, entry=str(place / entry.name)))
+        if last.seconds is not None:
             (place / entry.name).replace(entry)
     except OSError as error:
-        last = {"fatal": f"cannot write {entry}: {error.strerror}"}
+        last = Result(fatal=f"cannot write {entry}: {error.strerror}")
     shutil.rmtree(place, ignore_errors=True)
     yield last
 
 
 def _fork(job: Job) -> Iterator[Result]:
     with suppress(Exception):  # the fork says what is wrong with it
-        preparation = Preparation(**job["preparation"])
-        if "folder" in job:  # windows need no points
+        preparation = job.preparation
+        if isinstance(job, WindowsJob):  # windows need no points
             preparation = replace(preparation, landmarks="none")
         if preparation.crop != "full":
             finder_of(preparation)  # opened once for all forks
@@ -141,10 +135,13 @@ def _fork(job: Job) -> Iterator[Result]:
     last: Result | None = None
     with os.fdopen(reading, "rb") as lines, suppress(ValueError):
         while last is None and (line := lines.readline(MAX_LINE)):
-            result = json.loads(line)
-            if _strays(result, job.get("folder", "")):
-                last = {"reason": "the decoding process named a file that is not its"}
-            elif result.get("more"):
+            row = json.loads(line)
+            result = result_from_json(row)
+            if _strays(row, job.folder if isinstance(job, WindowsJob) else ""):
+                last = Result(
+                    reason="the decoding process named a file that is not its"
+                )
+            elif result.more:
                 yield result
             else:
                 last = result
@@ -153,11 +150,11 @@ def _fork(job: Job) -> Iterator[Result]:
     _, status, used = os.wait4(child, 0)
     if last is None:
         last = _death(job, os.waitstatus_to_exitcode(status))
-    limit = job["memory_limit"]
     # Where memory ends, a decoder may only say that it could not decode.
-    if "reason" in last and limit and 2048 * used.ru_maxrss > limit:
-        last["reason"] += " (within the memory limit)"
-    yield {**last, "memory": used.ru_maxrss}
+    limit = job.memory_limit
+    if last.reason and limit and 2048 * used.ru_maxrss > limit:
+        last = replace(last, reason=f"{last.reason} (within the memory limit)")
+    yield replace(last, memory=used.ru_maxrss)
 
 
 def _strays(result: Any, folder: str) -> bool:
@@ -178,26 +175,26 @@ def _strays(result: Any, folder: str) -> bool:
 
 def _death(job: Job, code: int) -> Result:
     if code == -signal.SIGXCPU:
-        seconds = math.ceil(job["time_limit"]) + 1
-        return {"reason": f"took longer than {seconds} seconds of a processor"}
+        seconds = math.ceil(job.time_limit) + 1
+        return Result(reason=f"took longer than {seconds} seconds of a processor")
     if code == -signal.SIGALRM:
-        return {"reason": f"took longer than {job['time_limit']:g} seconds"}
+        return Result(reason=f"took longer than {job.time_limit:g} seconds")
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return {"reason": f"the decoding process died ({how})"}
+    return Result(reason=f"the decoding process died ({how})")
 
 
-def _decode(job: Job, told: int, parent: int) -> NoReturn:
+def _decode(job: Job, writing: int, parent: int) -> NoReturn:
     """What the fork does: gives up what it does not need, then works."""
     try:
         die_with_parent(parent)
         # Should the build be gone, nobody else ends a hanging decoder.
-        signal.setitimer(signal.ITIMER_REAL, job["time_limit"] + 5)
-        _forget_all_but(told)
+        signal.setitimer(signal.ITIMER_REAL, job.time_limit + 5)
+        _forget_all_but(writing)
         confine_to(job)
-        with os.fdopen(told, "wb") as results:
+        with os.fdopen(writing, "wb") as results:
 
             def write(result: Result) -> None:
-                results.write(json.dumps(result).encode() + b"\n")
+                results.write(result.line())
                 results.flush()
 
             for result in _results(job, write):
@@ -208,7 +205,7 @@ def _decode(job: Job, told: int, parent: int) -> NoReturn:
 
 
 def _results(job: Job, write: Callable[[Result], None]) -> Iterable[Result]:
-    if "folder" in job:
+    if isinstance(job, WindowsJob):
         return run_windows_job(job, _Pulse(write))
     return [run_job(job)]
 
@@ -227,17 +224,16 @@ def confine_to(job: Job) -> list[str]:
 
     Returns what the kernel could not be made to refuse.
     """
-    preparation = job["preparation"]
+    preparation = job.preparation
     limit_process(
-        seconds=job["time_limit"],
-        memory=job["memory_limit"],
-        file_bytes=entry_bytes(preparation["num_frames"], preparation["image_size"]),
+        seconds=job.time_limit,
+        memory=job.memory_limit,
+        file_bytes=entry_bytes(preparation.num_frames, preparation.image_size),
     )
-    read = [Path(job["path"]), *sandbox.libraries()]
-    if preparation["face_finder_model"]:
-        read.append(Path(preparation["face_finder_model"]))
-    place = job["folder"] if "folder" in job else Path(job["entry"]).parent
-    return sandbox.confine(read=read, write=[Path(place)])
+    read = [Path(job.path), *sandbox.libraries()]
+    if preparation.face_finder_model:
+        read.append(Path(preparation.face_finder_model))
+    return sandbox.confine(read=read, write=[job.place])
 
 
 class _Pulse:
@@ -250,7 +246,7 @@ class _Pulse:
     def __call__(self) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + ALIVE_SECONDS
-            self._write({"more": True})
+            self._write(Result(more=True))
 
 
 # The process -----------------------------------------------------------------------
@@ -267,9 +263,9 @@ def _open_ways() -> list[str]:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
-        told = file.read()
+        answer = file.read()
     os.wait()
-    return json.loads(told or json.dumps([sandbox.FILES, sandbox.PROGRAMS]))
+    return json.loads(answer or json.dumps([sandbox.FILES, sandbox.PROGRAMS]))
 
 
 def serve(jobs: BinaryIO, results: BinaryIO) -> None:
@@ -277,14 +273,12 @@ def serve(jobs: BinaryIO, results: BinaryIO) -> None:
     sandbox.libraries()  # known to the forks from here
     gc.freeze()  # what is there is shared with the forks as long as nobody writes it
 
-    def write(result: Result) -> None:
-        results.write(json.dumps(result).encode() + b"\n")
-        results.flush()
-
-    write({"open": _open_ways()})
+    results.write(json.dumps({"open": _open_ways()}).encode() + b"\n")
+    results.flush()
     for line in jobs:
-        for result in run_confined(json.loads(line)):
-            write(result)
+        for result in run_confined(job_from_json(json.loads(line))):
+            results.write(result.line())
+            results.flush()
 
 
 def main() -> None:

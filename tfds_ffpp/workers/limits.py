@@ -72,8 +72,8 @@ def free_memory(root: Path = Path("/")) -> int | None:
     lately are free: the kernel gives them up.
     """
     try:
-        told = (root / "proc/meminfo").read_text()
-        free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", told)[0]) << 10]
+        text = (root / "proc/meminfo").read_text()
+        free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0]) << 10]
     except (OSError, IndexError):
         return None
     for folder, limit, used, cached in _groups(root):

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.workers.child import Job, Result
+from tfds_ffpp.workers.jobs import EntryJob, Job, Result, WindowsJob, result_from_json
 
+OneJob = TypeVar("OneJob", EntryJob, WindowsJob)
 START_LIMIT = 120.0  # seconds
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
@@ -56,10 +58,9 @@ class Worker:
         return process
 
     def run(self, job: Job, more: Callable[[Result], None] = lambda _: None) -> Result:
-        """The job's last result; {"reason": …} when the process died or took too long.
+        """The job's last result, with a reason if the process died or took too long.
 
-        The results before, which have "more", are handed to `more`. A job's
-        stall_limit, if it has one, is how many seconds may pass between two.
+        The results before are handed to `more`.
         """
         if self._process is None:
             # The time to start is not the video's.
@@ -69,20 +70,20 @@ class Worker:
         process = self._process
         assert process is not None and process.stdin is not None  # noqa: S101
         with suppress(OSError):  # it is dead; reading says so
-            process.stdin.write(json.dumps(job).encode() + b"\n")
+            process.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
             process.stdin.flush()
-        end = time.monotonic() + job["time_limit"]
-        stall = job.get("stall_limit", job["time_limit"])
+        end = time.monotonic() + job.time_limit
+        stall = job.stall_limit if isinstance(job, WindowsJob) else job.time_limit
         while True:
             limit = min(stall, end - time.monotonic())
             line = self._read_line(process, limit)
             if line is None:
                 self.close()
-                return {"reason": _too_long(job, stalled=limit == stall)}
+                return Result(reason=_too_long(job, stalled=limit == stall))
             if not line.endswith(b"\n"):
                 break
-            result = json.loads(line)
-            if not result.get("more"):
+            result = result_from_json(json.loads(line))
+            if not result.more:
                 return result
             more(result)
         with suppress(subprocess.TimeoutExpired):
@@ -90,7 +91,7 @@ class Worker:
         self.close()
         code = process.returncode
         how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return {"reason": f"the decoding process died ({how})"}
+        return Result(reason=f"the decoding process died ({how})")
 
     def _read_line(self, process: subprocess.Popen, limit: float) -> bytes | None:
         """A line; less than one when the process ended; None when time is up."""
@@ -160,9 +161,9 @@ class Pool:
 
 
 def _too_long(job: Job, *, stalled: bool) -> str:
-    if stalled and "stall_limit" in job:
-        return f"nothing came of it for {job['stall_limit']:g} seconds"
-    return f"took longer than {job['time_limit']:g} seconds"
+    if stalled and isinstance(job, WindowsJob):
+        return f"nothing came of it for {job.stall_limit:g} seconds"
+    return f"took longer than {job.time_limit:g} seconds"
 
 
 def _hand_on(done: queue.Queue, job: Job, result: Result) -> None:
@@ -170,8 +171,8 @@ def _hand_on(done: queue.Queue, job: Job, result: Result) -> None:
 
 
 def run_jobs(
-    jobs: Iterable[Job], num_processes: int, *, pool: Pool | None = None
-) -> Generator[tuple[Job, Result], None, None]:
+    jobs: Iterable[OneJob], num_processes: int, *, pool: Pool | None = None
+) -> Generator[tuple[OneJob, Result], None, None]:
     """Runs jobs in worker processes; yields each with its results as they come.
 
     With a pool, its processes do the work and wait there for more when all is done;
@@ -214,8 +215,8 @@ def run_jobs(
                 if stop.is_set():
                     continue
                 raise result
-            if "fatal" in result:
-                raise DataError(result["fatal"])
+            if result.fatal:
+                raise DataError(result.fatal)
             yield job, result
         done_with = True
     finally:

@@ -103,9 +103,9 @@ def _forbid_files(read: Iterable[Path], write: Iterable[Path]) -> bool:
     for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV)):
         rights |= right if version >= since else 0
     # TCP and, last, unnamed sockets and signals of others; older kernels know neither.
-    told = struct.pack("QQQ", rights, 3 if version >= 4 else 0, 3)
-    told = told[: 24 if version >= 6 else 16 if version >= 4 else 8]
-    rules = _call(_CREATE_RULESET, told, len(told), 0)
+    ruleset = struct.pack("QQQ", rights, 3 if version >= 4 else 0, 3)
+    ruleset = ruleset[: 24 if version >= 6 else 16 if version >= 4 else 8]
+    rules = _call(_CREATE_RULESET, ruleset, len(ruleset), 0)
     if rules < 0:
         return False
     for paths, allowed in ((read, _READ), (write, _WRITE)):
@@ -161,5 +161,5 @@ class _Program(ctypes.Structure):
 
 def _filter_calls(calls: tuple[int, int, int, Sequence[int]]) -> bool:
     steps = program(calls)
-    told = _Program(len(steps) // 8, steps)
-    return _libc().prctl(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(told), 0, 0) == 0
+    handed = _Program(len(steps) // 8, steps)
+    return _libc().prctl(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(handed), 0, 0) == 0

@@ -1,0 +1,124 @@
+"""What a dataset says of a video: a line of videos-<split>.jsonl or rejected.jsonl."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.tree.naming import VideoRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """What preparing a video found; lists have one item for each stored frame.
+
+    frame_index, timestamp: the source frame, and its time in seconds. num_valid: how
+    many frames are not repeats of the last; 0 without a face. box: of the crop, as y0,
+    x0, y1, x1 in source pixels. coverage: share of the looked-at frames with the face.
+    num_faces: different faces seen. face_seen, face_box, face_points: see
+    frames.track.Track. damaged: 1 where some of the file could not be decoded.
+    """
+
+    frame_index: Sequence[int]
+    timestamp: Sequence[float]
+    num_valid: int
+    box: Sequence[float]
+    coverage: float
+    num_faces: int
+    face_seen: Sequence[int]
+    face_box: Sequence[Sequence[float]]
+    face_points: Sequence[Sequence[Sequence[float]]]
+    damaged: int
+    sha256: str
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    fps: float
+    bit_rate: int
+    source_frames: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {name: getattr(self, name) for name in _FACTS}
+
+
+_FACTS = tuple(f.name for f in fields(VideoFacts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredVideo(VideoFacts):
+    """One example of a dataset without its frames. See VideoRecord for the names."""
+
+    dataset: str
+    method: str
+    video_id: str
+    label: int
+    target: str
+    source: str
+    original: str
+    compression: str
+
+    @property
+    def key(self) -> str:
+        """dataset/method/video_id: the key of the example."""
+        return f"{self.dataset}/{self.method}/{self.video_id}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data: all features of the example but its frames."""
+        return {name: getattr(self, name) for name in (*_NAMES, *_FACTS)}
+
+
+_NAMES = tuple(f.name for f in fields(StoredVideo) if f.name not in _FACTS)
+
+
+def stored_video(record: VideoRecord, facts: VideoFacts) -> StoredVideo:
+    """The example that a prepared video becomes."""
+    names = {name: getattr(record, name) for name in _NAMES}
+    return StoredVideo(**names, **facts.to_json())
+
+
+def read_table(path: Path) -> list[StoredVideo]:
+    """The videos of a split, in the order of its records. Raises DataError."""
+    videos = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            videos.append(StoredVideo(**json.loads(line)))
+        except (ValueError, TypeError):
+            raise DataError(
+                f"{path}: line {number} is not what this version writes of a video; "
+                "build the dataset again"
+            ) from None
+    return videos
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows as lines of JSON."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A video that is not in the dataset. expected: it should have been one."""
+
+    path: Path
+    reason: str
+    expected: bool = True
+    record: VideoRecord | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of rejected.jsonl."""
+        record = self.record
+        return {
+            "path": os.fsencode(self.path).decode(errors="replace"),
+            "reason": self.reason,
+            "dataset": record.dataset if record else "",
+            "method": record.method if record else "",
+            "video_id": record.video_id if record else "",
+            "label": record.label if record else -1,
+        }

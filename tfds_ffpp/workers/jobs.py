@@ -1,0 +1,112 @@
+"""What goes to the process that prepares videos, and what comes back: lines of JSON."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tfds_ffpp.frames.faces import Faces
+from tfds_ffpp.frames.prepare import Preparation, faces_from_json, faces_to_json
+
+
+@dataclass(frozen=True)
+class EntryJob:
+    """A video to be stored in the file `entry`.
+
+    faces: of its original, with their track; None to look at this video. time_limit:
+    seconds. memory_limit: bytes; None for no limit.
+    """
+
+    path: str
+    entry: str
+    preparation: Preparation
+    faces: Faces | None
+    time_limit: float
+    memory_limit: int | None
+
+    @property
+    def place(self) -> Path:
+        """The folder that its frames are written to."""
+        return Path(self.entry).parent
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        faces = self.faces and faces_to_json(self.faces)
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**plain, "preparation": asdict(self.preparation), "faces": faces}
+
+
+@dataclass(frozen=True)
+class WindowsJob:
+    """A video of any length, whose windows are stored one by one in `folder`.
+
+    number: of the asker, to know it by. all_faces: not the largest alone. stall_limit:
+    seconds that may pass without a sign of life.
+    """
+
+    path: str
+    folder: str
+    preparation: Preparation
+    window_frames: int
+    all_faces: bool
+    time_limit: float
+    stall_limit: float
+    memory_limit: int | None
+    number: int = 0
+
+    @property
+    def place(self) -> Path:
+        """The folder that its frames are written to."""
+        return Path(self.folder)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+Job = EntryJob | WindowsJob
+
+
+def job_from_json(row: dict[str, Any]) -> Job:
+    """The job of to_json."""
+    preparation = Preparation(**row["preparation"])
+    if "folder" in row:
+        return WindowsJob(**{**row, "preparation": preparation})
+    faces = row["faces"] and faces_from_json(row["faces"])
+    return EntryJob(**{**row, "preparation": preparation, "faces": faces})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What comes of a job.
+
+    With `more` it is a sign of life or a prepared window, and others follow. The last
+    one has what an EntryJob spent (seconds), what a WindowsJob found out about the file
+    (summary), why this video cannot be used (reason), or why none can (fatal); memory
+    is the most that its process has held, in KiB.
+    """
+
+    more: bool = False
+    window: dict[str, Any] | None = None
+    seconds: dict[str, float] | None = None
+    summary: dict[str, Any] | None = None
+    reason: str = ""
+    fatal: str = ""
+    memory: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, without what is not known."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in named.items() if value or value == {}}
+
+    def line(self) -> bytes:
+        """As a line of JSON."""
+        return json.dumps(self.to_json()).encode() + b"\n"
+
+
+def result_from_json(row: Any) -> Result:
+    """The result of to_json. Raises ValueError where it is none."""
+    try:
+        return Result(**row)
+    except TypeError as error:
+        raise ValueError(f"no result of a job: {error}") from None
