@@ -9,7 +9,7 @@ one window and shows one face is its score in an evaluation.
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import summarise
 from fakedetect_jax.serving.tracks import Pending, Track
 from fakedetect_jax.video_result import ClipScore, VideoResult
+from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.pool import Pool, run_jobs
 
 STALL_SECONDS = 120.0  # without any sign of life from the decoder
@@ -48,14 +49,11 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Processes that cut videos into prepared windows.
-
-    preparation: the fields of tfds_ffpp.frames.prepare.Preparation.
-    """
+    """Processes that cut videos into prepared windows, and how they do it."""
 
     pool: Pool
     num_processes: int
-    preparation: dict[str, Any]
+    preparation: Preparation
     window_frames: int
     all_faces: bool
     limits: Limits
@@ -66,7 +64,7 @@ class Decoder:
             "number": video.number,
             "path": video.name,
             "folder": str(video.folder),
-            "preparation": self.preparation,
+            "preparation": asdict(self.preparation),
             "window_frames": self.window_frames,
             "all_faces": self.all_faces,
             "time_limit": self.limits.seconds,
@@ -193,8 +191,7 @@ class Session:
                     self._take(self._videos[number], part)
                     self._finish_scored()
                     # All decoders may be waiting for a slot: score what there is.
-                    videos_now = list(self._videos.values())
-                    if 2 * sum(v.end is not None for v in videos_now) >= self._most:
+                    if 2 * len(self._ended()) >= self._most:
                         self._queue.score()
                         self._finish_scored()
                     yield from self._in_order()
@@ -243,9 +240,13 @@ class Session:
 
     def _finish_scored(self) -> None:
         """Sums up the videos that are read and whose clips are scored."""
-        for video in list(self._videos.values()):
-            if video.end is not None and not video.waiting:
+        for video in self._ended():
+            if not video.waiting:
                 self._finish(video)
+
+    def _ended(self) -> list[Pending]:
+        """The videos that are read to their end."""
+        return [v for v in list(self._videos.values()) if v.end is not None]
 
     def _finish(self, video: Pending) -> None:
         result = summarise(video, self._model)
