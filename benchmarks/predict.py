@@ -22,10 +22,11 @@ import av
 import cv2
 import numpy as np
 
-from fakedetect_jax.serving import sources
+from fakedetect_jax.serving import clips, sources
 from fakedetect_jax.serving.detector import Detector
+from fakedetect_jax.serving.records import StoredFace
 from tfds_ffpp.errors import UnusableVideoError
-from tfds_ffpp.frames.prepare import Preparation, prepare
+from tfds_ffpp.frames.prepare import Preparation, Prepared, prepare
 from tfds_ffpp.frames.video import even_plan, read_clip
 
 
@@ -74,6 +75,21 @@ def calls(detector: Detector, video: str, *, count: int = 10) -> dict[str, float
     return {"first": round(1000 * seconds[0]), "later": round(1000 * later)}
 
 
+def read_clips(detector: Detector, prepared: Prepared) -> list[clips.Clip]:
+    """The clips that the detector would score of a prepared video."""
+    meta, config = prepared.meta, detector.model.config
+    face = StoredFace(
+        window=0,
+        entry="",
+        num_valid=meta["num_valid"],
+        face_seen=meta["face_seen"],
+        box=tuple(meta["box"]),
+        coverage=meta["coverage"],
+    )
+    places = clips.cut(face, config)
+    return list(clips.read(prepared.frames[: face.num_valid], places, config))
+
+
 def phases(detector: Detector, videos: list[str]) -> dict[str, float]:
     """Milliseconds per video of each part, one after another in this process."""
     preparation = Preparation(**detector.model.preparation)
@@ -88,16 +104,12 @@ def phases(detector: Detector, videos: list[str]) -> dict[str, float]:
         done += 1
         for name, seconds in prepared.seconds.items():
             totals[name] = totals.get(name, 0.0) + seconds
-        valid = prepared.facts.num_valid
         start = time.perf_counter()
-        read = [
-            detector.read_clip(prepared.frames, c, valid)
-            for c in detector.clips_of(valid)
-            if valid
-        ]
+        read = read_clips(detector, prepared)
         totals["read"] = totals.get("read", 0.0) + time.perf_counter() - start
         if read:
-            frames, lengths = (np.stack(part) for part in zip(*read, strict=True))
+            frames = np.stack([clip.frames for clip in read])
+            lengths = np.array([clip.length for clip in read])
             detector.logits(frames, lengths)  # compiled before it is timed
             start = time.perf_counter()
             detector.logits(frames, lengths)

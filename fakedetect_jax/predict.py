@@ -7,31 +7,34 @@ python -m fakedetect_jax.predict --workdir runs/demo VIDEO...
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
 from fakedetect_jax.pages.formats import clock
 from fakedetect_jax.serving import sources
+from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.text import printable
 
 if TYPE_CHECKING:
     from fakedetect_jax.serving.detector import Detector as Detector
+    from fakedetect_jax.serving.records import Window
+    from fakedetect_jax.serving.session import Inspect
+    from fakedetect_jax.serving.tracks import Pending
 
-Row = dict[str, Any]
-SCORED = ("scored", "partial")
 # Outcomes that say that the work could not be done; they make the exit code 3.
 FAILURES = ("unreadable", "refused")
 
@@ -171,48 +174,55 @@ def _run(arguments: argparse.Namespace) -> int:
     for line in sources.skipped_lines(arguments.videos):
         print(line, file=sys.stderr)
     model = Path(arguments.workdir or arguments.model).expanduser()
-    if not model.exists():  # told at once, before JAX is there
+    if not model.exists():  # said at once, before JAX is there
         raise CheckpointError(f"{model} is not there; give a workdir or an export")
     report = _folder(arguments.report)
-    good = [source.name for source in asked if not source.refusal]
-    detector = _load(arguments, model) if good else None
-    rows: list[Row] = []
+    nothing = all(source.refusal for source in asked)
+    detector = None if nothing else _load(arguments, model)
+    warnings = _warnings(detector)
+    results: list[VideoResult] = []
     with _open_output(arguments.output) as output, _Table(asked, output) as table:
-        if detector is not None and detector.model.made:
-            from fakedetect_jax.serving.video_result import MADE_WARNING
-
-            table.say(f"warning: {MADE_WARNING}")
+        for warning in warnings:
+            table.say(f"warning: {warning}")
         table.head()
-        scored = _score(detector, good, table, report) if detector else iter(())
+        scored = _score(detector, asked, table, report)
         try:
-            for source in asked:
-                row = sources.refused_row(source) if source.refusal else next(scored)
+            for result in scored:
                 if output is not None:
-                    output.write(json.dumps(row, allow_nan=False) + "\n")
+                    row = json.dumps(result.to_json(), allow_nan=False)
+                    output.write(row + "\n")
                     output.flush()
-                table.add(row)
-                rows.append({k: row.get(k) for k in KEPT})
+                table.add(result)
+                results.append(_without_clips(result))
         finally:
-            if detector is not None:
-                scored.close()  # pyright: ignore[reportAttributeAccessIssue]
-                detector.close()
-            if report is not None and rows:
-                _write_index(report, rows, detector)
-        if len(rows) > 1:
-            table.say(summary(rows))
-    failed = any(row["outcome"] in FAILURES for row in rows)
+            scored.close()
+            if report is not None and results:
+                _write_index(report, results, warnings)
+        if len(results) > 1:
+            table.say(summary(results))
+    failed = any(result.outcome in FAILURES for result in results)
     return DataError.exit_code if failed else 0
 
 
-# Of a row, for the index and the last line; many rows with all their clips are large.
-KEPT = ("video", "outcome", "verdict", "probability", "score", "reason", "page")
+def _warnings(detector: "Detector | None") -> list[str]:
+    """Sentences on all results."""
+    if detector is None or not detector.model.made:
+        return []
+    from fakedetect_jax.serving.summary import MADE_WARNING
+
+    return [MADE_WARNING]
 
 
-def summary(rows: Sequence[Row]) -> str:
+def _without_clips(result: VideoResult) -> VideoResult:
+    """What the index and the last line need; many results with all clips are large."""
+    return dataclasses.replace(result, faces=(), most_suspicious=None)
+
+
+def summary(results: Sequence[VideoResult]) -> str:
     """How the videos came out: "2 called fake, 1 not called fake, 3 unreadable"."""
     # Each word that there is, verdicts first and in the order of the docs' table.
     order = ["called fake", "not called fake", "no face", "too short", "out of range"]
-    counts = Counter(_words(row) for row in rows)
+    counts = Counter(_words(result) for result in results)
     words = [w for w in order for w in (w, f"{w} {IN_PART}")] + list(FAILURES)
     return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])
 
@@ -220,20 +230,20 @@ def summary(rows: Sequence[Row]) -> str:
 IN_PART = "(in part)"
 
 
-def _words(row: Row) -> str:
+def _words(result: VideoResult) -> str:
     """The verdict on a video, or why there is none."""
-    if row["outcome"] == "partial":
-        return f"{row['verdict']} {IN_PART}"
-    return row["verdict"] or row["outcome"]
+    if result.outcome == "partial":
+        return f"{result.verdict} {IN_PART}"
+    return result.verdict or result.outcome
 
 
-def _write_index(report: Path, rows: Sequence[Row], detector: "Detector | None"):
+def _write_index(
+    report: Path, results: Sequence[VideoResult], warnings: Sequence[str]
+) -> None:
     from fakedetect_jax.pages import video_page
-    from fakedetect_jax.serving.video_result import MADE_WARNING
 
-    made = detector is not None and detector.model.made
-    sentences = [f"{MADE_WARNING[:1].upper()}{MADE_WARNING[1:]}."] if made else []
-    video_page.write_index(report, summary(rows), rows, sentences)
+    sentences = [f"{warning[:1].upper()}{warning[1:]}." for warning in warnings]
+    video_page.write_index(report, summary(results), results, sentences)
 
 
 def _load(arguments: argparse.Namespace, model: Path) -> "Detector":
@@ -255,15 +265,39 @@ def _load(arguments: argparse.Namespace, model: Path) -> "Detector":
     )
 
 
-def _score(detector, videos: list[str], table: "_Table", report: Path | None):
+def _score(
+    detector: "Detector | None",
+    asked: Sequence[sources.Source],
+    table: "_Table",
+    report: Path | None,
+) -> Generator[VideoResult, None, None]:
+    """A result for each video asked for; there is a detector if any is to be scored."""
+    if detector is None:
+        yield from map(sources.refused, asked)
+        return
+    results = detector.results(
+        [source.name for source in asked if not source.refusal],
+        on_window=table.show_window,
+        inspect=_page_writer(detector, report),
+    )
+    try:
+        for source in asked:
+            yield sources.refused(source) if source.refusal else next(results)
+    finally:
+        results.close()
+        detector.close()
+
+
+def _page_writer(detector: "Detector", report: Path | None) -> "Inspect":
     if report is None:
-        return detector.score_all(videos, on_window=table.show_window)
+        return lambda result, video: result
     from fakedetect_jax.serving import evidence
 
-    def inspect(result: Row, video: Any) -> None:
-        result["page"] = str(evidence.write_page(detector, result, video, report))
+    def write(result: VideoResult, video: "Pending") -> VideoResult:
+        page = evidence.write_page(detector.network, result, video, report)
+        return dataclasses.replace(result, page=str(page))
 
-    return detector.score_all(videos, on_window=table.show_window, inspect=inspect)
+    return write
 
 
 def _folder(name: str | None) -> Path | None:
@@ -320,7 +354,7 @@ class _Table:
             disable=not self._console.is_terminal,
         )
         self._total = len(asked)
-        self._windows: dict[str, Any] = {}
+        self._windows: dict[str, TaskID] = {}
         self._next_line = time.monotonic() + LINE_SECONDS
 
     def __enter__(self) -> "_Table":
@@ -339,9 +373,9 @@ class _Table:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show_window(self, name: str, window: Row) -> None:
+    def show_window(self, name: str, window: "Window") -> None:
         """Shows how far into a video of several windows we are."""
-        stop, total = window["stop"], window["total"]
+        stop, total = window.stop, window.total
         if name not in self._windows:
             self._windows[name] = self._bar.add_task(
                 Path(name).name, total=total, unit="frames"
@@ -351,37 +385,37 @@ class _Table:
             self._next_line = time.monotonic() + LINE_SECONDS
             print(f"{name}: frame {stop:,} of {total:,}", file=sys.stderr, flush=True)
 
-    def add(self, row: Row) -> None:
+    def add(self, result: VideoResult) -> None:
         """Prints a result."""
-        task = self._windows.pop(row["video"], None)
+        task = self._windows.pop(result.video, None)
         if task is not None:
             self._bar.remove_task(task)
         self._bar.advance(self._videos)
-        self._console.print(line(row), markup=False)
+        self._console.print(line(result), markup=False)
 
 
-def line(row: Row) -> str:
+def line(result: VideoResult) -> str:
     """A result as a line of the table."""
     # A name is somebody else's text: nothing in it may steer the terminal.
-    name = printable(row["video"])
-    if row["outcome"] not in SCORED:
-        return f"{row['outcome']:<15}  {'—':>7}  {'—':>5}  {'':<15}  {name}: " + (
-            row["reason"] or ""
+    name = printable(result.video)
+    top = result.most_suspicious
+    if top is None:
+        return f"{result.outcome:<15}  {'—':>7}  {'—':>5}  {'':<15}  {name}: " + (
+            result.reason or ""
         )
-    top = row["most_suspicious"]["seconds"]
-    where = f"{clock(top[0])}–{clock(top[1])}"
+    where = f"{clock(top.seconds[0])}–{clock(top.seconds[1])}"
     return (
-        f"{row['verdict']:<15}  {chance(row):>7}  {len(row['faces']):5}  "
+        f"{result.verdict:<15}  {chance(result):>7}  {len(result.faces):5}  "
         f"{where:<15}  {name}"
-        + (f": partial, {row['reason']}" if row["outcome"] == "partial" else "")
+        + (f": partial, {result.reason}" if result.outcome == "partial" else "")
     )
 
 
-def chance(row: Row) -> str:
-    """The one number of a scored row: the probability, or a score that is none."""
-    if row["probability"] is None:
-        return f"{row['score']:.3f}"
-    return f"{100 * row['probability']:.1f} %"
+def chance(result: VideoResult) -> str:
+    """The one number of a scored video: the probability, or a score that is none."""
+    if result.probability is None:
+        return f"{result.score:.3f}"
+    return f"{100 * result.probability:.1f} %"
 
 
 if __name__ == "__main__":

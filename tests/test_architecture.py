@@ -20,7 +20,7 @@ LAYERS = {
         ["trained", "compiled"],
         ["pages", "run", "model"],
         ["settings"],
-        ["metrics", "augment"],
+        ["metrics", "augment", "video_result"],
         ["data"],
         ["files"],
         ["errors"],
@@ -149,6 +149,14 @@ def test_an_import_upwards_or_in_a_circle_is_found(
         file.write(f"\n{line}\n")
     (found,) = faults(package, tmp_path)
     assert (f" imports {fault}" if fault else "a circle") in found
+
+
+def test_no_stage_of_scoring_knows_the_detector():
+    stages = [n for n in modules("fakedetect_jax") if n.startswith("serving.")]
+    users = [
+        n for n in stages if "serving.detector" in own_imports(n, "fakedetect_jax")
+    ]
+    assert len(stages) > 5 and users == []
 
 
 def test_the_builder_knows_neither_the_trainer_nor_jax():

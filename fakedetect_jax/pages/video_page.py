@@ -3,54 +3,119 @@
 import re
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markdown_it import MarkdownIt
 
 from fakedetect_jax import files
 from fakedetect_jax.pages import render
 from fakedetect_jax.pages.formats import clock
+from fakedetect_jax.video_result import FaceResult, Span, VideoResult
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Point:
+    """A clip of the curve."""
+
+    seconds: Span
+    score: float
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A frame of a face; image: base64 of a JPEG."""
+
+    seconds: float
+    image: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of a moment: running: the score after it, on the scale of the page.
+
+    overlay: the image under its heat map; both are base64 of a JPEG.
+    """
+
+    seconds: float
+    running: float
+    image: str
+    overlay: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A clip that looks forged to the model, frame by frame."""
+
+    seconds: Span
+    score: float
+    probability: float | None
+    frames: list[Frame]
+
+
+@dataclass(frozen=True)
+class ShownFace:
+    """What the page shows of a face besides its result."""
+
+    result: FaceResult
+    curve: list[Point]
+    thumbnails: list[Thumbnail]
+    moments: list[Moment]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A window: its source frames [from, to), how many were looked at, its faces."""
+
+    seconds: Span
+    frames: tuple[int, int]
+    looked_at: int
+    faces: int
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The curve in a box of 1000 x 100.
+
+    points: the clips' centres; line: the same as SVG has it; bars: (x, y, width) of
+    the clips' extents.
+    """
+
+    line: str
+    points: list[tuple[float, float]]
+    bars: list[tuple[float, float, float]]
 
 
 def write(
-    path: Path, result: Row, faces: Sequence[Row], windows: Sequence[Row], card: str
+    path: Path,
+    result: VideoResult,
+    faces: Sequence[ShownFace],
+    parts: Sequence[Part],
+    card: str,
 ) -> None:
     """Writes the page of a video.
 
     Args:
       path: of the page.
-      result: the video's row of results, see docs/predict.md.
-      faces: per scored face: score, probability, verdict, seconds, coverage, `curve`
-        (clips with seconds, score, probability), `thumbnails` (seconds, image) and
-        `moments` (seconds, score, probability, frames with seconds, running, image,
-        overlay); images are base64 JPEG.
-      windows: what was looked at: seconds, frames, looked_at, faces.
+      result: what is said of the video.
+      faces: those scored, as `result` has them.
+      parts: what was looked at.
       card: the model's card in Markdown.
     """
-    duration = max((w["seconds"][1] for w in windows), default=0.0)
-    calibrated = result.get("probability") is not None
+    duration = max((part.seconds[1] for part in parts), default=0.0)
+    calibrated = result.probability is not None
     page = render.render(
         "timeline.html",
         result=result,
-        name=Path(result["video"]).name.encode(errors="replace").decode(),
-        faces=[
-            {
-                **face,
-                "chart": chart(face["curve"], duration, calibrated=calibrated),
-                "marks": marks(face["thumbnails"], duration),
-            }
-            for face in faces
-        ],
-        windows=windows,
-        gaps=gaps(windows, duration),
+        name=_shown_name(Path(result.video).name),
+        faces=faces,
+        charts=[chart(f.curve, duration, calibrated=calibrated) for f in faces],
+        windows=parts,
+        gaps=gaps(parts, duration),
         duration=duration,
         calibrated=calibrated,
-        pieces=max(
-            (c["length"] for f in result["faces"] for c in f["clips"]), default=0
-        ),
+        pieces=max((c.length for f in result.faces for c in f.clips), default=0),
         threshold=_threshold(result),
         clock=clock,
         card=card_as_html(card),
@@ -59,63 +124,65 @@ def write(
 
 
 def write_index(
-    folder: Path, summary: str, rows: Sequence[Row], warnings: Sequence[str]
+    folder: Path, summary: str, results: Sequence[VideoResult], warnings: Sequence[str]
 ) -> None:
     """Writes index.html, which lists the videos of a run and links their pages.
 
     Args:
       folder: of the pages.
       summary: how many came out how.
-      rows: per video: video, outcome, verdict, probability, score, reason and page.
+      results: of the videos, with their pages.
       warnings: sentences on all of them.
     """
-    shown = [
-        {
-            **row,
-            "name": row["video"].encode(errors="replace").decode(),
-            "link": urllib.parse.quote(Path(row["page"]).name) if row["page"] else "",
-        }
-        for row in rows
-    ]
-    page = render.render("index.html", summary=summary, rows=shown, warnings=warnings)
+    page = render.render(
+        "index.html",
+        summary=summary,
+        rows=[(r, _shown_name(r.video), _link(r.page)) for r in results],
+        warnings=warnings,
+    )
     files.write_whole(folder, {"index.html": page})
 
 
-def _threshold(result: Row) -> float:
+def _shown_name(name: str) -> str:
+    """A file name that any encoding can hold."""
+    return name.encode(errors="replace").decode()
+
+
+def _link(page: str | None) -> str:
+    """From the index to a page beside it."""
+    return urllib.parse.quote(Path(page).name) if page else ""
+
+
+def _threshold(result: VideoResult) -> float:
     """The threshold on the scale that the page shows."""
-    shown = result.get("probability_threshold")
-    return result.get("threshold", 0.5) if shown is None else shown
+    for threshold in (result.probability_threshold, result.threshold):
+        if threshold is not None:
+            return threshold
+    return 0.5
 
 
-def chart(curve: Sequence[Row], duration: float, *, calibrated: bool) -> Row:
-    """Paths in a box of 1000 x 100: the line over clip centres, and clip extents."""
+def chart(curve: Sequence[Point], duration: float, *, calibrated: bool) -> Chart:
+    """The line over clip centres, and clip extents, on the scale of the page."""
     scale = 1000 / duration if duration > 0 else 0.0
-    key = "probability" if calibrated else "score"
     points, bars = [], []
     for clip in curve:
-        start, stop = (scale * s for s in clip["seconds"])
-        height = 100 * (1 - clip[key])
+        start, stop = (scale * s for s in clip.seconds)
+        chance = clip.probability if calibrated else clip.score
+        height = 100 * (1 - (chance or 0.0))
         points.append((round((start + stop) / 2, 2), round(height, 2)))
         width = max(stop - start, 2.0)
         bars.append((round(start, 2), round(height, 2), round(width, 2)))
     line = " ".join(f"{x},{y}" for x, y in points)
-    return {"line": line, "points": points, "bars": bars}
+    return Chart(line, points, bars)
 
 
-def marks(thumbnails: Sequence[Row], duration: float) -> list[float]:
-    """Where along the video the thumbnails are, in percent."""
-    return [100 * t["seconds"] / duration if duration else 50.0 for t in thumbnails]
-
-
-def gaps(windows: Sequence[Row], duration: float) -> list[tuple[float, float]]:
+def gaps(parts: Sequence[Part], duration: float) -> list[tuple[float, float]]:
     """(left, width) in percent of the windows in which no face was found."""
     if not duration:
         return []
     return [
         (100 * a / duration, 100 * max(b - a, 0.0) / duration)
-        for w in windows
-        if not w["faces"]
-        for a, b in [w["seconds"]]
+        for a, b in (part.seconds for part in parts if not part.faces)
     ]
 
 

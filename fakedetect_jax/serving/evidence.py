@@ -4,9 +4,9 @@ import base64
 import hashlib
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,134 +15,169 @@ import simplejpeg
 from fakedetect_jax.data import order
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.pages import video_page
-from fakedetect_jax.serving.detector import Detector
-from fakedetect_jax.serving.tracks import Face, Pending, span_of
-from tfds_ffpp.frames.entry import read_frames
+from fakedetect_jax.pages.video_page import (
+    Frame,
+    Moment,
+    Part,
+    Point,
+    ShownFace,
+    Thumbnail,
+)
+from fakedetect_jax.serving import clips
+from fakedetect_jax.serving.network import Network
+from fakedetect_jax.serving.records import StoredFace, Window
+from fakedetect_jax.serving.summary import Scale
+from fakedetect_jax.serving.tracks import Pending, Track
+from fakedetect_jax.video_result import FaceResult, Span, VideoResult
 
-Row = dict[str, Any]
 MAX_CLIPS = 240  # of the curve, over a whole video
 MAX_THUMBNAILS = 16
 MAX_MOMENTS = 6
 HEAT_OPACITY = 0.55
 
 
-def write_page(detector: Detector, result: Row, video: Pending, folder: Path) -> Path:
+@dataclass(frozen=True)
+class _Explained:
+    """A clip, and how the model came to its score.
+
+    times: seconds of each frame; running: on the scale of the page; pixels
+    uint8[T,S,S,3]; heat float32[T,h,w].
+    """
+
+    seconds: Span
+    score: float
+    probability: float | None
+    times: Sequence[float]
+    running: Sequence[float]
+    pixels: np.ndarray
+    heat: np.ndarray
+
+
+def write_page(
+    network: Network, result: VideoResult, video: Pending, folder: Path
+) -> Path:
     """Writes the page of a video that was just scored; returns its path."""
-    path = page_path(result, folder)
-    scored = [face for face in video.faces if face.clips]
+    path = page_path(result.video, folder)
+    scored = [track for track in video.tracks if track.clips]
     faces = [
-        look(detector, face, video, told)
-        for face, told in zip(scored, result["faces"], strict=False)
+        look(network, track, video.windows, face)
+        for track, face in zip(scored, result.faces, strict=False)
     ]
-    video_page.write(path, result, faces, _windows(video), detector.model.card)
+    parts = [_part(window) for window in video.windows]
+    video_page.write(path, result, faces, parts, network.model.card)
     return path
 
 
-def page_path(result: Row, folder: Path) -> Path:
+def page_path(video: str, folder: Path) -> Path:
     """Where the page of a video lies.
 
     The name holds the file's and a digest of its path: equal names in different folders
     do not overwrite each other.
     """
-    video = result["video"]
     digest = hashlib.sha256(video.encode(errors="surrogateescape")).hexdigest()
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(video).stem)
     return folder / f"{stem[:80]}-{digest[:8]}.html"
 
 
-def _windows(video: Pending) -> list[Row]:
-    return [
-        {
-            "seconds": [window["timestamp"][0], window["timestamp"][-1]],
-            "frames": [window["start"], window["stop"]],
-            "looked_at": len(window["frame_index"]),
-            "faces": len(window["faces"]),
-        }
-        for window in video.windows
-    ]
+def _part(window: Window) -> Part:
+    return Part(
+        seconds=(window.timestamp[0], window.timestamp[-1]),
+        frames=(window.start, window.stop),
+        looked_at=len(window.frame_index),
+        faces=len(window.faces),
+    )
 
 
-def look(detector: Detector, face: Face, video: Pending, told: Row) -> Row:
+def look(
+    network: Network, track: Track, windows: Sequence[Window], result: FaceResult
+) -> ShownFace:
     """What the page shows of a face: curve, thumbnails and the worst moments."""
-    curve: list[Row] = []
-    worst: list[tuple[float, int, Row]] = []
-    thumbnails: list[Row] = []
-    windows = {window["number"]: window for window in video.windows}
-    per_window = max(MAX_CLIPS // len(face.entries), 1)
-    every = -(-sum(e["num_valid"] for e in face.entries) // MAX_THUMBNAILS)
-    counter = itertools.count()
-    for entry in face.entries:
-        window = windows[entry["window"]]
-        images = read_frames(Path(entry["entry"]))
-        for i in range(entry["num_valid"]):
-            if next(counter) % every == every // 2:
-                shown = {"seconds": window["timestamp"][i], "image": _text(images[i])}
-                thumbnails.append(shown)
-        for clip in _explained(detector, entry, images, window, per_window):
-            curve.append({k: clip[k] for k in ("seconds", "score", "probability")})
-            heapq.heappush(worst, (clip["score"], len(curve), clip))
+    curve: list[Point] = []
+    worst: list[tuple[float, int, _Explained]] = []
+    limit = max(MAX_CLIPS // len(track.stored), 1)
+    for stored in track.stored:
+        for clip in _explained(network, stored, windows[stored.window], limit):
+            curve.append(Point(clip.seconds, clip.score, clip.probability))
+            heapq.heappush(worst, (clip.score, len(curve), clip))
             if len(worst) > 3 * MAX_MOMENTS:
                 heapq.heappop(worst)
     moments = _apart([clip for _, _, clip in sorted(worst, reverse=True)])
-    top = max((float(m["heat"].max()) for m in moments), default=0.0)
-    return {
-        **{k: told[k] for k in ("score", "probability", "verdict", "seconds")},
-        "coverage": told["coverage"],
-        "curve": sorted(curve, key=lambda c: c["seconds"]),
-        "thumbnails": thumbnails,
-        "moments": [_moment(moment, top) for moment in moments],
-    }
+    top = max((float(moment.heat.max()) for moment in moments), default=0.0)
+    return ShownFace(
+        result=result,
+        curve=sorted(curve, key=lambda point: point.seconds),
+        thumbnails=_thumbnails(track, windows),
+        moments=[_moment(moment, top) for moment in moments],
+    )
+
+
+def _thumbnails(track: Track, windows: Sequence[Window]) -> list[Thumbnail]:
+    """Some frames of a face, evenly over those that are stored."""
+    every = -(-sum(stored.num_valid for stored in track.stored) // MAX_THUMBNAILS)
+    counter = itertools.count()
+    found = []
+    for stored in track.stored:
+        times = windows[stored.window].timestamp
+        for seconds, image in zip(times, clips.images_of(stored), strict=False):
+            if next(counter) % every == every // 2:
+                found.append(Thumbnail(seconds, _text(image)))
+    return found
 
 
 def _explained(
-    detector: Detector, entry: Row, images, window: Row, limit: int
-) -> Iterator[Row]:
-    """Clips of a stored window, closer together than those that are scored."""
-    settings = detector.model.config.data
-    span = order.clip_span(settings.clip_frames, settings.frame_stride)
-    room = max(entry["num_valid"] - span, 0)
-    count = min(-(-room // max(span // 2, 1)) + 1, limit)
-    if entry["num_valid"] < settings.clip_frames:
+    network: Network, stored: StoredFace, window: Window, limit: int
+) -> Iterator[_Explained]:
+    """Clips of a stored face, closer together than those that are scored."""
+    config = network.model.config
+    span = order.clip_span(config.data.clip_frames, config.data.frame_stride)
+    starts = max(stored.num_valid - span, 0)
+    count = min(-(-starts // max(span // 2, 1)) + 1, limit)
+    if stored.num_valid < config.data.clip_frames:
         return
-    clips = detector.clips_of(entry, count)
-    for first in range(0, len(clips), detector.batch_size):
-        some = clips[first : first + detector.batch_size]
-        read = [detector.read_clip(images, c, entry["num_valid"]) for c in some]
-        frames = np.stack([f for f, _ in read])
-        lengths = np.array([length for _, length in read])
-        told = detector.explain(frames, lengths)
-        for i, clip in enumerate(some):
-            score = float(metrics.sigmoid(np.array(told.logits[i], float)))
-            length = int(lengths[i])
-            running = metrics.sigmoid(np.asarray(told.running[i][:length], float))
-            yield {
-                **span_of(window, clip, length),
-                "times": [
-                    window["timestamp"][clip.start + clip.stride * t]
-                    for t in range(length)
-                ],
-                "score": score,
-                "probability": detector.calibrated(score),
-                # On the scale of the page.
-                "running": [_shown(detector, float(score)) for score in running],
-                "pixels": frames[i][:length],
-                "heat": np.asarray(told.heat[i][:length]),
-            }
+    places = clips.cut(stored, config, per_window=count)
+    images = clips.images_of(stored)
+    for first in range(0, len(places), network.batch_size):
+        some = places[first : first + network.batch_size]
+        yield from _explain(network, window, list(clips.read(images, some, config)))
 
 
-def _shown(detector: Detector, score: float) -> float:
+def _explain(
+    network: Network, window: Window, batch: Sequence[clips.Clip]
+) -> Iterator[_Explained]:
+    scale = Scale.of(network.model)
+    explanation = network.explain(
+        np.stack([clip.frames for clip in batch]),
+        np.array([clip.length for clip in batch]),
+    )
+    for clip, logit, running, heat in zip(batch, *explanation, strict=True):
+        score = float(metrics.sigmoid(np.array(logit, float)))
+        after = metrics.sigmoid(np.asarray(running[: clip.length], float))
+        _, seconds = clips.span_of(window, clip)
+        start, stride = clip.place.start, clip.place.stride
+        yield _Explained(
+            seconds=seconds,
+            score=score,
+            probability=scale.calibrated(score),
+            times=[window.timestamp[start + stride * t] for t in range(clip.length)],
+            running=[_shown(scale, float(score)) for score in after],
+            pixels=clip.frames[: clip.length],
+            heat=np.asarray(heat[: clip.length]),
+        )
+
+
+def _shown(scale: Scale, score: float) -> float:
     """The number that a page shows for a score."""
-    calibrated = detector.calibrated(score)
+    calibrated = scale.calibrated(score)
     return score if calibrated is None else calibrated
 
 
-def _apart(clips: list[Row]) -> list[Row]:
+def _apart(explained: Sequence[_Explained]) -> list[_Explained]:
     """The first clips, leaving out those that share most of their time with one."""
-    kept: list[Row] = []
-    for clip in clips:
-        start, stop = clip["seconds"]
+    kept: list[_Explained] = []
+    for clip in explained:
+        start, stop = clip.seconds
         if len(kept) < MAX_MOMENTS and all(
-            min(stop, other["seconds"][1]) - max(start, other["seconds"][0])
+            min(stop, other.seconds[1]) - max(start, other.seconds[0])
             <= 0.25 * (stop - start)
             for other in kept
         ):
@@ -150,20 +185,19 @@ def _apart(clips: list[Row]) -> list[Row]:
     return kept
 
 
-def _moment(clip: Row, top: float) -> Row:
+def _moment(clip: _Explained, top: float) -> Moment:
     frames = [
-        {
-            "seconds": seconds,
-            "running": running,
-            "image": _text(_jpeg(pixels)),
-            "overlay": _text(_jpeg(overlay(pixels, heat / max(top, 1e-12)))),
-        }
+        Frame(
+            seconds=seconds,
+            running=running,
+            image=_text(_jpeg(pixels)),
+            overlay=_text(_jpeg(overlay(pixels, heat / max(top, 1e-12)))),
+        )
         for seconds, running, pixels, heat in zip(
-            clip["times"], clip["running"], clip["pixels"], clip["heat"], strict=True
+            clip.times, clip.running, clip.pixels, clip.heat, strict=True
         )
     ]
-    told = ("seconds", "score", "probability")
-    return {**{k: clip[k] for k in told}, "frames": frames}
+    return Moment(clip.seconds, clip.score, clip.probability, frames)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -6,9 +6,10 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
@@ -26,18 +27,9 @@ class Source(NamedTuple):
     refusal: str = ""
 
 
-def refused_row(source: Source) -> dict[str, Any]:
+def refused(source: Source) -> VideoResult:
     """The result of what is no video file."""
-    return {
-        "video": source.name,
-        "outcome": "refused",
-        "reason": source.refusal,
-        "verdict": None,
-        "score": None,
-        "probability": None,
-        "faces": [],
-        "warnings": [],
-    }
+    return VideoResult(source.name, "refused", reason=source.refusal)
 
 
 def find(arguments: Iterable[str]) -> list[Source]:
@@ -105,10 +97,10 @@ def skipped_lines(arguments: Iterable[str]) -> list[str]:
             kinds["a link to a folder" if is_link else _ending(path)] += 1
             names.append(printable(path.relative_to(folder)))
         if names:
-            told = ", ".join(f"{n} {k}" for k, n in kinds.most_common())
+            counts = ", ".join(f"{n} {k}" for k, n in kinds.most_common())
             more = len(names) - SHOWN_NAMES
             lines.append(
-                f"{len(names)} files skipped in {printable(folder)} ({told}): "
+                f"{len(names)} files skipped in {printable(folder)} ({counts}): "
                 + ", ".join(names[:SHOWN_NAMES])
                 + (f" and {more} more" if more > 0 else "")
             )

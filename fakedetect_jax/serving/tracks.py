@@ -1,54 +1,63 @@
-"""Which face of one window is which of the next."""
+"""People over time: which face of one window is which of the next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from fakedetect_jax.data import order
+from fakedetect_jax.serving.records import Readable, StoredFace, Unreadable, Window
+from fakedetect_jax.video_result import Box, ClipScore
 from tfds_ffpp.frames.faces import overlap
 
-Row = dict[str, Any]
 # Of two windows' boxes of one face.
 MIN_OVERLAP = 0.2
 
 
-@dataclass
-class Face:
-    """One face of a video over its windows: where it was and which clips show it."""
+@dataclass(eq=False)
+class Track:
+    """One person over successive windows: where they were, and the scored clips."""
 
-    box: list[float]
-    last_window: int
-    entries: list[Row] = field(default_factory=list)  # of windows, with "window"
-    clips: list[Row] = field(default_factory=list)
+    stored: list[StoredFace] = field(default_factory=list)
+    clips: list[ClipScore] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Pending:
-    """A video under way."""
+    """A video under way, and what is known of it so far.
 
+    folder: of its stored frames; waiting: clips that are not scored yet; end: what came
+    after the last window, None before.
+    """
+
+    number: int
     name: str
     folder: Path
-    windows: list[Row] = field(default_factory=list)
-    faces: list[Face] = field(default_factory=list)
-    waiting: int = 0  # clips not scored yet
-    end: Row | None = None
+    windows: list[Window] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
+    waiting: int = 0
+    end: Readable | Unreadable | None = None
 
 
-def same_face(faces: Sequence[Face], box: list[float]) -> Face | None:
-    """The face that a box of the next window shows; None for a new one."""
+def join(tracks: list[Track], window: Window) -> list[Track]:
+    """The track of each face of the next window; new ones are added to the tracks."""
+    free = [t for t in tracks if t.stored[-1].window == window.number - 1]
+    joined = []
+    for face in window.faces:
+        track = _same(free, face.box)
+        if track is None:
+            track = Track()
+            tracks.append(track)
+        else:
+            free.remove(track)
+        track.stored.append(face)
+        joined.append(track)
+    return joined
 
-    def shared(face: Face) -> float:
-        return overlap(tuple(face.box), tuple(box))  # pyright: ignore
 
-    best = max(faces, key=shared, default=None)
+def _same(tracks: Sequence[Track], box: Box) -> Track | None:
+    """The track that a box of the next window goes on with; None for a new one."""
+
+    def shared(track: Track) -> float:
+        return overlap(track.stored[-1].box, box)
+
+    best = max(tracks, key=shared, default=None)
     return best if best is not None and shared(best) >= MIN_OVERLAP else None
-
-
-def span_of(window: Row, clip: order.ClipRef, length: int) -> Row:
-    """Which source frames and seconds a clip reaches over."""
-    last = min(clip.start + clip.stride * (length - 1), len(window["frame_index"]) - 1)
-    return {
-        "frames": [window["frame_index"][clip.start], window["frame_index"][last]],
-        "seconds": [window["timestamp"][clip.start], window["timestamp"][last]],
-    }

@@ -11,7 +11,6 @@ from fakedetect_jax import compiled
 from fakedetect_jax.model import explain, steps
 from fakedetect_jax.model.network import FakeDetector
 from fakedetect_jax.run import parallel
-from fakedetect_jax.serving import evidence
 
 CLIP = (4, 16, 16, 3)
 POOLINGS = [
@@ -105,21 +104,3 @@ def test_eight_devices_explain_as_one_does():
         found.append(parallel.fetch(step(on_mesh, parallel.to_global(batch, mesh))))
     for one, eight in zip(*found, strict=True):
         np.testing.assert_allclose(one, eight, atol=1e-5)
-
-
-def test_an_overlay_marks_the_hot_corner_and_leaves_the_rest():
-    image = np.full((32, 32, 3), 60, np.uint8)
-    heat = np.zeros((4, 4), np.float32)
-    heat[0, 0] = 1.0
-    shown = evidence.overlay(image, heat)
-    assert (shown[16:, 16:] == 60).all()
-    assert np.abs(shown[1, 1].astype(int) - 60).max() > 60
-
-
-def test_moments_lie_apart_and_start_with_the_worst():
-    clips = [
-        {"score": s, "seconds": [t, t + 1.0]}
-        for t, s in ((0.0, 0.9), (0.5, 0.8), (3.0, 0.7), (0.9, 0.6))
-    ]
-    kept = evidence._apart(clips)
-    assert [clip["score"] for clip in kept] == [0.9, 0.7, 0.6]

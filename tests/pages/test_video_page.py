@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from fakedetect_jax.pages import video_page
+from fakedetect_jax.pages.video_page import Part, Point
 from fakedetect_jax.serving import evidence
 from fakedetect_jax.serving.detector import Detector
 
@@ -46,11 +47,12 @@ def pages(tiny_run, tmp_path_factory) -> dict[str, Path]:
     written = {}
 
     def inspect(result, video):
-        path = evidence.write_page(detector, result, video, folder / "out")
-        written[Path(result["video"]).name] = path
+        path = evidence.write_page(detector.network, result, video, folder / "out")
+        written[Path(result.video).name] = path
+        return result
 
     (folder / "out").mkdir()
-    for _ in detector.score_all([real, hostile, broken], inspect=inspect):
+    for _ in detector.results([real, hostile, broken], inspect=inspect):
         pass
     return {
         "real": written[real.name],
@@ -95,31 +97,25 @@ def test_a_video_without_a_score_has_no_number(pages):
     assert "0.5" not in about_the_video
 
 
-def test_equal_names_do_not_share_a_page(tmp_path):
-    results = [{"video": f"{folder}/a.mp4"} for folder in "xy"]
-    names = {evidence.page_path(result, tmp_path) for result in results}
-    assert len(names) == 2
-
-
 def test_the_chart_is_to_scale():
     curve = [
-        {"seconds": [0.0, 2.0], "score": 0.25, "probability": 0.1},
-        {"seconds": [6.0, 10.0], "score": 1.0, "probability": 0.9},
+        Point((0.0, 2.0), score=0.25, probability=0.1),
+        Point((6.0, 10.0), score=1.0, probability=0.9),
     ]
-    told = video_page.chart(curve, 10.0, calibrated=False)
-    assert told["points"] == [(100.0, 75.0), (800.0, 0.0)]
-    assert told["bars"] == [(0.0, 75.0, 200.0), (600.0, 0.0, 400.0)]
+    raw = video_page.chart(curve, 10.0, calibrated=False)
+    assert raw.points == [(100.0, 75.0), (800.0, 0.0)]
+    assert raw.bars == [(0.0, 75.0, 200.0), (600.0, 0.0, 400.0)]
     calibrated = video_page.chart(curve, 10.0, calibrated=True)
-    assert [y for _, y in calibrated["points"]] == [90.0, 10.0]
-    assert video_page.chart(curve, 0.0, calibrated=True)["points"][0][0] == 0
+    assert [y for _, y in calibrated.points] == [90.0, 10.0]
+    assert video_page.chart(curve, 0.0, calibrated=True).points[0][0] == 0
 
 
 def test_gaps_are_the_windows_without_a_face():
-    windows = [
-        {"seconds": [0.0, 5.0], "faces": 1},
-        {"seconds": [5.0, 10.0], "faces": 0},
+    parts = [
+        Part((0.0, 5.0), (0, 125), looked_at=8, faces=1),
+        Part((5.0, 10.0), (125, 250), looked_at=8, faces=0),
     ]
-    assert video_page.gaps(windows, 10.0) == [(50.0, 50.0)]
+    assert video_page.gaps(parts, 10.0) == [(50.0, 50.0)]
 
 
 def test_the_cards_front_matter_is_not_shown():

@@ -1,0 +1,264 @@
+"""Videos -> results, in one pass: windows, their clips, logits, what is said of each.
+
+A video is cut into windows no longer than the longest training video. Each window is
+prepared as the dataset stores a video: the same frames of it, one box per face, JPEG.
+Its clips are those that the evaluation would score. So the score of a video that fits
+one window and shows one face is its score in an evaluation.
+"""
+
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fakedetect_jax.metrics import metrics
+from fakedetect_jax.serving import clips, sources, tracks
+from fakedetect_jax.serving.clips import Clip
+from fakedetect_jax.serving.network import Network, refuse_fork
+from fakedetect_jax.serving.records import Readable, Unreadable, Window
+from fakedetect_jax.serving.sources import Source
+from fakedetect_jax.serving.summary import summarise
+from fakedetect_jax.serving.tracks import Pending, Track
+from fakedetect_jax.video_result import ClipScore, VideoResult
+from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.workers.jobs import Result, WindowsJob
+from tfds_ffpp.workers.pool import Pool, run_jobs
+
+STALL_SECONDS = 120.0  # without any sign of life from the decoder
+# What comes of decoding: windows, between them signs of life (None), then the end.
+Decoded = Window | Readable | Unreadable | None
+OnWindow = Callable[[str, Window], None]
+Inspect = Callable[[VideoResult, Pending], VideoResult]
+
+
+class Limits(NamedTuple):
+    """What decoding one video may take: seconds, bytes of memory.
+
+    Less memory, and fewer processes, where the machine has not enough free for all.
+    """
+
+    seconds: float = 3600.0
+    memory: int = 4 << 30
+
+
+# Videos -> windows ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Processes that cut videos into prepared windows, and how they do it."""
+
+    pool: Pool
+    num_processes: int
+    preparation: Preparation
+    window_frames: int
+    all_faces: bool
+    limits: Limits
+
+    def job(self, video: Pending) -> WindowsJob:
+        """What a process is asked to do with a video."""
+        return WindowsJob(
+            path=video.name,
+            folder=str(video.folder),
+            preparation=self.preparation,
+            window_frames=self.window_frames,
+            all_faces=self.all_faces,
+            time_limit=self.limits.seconds,
+            stall_limit=min(STALL_SECONDS, self.limits.seconds),
+            memory_limit=self.limits.memory,
+            number=video.number,
+        )
+
+    def read(
+        self, videos: Iterable[Pending]
+    ) -> Generator[tuple[int, Decoded], None, None]:
+        """(number of the video, what came of it); videos are taken as there is time."""
+        jobs = map(self.job, videos)
+        results = run_jobs(jobs, self.num_processes, pool=self.pool)
+        try:
+            for job, result in results:
+                yield job.number, _decoded(result)
+        finally:
+            results.close()
+
+
+def _decoded(result: Result) -> Decoded:
+    if result.window is not None:
+        return Window.from_json(result.window)
+    if result.more:
+        return None
+    if result.summary is None:
+        return Unreadable(result.reason)
+    return Readable.from_json(result.summary)
+
+
+# Clips -> scores --------------------------------------------------------------------
+
+
+class _Waiting(NamedTuple):
+    """A clip that waits for its batch, and whose it is."""
+
+    video: Pending
+    track: Track
+    window: Window
+    clip: Clip
+
+    def scored(self, logit: float) -> ClipScore:
+        frames, seconds = clips.span_of(self.window, self.clip)
+        return ClipScore(
+            window=self.window.number,
+            start=self.clip.place.start,
+            length=self.clip.length,
+            frames=frames,
+            seconds=seconds,
+            logit=logit,
+            score=float(metrics.sigmoid(np.array(logit))),
+        )
+
+
+class _Queue:
+    """Clips of any videos, scored batch by batch; never more than a batch waits."""
+
+    def __init__(self, network: Network):
+        self._network = network
+        self._waiting: list[_Waiting] = []
+
+    def add(self, item: _Waiting) -> None:
+        self._waiting.append(item)
+        item.video.waiting += 1
+        if len(self._waiting) >= self._network.batch_size:
+            self.score()
+
+    def score(self) -> None:
+        """Scores what waits; the scores go to the tracks."""
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        logits = self._network.logits(
+            np.stack([item.clip.frames for item in batch]),
+            np.array([item.clip.length for item in batch]),
+        )
+        for item, logit in zip(batch, logits, strict=True):
+            item.track.clips.append(item.scored(float(logit)))
+            item.video.waiting -= 1
+
+    def drop(self, video: Pending) -> None:
+        """Forgets the clips of a video."""
+        self._waiting = [item for item in self._waiting if item.video is not video]
+        video.waiting = 0
+
+
+# All of it --------------------------------------------------------------------------
+
+
+class Session:
+    """One pass over some videos: windows come in, batches are scored, results go out.
+
+    At most a few videos are under way, and of them only the clips of one batch are in
+    memory; the prepared frames lie in files until their video is done.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        decoder: Decoder,
+        *,
+        on_window: OnWindow = lambda name, window: None,
+        inspect: Inspect = lambda result, video: result,
+    ):
+        """See `detector.Detector.results` for on_window and inspect."""
+        self._model = network.model
+        self._decoder = decoder
+        self._on_window, self._inspect = on_window, inspect
+        self._queue = _Queue(network)
+        self._videos: dict[int, Pending] = {}
+        self._results: dict[int, VideoResult] = {}
+        self._next = 0  # the number of the next result to go out
+        self._most = 2 * decoder.num_processes + 2  # videos under way
+        self._slots = threading.Semaphore(self._most)
+        self._closed = threading.Event()
+
+    def run(self, videos: Iterable[Source]) -> Generator[VideoResult, None, None]:
+        """The results in the order of the videos."""
+        refuse_fork()
+        with tempfile.TemporaryDirectory(prefix="fakedetect-") as place:
+            decoded = self._decoder.read(self._begin(videos, Path(place)))
+            try:
+                for number, part in decoded:
+                    self._take(self._videos[number], part)
+                    self._finish_scored()
+                    # All decoders may be waiting for a slot: score what there is.
+                    if 2 * len(self._ended()) >= self._most:
+                        self._queue.score()
+                        self._finish_scored()
+                    yield from self._in_order()
+                self._queue.score()
+                self._finish_scored()
+                yield from self._in_order()
+            finally:
+                self._closed.set()
+                # Only now: the decoders write into the folder that is removed next.
+                decoded.close()
+
+    def _begin(self, videos: Iterable[Source], place: Path) -> Iterator[Pending]:
+        """The videos to decode, each when a slot is free; runs in other threads."""
+        for number, source in enumerate(videos):
+            if source.refusal:
+                self._results[number] = sources.refused(source)
+                continue
+            while not self._slots.acquire(timeout=0.2):
+                if self._closed.is_set():
+                    return
+            video = Pending(number, source.name, place / str(number))
+            video.folder.mkdir()
+            self._videos[number] = video
+            yield video
+
+    def _take(self, video: Pending, part: Decoded) -> None:
+        if isinstance(part, Window):
+            self._add_window(video, part)
+            self._on_window(video.name, part)
+        elif part is not None:
+            video.end = part
+
+    def _add_window(self, video: Pending, window: Window) -> None:
+        if window.number == 0 and video.windows:  # read again, in order
+            self._queue.drop(video)
+            video.windows, video.tracks = [], []
+        video.windows.append(window)
+        config = self._model.config
+        joined = tracks.join(video.tracks, window)
+        for stored, track in zip(window.faces, joined, strict=True):
+            if not clips.is_usable(stored, config):
+                continue
+            places = clips.cut(stored, config)
+            for clip in clips.read(clips.images_of(stored), places, config):
+                self._queue.add(_Waiting(video, track, window, clip))
+
+    def _finish_scored(self) -> None:
+        """Sums up the videos that are read and whose clips are scored."""
+        for video in self._ended():
+            if not video.waiting:
+                self._finish(video)
+
+    def _ended(self) -> list[Pending]:
+        """The videos that are read to their end."""
+        return [v for v in list(self._videos.values()) if v.end is not None]
+
+    def _finish(self, video: Pending) -> None:
+        result = summarise(video, self._model)
+        self._results[video.number] = self._inspect(result, video)
+        for path in video.folder.iterdir():
+            path.unlink()
+        video.folder.rmdir()
+        del self._videos[video.number]
+        self._slots.release()
+
+    def _in_order(self) -> Iterator[VideoResult]:
+        while self._next in self._results:
+            yield self._results.pop(self._next)
+            self._next += 1

@@ -1,0 +1,180 @@
+"""From a video's clip scores to its result, with what to be careful about."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from fakedetect_jax.metrics.calibration import apply_temperature
+from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
+from fakedetect_jax.serving.records import Unreadable
+from fakedetect_jax.serving.tracks import Pending, Track
+from fakedetect_jax.settings import Config
+from fakedetect_jax.trained.model import TrainedModel
+from fakedetect_jax.video_result import FaceResult, ModelFacts, VideoResult
+
+MADE_WARNING = (
+    "the model was trained on made videos: its scores mean nothing on real ones"
+)
+FAKE, NOT_FAKE = "called fake", "not called fake"
+WARN_ENLARGEMENT = 2.0
+WARN_COVERAGE = 0.6
+
+
+class Scale(NamedTuple):
+    """How the scores of a model are read.
+
+    threshold: above it a score is called fake; temperature: None without calibration.
+    """
+
+    threshold: float
+    temperature: float | None
+
+    @classmethod
+    def of(cls, model: TrainedModel) -> "Scale":
+        """The threshold that was chosen on val, else 0.5."""
+        chosen = 0.5 if model.threshold is None else model.threshold
+        return cls(chosen, model.temperature)
+
+    def calibrated(self, score: float) -> float | None:
+        """The probability of fake behind a score; None without a temperature."""
+        if self.temperature is None:
+            return None
+        return float(apply_temperature(np.array([score]), self.temperature)[0])
+
+    def verdict(self, score: float) -> str:
+        """Which side of the threshold a score lies on.
+
+        "not called fake" is not "real": what a model does not see may still be there.
+        """
+        return FAKE if score > self.threshold else NOT_FAKE
+
+
+def summarise(video: Pending, model: TrainedModel) -> VideoResult:
+    """The result of a video whose clips are all scored."""
+    scale = Scale.of(model)
+    result = VideoResult(
+        video.name,
+        "scored",
+        threshold=scale.threshold,
+        probability_threshold=scale.calibrated(scale.threshold),
+        warnings=(MADE_WARNING,) if model.made else (),
+        model=ModelFacts(model.step, model.digest[:16]),
+    )
+    end = video.end
+    if end is None or isinstance(end, Unreadable):
+        return replace(result, outcome="unreadable", reason=end and end.reason)
+    result = replace(
+        result,
+        file=end.file,
+        windows=len(video.windows),
+        windows_without_face=_without_face(video),
+        frames_looked_at=sum(len(w.frame_index) for w in video.windows),
+    )
+    tracks = [track for track in video.tracks if track.clips]
+    if not tracks:
+        outcome, reason = _why_unscored(video, model.config)
+        reason = f"{reason}; {end.loss}" if end.loss else reason
+        return replace(result, outcome=outcome, reason=reason)
+    faces = tuple(_face_result(track, scale) for track in tracks)
+    if not all(np.isfinite(face.score) for face in faces):
+        reason = "the network's output is not a number"
+        return replace(result, outcome="out of range", reason=reason)
+    if end.partial:
+        result = replace(result, outcome="partial", reason=end.loss)
+    return _with_faces(result, faces, _warnings(video, end.loss, model))
+
+
+def _with_faces(
+    result: VideoResult, faces: tuple[FaceResult, ...], warnings: list[str]
+) -> VideoResult:
+    top = max(faces, key=lambda face: face.score)
+    clips = [clip for face in faces for clip in face.clips]
+    return replace(
+        result,
+        score=top.score,
+        probability=top.probability,
+        verdict=top.verdict,
+        faces=faces,
+        most_suspicious=max(clips, key=lambda clip: clip.score),
+        warnings=(*result.warnings, *warnings),
+    )
+
+
+def _face_result(track: Track, scale: Scale) -> FaceResult:
+    # The mean over clips, as metrics.videos has it.
+    score = float(np.mean([clip.score for clip in track.clips]))
+    return FaceResult(
+        score=score,
+        probability=scale.calibrated(score),
+        verdict=scale.verdict(score),
+        seconds=(track.clips[0].seconds[0], track.clips[-1].seconds[1]),
+        box=track.stored[0].box,
+        coverage=float(np.mean([stored.coverage for stored in track.stored])),
+        clips=track.clips,
+    )
+
+
+def _without_face(video: Pending) -> int:
+    return sum(not window.faces for window in video.windows)
+
+
+def _why_unscored(video: Pending, config: Config) -> tuple[str, str]:
+    """(outcome, reason) of a video without a clip."""
+    stored = [face for window in video.windows for face in window.faces]
+    if not stored:
+        looked = len(video.windows)
+        where = f" in any of {looked} windows" if looked > 1 else ""
+        return "no face", f"no face was found{where}"
+    frames = config.data.clip_frames
+    longest = max(face.num_valid for face in stored)
+    if longest < frames:
+        return (
+            "too short",
+            f"the video has {longest} frames, a clip of the model takes {frames}",
+        )
+    side = max(face.side for face in stored)
+    least = config.dataset.image_size / MAX_ENLARGEMENT
+    if side >= least:
+        needed = config.data.min_coverage
+        return (
+            "no face",
+            f"no clip shows a face in {needed:.0%} of its frames, as the model needs",
+        )
+    return (
+        "out of range",
+        f"the face's square is {side:.0f} pixels wide, the model needs {least:.0f}",
+    )
+
+
+def _warnings(video: Pending, loss: str | None, model: TrainedModel) -> list[str]:
+    stored = [face for track in video.tracks for face in track.stored]
+    warnings = []
+    blurred = max(enlargement(face, model.config) for face in stored)
+    if blurred > WARN_ENLARGEMENT:
+        warnings.append(
+            f"a face is small: its crop was enlarged {blurred:.1f} times, so fine "
+            "traces are lost"
+        )
+    least = min(face.coverage for face in stored)
+    if least < WARN_COVERAGE:
+        warnings.append(
+            f"a face was seen in only {least:.0%} of the frames looked at: the crop "
+            "may show something else in the others"
+        )
+    if without := _without_face(video):
+        warnings.append(f"{without} of {len(video.windows)} windows show no face")
+    if loss:
+        warnings.append(f"the file is damaged: {loss}")
+    return warnings + _warnings_of_model(model)
+
+
+def _warnings_of_model(model: TrainedModel) -> list[str]:
+    if model.temperature is None:
+        return ["the model was not calibrated: its score is no probability"]
+    if not (model.calibration or {}).get("used", True):
+        return [
+            "no calibration helped on people left out, so none is used: the "
+            "probability is the score itself"
+        ]
+    return []

@@ -1,0 +1,113 @@
+"""What is said of a video: the row that predict writes, with names for its fields."""
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+Box = tuple[float, float, float, float]  # y0, x0, y1, x1 in pixels of the source
+Span = tuple[float, float]  # first and last
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """The video file.
+
+    damaged: whether some of its frames do not decode; promised_frames: how many there
+    should be; missing_from: seconds of the first that is missing, None if not known.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+    pixel_format: str
+    bit_rate: int
+    damaged: bool
+    promised_frames: int
+    missing_from: float | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """A clip, from `start` over `length` stored frames of a window, and its score.
+
+    frames, seconds: the first and the last of the source.
+    """
+
+    window: int
+    start: int
+    length: int
+    frames: tuple[int, int]
+    seconds: Span
+    logit: float
+    score: float
+
+
+@dataclass(frozen=True)
+class FaceResult:
+    """What is said of one face over its clips; box: in its first window."""
+
+    score: float
+    probability: float | None
+    verdict: str
+    seconds: Span
+    box: Box
+    coverage: float
+    clips: list[ClipScore]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model scored: the first 16 digits of its weights' SHA-256."""
+
+    step: int
+    weights: str
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What is said of a video; docs/predict.md explains the fields, which are in order.
+
+    Of a video that was refused nothing is known of the model either.
+    """
+
+    video: str
+    outcome: str
+    reason: str | None = None
+    verdict: str | None = None
+    score: float | None = None
+    probability: float | None = None
+    threshold: float | None = None
+    probability_threshold: float | None = None
+    faces: tuple[FaceResult, ...] = ()
+    warnings: tuple[str, ...] = ()
+    model: ModelFacts | None = None
+    file: FileFacts | None = None
+    windows: int | None = None
+    windows_without_face: int | None = None
+    frames_looked_at: int | None = None
+    most_suspicious: ClipScore | None = None
+    page: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of --output; a field that does not apply is left out."""
+        absent = {name for name in _WHERE_KNOWN if getattr(self, name) is None}
+        if self.model is None:
+            absent.add("probability_threshold")  # else null has a meaning
+        return {k: v for k, v in _as_json(self).items() if k not in absent}
+
+
+_WHERE_KNOWN = (
+    *("threshold", "model", "file", "windows", "windows_without_face"),
+    *("frames_looked_at", "most_suspicious", "page"),
+)
+
+
+def _as_json(value: Any) -> Any:
+    """Records as objects, sequences as lists."""
+    if is_dataclass(value):
+        return {f.name: _as_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return value

@@ -1,0 +1,116 @@
+"""Decoding of any length and of hostile files, within limits."""
+
+import time
+from dataclasses import replace
+
+import av
+import jax
+
+from fakedetect_jax.serving.detector import Detector
+from fakedetect_jax.serving.session import Limits
+from fakedetect_jax.serving.tracks import Pending
+from tests.made_videos import write_video
+from tests.serving.videos import spoil, write_long
+from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.workers.jobs import WindowsJob
+from tfds_ffpp.workers.pool import Worker
+
+
+def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
+    memory = {}
+    for repeats in (4, 400):
+        path = write_long(tmp_path / f"{repeats}.mp4", repeats=repeats)
+        video = tmp_path / str(repeats)
+        video.mkdir()
+        job = WindowsJob(
+            path=str(path),
+            folder=str(video),
+            preparation=Preparation(**central.model.preparation),
+            window_frames=2000,
+            all_faces=True,
+            time_limit=300.0,
+            stall_limit=60.0,
+            memory_limit=2 << 30,
+        )
+        results = []
+        worker = Worker()
+        try:
+            last = worker.run(job, results.append)
+        finally:
+            worker.close()
+        windows = [r.window for r in results if r.window is not None]
+        assert (last.summary or {})["frames"] == 500 * repeats
+        assert len(windows) == repeats // 4
+        assert windows[-1]["stop"] == 500 * repeats
+        memory[repeats] = last.memory * 1024
+    assert memory[400] - memory[4] < 60e6
+
+
+def test_a_long_video_is_cut_into_windows_and_shows_progress(central, tmp_path):
+    path = write_video(tmp_path / "long.mp4", 100)
+    seen = []
+    (result,) = central.results([path], on_window=lambda _, w: seen.append(w.stop))
+    assert result.windows == 3 and seen == [33, 66, 100]
+    assert result.frames_looked_at == 24
+    spans = [clip.frames for clip in result.faces[0].clips]
+    assert spans == sorted(spans) and spans[-1][1] > 90
+
+
+def test_a_bomb_is_refused_from_its_header(central, tmp_path):
+    path = tmp_path / "bomb.mov"
+    frame = av.VideoFrame(16384, 8192, "monob")
+    frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 16384, 8192, "monob"
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    del frame
+    worker = Worker()
+    video = tmp_path / "video"
+    video.mkdir()
+    job = central._decoder.job(Pending(0, str(path), video))
+    try:
+        worker.run(replace(job, path=str(tmp_path / "none.mp4")))  # it is started now
+        start = time.monotonic()
+        result = worker.run(job)
+    finally:
+        worker.close()
+    assert time.monotonic() - start < 1
+    assert "16384x8192 pixels" in result.reason
+    assert result.memory * 1024 < 300e6
+
+
+def test_decoding_has_limits_of_time_and_memory(faceless, tmp_path):
+    path = write_video(
+        tmp_path / "a.mp4", 12, size=(1080, 1920), options={"preset": "ultrafast"}
+    )
+    for limits, reason in (
+        (Limits(seconds=1e-3), "took longer"),
+        (Limits(memory=128 << 20), "memory|died"),
+    ):
+        detector = Detector.load(faceless, limits=limits, devices=jax.devices()[:1])
+        result = detector.score(path)
+        assert result["outcome"] == "unreadable"
+        assert any(word in result["reason"] for word in reason.split("|"))
+
+
+def test_windows_before_a_damage_are_void(central, tmp_path):
+    """The file is read again in order, and nothing of it is scored twice."""
+    options = {"g": "10", "bf": "0"}
+    path = write_video(tmp_path / "v.mp4", 100, options=options)
+    whole = central.score(path)
+    spoil(path, 91)
+    numbers = []
+    (result,) = central.results(
+        [path], on_window=lambda _, window: numbers.append(window.number)
+    )
+    result = result.to_json()
+    assert numbers == [0, 1, 0, 1, 2]  # the damage was met in the third
+    assert result["file"]["damaged"] and result["windows"] == whole["windows"] == 3
+    assert result["frames_looked_at"] == whole["frames_looked_at"] == 24
+    (face,), (expected,) = result["faces"], whole["faces"]
+    assert [c["window"] for c in face["clips"]] == [
+        c["window"] for c in expected["clips"]
+    ]
+    assert len({tuple(c["frames"]) for c in face["clips"]}) == len(face["clips"])
