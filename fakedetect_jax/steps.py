@@ -57,11 +57,11 @@ class Recipe(NamedTuple):
     optimizer: optax.GradientTransformation
     seed: int
     augment: dict[str, Any]
-    label_smoothing: float = 0.0
-    frame_weight: float = 0.0
-    self_blend: bool = False  # whether batches hold clips to be blended
-    stored: selfblend.Stored = selfblend.Stored()
-    ema_decay: float = 0.0
+    label_smoothing: float
+    frame_weight: float
+    self_blend: bool  # whether batches hold clips to be blended
+    stored: selfblend.Stored
+    ema_decay: float
 
 
 def make_model(config) -> FakeDetector:
@@ -150,7 +150,7 @@ def learning_rate(
 
 
 def make_optimizer(
-    settings, *, num_steps: int, num_stages: int = 4, freeze_stages: int = 0
+    settings, *, num_steps: int, num_stages: int, freeze_stages: int
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019).
 
