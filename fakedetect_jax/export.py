@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> list[Path]:
-    sources.refuse_address("W", arguments.workdir)
-    sources.refuse_address("OUT", arguments.out)
+    sources.refuse_path("W", arguments.workdir)
+    sources.refuse_path("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from fakedetect_jax import bundle
 

@@ -163,7 +163,7 @@ def _end_on_signal(*_: object) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     for option in ("workdir", "model", "output", "report"):
-        sources.refuse_address(f"--{option}", getattr(arguments, option))
+        sources.refuse_path(f"--{option}", getattr(arguments, option))
     asked = sources.find(arguments.videos)
     for line in sources.skipped_lines(arguments.videos):
         print(line, file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.sources import refuse_address
+from fakedetect_jax.sources import refuse_path
 
 # A ConfigDict; the types of its fields are held by RULES, not by a type checker.
 Config = Any
@@ -229,11 +229,11 @@ def check(config) -> None:
 
 
 def check_paths(config, workdir: str | None) -> None:
-    """Raises ConfigError for a path that is an address of another system."""
-    refuse_address("--workdir", workdir)
+    """Raises ConfigError for a path that cannot be one, such as an address."""
+    refuse_path("--workdir", workdir)
     for field in ("data.data_dir", "data.manual_dir", "init_from"):
         group, _, name = field.rpartition(".")
-        refuse_address(f"config.{field}", (config[group] if group else config)[name])
+        refuse_path(f"config.{field}", (config[group] if group else config)[name])
 
 
 def field_names(config, prefix: str = "") -> list[str]:
@@ -301,6 +301,7 @@ def load(source: str) -> Config:
     """The config of FILE or FILE:ARGUMENT. Raises ConfigError with file and line."""
     name, _, argument = source.partition(":")
     path = Path(name)
+    refuse_path("--config", name)
     if not path.is_file():
         there = sorted(str(p) for p in Path("configs").glob("*.py"))
         raise ConfigError(

@@ -62,25 +62,34 @@ def find(arguments: Iterable[str]) -> list[Source]:
     return list(found.values())
 
 
-def refuse_address(name: str, path: str | None) -> None:
-    """Raises ConfigError for gs://bucket/x and its like, given as a path.
+def refuse_path(name: str, path: str | None) -> None:
+    """Raises ConfigError for a path that cannot be one, or may not be looked at.
 
-    Python would make a folder of that name here.
+    Of gs://bucket/x and its like Python would make a folder here.
     """
     if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
         raise ConfigError(
             f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
             "NFS) and give the path under which it is mounted"
         )
+    try:
+        os.stat(Path(path or ".").expanduser())
+    except (FileNotFoundError, NotADirectoryError):
+        return  # whoever opens it says what should be there
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"{name} is {path!r}, which is no usable path ({reason}); give another"
+        ) from error
 
 
 def _expand(argument: str) -> Iterator[Source]:
     path = Path(argument)
     if _is_address(argument):
         yield check(argument)
-    elif path.is_dir():
+    elif os.path.isdir(path):  # unlike Path's, never raises
         yield from _in_folder(path)
-    elif path.suffix.lower() == LIST_SUFFIX and path.is_file():
+    elif path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path):
         yield from _in_list(path)
     else:
         yield check(argument)
@@ -110,7 +119,7 @@ def check(name: str) -> Source:
 def skipped_lines(arguments: Iterable[str]) -> list[str]:
     """For each folder that holds other files, one line: how many, and of what kind."""
     lines = []
-    for folder in dict.fromkeys(a for a in arguments if Path(a).is_dir()):
+    for folder in dict.fromkeys(a for a in arguments if os.path.isdir(a)):
         kinds: Counter[str] = Counter()
         names = []
         for path, is_link in _skipped(Path(folder)):

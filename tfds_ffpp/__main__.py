@@ -4,10 +4,12 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tfds_ffpp import packaging
@@ -100,13 +102,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def refuse_address(name: str, path: str) -> None:
-    """Raises SettingError for gs://bucket/x and its like, given as a path."""
+def refuse_path(name: str, path: str) -> None:
+    """Raises SettingError for a path that cannot be one, or may not be looked at."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
         raise SettingError(
             f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
             "NFS) and give the path under which it is mounted"
         )
+    try:
+        os.stat(Path(path).expanduser())
+    except (FileNotFoundError, NotADirectoryError):
+        return  # whoever opens it says what should be there
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SettingError(
+            f"{name} is {path!r}, which is no usable path ({reason}); give another"
+        ) from error
 
 
 def _beam_options(flags: str | None) -> Any:
@@ -129,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = [f"{name}={value}" for name, value in short.items() if value is not None]
     try:
         for name in ("data_dir", "manual_dir"):
-            refuse_address(f"--{name}", getattr(args, name))
+            refuse_path(f"--{name}", getattr(args, name))
         builder = build(
             make_config(args.config, [*changes, *args.changes]),
             data_dir=args.data_dir,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.worker import Job, Result
+from tfds_ffpp.worker import Job, Result, death
 
 START_LIMIT = 120.0  # seconds
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
@@ -88,9 +88,7 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
         self.close()
-        code = process.returncode
-        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return {"reason": f"the decoding process died ({how})"}
+        return {"reason": death(process.returncode)}
 
     def _read_line(self, process: subprocess.Popen, limit: float) -> bytes | None:
         """A line; less than one when the process ended; None when time is up."""
