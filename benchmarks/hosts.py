@@ -9,6 +9,10 @@ OUT/hosts.md. --quick leaves out the faults that take 30 s.
 
 --cost: instead, what it adds to the start of two processes (facts, join, meetings), the
 median of ten, and the share of a core that a joined process takes when nothing happens.
+
+--step_cost: instead, what it adds to each step of one process and of two: a small
+program with and without the vote on stopping and the connection to the other, in turns,
+the best of several rounds.
 """
 
 import argparse
@@ -25,6 +29,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 LIMIT_SECONDS = 400
 MEETINGS = ("dataset", "plan", "resume", "ready for the first step")  # of a training
@@ -226,6 +232,64 @@ def cost(times: int = 10) -> None:
     print(f"{len(MEETINGS)} meetings {meetings:.4f} s; idle {rows[0][3]:.3%} of a core")
 
 
+def _step_cost_of_one(number: int, count: int, port: int) -> None:
+    """In a process of its own; process 0 prints milliseconds with and without."""
+    import jax
+    import jax.numpy as jnp
+
+    from fakedetect_jax import hosts, parallel
+
+    place = hosts.Place(f"localhost:{port}", count, number)
+    link = hosts.join(place, {}, cure="", say=print)
+    if count > 1:
+        parallel.join_hosts(place, [])
+    mesh = parallel.make_mesh()
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    # As in a training, the processes have to sum something in each step.
+    rows = jax.local_device_count() * 64
+    batch = parallel.to_global({"x": np.ones((rows, 64), np.float32)}, mesh)["x"]
+    update = jax.jit(lambda x, y: jnp.tanh(x + (y.T @ y)), out_shardings=replicated)
+    vote, state = parallel.Vote(mesh), update(jnp.zeros((64, 64)), batch)
+
+    def seconds_per_step(guarded: bool, steps: int = 300) -> float:
+        nonlocal state
+        link.meet(f"turn {next(turns)}")
+        began = time.perf_counter()
+        for _ in range(steps):
+            state = jax.block_until_ready(update(state, batch))
+            if guarded:
+                vote(False)
+        return (time.perf_counter() - began) / steps
+
+    turns = itertools.count()
+    seconds_per_step(True)
+    rounds = [(seconds_per_step(True), seconds_per_step(False)) for _ in range(20)]
+    link.done()
+    if number == 0:
+        print(json.dumps([1e3 * min(column) for column in zip(*rounds, strict=True)]))
+    sys.stdout.flush()
+    os._exit(0)  # without JAX's farewell, which waits
+
+
+def step_cost() -> None:
+    """Prints milliseconds for one process and for two."""
+    code = "import sys; from benchmarks import hosts as h; "
+    code += "h._step_cost_of_one(*map(int, sys.argv[1:]))"
+    for count in (1, 2):
+        port = free_port()
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(number), str(count), str(port)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(count)
+        ]
+        first = [process.communicate()[0] for process in processes][0]
+        guarded, bare = json.loads(first.splitlines()[-1])
+        print(f"{count} process(es): {guarded:.3f} ms a step, {bare:.3f} ms without")
+
+
 def build(out: Path) -> None:
     """Makes the dataset, in a run of one step."""
     shutil.rmtree(out, ignore_errors=True)
@@ -241,10 +305,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--step_cost", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/hosts"))
     options = parser.parse_args(argv)
     if options.cost:
         cost()
+        return
+    if options.step_cost:
+        step_cost()
         return
     out = options.out.absolute()
     os.environ["JAX_PLATFORMS"] = "cpu"

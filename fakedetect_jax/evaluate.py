@@ -349,13 +349,16 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
         card = read_card(Path(builder.data_dir))
         if card.get("made"):
             _write_trivial(folder, split, run)
+        touches, complaint = _count_touch(
+            run.workdir, f"{prefix}{split_name}", step, test=f"{prefix}test"
+        )
+        if complaint:
+            run.terminal.warn(complaint)
         context = {
             "split": f"{prefix}{split_name}",
             "step": step,
             "selected_on": _selection(selected, facts.get("val_fakes")),
-            "test_evaluations": _count_touch(
-                run.workdir, f"{prefix}{split_name}", step, test=f"{prefix}test"
-            ),
+            "test_evaluations": touches,
             "dataset": _dataset_name(builder),
             "trained_on": {
                 "dataset": config.dataset.name,
@@ -415,10 +418,11 @@ def _selection(selected: dict[str, float], val_fakes: str | None) -> str:
     return choice
 
 
-def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:
+def _count_touch(folder: Path, split: str, step: int, *, test: str) -> tuple[int, str]:
     """Notes that a split was evaluated; returns how often `test` has been, with this.
 
     Each data set has a test of its own, so one evaluation of each is one touch each.
+    Also returns a sentence on what is damaged in the file; empty if nothing is.
     """
     path = folder / "eval" / "touched.jsonl"
     with open(path, "ab+") as file:
@@ -429,4 +433,5 @@ def _count_touch(folder: Path, split: str, step: int, *, test: str) -> int:
         file.write(f"{start}{line}\n".encode())
     lines = read_lines(path, required=("split",))
     # A line that cannot be read may have been of this test: it counts.
-    return sum(row["split"] == test for row in lines.rows) + len(lines.damaged)
+    touches = sum(row["split"] == test for row in lines.rows) + len(lines.damaged)
+    return touches, lines.complaint(path, f"counted as an evaluation of {test}")

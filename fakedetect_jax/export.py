@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> list[Path]:
-    system.refuse_address("W", arguments.workdir)
-    system.refuse_address("OUT", arguments.out)
+    system.refuse_path("W", arguments.workdir)
+    system.refuse_path("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from fakedetect_jax.trained.model import load_model, write_bundle
 

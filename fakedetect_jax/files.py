@@ -44,13 +44,13 @@ class Lines(NamedTuple):
     damaged: list[int]
     cut: bool
 
-    def complaint(self, path: Path) -> str:
+    def complaint(self, path: Path, fate: str = "left out") -> str:
         """One sentence that names the damaged lines; empty where there is none."""
         if not self.damaged:
             return ""
         shown = ", ".join(map(str, self.damaged[:5]))
         more = " and others" if len(self.damaged) > 5 else ""
-        return f"{path}: line {shown}{more} is damaged and left out"
+        return f"{path}: line {shown}{more} is damaged and {fate}"
 
 
 def read_lines(path: Path, *, required: tuple[str, ...] = ()) -> Lines:

@@ -113,7 +113,7 @@ def _need_config(argv: list[str]) -> None:
 
     from fakedetect_jax.run import workdir
 
-    system.refuse_address("--workdir", early.workdir)
+    system.refuse_path("--workdir", early.workdir)
     config = workdir.stored_config(Path(early.workdir).expanduser().absolute())
     settings.check_overrides(config, argv[1:])
     del FLAGS.config  # of a file

@@ -169,7 +169,7 @@ def _end_on_signal(*_: object) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     for option in ("workdir", "model", "output", "report", "compilation-cache"):
         path = getattr(arguments, option.replace("-", "_"))
-        system.refuse_address(f"--{option}", path)
+        system.refuse_path(f"--{option}", path)
     asked = sources.find(arguments.videos)
     for line in sources.skipped_lines(arguments.videos):
         print(line, file=sys.stderr)

@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = [Path(run) for run in arguments.runs]
     output = Path(arguments.output or runs[0] / "comparison.html")
     try:
-        system.refuse_address("--output", arguments.output)
+        system.refuse_path("--output", arguments.output)
         for run in arguments.runs:
-            system.refuse_address("RUN", run)
+            system.refuse_path("RUN", run)
         if arguments.rebuild:
             for run in runs:
                 for folder in comparison.find_evaluations(run):

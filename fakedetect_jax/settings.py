@@ -24,7 +24,7 @@ from tfds_ffpp.fields import (
     Whole,
     Wholes,
 )
-from tfds_ffpp.system import refuse_address
+from tfds_ffpp.system import refuse_path
 
 
 def clip_shape(config) -> tuple[int, int, int, int]:
@@ -136,12 +136,12 @@ def check(config) -> None:
 
 
 def check_paths(config, workdir: str | None) -> None:
-    """Raises SettingError for a path that is an address of another system."""
-    refuse_address("--workdir", workdir)
+    """Raises SettingError for a path that cannot be one, such as an address."""
+    refuse_path("--workdir", workdir)
     paths = ("data.data_dir", "data.manual_dir", "init_from", "compilation_cache")
     for field in paths:
         group, _, name = field.rpartition(".")
-        refuse_address(f"config.{field}", (config[group] if group else config)[name])
+        refuse_path(f"config.{field}", (config[group] if group else config)[name])
 
 
 def field_names(config, prefix: str = "") -> list[str]:
@@ -209,6 +209,7 @@ def load(source: str) -> Config:
     """The config of FILE or FILE:ARGUMENT. Raises ConfigError with file and line."""
     name, _, argument = source.partition(":")
     path = Path(name)
+    refuse_path("--config", name)
     if not path.is_file():
         there = sorted(str(p) for p in Path("configs").glob("*.py"))
         raise ConfigError(

@@ -8,7 +8,9 @@ Requests are JSON lines on stdin: {"argv", "env", "stdout", "stderr", "phase"}, 
 on stdout by {"pid"} at once. {"wait": pid} asks for waitpid's status.
 
 A request may say where a signal shall come: "phase" is [place, nth call, signal], see
-PLACES. The signal is a real one; only its moment is chosen.
+PLACES. The signal is a real one; only its moment is chosen. With "bound" permissions
+hold for it though it is root's; with "backwards" its clock shows yesterday and goes
+back.
 """
 
 import ctypes
@@ -31,6 +33,7 @@ PLACES = {
     "evaluate": ("fakedetect_jax.evaluate", "evaluate"),
     "save": ("fakedetect_jax.run.checkpoint", "Checkpoints.save"),
     "commit": ("fakedetect_jax.run.checkpoint", "Checkpoints.finish"),
+    "remove": ("os", "unlink"),  # of any file
 }
 
 
@@ -59,6 +62,24 @@ def send_at(place: str, nth: int, number: int) -> None:
     setattr(owner, name, wrapped)
 
 
+def turn_clock_back() -> None:
+    """Has the time of day of this process run backwards, from yesterday on."""
+    real, began = time.time, time.time()
+
+    def now() -> float:
+        return 2 * began - 86_400 - real()
+
+    time.time, time.time_ns = now, lambda: int(now() * 1e9)
+
+
+def give_up_capabilities() -> None:
+    """Has root be refused what another user would be refused."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+    none = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None).capset(header, none):
+        raise OSError("capset")
+
+
 def run(request: dict) -> None:
     """The child: becomes the command. Does not return."""
     os.setpgid(0, 0)
@@ -70,6 +91,10 @@ def run(request: dict) -> None:
     os.environ.update(request["env"])
     if request.get("phase"):
         send_at(*request["phase"])
+    if request.get("backwards"):
+        turn_clock_back()
+    if request.get("bound"):
+        give_up_capabilities()
     module = importlib.import_module(request.get("module", "fakedetect_jax.main"))
     sys.argv = [module.__file__, *request["argv"]]
     code = 1
@@ -190,9 +215,13 @@ class Launchpad:
         return json.loads(self._server.stdout.readline())
 
     def start(
-        self, *argv: object, phase=None, devices: int = 1, module="fakedetect_jax.main"
+        self,
+        *argv: object,
+        devices: int = 1,
+        module="fakedetect_jax.main",
+        **options: object,
     ) -> Process:
-        """Starts a command on so many CPU devices."""
+        """Starts a command on so many CPU devices; options as in a request."""
         self._count += 1
         out = self._folder / f"{self._count}.out"
         out.touch()
@@ -204,7 +233,7 @@ class Launchpad:
             "stdout": str(out),
             "stderr": str(out.with_suffix(".err")),
             "env": {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
-            "phase": phase,
+            **options,
         }
         return Process(self, self.ask(request)["pid"], out)
 

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = [f"{name}={value}" for name, value in short.items() if value is not None]
     try:
         for name in ("data_dir", "manual_dir"):
-            system.refuse_address(f"--{name}", getattr(args, name))
+            system.refuse_path(f"--{name}", getattr(args, name))
         builder = build(
             make_config(args.config, [*changes, *args.changes]),
             data_dir=args.data_dir,

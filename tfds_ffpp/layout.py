@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        system.refuse_address("ROOT", args.root)
+        system.refuse_path("ROOT", args.root)
         if args.write_csv:
             sys.stdout.write(write_csv(Path(args.root).expanduser(), args.map))
             return 0

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 from tfds_ffpp.errors import SettingError
 
@@ -25,16 +26,25 @@ def need_posix(work: str) -> None:
         )
 
 
-def refuse_address(name: str, path: str | None) -> None:
-    """Raises SettingError for gs://bucket/x and its like, given as a path.
+def refuse_path(name: str, path: str | None) -> None:
+    """Raises SettingError for a path that cannot be one, or may not be looked at.
 
-    Python would make a folder of that name here.
+    Of gs://bucket/x and its like Python would make a folder here.
     """
     if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
         raise SettingError(
             f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
             "NFS) and give the path under which it is mounted"
         )
+    try:
+        os.stat(Path(path or ".").expanduser())
+    except (FileNotFoundError, NotADirectoryError):
+        return  # whoever opens it says what should be there
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SettingError(
+            f"{name} is {path!r}, which is no usable path ({reason}); give another"
+        ) from error
 
 
 _SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

@@ -25,7 +25,7 @@ def learning_rate(
 
 
 def make_optimizer(
-    settings, *, num_steps: int, num_stages: int = 4, freeze_stages: int = 0
+    settings, *, num_steps: int, num_stages: int, freeze_stages: int
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019).
 

@@ -61,11 +61,11 @@ class StepSettings(NamedTuple):
     optimizer: optax.GradientTransformation
     seed: int
     augment: dict[str, Any]
-    label_smoothing: float = 0.0
-    frame_weight: float = 0.0
-    self_blend: bool = False  # whether batches hold clips to be blended
-    stored: selfblend.Stored = selfblend.Stored()
-    ema_decay: float = 0.0
+    label_smoothing: float
+    frame_weight: float
+    self_blend: bool  # whether batches hold clips to be blended
+    stored: selfblend.Stored
+    ema_decay: float
 
 
 def make_step_settings(config, *, num_steps: int) -> StepSettings:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -110,8 +111,19 @@ def _git(root: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+# Below a workdir, the longest name of a file is a checkpoint's under way: 127 bytes.
+DEEPEST = 200
+
+
 def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
     """Raises CheckpointError unless files can be made and `need_bytes` would fit."""
+    length = len(os.fsencode(workdir.absolute()))
+    longest = os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else math.inf
+    if length + DEEPEST > longest:
+        raise CheckpointError(
+            f"the path of workdir {workdir} has {length:,} bytes; its files need "
+            f"{DEEPEST} more, and this system allows {longest:,}: choose a shorter one"
+        )
     probe = workdir / f".probe-{os.getpid()}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -181,6 +193,8 @@ def read_record(workdir: Path) -> dict[str, Any]:
             f"({'it holds ' + ', '.join(there[:5]) if there else 'nothing is there'}); "
             "train first, or give the right --workdir"
         ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {error}); restore it"

@@ -63,9 +63,9 @@ def _expand(argument: str) -> Iterator[Source]:
     path = Path(argument)
     if _is_address(argument):
         yield check(argument)
-    elif path.is_dir():
+    elif os.path.isdir(path):  # unlike Path's, never raises
         yield from _in_folder(path)
-    elif path.suffix.lower() == LIST_SUFFIX and path.is_file():
+    elif path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path):
         yield from _in_list(path)
     else:
         yield check(argument)
@@ -90,7 +90,7 @@ def check(name: str) -> Source:
 def skipped_lines(arguments: Iterable[str]) -> list[str]:
     """For each folder that holds other files, one line: how many, and of what kind."""
     lines = []
-    for folder in dict.fromkeys(a for a in arguments if Path(a).is_dir()):
+    for folder in dict.fromkeys(a for a in arguments if os.path.isdir(a)):
         kinds: Counter[str] = Counter()
         names = []
         for path, is_link in _skipped(Path(folder)):

@@ -212,3 +212,86 @@ def test_types_are_kept():
     blend = jax.ShapeDtypeStruct((2,), jnp.bool_)
     out = jax.eval_shape(blend_some, frames, blend, jnp.arange(2), 0)
     assert (out.shape, out.dtype) == (frames.shape, frames.dtype)
+
+
+def fingerprint(values) -> list[float]:
+    """Three weighted sums; the weights are waves, so that places count."""
+    values = np.asarray(values, np.float64).ravel()
+    waves = np.cos(np.outer([1.0, 2.7, 7.3], np.linspace(0, 50, values.size)))
+    return (waves @ values / np.sqrt(values.size)).tolist()
+
+
+def stages(still) -> dict[str, list[float]]:
+    """The parts of a blend for one picture and fixed draws."""
+    planes, key = pixels.to_planes(still[3]), jax.random.key(5)
+    face = faces_of(1, FRAMES)[0] + 0.01 * jnp.arange(FRAMES)[:, None, None]
+    shifted, moved_face = selfblend.shift_blocks(planes, face, key)
+    y, x = jnp.meshgrid(jnp.arange(9) / 9, jnp.arange(7) / 7, indexing="ij")
+    found = {
+        "shift_blocks": shifted,
+        "its face": moved_face,
+        "drift": selfblend.drift(jnp.array([0.4, -0.3]), 7),
+        "move": selfblend.move(planes, key),
+        "face_mask": selfblend.face_mask((FRAMES, SIDE, SIDE), face, key),
+        "bend": jnp.stack(selfblend.bend(y, x, key, size=jnp.float32(0.1))),
+    }
+    for number in range(4):  # both signs of the coin
+        draw = jax.random.key(number)
+        changed = selfblend.change_statistics(planes, draw)
+        found[f"change_statistics {number}"] = changed
+    for name, region in selfblend.REGIONS.items():
+        for scale in (1.0, 0.2):  # a small face bounds bend and edge otherwise
+            points = 0.5 + scale * (face - 0.5)
+            mask = selfblend.region_mask(
+                (FRAMES, SIDE, SIDE), points, jnp.array(region), key
+            )
+            found[f"{name} {scale}"] = mask
+    for number in range(6):
+        blend = selfblend.blend_clip(
+            still[3],
+            jnp.bool_(True),
+            face,
+            key=jax.random.key(number),
+            stored=selfblend.Stored(),
+        )
+        found[f"blend_clip {number}"] = blend
+    return {name: fingerprint(value) for name, value in found.items()}
+
+
+# What they were when the figures of docs/recipe.md were made: clips of a run depend on
+# every constant, so a resumed run would go on with others.
+STAGES = {
+    "shift_blocks": [-2.2258, 0.7877, 0.5615],
+    "its face": [0.0384, -0.0017, -0.3960],
+    "drift": [-0.3419, -0.0806, -0.3200],
+    "move": [-2.3309, 0.5670, 0.6079],
+    "face_mask": [-0.3103, 0.0713, 0.0586],
+    "bend": [-0.0637, -0.0509, 0.0204],
+    "change_statistics 0": [-1.9560, 0.7137, 0.6584],
+    "change_statistics 1": [-2.9202, 0.7389, 0.9211],
+    "change_statistics 2": [-1.7439, 0.7422, 0.5690],
+    "change_statistics 3": [-1.4534, 0.5213, 0.5071],
+    "face 1.0": [-0.1360, 0.1825, 0.0258],
+    "face 0.2": [0.0338, 0.0288, 0.0015],
+    "lower half 1.0": [0.0309, 0.3070, 0.0350],
+    "lower half 0.2": [0.0173, 0.1274, 0.0232],
+    "mouth 1.0": [0.0635, -0.3494, 0.0048],
+    "mouth 0.2": [0.0053, 0.0374, 0.0260],
+    "eyes 1.0": [0.0424, 0.1782, -0.0016],
+    "eyes 0.2": [0.0100, -0.0878, 0.0233],
+    "blend_clip 0": [-0.4848, 0.0425, 0.1387],
+    "blend_clip 1": [-0.4520, 0.0357, 0.1403],
+    "blend_clip 2": [-0.4811, -0.0333, 0.1413],
+    "blend_clip 3": [-0.4836, -0.0941, 0.1442],
+    "blend_clip 4": [-0.4844, -0.0285, 0.1500],
+    "blend_clip 5": [-0.4808, -0.0211, 0.1452],
+}
+
+
+def test_a_blend_is_made_of_the_parts_that_it_was(still):
+    found = stages(still)
+    assert found.keys() == STAGES.keys()
+    for name, values in found.items():
+        # A frame's levels are rounded, and a rounding may fall to either side.
+        atol = 5e-3 if name.startswith("blend_clip") else 5e-4
+        np.testing.assert_allclose(values, STAGES[name], atol=atol, err_msg=name)

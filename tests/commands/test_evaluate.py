@@ -240,12 +240,12 @@ def test_a_half_written_result_is_written_anew(tmp_path):
 def test_each_dataset_has_a_test_of_its_own(tmp_path):
     (tmp_path / "eval").mkdir()
     count = functools.partial(_count_touch, tmp_path, step=5)
-    assert count("val", test="test") == 0
-    assert count("test", test="test") == 1
-    assert count("celebdf_v2-test", test="celebdf_v2-test") == 1
-    assert count("dfdc-test", test="dfdc-test") == 1
-    assert count("test", test="test") == 2
-    assert count("val", test="test") == 2
+    assert count("val", test="test") == (0, "")
+    assert count("test", test="test") == (1, "")
+    assert count("celebdf_v2-test", test="celebdf_v2-test") == (1, "")
+    assert count("dfdc-test", test="dfdc-test") == (1, "")
+    assert count("test", test="test") == (2, "")
+    assert count("val", test="test") == (2, "")
 
 
 def test_the_digest_of_a_dataset_is_that_of_its_content(tiny_run, tmp_path):
@@ -309,14 +309,16 @@ def test_a_split_without_a_method_keeps_to_its_records(tiny_run):
 
 def test_a_damaged_count_of_test_evaluations_never_restarts(tmp_path):
     count = functools.partial(_count_touch, tmp_path, step=5)
-    (tmp_path / "eval").mkdir()
-    assert count(split="test", test="test") == 1
-    with open(tmp_path / "eval" / "touched.jsonl", "a") as file:
+    path = tmp_path / "eval" / "touched.jsonl"
+    path.parent.mkdir()
+    assert count(split="test", test="test") == (1, "")
+    with open(path, "a") as file:
         file.write('{"split": "te')  # a disk was full
-    assert count(split="test", test="test") == 3
-    assert count(split="val", test="test") == 3
-    (tmp_path / "eval" / "touched.jsonl").write_bytes(b"\xff\n12\n")
-    assert count(split="test", test="test") == 3
+    said = f"{path}: line 2 is damaged and counted as an evaluation of test"
+    assert count(split="test", test="test") == (3, said)
+    assert count(split="val", test="test") == (3, said)
+    path.write_bytes(b"\xff\n12\n")
+    assert count(split="test", test="test") == (3, said.replace("line 2", "line 1, 2"))
 
 
 @pytest.fixture(scope="module")

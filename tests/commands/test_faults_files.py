@@ -55,6 +55,102 @@ def test_damaged_lines_of_the_metrics_cost_those_lines(stopped):
     assert "Training: loss" in page.read_text()
 
 
+def test_a_damaged_count_of_evaluations_is_said_and_goes_on(stopped):
+    workdir, resume = stopped
+    path = workdir / "eval" / "touched.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b'\xff\n{"split": "test", "step": 3}\n{"split": "te')
+    code, _, err = resume("--mode=eval", "--split=test")
+    assert code == 0, err
+    said = f"warning: {path}: line 1, 3 is damaged and counted as an evaluation of test"
+    assert err.splitlines().count(said) == 1
+    (context,) = workdir.glob("eval/test@*/context.json")
+    assert json.loads(context.read_text())["test_evaluations"] == 4
+    assert path.read_bytes().startswith(b"\xff\n")
+
+
+def may_not_be_written(folder):
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+@pytest.mark.parametrize("more", [("--config.num_epochs=8",), ("--mode=eval",)])
+def test_a_run_of_which_nothing_may_be_written_is_left_as_it_is(
+    launchpad, tiny_config, undisturbed, tmp_path, more
+):
+    workdir = shutil.copytree(undisturbed, tmp_path / "w")
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    may_not_be_written(workdir)
+    code, out, err = launchpad.run(
+        *("--config", tiny_config, "--workdir", workdir, *more), bound=True
+    )
+    assert code == 4 and "train " not in out
+    assert err == (
+        f"error: workdir {workdir} cannot be written (Permission denied); choose "
+        "another --workdir\n"
+    )
+    assert before == {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_run_that_may_not_be_looked_at_is_said(
+    launchpad, tiny_config, undisturbed, tmp_path, mode
+):
+    workdir = shutil.copytree(undisturbed, tmp_path / "closed" / "w")
+    command = ("--config", tiny_config, "--workdir", workdir, "--mode", mode)
+    (tmp_path / "closed").chmod(0)
+    code, _, err = launchpad.run(*command, bound=True)
+    (tmp_path / "closed").chmod(0o755)
+    assert code == 2 and err.count("\n") == 1, err
+    assert "no usable path (Permission denied); give another" in err
+    (workdir / "config.json").chmod(0)
+    if mode == "eval":
+        code, _, err = launchpad.run(*command, bound=True)
+        assert (code, err.count("\n")) == (4, 1), err
+        assert "config.json cannot be read (Permission denied)" in err
+
+
+def of_length(folder, length: int) -> str:
+    """A path of so many bytes below a folder."""
+    path = str(folder)
+    while (left := length - len(path)) > 250:
+        path += "/" + "d" * min(200, left - 2)
+    return path + "/" + "w" * (left - 1)
+
+
+@pytest.mark.parametrize(
+    "length, name, code, said",
+    [
+        (4097, "", 2, "no usable path (File name too long); give another"),
+        (0, 256 * "n", 2, "no usable path (File name too long); give another"),
+        (4000, "", 4, "has 4,000 bytes; its files need 200 more, and this system"),
+    ],
+)
+def test_a_path_that_is_too_long_is_said_before_the_first_step(
+    launchpad, tiny_config, tmp_path, length, name, code, said
+):
+    workdir = of_length(tmp_path, length) if length else str(tmp_path / name)
+    for more in [(), ("--mode=eval",)]:
+        ended, out, err = launchpad.run(
+            *("--config", tiny_config, "--workdir", workdir, *more)
+        )
+        assert "Traceback" not in err and err.count("\n") == 1, err
+        if not more:
+            assert (ended, out) == (code, "") and said in err
+    assert not (tmp_path / "w").exists() and not list(tmp_path.iterdir())
+
+
+def test_the_longest_path_and_name_that_fit_hold_a_run(
+    launchpad, tiny_config, tmp_path
+):
+    for workdir in (of_length(tmp_path, 4096 - 200), str(tmp_path / (255 * "n"))):
+        code, _, err = launchpad.run(
+            *("--config", tiny_config, "--workdir", workdir, "--config.num_epochs=1"),
+            "--config.eval.final_split=val",
+        )
+        assert code == 0 and "warning" not in err, err[-2000:]
+
+
 @pytest.mark.parametrize(
     "content", ["[]", "{}", '{"config":5}', '{"config":{"model":{}}}', "\udcff"]
 )

@@ -442,6 +442,58 @@ def test_each_replicate_draws_as_many_clusters_as_there_are(count):
     assert weights.var() > 0
 
 
+def test_pieces_make_up_the_number_of_replicates(monkeypatch):
+    monkeypatch.setattr(intervals, "CHUNK_ELEMENTS", 30)
+    pieces = list(intervals.draw_weights(np.arange(4), replicates=17))
+    assert [len(piece) for piece in pieces] == [7, 7, 3]
+
+
+def test_the_smallest_change_of_each_metric():
+    labels = np.array([1, 1, 1, 0, 0])
+    steps = {
+        name: 1 / intervals._step(name, labels)
+        for name in ("auc", "ap", "sensitivity", "specificity", "balanced_accuracy")
+    }
+    assert steps == pytest.approx(
+        {"auc": 6, "ap": 12, "sensitivity": 3, "specificity": 2, "balanced_accuracy": 4}
+    )
+    assert 1 / intervals._step("at_threshold.sensitivity", labels) == pytest.approx(3)
+    assert 1 / intervals._step("accuracy", labels) == pytest.approx(5)
+
+
+def test_shares_near_a_bound_count_as_half_a_step_inside():
+    # Replicates at and beyond half a step from 1 are as many standard deviations off.
+    high = np.repeat([1.0, 0.96, 0.9], [500, 300, 200])
+    kept = np.minimum(high, 0.98)
+    known = {"num_clusters": 10, "step": 0.04}
+    low_end = intervals.interval(0.97, high, **known)
+    t = stats.t.ppf(0.975, 9)
+    variance = high.var(ddof=1)
+    share = 0.97
+    flat = share * (1 - share)
+    trials = flat / (t * t * variance)
+    spread = np.sqrt(flat / trials + 1 / (2 * trials) ** 2)
+    near = (share + 1 / (2 * trials) + spread) / (1 + 1 / trials)
+    logits = np.log(kept / (1 - kept))
+    both = (logits.var(ddof=1) + variance / flat**2) / 2
+    far = 1 / (1 + np.exp(-(np.log(share / (1 - share)) - t * np.sqrt(both))))
+    assert low_end == pytest.approx([far, near], abs=1e-9)
+    mirrored = intervals.interval(0.03, 1 - high, **known)
+    assert mirrored == pytest.approx([1 - near, 1 - far], abs=1e-9)
+    # An estimate nearer to 1 than half a step is taken there.
+    nearest = intervals.interval(0.995, high, **known)
+    assert nearest == pytest.approx(intervals.interval(0.98, high, **known))
+
+
+def test_a_difference_without_an_error_is_certain():
+    labels = np.array([0, 0, 1, 1])
+    right, wrong = np.array([0.0, 0, 1, 1]), np.array([1.0, 1, 0, 0])
+    found = intervals.auc_difference(labels, right, wrong)
+    assert found == {"difference": 1.0, "standard_error": 0.0, "p": 0.0}
+    same = intervals.auc_difference(labels, right, right)
+    assert same == {"difference": 0.0, "standard_error": 0.0, "p": 1.0}
+
+
 def swapped(pairs, *, dataset="ffpp", lone=()):
     """Items of everyone's real and of the fakes (target, source); their targets."""
     people = dict.fromkeys([i for pair in pairs for i in pair])

@@ -1,5 +1,6 @@
 """The update: it learns, is the same on any mesh, and leaves a good state alone."""
 
+import functools
 import types
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks import averaged
 from fakedetect_jax import compiled, train
+from fakedetect_jax.augment import selfblend
 from fakedetect_jax.data import feed
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network, optimizer, steps
@@ -94,6 +96,96 @@ def test_a_state_survives_a_batch_that_is_not_finite(small):
             jax.tree.map(np.testing.assert_array_equal, before, parallel.fetch(state))
     assert finite[0] and not all(finite)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(parallel.fetch(state)))
+
+
+@pytest.mark.parametrize("frame_weight", [0.0, 0.5])
+def test_the_update_is_that_of_its_formula(small, frame_weight):
+    config = small.copy_and_resolve_references()
+    with config.unlocked():
+        config.loss.update(frame_weight=frame_weight, label_smoothing=0.1)
+        config.model.dropout = 0.0
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step_settings = steps.make_step_settings(config, num_steps=1)
+    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    batch = random_batch(8)
+    batch["valid"][3] = False
+    batch["length"][:] = [1, 2, 3, 3, 2, 1, 3, 2]
+
+    def parts(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+        logits, _ = step_settings.model.apply(
+            variables,
+            (batch["frames"].astype(np.float32) / 255 - mean) / std,
+            batch["length"],
+            train=True,
+            mutable=["batch_stats"],
+            method="frame_logits",
+        )
+        of_clips, of_frames, right = [], [], []
+        for n in np.flatnonzero(batch["valid"]):
+            target = 0.95 if batch["label"][n] else 0.05
+            shown = logits[n, : batch["length"][n]]
+            losses = -target * jax.nn.log_sigmoid(shown)
+            losses -= (1 - target) * jax.nn.log_sigmoid(-shown)
+            of_clips.append(losses[-1])
+            of_frames += list(losses)
+            right.append((shown[-1] > 0) == (batch["label"][n] == 1))
+        loss, frames = sum(of_clips) / 7, sum(of_frames) / len(of_frames)
+        return loss + frame_weight * frames, (loss, sum(right))
+
+    grads, (loss, right) = jax.jit(jax.grad(parts, has_aux=True))(state.params)
+    squares = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(grads))
+    after, metrics = jax.jit(functools.partial(steps.train_step, step_settings))(
+        state, batch
+    )
+    np.testing.assert_allclose(metrics["gradient_norm"], squares**0.5, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], right / 7, rtol=1e-6)
+    totals = [float(x) for x in (after.totals.correct, after.totals.clips)]
+    assert totals == [float(right), 7.0] and after.step == 1
+    np.testing.assert_allclose(after.totals.loss, 7 * loss, rtol=1e-5)
+
+
+def test_clips_are_blended_for_an_evaluation_as_for_a_training(small):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step_settings = steps.make_step_settings(small, num_steps=1)
+    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), small, mesh)
+    variables, batch = state.eval_variables(), random_batch(4)
+    found = steps.blended_eval_step(
+        step_settings.model, 7, step_settings.stored, variables, batch
+    )
+    frames = selfblend.self_blend(
+        batch["frames"] / np.float32(255),
+        batch["label"] == 1,
+        batch["face"],
+        key=jax.random.fold_in(jax.random.key(7), 2),
+        index_B=batch["index"],
+        stored=step_settings.stored,
+    )
+    same = {**batch, "frames": np.round(255 * np.asarray(frames)).astype(np.uint8)}
+    expected = steps.eval_step(step_settings.model, variables, same)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    plain = steps.eval_step(step_settings.model, variables, batch)
+    assert np.abs(np.asarray(found) - np.asarray(plain)).max() > 1e-3
+
+
+def test_without_frames_or_clips_a_mean_is_nothing():
+    assert float(steps.weighted_mean(np.ones(2), np.zeros(2, bool))) == 0.0
+    half = steps.weighted_mean(np.float32([1, 3]), np.array([True, True]))
+    assert float(half) == 2.0
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_the_rate_at_each_step(warmup):
+    known = {"peak": 0.2, "warmup_steps": warmup, "num_steps": 8 + warmup}
+    constant = optimizer.learning_rate(schedule="constant", **known)
+    cosine = optimizer.learning_rate(schedule="cosine", **known)
+    rising = [0.2 * n / 4 for n in range(warmup)]
+    falling = [0.1 * (1 + np.cos(np.pi * n / 8)) for n in range(9)]
+    for rate, rest in ((constant, [0.2] * 9), (cosine, falling)):
+        found = [float(rate(n)) for n in range(warmup + 9)]
+        np.testing.assert_allclose(found, rising + rest, atol=1e-7)
 
 
 def test_padding_clips_count_for_nothing():

@@ -11,7 +11,7 @@ import pytest
 
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model.steps import TrainState, zero_totals
-from fakedetect_jax.run import parallel
+from fakedetect_jax.run import checkpoint, parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
 
 FACTS = {"config": {"seed": 0}, "versions": {}, "devices": "1 x cpu"}
@@ -242,6 +242,19 @@ def test_a_manifest_that_does_not_fit_its_own_digest_is_damage(folder):
     manifest["files"].pop("_CHECKPOINT_METADATA")
     path.write_text(json.dumps(manifest))
     assert checkpoints.damage(1) == "1.digest.json is damaged"
+    checkpoints.close()
+
+
+def test_a_manifest_may_hold_its_files_in_any_order():
+    files = {"a/c": "1", "a-b": "2"}  # the order of paths is not that of their letters
+    sealed = checkpoint._sealed(files)
+    turned = {**sealed, "files": dict(reversed(files.items()))}
+    assert checkpoint._opened(turned) == files
+
+
+def test_two_are_kept_and_the_best_unless_asked_otherwise(folder):
+    checkpoints = write(folder, [1, 2, 3, 4, 5], [0.5, 0.9, 0.8, 0.7, 0.6])
+    assert checkpoints.steps() == [5, 4, 2]
     checkpoints.close()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -100,6 +101,45 @@ def test_killed_at_any_moment_the_run_is_the_same(
     code, _, err = launchpad.run(*command)
     assert code == 0, err
     assert not list((workdir / "checkpoints").glob("*tmp*"))
+    assert_same_run(workdir, undisturbed)
+
+
+def test_killed_while_old_checkpoints_are_removed_the_run_is_the_same(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    left = []
+    # A checkpoint has some 25 files; the manifest without a folder goes last.
+    for nth in (10, 25, 28):
+        kill = ["remove", nth, signal.SIGKILL]
+        assert launchpad.run(*command, phase=kill)[0] == 137
+        folders = [p for p in (workdir / "checkpoints").iterdir() if p.is_dir()]
+        oldest = min(folders, key=lambda path: int(path.name))
+        left.append(sum(path.is_file() for path in oldest.rglob("*")))
+    assert min(left) < 20, left  # one was half gone
+    code, _, err = launchpad.run(*command)
+    assert code == 0, err
+    assert_same_run(workdir, undisturbed)
+
+
+def test_a_clock_that_goes_back_changes_nothing(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    stop = ["train", 7, signal.SIGTERM]
+    assert launchpad.run(*command, phase=stop)[0] == 143
+    steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.is_dir()]
+    # All was written next week, and the older the later.
+    for path in workdir.rglob("*"):
+        older = next((int(x) for x in path.parts if x in map(str, steps)), 0)
+        os.utime(path, times=(time.time() + 7 * 86_400 - older,) * 2)
+    code, out, err = launchpad.run(*command, backwards=True)
+    assert code == 0 and "Traceback" not in err, err
+    assert f"from {max(steps)}" in out
+    assert all(row["clips_per_second"] > 0 for row in lines(workdir))
+    assert re.findall(r"\d:\d\d left", out) and not re.search(r"-\d+:|-\d+ s\b", out)
     assert_same_run(workdir, undisturbed)
 
 

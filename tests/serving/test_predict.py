@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fakedetect_jax import predict
@@ -196,3 +198,50 @@ def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):
     assert "out.jsonl.partial" in said and "Traceback" not in said
     assert rows_of(partial) and not output.exists()
     assert list(rubbish.iterdir()) == []
+
+
+def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys):
+    first = write_video(tmp_path / "videos" / "000.mp4", 8)
+    for i in range(1, 200):
+        os.link(first, first.with_name(f"{i:03d}.mp4"))
+    output, killed = tmp_path / "out.jsonl", []
+
+    def kill():  # as the kernel does when the machine's memory runs out
+        while not Path(f"{output}.partial").exists() or len(killed) < 1:
+            for child in psutil.Process().children():
+                if "tfds_ffpp.workers.child" in child.cmdline():
+                    time.sleep(0.5)
+                    child.kill()
+                    killed.append(child)
+                    return
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    words = ["--model", str(faceless), str(first.parent), "--output", str(output)]
+    code = predict.main([*words, "--processes=1"])
+    thread.join(timeout=20)
+    assert code == 3 and len(killed) == 1
+    found = rows_of(output)
+    (bad,) = [row for row in found if row["outcome"] != "scored"]
+    assert len(found) == 200 and bad["outcome"] == "unreadable"
+    assert "as the system does when its memory runs out" in bad["reason"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "/".join(["d" * 200] * 25)])
+def test_paths_that_are_too_long_are_said(faceless, tmp_path, capsys, name):
+    video = str(write_video(tmp_path / ("v" * 251 + ".mp4"), 8))
+    long = str(tmp_path / name)
+    output = tmp_path / "out.jsonl"
+    words = ["--model", str(faceless), "--output", str(output)]
+    assert predict.main([*words, video, long]) == 3
+    outcomes = [(row["outcome"], row["reason"]) for row in rows_of(output)]
+    assert outcomes[0][0] == "scored"
+    assert outcomes[1] == ("refused", "file name too long; check the path")
+    capsys.readouterr()
+    for option in ("--model", "--workdir", "--output", "--report"):
+        words = ["--model", str(faceless)] * (option in ("--output", "--report"))
+        assert predict.main([*words, option, long, video]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {option} is ") and said.count("\n") == 1
+        assert "no usable path (File name too long)" in said

@@ -542,6 +542,65 @@ def test_a_hanging_decoder_costs_one_video(made, tmp_path):
     assert sum(len(rows(tmp_path, s)) for s in LISTS) == 23
 
 
+def kill_a_decoder(process: subprocess.Popen, began) -> None:
+    """Does to a decoder of a command what the kernel does when memory runs out."""
+    while not began():
+        assert process.poll() is None
+        time.sleep(0.005)
+    while process.poll() is None:
+        for child in psutil.Process(process.pid).children():
+            if "tfds_ffpp.worker" in child.cmdline():
+                child.kill()
+                return
+
+
+def test_a_decoder_killed_for_memory_fails_the_build_and_not_the_next(made, tmp_path):
+    more = ("--num_processes=1", "--set=max_rejected=0.0")
+    process = subprocess.Popen(
+        command(made, tmp_path, *more),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    kill_a_decoder(process, lambda: list(tmp_path.glob(".tfds_ffpp_cache/*/*")))
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 3, said
+    (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "1 of 24 videos cannot be used" in error and "Traceback" not in said
+    assert "as the system does when its memory runs out" in said
+    assert not folder(tmp_path).exists()
+    done = run(made, tmp_path, *more)
+    assert done.returncode == 0, done.stderr
+    left = [p.name for p in tmp_path.glob(".tfds_ffpp_cache/*")]
+    assert left == ["rejected.jsonl"]  # of the first build
+    assert card(tmp_path)["rejected"] == {}
+    assert sum(len(rows(tmp_path, s)) for s in LISTS) == 24
+
+
+@pytest.mark.parametrize("option", ["data_dir", "manual_dir"])
+def test_a_path_that_is_too_long_is_said(made, tmp_path, option):
+    for long in ("n" * 256, "/".join(["d" * 200] * 25)):
+        places = {"manual_dir": made, "data_dir": tmp_path / "d"}
+        places[option] = tmp_path / long
+        done = run(places["manual_dir"], places["data_dir"])
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"error: --{option} is " in done.stderr
+        assert "no usable path (File name too long); give another" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_videos_with_the_longest_names_are_built(tmp_path):
+    lines = ["path,label,split"]
+    for number, split in enumerate([*LISTS] * 2):
+        name = f"{number}".ljust(251, "n") + ".mp4"
+        write_video(tmp_path / "csv" / name, seed=number)
+        lines.append(f"{name},{int(number < 3)},{split}")
+    (tmp_path / "csv" / "videos.csv").write_text("\n".join(lines) + "\n")
+    done = run(tmp_path / "csv", tmp_path / "d")
+    assert done.returncode == 0, done.stderr
+    assert sum(len(rows(tmp_path / "d", split)) for split in LISTS) == 6
+
+
 def test_the_same_content_in_two_splits(tree, tmp_path):
     shutil.copy(tree / FAKES / "000_001.mp4", tree / FAKES / "006_007.mp4")
     with pytest.raises(DataError, match="1 videos stand in two splits .*Deepfakes/00"):

@@ -205,6 +205,12 @@ worker.prepare = attack
     assert result.memory * 1024 < 512 << 20
 
 
+KILLED = (
+    "the decoding process was killed (SIGKILL), as the system does when its memory "
+    "runs out"
+)
+
+
 def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
     worker = Worker()
     try:
@@ -223,7 +229,7 @@ def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
             pass
         children[0].kill()
         thread.join(timeout=20)
-        assert results[0].reason == "the decoding process died (SIGKILL)"
+        assert results[0].reason == KILLED
         assert (
             worker.run(test_workers.job(video, tmp_path)).seconds
             and pid_of(worker) == pid

@@ -16,6 +16,7 @@ from tfds_ffpp.tree.splits import (
     assign,
     assign_all_test,
     assign_disjoint,
+    assign_folders,
     assign_listed,
     assign_repeated,
     components,
@@ -328,7 +329,54 @@ def test_the_seed_protocol():
     assert len({r.key for r in (*train, *held)}) == 120
     assert len({r.path for r in (*train, *held) if r.label == 0}) == 40
     assert "test is the validation set" in splits.warnings[0]
+    # 40 reals stand for 60, and the 80 fakes are more than enough.
+    assert "original recipe: 20 videos are repetitions" in splits.warnings[0]
     assert not splits.official
+    whole = assign_repeated(from_pairs(pairs, METHODS[:2]))
+    sizes = {name: len(records) for name, records in whole.records.items()}
+    assert sizes == {"train": 2800, "val": 200, "test": 200}
+    with pytest.raises(DataError, match="repeated_val_videos 120 leaves no videos"):
+        assign_repeated(from_pairs(pairs, METHODS[:2]), per_class=60, num_val=120)
+    with pytest.raises(DataError, match="needs real and fake videos"):
+        assign_repeated([record("000")])
+
+
+def in_folders(**pairs) -> list[VideoRecord]:
+    return [
+        replace(r, listed=split) for split in pairs for r in from_pairs(pairs[split])
+    ]
+
+
+def test_folders_are_the_splits():
+    records = in_folders(
+        train=[("000", "003")], val=[("001", "002")], test=[("004", "005")]
+    )
+    splits = assign_folders(records)
+    assert splits.official is False
+    assert splits.source == "folders train, val and test"
+    assert len(splits.warnings) == 1
+    for split, found in splits.records.items():
+        assert {r.listed for r in found} == {split} and len(found) == 4
+
+
+def test_a_val_is_made_of_the_folder_train_by_people():
+    pairs = [(f"{2 * i:03d}", f"{2 * i + 1:03d}") for i in range(40)]
+    splits = assign_folders(in_folders(train=pairs[10:], test=pairs[:10]))
+    train, val = splits.records["train"], splits.records["val"]
+    assert len(train) + len(val) == 4 * 30 and len(train) > len(val) > 0
+    assert not people(train) & people(val)
+    assert people(splits.records["test"]) == {i for pair in pairs[:10] for i in pair}
+    assert f"There is no folder val: {len(val)} videos" in splits.warnings[1]
+    assert len(splits.warnings) == 2 and "val by hash out of train" in splits.source
+    with pytest.raises(DataError, match="too few unrelated people"):
+        assign_folders(in_folders(train=pairs[:1], test=pairs[1:2]))
+
+
+def test_people_in_two_folders_are_warned_of():
+    splits = assign_folders(
+        in_folders(train=[("000", "003")], val=[("001", "002")], test=[("000", "005")])
+    )
+    assert len(splits.warnings) == 2 and "000" in splits.warnings[1]
 
 
 def test_a_set_without_a_list_is_all_test():

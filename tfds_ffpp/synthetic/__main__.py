@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 3 when the folder or a parameter is at fault."""
     flags = vars(_parse(argv))
     try:
-        system.refuse_address("OUT", flags["out"])
+        system.refuse_path("OUT", flags["out"])
         root = tree.write_tree(flags.pop("out"), **flags)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -179,8 +179,16 @@ def _death(job: Job, code: int) -> Result:
         return Result(reason=f"took longer than {seconds} seconds of a processor")
     if code == -signal.SIGALRM:
         return Result(reason=f"took longer than {job.time_limit:g} seconds")
+    return Result(reason=death(code))
+
+
+def death(code: int) -> str:
+    """How a process ended, by its exit code, below 0 for a signal."""
+    if code == -signal.SIGKILL:
+        said = "was killed (SIGKILL), as the system does when its memory runs out"
+        return f"the decoding process {said}"
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return Result(reason=f"the decoding process died ({how})")
+    return f"the decoding process died ({how})"
 
 
 def _decode(job: Job, writing: int, parent: int) -> NoReturn:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.workers.child import death
 from tfds_ffpp.workers.jobs import EntryJob, Job, Result, WindowsJob, result_from_json
 
 OneJob = TypeVar("OneJob", EntryJob, WindowsJob)
@@ -89,9 +90,7 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
         self.close()
-        code = process.returncode
-        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return Result(reason=f"the decoding process died ({how})")
+        return Result(reason=death(process.returncode))
 
     def _read_line(self, process: subprocess.Popen, limit: float) -> bytes | None:
         """A line; less than one when the process ended; None when time is up."""
