@@ -549,7 +549,7 @@ def kill_a_decoder(process: subprocess.Popen, began) -> None:
         time.sleep(0.005)
     while process.poll() is None:
         for child in psutil.Process(process.pid).children():
-            if "tfds_ffpp.worker" in child.cmdline():
+            if "tfds_ffpp.workers.child" in child.cmdline():
                 child.kill()
                 return
 
