@@ -18,6 +18,7 @@ from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import open_dataset
 from fakedetect_jax.model import network, steps
 from fakedetect_jax.model.network import FakeDetector
+from fakedetect_jax.serving import programs
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained.model import _card, load_model
 
@@ -155,7 +156,7 @@ def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys
 
 
 def test_a_failure_leaves_what_was_there(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "stablehlo", lambda model: 1 / 0)
+    monkeypatch.setattr(programs, "stablehlo", lambda model: 1 / 0)
     out = tmp_path / "out"
     for before in ([], ["model.json", "notes"]):
         for name in before:
