@@ -138,6 +138,24 @@ def test_without_lists_it_is_not_official(small):
     assert "not the official split" in splits.warnings[0]
 
 
+def test_a_disjoint_split_does_without_the_lists_that_are_there(small):
+    root, records = small
+    assert assign(records, root=root).official is True
+    splits = assign_disjoint(records, root=root)
+    assert splits.official is False and "by hash" in splits.warnings[0]
+
+
+def test_what_a_sets_own_list_does_not_name_is_counted():
+    records = [
+        replace(r, dataset="own", listed="test") for r in from_pairs([("000", "001")])
+    ]
+    more = [replace(r, dataset="own") for r in from_pairs([("002", "003")])]
+    splits = assign_listed([*records, *more])
+    assert set(splits.records) == {"test"}
+    assert set(splits.records["test"]) == set(records)
+    assert splits.dropped == {"the set's own list does not name it": 4}
+
+
 def test_fallback_has_the_official_proportions():
     pairs = [(f"{2 * i:03d}", f"{2 * i + 1:03d}") for i in range(500)]
     splits = assign(from_pairs(pairs), root=Path("/nowhere"))
