@@ -77,14 +77,15 @@ def calls(detector: Detector, video: str, *, count: int = 10) -> dict[str, float
 
 def read_clips(detector: Detector, prepared: Prepared) -> list[clips.Clip]:
     """The clips that the detector would score of a prepared video."""
-    meta, config = prepared.meta, detector.model.config
+    facts, config = prepared.facts, detector.model.config
+    y0, x0, y1, x1 = facts.box
     face = StoredFace(
         window=0,
         entry="",
-        num_valid=meta["num_valid"],
-        face_seen=meta["face_seen"],
-        box=tuple(meta["box"]),
-        coverage=meta["coverage"],
+        num_valid=facts.num_valid,
+        face_seen=list(facts.face_seen),
+        box=(y0, x0, y1, x1),
+        coverage=facts.coverage,
     )
     places = clips.cut(face, config)
     return list(clips.read(prepared.frames[: face.num_valid], places, config))
