@@ -48,7 +48,7 @@ def test_a_dataset_that_was_exchanged_stops_the_resume_and_marks_the_evaluation(
     code, _, err = launchpad.run(*command, "--mode=eval")
     assert code == 0 and "dataset" not in err, err
     report = json.loads((workdir / f"eval/val@{step}/report.json").read_text())
-    assert report["dataset_digest"] == before["digest"]
+    assert report["dataset_digest"] == before.digest
 
     assert dataset.dataset_facts(rebuilt()) == before  # the same again is the same
     code, _, err = launchpad.run(*command, "--config.num_epochs=2")
@@ -71,7 +71,7 @@ def test_a_dataset_that_was_exchanged_stops_the_resume_and_marks_the_evaluation(
     assert code == 0, err
     assert "warning: dataset demo is not the one that the run was trained on" in err
     report = json.loads((workdir / f"eval/test@{step}/report.json").read_text())
-    assert report["dataset_digest"] == now["digest"] != before["digest"]
+    assert report["dataset_digest"] == now.digest != before.digest
     assert "not the one that the run was trained on" in report["warnings"][0]
     page = (workdir / f"eval/test@{step}/report.html").read_text()
     assert "may have been trained on" in page
@@ -100,14 +100,14 @@ def test_what_changed_in_a_dataset_is_named(tiny_run, tmp_path):
     built = Path(dataset.open_dataset(tiny_run.config).data_dir)
     shutil.copytree(built, folder)
     before = dataset.dataset_facts(folder)
-    assert before["digest"] == dataset.dataset_digest(folder)
+    assert before.digest == dataset.dataset_digest(folder)
     (folder / "card.md").write_text("a note")
     assert dataset.dataset_facts(folder) == before
     (shard,) = folder.glob("*-val.array_record-*")
     whole = shard.read_bytes()
     shard.write_bytes(whole + b"x")
     now = dataset.dataset_facts(folder)
-    assert now["digest"] != before["digest"]
+    assert now.digest != before.digest
     assert (
         dataset.describe_change(before, now) == "its frames are stored in other files"
     )
@@ -117,6 +117,6 @@ def test_what_changed_in_a_dataset_is_named(tiny_run, tmp_path):
     train.write_text("".join(lines[1:]))
     (folder / "videos-val.jsonl").rename(folder / "videos-more.jsonl")
     change = dataset.describe_change(before, dataset.dataset_facts(folder))
-    counts = before["splits"]["train"]
-    assert f"train was {counts['real']} real + {counts['fake']} fake and is" in change
+    counts = before.splits["train"]
+    assert f"train was {counts} and is" in change
     assert "split more is new" in change and "split val is gone" in change
