@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -259,6 +259,27 @@ def meet_on_data(run: Run, builder, dataset: DatasetFacts) -> None:
     )
 
 
+class Subject(NamedTuple):
+    """What is evaluated, and where its result belongs."""
+
+    split_name: str
+    prefix: str  # of the names of results; empty for the run's own dataset
+    step: int
+    builder: Any
+    dataset: DatasetFacts
+    facts: dict[str, Any]  # of the checkpoint
+    selected: dict[str, float]  # the numbers on val that chose it
+    scored_with: dict[str, Any]
+    folder: Path
+    changed: str  # how the run's own dataset is not what it was
+    cut_otherwise: str  # how another one was prepared otherwise
+
+    @property
+    def title(self) -> str:
+        """The split's name, with the dataset's in front where it is another."""
+        return f"{self.prefix}{self.split_name}"
+
+
 def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
     """Scores a split with a checkpoint.
 
@@ -271,66 +292,117 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
       The folder, with scores.jsonl and context.json; its report is still to be
       written (pages/evaluation_page.py) unless report.json is there.
     """
-    config = run.config
     checkpoints = Checkpoints(run.workdir / "checkpoints")
     try:
-        step = weights.choose_step(checkpoints, step)
-        name = config.eval.dataset or config.dataset.name
-        prefix = f"{name}-" if name != config.dataset.name else ""
-        builder = open_dataset(config, name)
-        dataset = dataset_facts(Path(builder.data_dir))
-        meet_on_data(run, builder, dataset)
-        facts = checkpoints.facts(step)
-        wanted = scored_with(config, facts, builder.data_dir)
-        plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
-        folder, differing = choose_folder(plain, wanted)
-        is_there = results.recorded(folder) == wanted
-        run.hosts.meet(
-            "evaluation",
-            {"the checkpoint": step, f"{folder}/report.json is there": is_there},
-            code=CheckpointError.exit_code,
-            cure=f"{run.workdir} must be on a file system that all hosts see",
-        )
-        if is_there:
+        subject = _choose_subject(run, checkpoints, split_name, step)
+        if _is_there(run, subject):
             run.terminal.say(
-                f"{folder.name} was scored before with these weights, this dataset and "
-                "these settings: its result is shown"
+                f"{subject.folder.name} was scored before with these weights, this "
+                "dataset and these settings: its result is shown"
             )
-            return folder
-        if differing:
-            run.terminal.say(
-                f"{plain.name} was scored with another {', '.join(differing)}: "
-                f"the new result is {folder.name}"
-            )
-        variables = weights.read_variables(config, checkpoints, step)
-        variables = parallel.put_replicated(variables, run.mesh)
-        selected = checkpoints.metrics(step)
+            return subject.folder
+        variables = weights.read_variables(run.config, checkpoints, subject.step)
     finally:
         checkpoints.close()
-    changed = _changed(facts.get("dataset") if not prefix else None, dataset)
-    if changed:
-        run.terminal.warn(
-            f"dataset {_dataset_name(builder)} is not the one that the run was "
-            f"trained on: {changed}; videos of {split_name} may have been trained on"
+    variables = parallel.put_replicated(variables, run.mesh)
+    _warn_of_differences(run, subject)
+    split = _open_split(run, subject)
+    rows = _score_split(run, variables, split)
+    if jax.process_index() == 0:
+        _write_result(run, subject, variables, split, rows)
+    return subject.folder
+
+
+def _choose_subject(
+    run: Run, checkpoints: Checkpoints, split_name: str, step: int | None
+) -> Subject:
+    config = run.config
+    step = weights.choose_step(checkpoints, step)
+    name = config.eval.dataset or config.dataset.name
+    prefix = f"{name}-" if name != config.dataset.name else ""
+    builder = open_dataset(config, name)
+    dataset = dataset_facts(Path(builder.data_dir))
+    meet_on_data(run, builder, dataset)
+    facts = checkpoints.facts(step)
+    wanted = scored_with(config, facts, builder.data_dir)
+    plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
+    folder, differing = choose_folder(plain, wanted)
+    if differing and results.recorded(folder) != wanted:
+        run.terminal.say(
+            f"{plain.name} was scored with another {', '.join(differing)}: "
+            f"the new result is {folder.name}"
         )
-    split = reader.open_split(builder, split_name, config)
-    built: Any = builder.builder_config if prefix else config.dataset
-    otherwise = cut_otherwise(config, built)
-    if otherwise:
+    return Subject(
+        split_name=split_name,
+        prefix=prefix,
+        step=step,
+        builder=builder,
+        dataset=dataset,
+        facts=facts,
+        selected=checkpoints.metrics(step),
+        scored_with=wanted,
+        folder=folder,
+        changed=_changed(facts.get("dataset") if not prefix else None, dataset),
+        cut_otherwise=cut_otherwise(config, _settings_of(builder, config)),
+    )
+
+
+def _settings_of(builder, config) -> Any:
+    """How a dataset was built; for the run's own, as the run's config has it."""
+    is_own = _dataset_name(builder) == config.dataset.name
+    return config.dataset if is_own else builder.builder_config
+
+
+def _is_there(run: Run, subject: Subject) -> bool:
+    """Whether the result was written before; ends all hosts unless they agree."""
+    is_there = results.recorded(subject.folder) == subject.scored_with
+    run.hosts.meet(
+        "evaluation",
+        {
+            "the checkpoint": subject.step,
+            f"{subject.folder}/report.json is there": is_there,
+        },
+        code=CheckpointError.exit_code,
+        cure=f"{run.workdir} must be on a file system that all hosts see",
+    )
+    return is_there
+
+
+def _warn_of_differences(run: Run, subject: Subject) -> None:
+    name = _dataset_name(subject.builder)
+    if subject.changed:
         run.terminal.warn(
-            f"dataset {_dataset_name(builder)} was cut otherwise than the videos of "
-            f"the training: {otherwise}"
+            f"dataset {name} is not the one that the run was trained on: "
+            f"{subject.changed}; videos of {subject.split_name} may have been trained "
+            "on"
         )
+    if subject.cut_otherwise:
+        run.terminal.warn(
+            f"dataset {name} was cut otherwise than the videos of the training: "
+            f"{subject.cut_otherwise}"
+        )
+
+
+def _open_split(run: Run, subject: Subject) -> Split:
+    """Raises DataError where the split is not there, or lacks reals or fakes."""
+    config = run.config
+    split = reader.open_split(subject.builder, subject.split_name, config)
+    built = _settings_of(subject.builder, config)
     reader.need_both_classes(
         split.videos,
-        split_name,
+        split.name,
         one_is_enough=built.allow_one_class or config.dataset.allow_one_class,
     )
-    model = network.make_model(config)
+    return split
+
+
+def _score_split(run: Run, variables: dict[str, Any], split: Split) -> list[Row]:
+    """score_clips with a bar; raises Interrupted when any host is asked to stop."""
+    model = network.make_model(run.config)
     eval_step = compiled.compile_eval_step(model, run.mesh)
-    total = -(-len(split.videos) // config.eval.batch_size)
-    with run.terminal.progress(f"evaluate {split_name}", total) as bar:
-        vote = parallel.Vote(run.mesh)
+    total = -(-len(split.videos) // run.config.eval.batch_size)
+    vote = parallel.Vote(run.mesh)
+    with run.terminal.progress(f"evaluate {split.name}", total) as bar:
 
         def between(done: int, total: int) -> None:
             if vote(run.stop.signal is not None):
@@ -338,52 +410,64 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
             bar.resize(total)
             bar.update(done)
 
-        rows = score_clips(
-            eval_step, variables, split, config, mesh=run.mesh, between_batches=between
+        return score_clips(
+            eval_step,
+            variables,
+            split,
+            run.config,
+            mesh=run.mesh,
+            between_batches=between,
         )
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").unlink(missing_ok=True)
-        write_lines(folder / "scores.jsonl", rows)
-        write_lines(folder / "strips.jsonl", strips(rows, split, config))
-        card = read_card(Path(builder.data_dir))
-        if card.get("made"):
-            _write_trivial(folder, split, run)
-        touches, complaint = _count_touch(
-            run.workdir, f"{prefix}{split_name}", step, test=f"{prefix}test"
-        )
-        if complaint:
-            run.terminal.warn(complaint)
-        context = {
-            "split": f"{prefix}{split_name}",
-            "step": step,
-            "selected_on": _selection(selected, facts.get("val_fakes")),
-            "test_evaluations": touches,
-            "dataset": _dataset_name(builder),
-            "trained_on": {
-                "dataset": config.dataset.name,
-                "made": facts.get("made"),
-            },
-            "cut_otherwise": otherwise,
-            "val_video_auc": selected.get("video_auc"),
-            "scored_with": wanted,
-            "config": settings.flatten(config.to_dict()),
-            "versions": workdir.versions(),
-            "device": parallel.describe_devices(run.mesh),
-            "command": run.command,
-            "parameters": network.count_parameters(variables["params"]),
-            "temperature": facts.get("temperature"),
-            "threshold": facts.get("threshold"),
-            "calibration": facts.get("calibration"),
-            "dataset_card": card,
-            "dataset_digest": dataset.digest,
-            "dataset_changed": changed,
-            "num_clips": len(rows),
-            "unscored": unscored(split, config),
-            "unscored_policy": config.eval.unscored,
-        }
-        write_json(folder / "context.json", context)
-    return folder
+
+
+def _write_result(
+    run: Run,
+    subject: Subject,
+    variables: dict[str, Any],
+    split: Split,
+    rows: Sequence[Row],
+) -> None:
+    """Writes scores.jsonl, strips.jsonl, trivial.jsonl and, at last, context.json."""
+    config, folder = run.config, subject.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").unlink(missing_ok=True)
+    write_lines(folder / "scores.jsonl", rows)
+    write_lines(folder / "strips.jsonl", strips(rows, split, config))
+    card = read_card(Path(subject.builder.data_dir))
+    if card.get("made"):
+        _write_trivial(folder, split, run)
+    facts, test = subject.facts, f"{subject.prefix}test"
+    touches, complaint = _count_touch(
+        run.workdir, subject.title, subject.step, test=test
+    )
+    if complaint:
+        run.terminal.warn(complaint)
+    context = {
+        "split": subject.title,
+        "step": subject.step,
+        "selected_on": _selection(subject.selected, facts.get("val_fakes")),
+        "test_evaluations": touches,
+        "dataset": _dataset_name(subject.builder),
+        "trained_on": {"dataset": config.dataset.name, "made": facts.get("made")},
+        "cut_otherwise": subject.cut_otherwise,
+        "val_video_auc": subject.selected.get("video_auc"),
+        "scored_with": subject.scored_with,
+        "config": settings.flatten(config.to_dict()),
+        "versions": workdir.versions(),
+        "device": parallel.describe_devices(run.mesh),
+        "command": run.command,
+        "parameters": network.count_parameters(variables["params"]),
+        "temperature": facts.get("temperature"),
+        "threshold": facts.get("threshold"),
+        "calibration": facts.get("calibration"),
+        "dataset_card": card,
+        "dataset_digest": subject.dataset.digest,
+        "dataset_changed": subject.changed,
+        "num_clips": len(rows),
+        "unscored": unscored(split, config),
+        "unscored_policy": config.eval.unscored,
+    }
+    write_json(folder / "context.json", context)
 
 
 def _write_trivial(folder: Path, split: Split, run: Run) -> None:

@@ -563,7 +563,7 @@ def _name_videos(training: Training, step: int) -> str:
     size = training.run.config.batch_size
     clips = [training.order[p] for p in range((step - 1) * size, step * size)]
     videos = [training.data.train.videos[clip.video] for clip in clips]
-    names = [f"{v['method']}/{v['video_id']}" for v in videos]
+    names = [f"{v.method}/{v.video_id}" for v in videos]
     return ", ".join(dict.fromkeys(names))
 
 
