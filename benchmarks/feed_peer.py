@@ -6,8 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+import torch  # pyright: ignore[reportMissingImports]
+from torch.utils.data import (  # pyright: ignore[reportMissingImports]
+    DataLoader,
+    Dataset,
+)
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)

@@ -237,7 +237,7 @@ def _step_cost_of_one(number: int, count: int, port: int) -> None:
     import jax
     import jax.numpy as jnp
 
-    from fakedetect_jax import hosts, parallel
+    from fakedetect_jax.run import hosts, parallel
 
     place = hosts.Place(f"localhost:{port}", count, number)
     link = hosts.join(place, {}, cure="", say=print)

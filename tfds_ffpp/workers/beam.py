@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import apache_beam
+import apache_beam  # pyright: ignore[reportMissingImports]
 
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.workers.jobs import (
