@@ -10,6 +10,7 @@ import pytest
 
 from fakedetect_jax.augment import selfblend
 from fakedetect_jax.data import reader
+from tests.made_records import stored_video
 from tests.made_videos import Film
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames import faces
@@ -85,13 +86,12 @@ def as_read(finder):
 
     def points_of(film, box):
         track = faces.follow_face(film, box, finder=finder, margin=1.3)
-        return reader.smooth_points(
-            {
-                "face_points": track.points,
-                "num_valid": FRAMES,
-                "timestamp": [i / 25 for i in film.indices],
-            }
+        video = stored_video(
+            face_points=track.points,
+            num_valid=FRAMES,
+            timestamp=tuple(i / 25 for i in film.indices),
         )
+        return reader.smooth_points(video)
 
     return points_of
 
@@ -179,8 +179,15 @@ def test_padding_has_a_mask_too():
 def test_points_are_steadied_in_time_not_over_far_frames():
     rng = np.random.default_rng(0)
     jumps = 0.5 + 0.03 * rng.standard_normal((30, 5, 2))
-    video = {"face_points": jumps.tolist(), "num_valid": 30}
-    near = reader.smooth_points({**video, "timestamp": [0.04 * i for i in range(30)]})
-    far = reader.smooth_points({**video, "timestamp": [0.7 * i for i in range(30)]})
+    near, far = (
+        reader.smooth_points(
+            stored_video(
+                face_points=jumps.tolist(),
+                num_valid=30,
+                timestamp=tuple(seconds * i for i in range(30)),
+            )
+        )
+        for seconds in (0.04, 0.7)
+    )
     assert np.diff(near, axis=0).std() < 0.3 * np.diff(jumps, axis=0).std()
     np.testing.assert_allclose(far, jumps, atol=1e-6)

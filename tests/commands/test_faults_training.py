@@ -162,7 +162,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_a_dead_one_is_not(launchpad, c
     first.send(signal.SIGKILL)
     assert first.wait() == 137
     third = launchpad.start(*command, "--config.num_epochs=100000")
-    third.until("train 4/")  # took the lock over
+    third.until("/200000")  # took the lock over
     third.send(signal.SIGKILL)
     third.wait()
 

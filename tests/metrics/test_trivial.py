@@ -7,6 +7,7 @@ import pytest
 
 from fakedetect_jax.metrics import results, trivial
 from fakedetect_jax.pages import evaluation_page, formats
+from tests.made_records import stored_video
 from tests.made_scores import made_rows, write_lines, write_run
 
 
@@ -60,7 +61,8 @@ def videos(number: int, *, cast: float):
         frames[..., 0] *= cast if label else 1
         facts = {"dataset": "ffpp", "compression": "c23", "target": f"{i // 2}"}
         names = {"method": "Cast" if label else "youtube", "video_id": f"{i}"}
-        yield {**facts, **names, "label": label}, frames.astype(np.uint8)
+        video = stored_video(**facts, **names, label=label)
+        yield video, frames.astype(np.uint8)
 
 
 @pytest.mark.parametrize(("cast", "low", "high"), [(1.05, 0.99, 1), (1, 0.1, 0.9)])
@@ -74,7 +76,7 @@ def test_the_forest_finds_a_cast_and_nothing_where_there_is_nothing(cast, low, h
 
 
 def test_one_class_teaches_nothing():
-    reals = [pair for pair in videos(8, cast=1) if pair[0]["label"] == 0]
+    reals = [pair for pair in videos(8, cast=1) if pair[0].label == 0]
     assert trivial.score_videos(reals, videos(4, cast=1)) == []
 
 

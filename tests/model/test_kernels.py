@@ -88,7 +88,7 @@ def test_values_and_gradients_equal_lax(
 
 
 def test_chunks_of_images_add_up(monkeypatch):
-    monkeypatch.setattr(convolution, "CHUNK_BYTES", 3 * 9 * 36 * 4)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 3 * 9 * 36 * 4)
     one, padding = (2, 2), ((1, 1), (1, 1))
     x, kernel = draw(0, 9, 12, 12, 1), draw(1, 3, 3, 1, 1)
     assert chunks.chunk_size(9, 9 * 36 * 4, chunks.CHUNK_BYTES) == 3
@@ -110,7 +110,7 @@ def test_tiles_in_chunks_equal_those_at_once(monkeypatch):
         return convolution.conv2d(x, k, padding=padding)
 
     at_once = gradients(conv, x, kernel)
-    monkeypatch.setattr(convolution, "TILE_BYTES", 2 * 16 * 20 * 192 * 4)
+    monkeypatch.setattr(winograd, "TILE_BYTES", 2 * 16 * 20 * 192 * 4)
     assert chunks.chunk_size(6, 16 * 20 * 192 * 4, winograd.TILE_BYTES) == 2
     assert_close(gradients(lambda x, k: conv(x, k), x, kernel), at_once)
 

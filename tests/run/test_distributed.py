@@ -158,7 +158,7 @@ def test_hosts_with_other_code_end_at_once(tmp_path, tiny_config):
     """One runs a copy of the packages in which a number has another value."""
     for package in ("fakedetect_jax", "tfds_ffpp"):
         shutil.copytree(ROOT / package, tmp_path / package)
-    changed = tmp_path / "fakedetect_jax" / "augment.py"
+    changed = tmp_path / "fakedetect_jax" / "augment" / "clips.py"
     changed.write_text(changed.read_text() + "\nSPARE = 1\n")
     command = [sys.executable, "-m", "fakedetect_jax.main", f"--config={tiny_config}"]
     command += [f"--workdir={tmp_path / 'w'}", "--num_processes=2"]
