@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A fault told in one sentence: what, which file or field, what to do next."""
+    """A fault in one sentence: what, which file or field, what to do next."""
 
     exit_code = 1
 

@@ -178,11 +178,11 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
 
 def _trained_on(context: Mapping[str, Any]) -> dict[str, Any]:
     """{"dataset", "made", "same"}: same where it is the dataset that was scored."""
-    config, told = context.get("config") or {}, context.get("trained_on") or {}
-    name = told.get("dataset") or config.get("dataset.name")
+    config, trained = context.get("config") or {}, context.get("trained_on") or {}
+    name = trained.get("dataset") or config.get("dataset.name")
     return {
         "dataset": name,
-        "made": told.get("made"),
+        "made": trained.get("made"),
         "same": context.get("dataset") in (None, name),
     }
 

@@ -83,8 +83,8 @@ class Maybe(NamedTuple):
 
     def fault(self, value: Any) -> str | None:
         """What is wrong with a value; None if nothing is."""
-        told = None if value is None else self.kind.fault(value)
-        return told and f"{told}, or null"
+        fault = None if value is None else self.kind.fault(value)
+        return fault and f"{fault}, or null"
 
 
 class Plain(NamedTuple):
@@ -194,9 +194,9 @@ def fault_in(value: Any, rule: Any, name: str = "") -> str | None:
         if field not in rule:
             return f"{_joined(name, shortened(field, 40))} is unknown"
     for field, inner in rule.items():
-        told = fault_in(value[field], inner, _joined(name, field))
-        if told:
-            return told
+        fault = fault_in(value[field], inner, _joined(name, field))
+        if fault:
+            return fault
     return None
 
 
@@ -223,11 +223,11 @@ def check(facts: Any) -> None:
             f"its format is {shortened(facts.get('format'))}, this version reads "
             f"{FORMAT}"
         )
-    told = fault_in(facts, SCHEMA) or _misfit(facts)
-    if told is None and facts["sha256"] != digest(facts):
-        told = "it is not what was exported: its digest is another"
-    if told:
-        raise ValueError(told)
+    fault = fault_in(facts, SCHEMA) or _misfit(facts)
+    if fault is None and facts["sha256"] != digest(facts):
+        fault = "it is not what was exported: its digest is another"
+    if fault:
+        raise ValueError(fault)
 
 
 def _misfit(facts: Facts) -> str | None:
