@@ -153,9 +153,9 @@ def main() -> int:
                 memory[way] = max(memory[way], result.memory)
     worker.close()
     for way, found in counts.items():
-        told = ", ".join(f"{n} {word}" for word, n in sorted(found.items()))
+        shares = ", ".join(f"{n} {word}" for word, n in sorted(found.items()))
         sys.stdout.write(
-            f"{way}: {arguments.count} videos: {told}; at most {seconds[way]:.1f} s "
+            f"{way}: {arguments.count} videos: {shares}; at most {seconds[way]:.1f} s "
             f"and {memory[way] / 1024:.0f} MiB\n"
         )
     return int(any(found["fatal"] for found in counts.values()))

@@ -6,7 +6,7 @@ A hit is a frame of a fake whose hottest pixel lies inside the known mask of wha
 forged (Zhang et al., "Top-down Neural Attention", 2016). Chance is the mean share of
 the crop that the mask covers; the crop's centre is the guess that knows only where
 faces are. Only frames with a mask in the crop count; clips that the model calls fake
-are told apart from all.
+are kept apart from all.
 """
 
 import argparse
@@ -65,12 +65,12 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
         video = split.videos[clip.video]
         frames = np.empty((1, *settings.clip_shape(config)), np.uint8)
         length = split.reader.read(clip, video.num_valid, frames[0])
-        told = detector.explain(frames, np.array([length]))
+        explained = detector.explain(frames, np.array([length]))
         masks = mask_crops(mask_path(tree, video), video, size)
-        called_fake = bool(1 / (1 + np.exp(-told.logits[0])) > detector.threshold)
+        called_fake = bool(1 / (1 + np.exp(-explained.logits[0])) > detector.threshold)
         for t in range(length):
             mask = masks[clip.start + clip.stride * t]
-            heat = cv2.resize(np.asarray(told.heat[0, t]), (size, size))
+            heat = cv2.resize(np.asarray(explained.heat[0, t]), (size, size))
             if mask.any() and not mask.all():
                 rows.append(
                     {
@@ -129,7 +129,7 @@ def main() -> None:
     rows = play(detector, split, arguments.tree, max_clips=arguments.clips)
     found = [row for row in rows if row["called_fake"]]
     methods = sorted({row["method"] for row in rows})
-    told = {
+    result = {
         "step": detector.model.step,
         "split": arguments.split,
         "called_fake": summary(found),
@@ -138,7 +138,7 @@ def main() -> None:
             m: summary([row for row in found if row["method"] == m]) for m in methods
         },
     }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
