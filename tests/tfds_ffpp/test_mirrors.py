@@ -173,6 +173,11 @@ def names_of_anyone(root: Path) -> None:
     put(root, "Fake", ["anna (1).mp4", "clara.mp4"])
 
 
+def names_of_anyone_in_two_folders(root: Path) -> None:
+    put(root, "original", ("1.mp4", "2.mp4"))
+    put(root, "manipulated", ("1.mp4", "2.mp4"))
+
+
 def celebdf_one_too_deep(root: Path) -> None:
     put(root, "Celeb-DF-v2/Celeb-real", ["id0_0000.mp4", "id1_0000.mp4"])
     put(root, "Celeb-DF-v2/Celeb-synthesis", ["id0_id1_0000.mp4", "notes.txt"])
@@ -233,6 +238,11 @@ CASES = [
     Case(nested_twice, {"mapping": "original=real"}, (8, 0, 0)),
     Case(frames, {}, r"found 8 \.jpg in test, train; these are extracted frames"),
     Case(names_of_anyone, {}, "names such as anna .* who is seen, .*--write_csv"),
+    Case(
+        names_of_anyone_in_two_folders,
+        {},
+        "names such as 1.mp4 .*--map original=real,manipulated=fake --write_csv",
+    ),
     Case(celebdf_one_too_deep, {}, (3, 0, 2)),
     Case(table_of_some, {}, (2, 0, 2)),
 ]

@@ -144,7 +144,7 @@ def advice(root: Path, there: Found) -> str:
         )
     if not sums["video"] and sums["archive"]:
         return f"{said}; unpack the archives first"
-    if there.odd_name and not there.videos:
+    if there.odd_name:
         mapping = suggest_map(root, _tops(root))
         return (
             f"{said}; names such as {printable(there.odd_name)} do not tell who is "
