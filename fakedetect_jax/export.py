@@ -18,10 +18,10 @@ from tfds_ffpp.errors import DataError
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """The command line; a wrong one exits with 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m fakedetect_jax.export",
+        prog=prog,
         description="Writes a model's weights (safetensors), its config, preprocessing "
         "and calibration (JSON) and its card into a folder for predict --model.",
     )
@@ -38,9 +38,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str = "python -m fakedetect_jax.export"
+) -> int:
     """Runs the command; returns its exit code."""
-    arguments = parse_arguments(argv)
+    arguments = parse_arguments(argv, prog)
     try:
         for path in _run(arguments):
             print(f"{path}  {path.stat().st_size:,} bytes")

@@ -7,8 +7,9 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -28,7 +29,9 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Declares the flags of this command."""
     config_flags.DEFINE_config_file(
-        "config", None, "Config file, see configs/; the run's own in --mode eval."
+        "config",
+        None,
+        f"Config file, or {', '.join(settings.shipped())}; in eval the run's own.",
     )
     FLAGS["config"].parser = _ConfigFile()
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config> if not set.")
@@ -47,7 +50,7 @@ class _ConfigFile(flags.ArgumentParser):
     """
 
     def parse(self, argument: str) -> settings.Config:
-        """The config of FILE or FILE:ARGUMENT. Raises ConfigError."""
+        """The config that settings.load reads. Raises ConfigError."""
         config = settings.load(argument)
         settings.check_overrides(config, sys.argv[1:])
         return config
@@ -107,7 +110,7 @@ def _need_config(argv: list[str]) -> None:
     if early.config is not None:
         return
     if early.mode != "eval":
-        raise ConfigError("--config is missing; for example --config configs/demo.py")
+        raise ConfigError("--config is missing; for example --config demo")
     if not early.workdir:
         raise ConfigError("--workdir is missing: say which run --mode eval is for")
 
@@ -347,9 +350,17 @@ def _report(run: "workdir.Run", folder: Path) -> dict[str, Any]:
     return json.loads((folder / "report.json").read_text())
 
 
-def run() -> None:
-    """Entry point."""
+def run(argv: Sequence[str] | None = None, *, prog: str = "") -> NoReturn:
+    """Entry point; ends with main's exit code.
+
+    argv, prog: what follows the program's name and that name, if they are not the
+    process's own. The flags of a config file read sys.argv, so it has to be these.
+    """
+    if argv is not None:
+        sys.argv[:] = [prog, *argv]
     define_flags()
+    for flag in FLAGS.get_flags_for_module(__name__):  # what --help shows
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.define_help_flags()
     sys.exit(main(sys.argv))
 

@@ -48,10 +48,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """The command line; a wrong one exits with 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m fakedetect_jax.predict",
+        prog=prog,
         description="Scores videos: the probability that a face in them is forged. "
         "A score is a hint, never a proof.",
         epilog="Exit codes: 0 every video has an outcome, 2 wrong usage, 3 a video "
@@ -134,9 +134,11 @@ def _positive_number(text: str) -> float:
     return value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str = "python -m fakedetect_jax.predict"
+) -> int:
     """Runs the command; returns its exit code."""
-    arguments = parse_arguments(argv)
+    arguments = parse_arguments(argv, prog)
     previous = signal.signal(signal.SIGTERM, _end_on_signal)
     try:
         return _run(arguments)

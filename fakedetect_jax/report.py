@@ -49,10 +49,10 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
             console.print(formats.unpaired_line(alone), markup=False)
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """The command line; a wrong one exits with 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m fakedetect_jax.report",
+        prog=prog,
         description="Lays evaluations side by side and writes one page about them.",
     )
     parser.add_argument(
@@ -71,9 +71,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str = "python -m fakedetect_jax.report"
+) -> int:
     """Compares the runs named on the command line; returns the exit code."""
-    arguments = parse_arguments(argv)
+    arguments = parse_arguments(argv, prog)
     runs = [Path(run) for run in arguments.runs]
     output = Path(arguments.output or runs[0] / "comparison.html")
     try:

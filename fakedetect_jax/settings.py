@@ -124,7 +124,7 @@ def check(config) -> None:
     for field, rule in RULES.items():
         if field not in names:
             raise ConfigError(
-                f"config.{field} is missing; take configs/ffpp.py as the base"
+                f"config.{field} is missing; take {config_file('ffpp')} as the base"
             )
         value = config
         for name in field.split("."):
@@ -182,7 +182,7 @@ def _nearest(field: str, known: Iterable[str]) -> str:
     """Which known field was probably meant, as the end of a sentence."""
     meant = _meant(field, list(known))
     if meant is None:
-        return "; configs/ffpp.py lists them all"
+        return f"; {config_file('ffpp')} lists them all"
     return f"; did you mean config.{meant}?"
 
 
@@ -205,26 +205,45 @@ def _meant(field: str, known: Sequence[str]) -> str | None:
 # The command line ----------------------------------------------------------------
 
 
+def shipped() -> dict[str, Path]:
+    """The configs that come with the program: name -> file.
+
+    An installed package holds them, a clone has them beside it.
+    """
+    package = Path(__file__).parent
+    inside = package / "configs"
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def config_file(name: str) -> Path:
+    """The file that --config means: a path, or the name of a shipped one."""
+    return shipped().get(name, Path(name))
+
+
 def load(source: str) -> Config:
-    """The config of FILE or FILE:ARGUMENT. Raises ConfigError with file and line."""
+    """The config of FILE, NAME, FILE:ARGUMENT or NAME:ARGUMENT.
+
+    NAME is that of a shipped one, wherever the command is typed: `load("ffpp")` is how
+    a config of one's own takes it as its base. Raises ConfigError with file and line.
+    """
     name, _, argument = source.partition(":")
-    path = Path(name)
     refuse_path("--config", name)
+    path = config_file(name)
     if not path.is_file():
-        there = sorted(str(p) for p in Path("configs").glob("*.py"))
         raise ConfigError(
-            f"the config file {path} does not exist; "
-            f"{'there are ' + ', '.join(there) if there else 'give the path of one'}"
+            f"the config file {path} does not exist; give the path of one, or one of "
+            f"the names {', '.join(shipped())}"
         )
     try:
-        get_config = runpy.run_path(name)["get_config"]
+        get_config = runpy.run_path(str(path))["get_config"]
         config = get_config(argument) if argument else get_config()
     except KeyError as error:
         if error.args != ("get_config",):
             raise ConfigError(_at_line(path, error)) from error
         raise ConfigError(
             f"the config file {path} has no function get_config; "
-            "see configs/demo.py for how one looks"
+            f"see {config_file('demo')} for how one looks"
         ) from error
     except Exception as error:  # whatever a user's file may raise
         raise ConfigError(_at_line(path, error)) from error

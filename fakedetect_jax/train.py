@@ -88,7 +88,7 @@ def check_groups(config) -> None:
         field = str(error).split("argument ")[-1]
         raise ConfigError(
             f"config.dataset has the field {field}, which datasets do not have; "
-            "configs/ffpp.py and FfppConfig list them"
+            f"{settings.config_file('ffpp')} and FfppConfig list them"
         ) from error
 
 

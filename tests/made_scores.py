@@ -81,6 +81,7 @@ def made_context(**changes: Any) -> dict[str, Any]:
         "threshold": 0.62,
         "dataset_card": {
             "official_split": True,
+            "split_source": "official FaceForensics++ lists, as in the package",
             "warnings": ["bit rate separates real from fake with AUC 0.71."],
         },
         "unscored": [],

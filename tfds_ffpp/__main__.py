@@ -61,9 +61,9 @@ def _parse(text: str, like: Any) -> Any:
         return text  # its own check says what is wrong
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tfds_ffpp", description=__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--manual_dir", required=True, help="the raw videos")
     parser.add_argument(
         "--data_dir", default="~/tensorflow_datasets", help="where datasets lie"
@@ -112,9 +112,11 @@ def _beam_options(flags: str | None) -> Any:
     return PipelineOptions(flags=[f"--{flag}" for flag in flags.split(",")])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str = "python -m tfds_ffpp"
+) -> int:
     """Builds; returns the exit code."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     logging.getLogger("absl").setLevel(logging.ERROR)
     short = {"layout": args.layout, "map": args.map, "protocol": args.protocol}
     changes = [f"{name}={value}" for name, value in short.items() if value is not None]

@@ -234,7 +234,7 @@ def make_card(
 def as_markdown(card: Mapping[str, Any]) -> str:
     """The card for a reader."""
     if card["official_split"]:
-        official = "the official split"
+        official = f"the official split ({markdown(card['split_source'])})"
     elif card["official_split"] is None and not card["made"]:
         official = markdown(card["split_source"])
     else:

@@ -83,10 +83,12 @@ def _options(args: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str = "python -m tfds_ffpp.layout"
+) -> int:
     """Prints what a tree holds; changes nothing. Returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m tfds_ffpp.layout",
+        prog=prog,
         description="Shows what a tree of videos holds; changes nothing.",
     )
     parser.add_argument("root", help="the tree of videos")

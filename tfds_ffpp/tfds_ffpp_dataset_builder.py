@@ -51,7 +51,8 @@ class FfppConfig(tfds.core.BuilderConfig):
       the face's box, dlib finds them (face_finder dlib, with the extra `faces`); yunet
       gives its own.
     jpeg_quality, jpeg_subsampling: of the stored frames.
-    protocol: official (the official split, or our own where its lists are missing),
+    protocol: official (the lists of the tree or the official ones, or our own split
+      where neither fits),
       disjoint (our own, whatever lists there are), folders (those called train, val
       and test; without val, part of train), all_test (every video in test) or repeated
       (the original recipe's repeated videos).

@@ -110,6 +110,7 @@ def _run(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         **{field: entry.report[field] for field in kept},
+        "split_source": entry.report.get("split_source"),
         "num_identities": entry.report["interval"]["num_identities"],
         "num_warnings": len(entry.report["warnings"]),
         "video": entry.report["video"],

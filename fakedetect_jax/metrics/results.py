@@ -134,6 +134,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         "dataset_digest": context.get("dataset_digest"),
         "made": (context.get("dataset_card") or {}).get("made", False),
         "official_split": (context.get("dataset_card") or {}).get("official_split"),
+        "split_source": (context.get("dataset_card") or {}).get("split_source"),
         "interval": {
             "level": intervals.LEVEL,
             "replicates": intervals.REPLICATES,

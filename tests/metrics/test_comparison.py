@@ -69,6 +69,7 @@ def test_runs_stand_side_by_side_and_paired(runs, tmp_path, capsys, monkeypatch)
     assert "bad/test@1200 against good/test@1200" in shown
     assert f"{area['difference']:+.3f}" in shown
     assert "http" not in page.read_text()
+    assert "split: official FaceForensics++ lists" in page.read_text()
 
 
 def test_one_workdir_gives_one_table_of_its_evaluations(runs, capsys):

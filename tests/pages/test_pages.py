@@ -190,6 +190,10 @@ def test_protocol_config_and_command_are_told(written):
     assert "step 1200, chosen on val, by video AUC (0.9876)" in text
     assert "--mode eval --split test" in text
     assert "optimizer.learning_rate 0.001" in text
+    source = "official FaceForensics++ lists, as in the package"
+    assert f"test split of ffpp, official split ({source})" in text
+    assert written[1]["split_source"] == source
+    assert f"The split: {source}." in (written[0] / "MODEL_CARD.md").read_text()
     assert "jax 0.10.2" in text
     assert "25,869,377" in text
     assert "bit rate separates real from fake" in text

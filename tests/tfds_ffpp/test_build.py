@@ -142,7 +142,8 @@ def test_the_splits_are_the_lists(built):
         ids = {i for pair in pairs for i in pair}
         assert {r["target"] for r in rows(built, split)} == ids
     told = card(built)
-    assert told["official_split"] is True
+    assert told["official_split"] is False
+    assert told["split_source"] == "lists in splits/, other than the official ones"
     assert told["splits"]["train"]["methods"] == {
         "Deepfakes": 4,
         "FaceSwap": 4,

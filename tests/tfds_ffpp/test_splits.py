@@ -1,6 +1,8 @@
 """Splits: nobody is on both sides, and every leak is named."""
 
+import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.tree.naming import VideoRecord, parse_name
 from tfds_ffpp.tree.splits import (
+    PACKAGED,
     SAME_SOURCE,
     SPLITS,
     assign,
@@ -22,7 +25,8 @@ from tfds_ffpp.tree.splits import (
     components,
 )
 
-OFFICIAL = Path(__file__).parents[3] / "shared" / "ffpp_splits"
+# SHA-256 of train.json, val.json and test.json after one another.
+PUBLISHED = "c6f05d5f3dc438e2a6095b14028c5e8f8650133a198266d8116de61ec9afaef2"
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
 
 
@@ -78,19 +82,79 @@ def small(tmp_path):
 def test_the_lists_decide(small):
     root, records = small
     splits = assign(records, root=root)
-    assert splits.official and not splits.warnings and not splits.dropped
+    assert not splits.warnings and not splits.dropped
+    assert splits.official is False
+    assert splits.source == "lists in splits/, other than the official ones"
     assert people(splits.records["val"]) == {"001", "002"}
     assert sum(len(r) for r in splits.records.values()) == len(records)
 
 
-@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official lists are not here")
+def official_lists() -> dict[str, list]:
+    return {s: json.loads((PACKAGED / f"{s}.json").read_text()) for s in SPLITS}
+
+
 class TestOfficial:
     @pytest.fixture
     def whole(self, tmp_path):
-        lists = {s: json.loads((OFFICIAL / f"{s}.json").read_text()) for s in SPLITS}
-        return write_lists(tmp_path, **lists), from_pairs(
-            sum(lists.values(), []), METHODS
-        )
+        """A tree without lists, and all videos of the set's five methods."""
+        return tmp_path, from_pairs(sum(official_lists().values(), []), METHODS)
+
+    def test_the_lists_are_those_of_the_set(self):
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            digest.update((PACKAGED / f"{split}.json").read_bytes())
+        assert digest.hexdigest() == PUBLISHED
+        assert "MIT" in (PACKAGED / "README.md").read_text()
+        assert "Permission is hereby granted" in (PACKAGED / "LICENSE").read_text()
+
+    def test_the_tree_s_own_copies_give_the_same(self, whole):
+        root, records = whole
+        packaged = assign(records, root=root)
+        assert packaged.source == "official FaceForensics++ lists, as in the package"
+        turned = {s: [p[::-1] for p in v[::-1]] for s, v in official_lists().items()}
+        copied = assign(records, root=write_lists(root, **turned))
+        assert copied.official is True and copied.records == packaged.records
+        assert copied.source == "official FaceForensics++ lists, in splits/"
+
+    def test_other_lists_in_the_tree_come_first(self, whole):
+        root, records = whole
+        lists = official_lists()
+        lists["train"], lists["val"] = lists["train"][:-1], lists["train"][-1:]
+        splits = assign(records, root=write_lists(root, **lists))
+        assert splits.official is False and len(people(splits.records["val"])) == 2
+
+    def test_a_part_of_the_set_will_do(self, whole):
+        root, _ = whole
+        lists = official_lists()
+        records = from_pairs([pair for v in lists.values() for pair in v[:3]])
+        splits = assign(records, root=root)
+        assert splits.official is True
+        assert people(splits.records["val"]) == set(sum(lists["val"][:3], []))
+
+    @pytest.mark.parametrize(
+        ("pairs", "said"),
+        [
+            ([("000", "003"), ("001", "870"), ("100", "101")], "100_101 swaps two"),
+            ([("000", "003"), ("001", "870"), ("002", "006")], "none .* into val"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, pairs, said, tmp_path):
+        splits = assign(from_pairs(pairs), root=tmp_path)
+        assert splits.official is False and "by hash" in splits.source
+        assert re.search(said, splits.warnings[0])
+
+    def test_an_id_that_is_not_of_the_set(self, whole):
+        root, records = whole
+        stray = replace(record("000"), target="x1", video_id="x1")
+        said = assign([*records, stray], root=root).warnings[0]
+        assert "ffpp/youtube/x1 is of no one whom the official lists name" in said
+
+    def test_with_actors_it_is_said_that_they_have_no_list(self, whole):
+        root, records = whole
+        dfd = [record(f"{i:02d}__scene") for i in range(1, 29)]
+        splits = assign([*records, *dfd], root=root)
+        assert splits.official is False
+        assert splits.source.endswith("as in the package; actors by hash")
 
     def test_counts(self, whole):
         root, records = whole
@@ -112,6 +176,7 @@ class TestOfficial:
     def test_strict_leaves_the_train_side_out(self, whole):
         root, records = whole
         splits = assign(records, root=root, strict=True)
+        assert splits.official and "without the train side" in splits.source
         train = people(splits.records["train"])
         held = people(splits.records["val"]) | people(splits.records["test"])
         for ids in map(set, SAME_SOURCE):
@@ -140,7 +205,7 @@ def test_without_lists_it_is_not_official(small):
 
 def test_a_disjoint_split_does_without_the_lists_that_are_there(small):
     root, records = small
-    assert assign(records, root=root).official is True
+    assert "lists in splits/" in assign(records, root=root).source
     splits = assign_disjoint(records, root=root)
     assert splits.official is False and "by hash" in splits.warnings[0]
 

@@ -44,6 +44,8 @@ SAME_SOURCE = (
 )
 # Whose target ids are those of FaceForensics++.
 FFPP_IDS = ("ffpp", "deeperforensics")
+# The lists of dataset/splits of github.com/ondyari/FaceForensics, with their licence.
+PACKAGED = Path(__file__).parents[1] / "ffpp_splits"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Splits:
     """records: split -> its records, in the order in which they are stored.
 
     official: whether it is the set's own; None where there is none to keep to.
+    source: which split it is, for a reader of the card and of reports.
     dropped: reason -> how many videos are in no split because of it.
     """
 
@@ -138,6 +141,40 @@ def read_official(folder: Path) -> dict[str, list[tuple[str, str]]]:
     return pairs
 
 
+def is_published(pairs: dict[str, list[tuple[str, str]]]) -> bool:
+    """Whether lists are those of FaceForensics++, in whatever order."""
+    return _unordered(pairs) == _unordered(read_official(PACKAGED))
+
+
+def _unordered(
+    pairs: dict[str, list[tuple[str, str]]],
+) -> dict[str, set[frozenset[str]]]:
+    return {split: set(map(frozenset, listed)) for split, listed in pairs.items()}
+
+
+def why_not_published(records: Sequence[VideoRecord]) -> str:
+    """What in videos is not of the lists in the package; "" if those fit.
+
+    They fit where every id is listed, every fake swaps two of one pair, and each
+    split gets videos: other sets number their videos too.
+    """
+    pairs = read_official(PACKAGED)
+    home = {i: s for s, listed in pairs.items() for pair in listed for i in pair}
+    swapped = set().union(*_unordered(pairs).values())
+    filled = set()
+    for record in records:
+        ids = record.identities
+        if not ids or any(i not in home for i in ids):
+            return f"{record.key} is of no one whom the official lists name"
+        if len(ids) == 2 and frozenset(ids) not in swapped:
+            return f"{record.key} swaps two people whom the official lists do not pair"
+        filled.add(home[ids[0]])
+    lacking = [s for s in SPLITS if s not in filled]
+    if lacking:
+        return f"the official lists put none of these videos into {lacking[0]}"
+    return ""
+
+
 def _assign_official(
     records: Sequence[VideoRecord], folder: Path
 ) -> tuple[dict[str, list[VideoRecord]], dict[str, int], list[str]]:
@@ -158,6 +195,15 @@ def _assign_official(
         else:
             taken[homes.pop() or ""].append(record)
     return taken, dict(dropped), _unknown_ids(records, pairs, folder)
+
+
+def _named(folder: Path) -> tuple[bool, str]:
+    """Whether lists are the official ones, and what to call them."""
+    if folder == PACKAGED:
+        return True, "official FaceForensics++ lists, as in the package"
+    if is_published(read_official(folder)):
+        return True, f"official FaceForensics++ lists, in {folder.name}/"
+    return False, f"lists in {folder.name}/, other than the official ones"
 
 
 def _unknown_ids(records: Sequence[VideoRecord], pairs, folder: Path) -> list[str]:
@@ -285,10 +331,11 @@ def assign(
 
     Args:
       records: the videos of one tree.
-      root: the tree; its folder `splits` holds the official lists, if any.
+      root: the tree; the lists in its folder `splits` are used, else those in the
+        package where they fit, else people are split by hash.
       strict: leave out the train side (val, where train is not one of the two) of the
         known source overlaps of the official split.
-      official: use the lists, if they are there.
+      official: use lists; False splits by hash whatever there are.
 
     Raises:
       DataError: malformed lists, ids or pairs that leak, a split without videos.
@@ -298,9 +345,12 @@ def assign(
     dropped: dict[str, int] = {}
     dfd = [r for r in records if r.dataset == "dfd"]
     rest = [r for r in records if r.dataset != "dfd"]
+    unfit = why_not_published(rest) if official and folder is None else ""
+    if official and folder is None and not unfit:
+        folder = PACKAGED
     if folder is not None and rest:
         taken, dropped, warnings = _assign_official(rest, folder)
-        by_list, source = True, f"official lists in {folder.name}/"
+        by_list, source = _named(folder)
     else:
         taken = _assign_disjoint(rest)
         by_list, source = False, "identity-disjoint, by hash"
@@ -317,7 +367,7 @@ def assign(
                 "This is not the official split: identities were split by hash"
                 + (
                     f", since no train.json, val.json and test.json lie in "
-                    f"{root / 'splits'}."
+                    f"{root / 'splits'} and {unfit}."
                     if official
                     else ", as was asked for."
                 )
@@ -327,6 +377,7 @@ def assign(
         for split in SPLITS:
             taken[split] += of_dfd[split]
         by_list = by_list and not dfd
+        source += "; actors by hash" if rest else ""
         warnings.append(
             "DeepFakeDetection has no official split: its actors were split by hash, "
             f"and {crossing} fakes whose two actors are in different splits were left "
@@ -341,6 +392,7 @@ def assign(
         dropped["shares its source video with another split"] = _drop_overlaps(
             taken, overlaps
         )
+        source += "; without the train side of source videos in two splits"
     for split in SPLITS:
         if not taken[split]:
             raise DataError(

@@ -1,0 +1,74 @@
+"""`fakedetect COMMAND`: each command of the two packages under one name.
+
+What follows the command is its own; `python -m` with the module is the same.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Nothing else is imported here: help must not wait for JAX, nor one command for what
+# another one needs.
+
+
+class Command(NamedTuple):
+    """A function (argv, prog=...) of a module, what it gets first, and what it does.
+
+    argv: words that stand before those of the user.
+    """
+
+    function: str
+    argv: tuple[str, ...]
+    what: str
+
+
+TRAIN = "fakedetect_jax.main:run"
+COMMANDS = {
+    "demo": Command(TRAIN, ("--config=demo",), "make videos, train, test: 5 minutes"),
+    "layout": Command("tfds_ffpp.layout:main", (), "show what a tree of videos holds"),
+    "build": Command("tfds_ffpp.__main__:main", (), "make a dataset of such a tree"),
+    "train": Command(TRAIN, (), "train, and build first where nothing is built"),
+    "eval": Command(TRAIN, ("--mode=eval",), "score a split and write a report"),
+    "predict": Command("fakedetect_jax.predict:main", (), "score any videos"),
+    "report": Command("fakedetect_jax.report:main", (), "lay evaluations side by side"),
+    "export": Command("fakedetect_jax.export:main", (), "write a model to hand over"),
+}
+
+USAGE = "\n".join(
+    [
+        "usage: fakedetect COMMAND ...",
+        "",
+        "Trains, judges and runs detectors of forged faces in video.",
+        "",
+        *(f"  {name:<8} {command.what}" for name, command in COMMANDS.items()),
+        "",
+        "fakedetect COMMAND --help shows what a command takes; --version the version.",
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code, 2 where there is no such command."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else ""
+    if name in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"fakedetect-jax {version('fakedetect-jax')}")
+        return 0
+    if name not in COMMANDS:
+        said = f"{name!r} is no command" if name else "a command is missing"
+        print(f"error: {said}; they are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    command = COMMANDS[name]
+    module, _, function = command.function.partition(":")
+    run = getattr(importlib.import_module(module), function)
+    return run([*command.argv, *words[1:]], prog=f"fakedetect {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
