@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfds_ffpp.whole import whole
+from tfds_ffpp.files import whole
 
 
 def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
