@@ -23,7 +23,6 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import Scale
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from fakedetect_jax.video_result import VideoResult
-from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.limits import share_memory
 from tfds_ffpp.workers.pool import Pool
 
@@ -58,7 +57,7 @@ class Detector:
         self._decoder = Decoder(
             Pool(num_processes),
             num_processes,
-            preparation=Preparation(**model.preparation),
+            preparation=model.preparation,
             window_frames=window_frames or model.window_frames,
             all_faces=all_faces,
             limits=asked._replace(memory=memory),
