@@ -23,6 +23,7 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import Scale
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from fakedetect_jax.video_result import VideoResult
+from tfds_ffpp.files import Json
 from tfds_ffpp.workers.limits import share_memory
 from tfds_ffpp.workers.pool import Pool
 
@@ -103,15 +104,13 @@ class Detector:
         """As `logits`, with the running score and the heat map of every frame."""
         return self.network.explain(frames, length)
 
-    def score(self, video: str | Path) -> dict[str, Any]:
+    def score(self, video: str | Path) -> Json:
         """The row of one video; see `score_all`."""
         one = dataclasses.replace(self._decoder, num_processes=1)
         (result,) = Session(self.network, one).run(_as_sources([video]))
         return result.to_json()
 
-    def score_all(
-        self, videos: str | Path | Iterable[str | Path]
-    ) -> Iterator[dict[str, Any]]:
+    def score_all(self, videos: str | Path | Iterable[str | Path]) -> Iterator[Json]:
         """Rows in the order of the videos, scored in batches across them.
 
         Args:
