@@ -26,7 +26,7 @@ from fakedetect_jax.serving import clips, sources
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.serving.records import StoredFace
 from tfds_ffpp.errors import UnusableVideoError
-from tfds_ffpp.frames.prepare import Preparation, Prepared, prepare
+from tfds_ffpp.frames.prepare import Prepared, prepare
 from tfds_ffpp.frames.video import even_plan, read_clip
 
 
@@ -93,7 +93,7 @@ def read_clips(detector: Detector, prepared: Prepared) -> list[clips.Clip]:
 
 def phases(detector: Detector, videos: list[str]) -> dict[str, float]:
     """Milliseconds per video of each part, one after another in this process."""
-    preparation = Preparation(**detector.model.preparation)
+    preparation = detector.model.preparation
     cv2.setNumThreads(1)
     totals: dict[str, float] = {}
     done = 0
@@ -147,9 +147,7 @@ def main() -> None:
         told = {
             "cores": os.cpu_count(),
             "processes": arguments.processes,
-            "preparation": dataclasses.asdict(
-                Preparation(**detector.model.preparation)
-            ),
+            "preparation": dataclasses.asdict(detector.model.preparation),
             **throughput(detector, videos),
             "milliseconds_per_score_call": calls(detector, videos[0]),
             "milliseconds_per_video": phases(detector, videos[:40]),

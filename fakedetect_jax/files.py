@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfds_ffpp.whole import whole
+from tfds_ffpp.files import Json, whole
 
 
 def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
@@ -40,7 +40,7 @@ class Lines(NamedTuple):
     not counted as damaged.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Json]
     damaged: list[int]
     cut: bool
 

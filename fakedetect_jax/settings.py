@@ -24,6 +24,7 @@ from tfds_ffpp.fields import (
     Whole,
     Wholes,
 )
+from tfds_ffpp.files import Json
 from tfds_ffpp.system import refuse_path
 
 
@@ -327,7 +328,7 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Json, prefix: str = "") -> Json:
     """{"model": {"width": 64}} -> {"model.width": 64}."""
     flat = {}
     for name, value in tree.items():
@@ -338,7 +339,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple]:
+def differences(old: Json, new: Json) -> dict[str, tuple]:
     """The fields of two configs that differ: field -> (old value, new value)."""
     before, after = flatten(old), flatten(new)
     return {

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from tfds_ffpp.files import Json
+
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1 in pixels of the source
 Span = tuple[float, float]  # first and last
 
@@ -90,7 +92,7 @@ class VideoResult:
     most_suspicious: ClipScore | None = None
     page: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """The row of --output; a field that does not apply is left out."""
         absent = {name for name in _WHERE_KNOWN if getattr(self, name) is None}
         if self.model is None:

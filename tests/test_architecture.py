@@ -34,7 +34,7 @@ LAYERS = {
         ["workers", "card"],
         ["frames", "synthetic"],
         ["tree"],
-        ["progress", "text", "system", "whole", "fields"],
+        ["progress", "text", "system", "files", "fields"],
         ["errors"],
     ],
 }

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.files import Json
 from tfds_ffpp.frames.faces import landmark_model, need_model
-from tfds_ffpp.frames.prepare import file_digest
+from tfds_ffpp.frames.prepare import Preparation, file_digest
 from tfds_ffpp.frames.stored import Rejected, StoredVideo
 from tfds_ffpp.text import markdown
 from tfds_ffpp.tree.scan import Scan
@@ -24,6 +25,89 @@ MAX_COVERAGE_GAP = 0.05  # between reals and fakes
 NUMBERS = ("bit_rate", "fps", "source_frames", "width", "height")
 WORDS = ("codec", "pixel_format")
 PACKAGES = ("av", "dlib-bin", "opencv-python-headless", "simplejpeg", "numpy")
+
+
+# What it says ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many videos a split has, and how many of them are how."""
+
+    videos: int
+    real: int
+    fake: int
+    methods: dict[str, int]
+    no_face: int
+    several_faces: int
+    shorter_than_asked: int
+    damaged: int
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Of a class: the share of videos without a face, the mean share of frames with."""
+
+    no_face: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class FileCounts:
+    """What became of every file under the root: the three counts make up `found`.
+
+    passed_over: reason -> files.
+    """
+
+    found: int
+    taken: int
+    rejected: int
+    passed_over: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """The list that the splits come from."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a dataset holds and was made from; card.json has the fields in this order.
+
+    made: of made videos. official_split: None where there is none to keep to. splits:
+    split -> counts; coverage: real, fake -> its face coverage; dropped, rejected:
+    reason -> videos; missing: method -> names; config: the builder config's fields;
+    versions: what decides the stored bytes -> its version.
+    """
+
+    name: str
+    version: str
+    made: bool
+    official_split: bool | None
+    split_source: str
+    splits: dict[str, Counts]
+    coverage: dict[str, Coverage]
+    files: FileCounts
+    dropped: dict[str, int]
+    rejected: dict[str, int]
+    missing: dict[str, list[str]]
+    warnings: list[str]
+    notes: list[str]
+    layout: str
+    test_list: ListFile | None
+    face_finder: str
+    config: Json
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        """The text of card.json."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+# What to beware of -----------------------------------------------------------------
 
 
 def rank_auc(real: Sequence[float], fake: Sequence[float]) -> float:
@@ -86,25 +170,27 @@ def coverage_gap(rows: Sequence[StoredVideo]) -> list[str]:
     ]
 
 
-def versions(preparation: Mapping[str, Any]) -> dict[str, str]:
+# Making it --------------------------------------------------------------------------
+
+
+def versions(preparation: Preparation) -> dict[str, str]:
     """The versions of what decides the stored bytes, a user's own model included.
 
     Raises DataError when that model is not there.
     """
     found = {p: metadata.version(p) for p in PACKAGES}
-    if preparation["crop"] == "face" and preparation["face_finder"] == "yunet":
-        digest = file_digest(need_model(preparation["face_finder_model"]))
-        found["face_finder_model"] = f"sha256 {digest}"
-    if preparation["crop"] == "face" and preparation["landmarks"] == "dlib":
-        found["landmarks"] = f"sha256 {file_digest(landmark_model())}"
+    if preparation.crop == "face" and preparation.face_finder == "yunet":
+        digest = file_digest(need_model(preparation.face_finder_model))
+        found |= {"face_finder_model": f"sha256 {digest}"}
+    if preparation.crop == "face" and preparation.landmarks == "dlib":
+        found |= {"landmarks": f"sha256 {file_digest(landmark_model())}"}
     return found
 
 
-def _list_file(scan: Scan) -> dict[str, str] | None:
-    """Name and digest of the list that the splits come from."""
+def _list_file(scan: Scan) -> ListFile | None:
     if scan.list_file is None:
         return None
-    return {"name": scan.list_file.name, "sha256": file_digest(scan.list_file)}
+    return ListFile(scan.list_file.name, file_digest(scan.list_file))
 
 
 def _files(
@@ -113,47 +199,47 @@ def _files(
     *,
     rejected: Sequence[Rejected],
     dropped: Mapping[str, int],
-) -> dict[str, Any]:
-    """What became of every file under the root: the three counts make up `found`."""
+) -> FileCounts:
     over = Counter({p.reason: p.count for p in scan.passed})
     over.update(dropped)
     bad = len({r.path for r in rejected})
     left = scan.num_files - taken - bad - sum(over.values())
     if left:
-        over["more than the protocol or max_examples_per_split takes"] = left
-    return {
-        "found": scan.num_files,
-        "taken": taken,
-        "rejected": bad,
-        "passed_over": dict(over.most_common()),
-    }
+        over[NOT_TAKEN] = left
+    return FileCounts(
+        found=scan.num_files,
+        taken=taken,
+        rejected=bad,
+        passed_over=dict(over.most_common()),
+    )
 
 
-def _counts(rows: Sequence[StoredVideo]) -> dict[str, Any]:
-    return {
-        "videos": len(rows),
-        "real": sum(r.label == 0 for r in rows),
-        "fake": sum(r.label == 1 for r in rows),
-        "methods": dict(sorted(Counter(r.method for r in rows).items())),
-        "no_face": sum(r.num_valid == 0 for r in rows),
-        "several_faces": sum(r.num_faces > 1 for r in rows),
-        "shorter_than_asked": sum(0 < r.num_valid < len(r.frame_index) for r in rows),
-        "damaged": sum(r.damaged for r in rows),
-    }
+def _counts(rows: Sequence[StoredVideo]) -> Counts:
+    return Counts(
+        videos=len(rows),
+        real=sum(r.label == 0 for r in rows),
+        fake=sum(r.label == 1 for r in rows),
+        methods=dict(sorted(Counter(r.method for r in rows).items())),
+        no_face=sum(r.num_valid == 0 for r in rows),
+        several_faces=sum(r.num_faces > 1 for r in rows),
+        shorter_than_asked=sum(0 < r.num_valid < len(r.frame_index) for r in rows),
+        damaged=sum(r.damaged for r in rows),
+    )
 
 
-def _coverage(rows: Sequence[StoredVideo]) -> dict[str, dict[str, float]]:
+def _coverage(rows: Sequence[StoredVideo]) -> dict[str, Coverage]:
     shares = {}
     for label, name in enumerate(("real", "fake")):
         group = [r for r in rows if r.label == label]
         if group:
-            shares[name] = {
-                "no_face": float(np.mean([r.num_valid == 0 for r in group])),
-                "coverage": float(np.mean([r.coverage for r in group])),
-            }
+            shares[name] = Coverage(
+                no_face=float(np.mean([r.num_valid == 0 for r in group])),
+                coverage=float(np.mean([r.coverage for r in group])),
+            )
     return shares
 
 
+NOT_TAKEN = "more than the protocol or max_examples_per_split takes"
 # What tfds_ffpp.synthetic leaves in a finished tree.
 MADE_TREE = "synthetic.json"
 MADE_WARNING = (
@@ -179,14 +265,13 @@ class Contents:
     num_taken: int
 
 
-def make_card(
-    contents: Contents, *, config: Mapping[str, Any], version: str
-) -> dict[str, Any]:
-    """The card of a dataset as plain JSON data.
+def make_card(contents: Contents, config, *, most: int | None, version: str) -> Card:
+    """The card of a dataset.
 
     Args:
       contents: of the dataset.
-      config: the builder config's fields.
+      config: its FfppConfig.
+      most: how many videos of each split were taken; None for all.
       version: the builder's version.
     """
     videos, rejected = contents.videos, contents.rejected
@@ -207,71 +292,75 @@ def make_card(
         )
     if rejected:
         warnings.append(f"{len(rejected)} files were left out; see rejected.jsonl.")
-    return {
-        "name": config["name"],
-        "version": version,
-        "made": made,
-        "official_split": None if made else split.official,
-        "split_source": split.source,
-        "splits": {s: _counts(part) for s, part in videos.items()},
-        "coverage": _coverage(rows),
-        "files": _files(
+    return Card(
+        name=config.name,
+        version=version,
+        made=made,
+        official_split=None if made else split.official,
+        split_source=split.source,
+        splits={s: _counts(part) for s, part in videos.items()},
+        coverage=_coverage(rows),
+        files=_files(
             scan, contents.num_taken, rejected=rejected, dropped=split.dropped
         ),
-        "dropped": dict(split.dropped),
-        "rejected": dict(Counter(r.reason for r in rejected).most_common()),
-        "missing": missing,
-        "warnings": warnings,
-        "notes": list(scan.notes),
-        "layout": scan.layout,
-        "test_list": _list_file(scan),
-        "face_finder": config["face_finder"] if config["crop"] == "face" else "none",
-        "config": dict(config),
-        "versions": versions(config),
-    }
+        dropped=dict(split.dropped),
+        rejected=dict(Counter(r.reason for r in rejected).most_common()),
+        missing=missing,
+        warnings=warnings,
+        notes=list(scan.notes),
+        layout=scan.layout,
+        test_list=_list_file(scan),
+        face_finder=config.face_finder if config.crop == "face" else "none",
+        config={
+            "name": config.name,
+            **config.content(),
+            "max_examples_per_split": most,
+        },
+        versions=versions(config.preparation),
+    )
 
 
-def as_markdown(card: Mapping[str, Any]) -> str:
+def as_markdown(card: Card) -> str:
     """The card for a reader."""
-    if card["official_split"]:
-        official = f"the official split ({markdown(card['split_source'])})"
-    elif card["official_split"] is None and not card["made"]:
-        official = markdown(card["split_source"])
+    if card.official_split:
+        official = f"the official split ({markdown(card.split_source)})"
+    elif card.official_split is None and not card.made:
+        official = markdown(card.split_source)
     else:
-        official = f"**not the official split** ({markdown(card['split_source'])})"
+        official = f"**not the official split** ({markdown(card.split_source)})"
     lines = [
-        f"# tfds_ffpp/{markdown(card['name'])} {card['version']}",
+        f"# tfds_ffpp/{markdown(card.name)} {card.version}",
         "",
-        f"Layout {card['layout']}; {official}; faces by {card['face_finder']}.",
+        f"Layout {card.layout}; {official}; faces by {card.face_finder}.",
         "",
         "| split | videos | real | fake | no face | several faces | short | damaged |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for split, c in card["splits"].items():
+    for split, c in card.splits.items():
         lines.append(
-            f"| {split} | {c['videos']} | {c['real']} | {c['fake']} | {c['no_face']} "
-            f"| {c['several_faces']} | {c['shorter_than_asked']} | {c['damaged']} |"
+            f"| {split} | {c.videos} | {c.real} | {c.fake} | {c.no_face} "
+            f"| {c.several_faces} | {c.shorter_than_asked} | {c.damaged} |"
         )
-    files = card["files"]
-    over = sum(files["passed_over"].values())
+    files = card.files
+    over = sum(files.passed_over.values())
     lines += [
         "",
-        f"Of {files['found']} files {files['taken']} were taken, {files['rejected']} "
+        f"Of {files.found} files {files.taken} were taken, {files.rejected} "
         f"rejected and {over} passed over.",
     ]
-    methods = sorted({m for c in card["splits"].values() for m in c["methods"]})
-    lines += ["", "| method | " + " | ".join(card["splits"]) + " |"]
-    lines.append("|---|" + "---|" * len(card["splits"]))
+    methods = sorted({m for c in card.splits.values() for m in c.methods})
+    lines += ["", "| method | " + " | ".join(card.splits) + " |"]
+    lines.append("|---|" + "---|" * len(card.splits))
     for method in methods:
-        counts = [str(c["methods"].get(method, 0)) for c in card["splits"].values()]
+        counts = [str(c.methods.get(method, 0)) for c in card.splits.values()]
         lines.append(f"| {markdown(method)} | " + " | ".join(counts) + " |")
     for title, values in (
-        ("Beware", card["warnings"]),
-        ("Notes", card["notes"]),
-        ("Left out", [f"{n} x {r}" for r, n in card["rejected"].items()]),
-        ("Passed over", [f"{n} x {r}" for r, n in files["passed_over"].items()]),
-        ("Config", [f"{k}: {v}" for k, v in card["config"].items()]),
-        ("Versions", [f"{k} {v}" for k, v in card["versions"].items()]),
+        ("Beware", card.warnings),
+        ("Notes", card.notes),
+        ("Left out", [f"{n} x {r}" for r, n in card.rejected.items()]),
+        ("Passed over", [f"{n} x {r}" for r, n in files.passed_over.items()]),
+        ("Config", [f"{k}: {v}" for k, v in card.config.items()]),
+        ("Versions", [f"{k} {v}" for k, v in card.versions.items()]),
     ):
         if values:
             lines += ["", f"## {title}", "", *(f"- {markdown(v)}" for v in values)]
@@ -281,7 +370,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
 # A finished dataset ----------------------------------------------------------------
 
 
-def _config_of(card_file: Path) -> dict[str, Any]:
+def _config_of(card_file: Path) -> Json:
     try:
         return json.loads(card_file.read_text())["config"]
     except (OSError, ValueError, KeyError):
@@ -301,10 +390,9 @@ def built_config(card_file: Path, config_class: Callable[..., Any]) -> Any:
 def check_same_config(dataset_dir: Path, config) -> None:
     """Raises DataError when the dataset there was built from another config."""
     built = _config_of(Path(dataset_dir) / "card.json")
-    asked = json.loads(json.dumps(config.content()))
+    asked = {**json.loads(json.dumps(config.content())), "max_examples_per_split": None}
     # A field that was not there yet had the value that is its default now.
     built = {**type(config)(name=config.name).content(), **built}
-    asked["max_examples_per_split"] = None
     other = {
         k: (built.get(k), v)
         for k, v in asked.items()
@@ -321,9 +409,7 @@ def check_same_config(dataset_dir: Path, config) -> None:
 def summary(dataset_dir: str | os.PathLike) -> str:
     """What was built, in a few lines."""
     card = json.loads((Path(dataset_dir) / "card.json").read_text())
-    counts = ", ".join(
-        f"{split} {c['real']} real + {c['fake']} fake"
-        for split, c in card["splits"].items()
-    )
+    splits = {split: Counts(**c) for split, c in card["splits"].items()}
+    counts = ", ".join(f"{s} {c.real} real + {c.fake} fake" for s, c in splits.items())
     warnings = "".join(f"warning: {warning}\n" for warning in card["warnings"])
     return f"{dataset_dir}: {counts}\n{warnings}"

@@ -7,9 +7,9 @@ import argparse
 import csv
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -159,6 +159,16 @@ def _print(found: Scan) -> None:
 # A table of any videos ------------------------------------------------------------
 
 
+class _Line(NamedTuple):
+    """A video of the draft; its fields are the columns of the table."""
+
+    path: str
+    label: str
+    method: str
+    group: str
+    split: str
+
+
 def write_csv(root: Path, mapping: str = "") -> str:
     """Writes root/videos.csv for the videos in folders called real or fake.
 
@@ -177,32 +187,30 @@ def write_csv(root: Path, mapping: str = "") -> str:
                 continue
             name = parse_name(video.stem)
             rows.append(
-                {
-                    "path": str(video.relative_to(root)),
-                    "label": ("real", "fake")[folder.label],
-                    "method": folder.method if folder.label else "real",
-                    "group": name.target if name else "",
-                    "split": folder.split,
-                }
+                _Line(
+                    path=str(video.relative_to(root)),
+                    label=("real", "fake")[folder.label],
+                    method=folder.method if folder.label else "real",
+                    group=name.target if name else "",
+                    split=folder.split,
+                )
             )
-    counts = Counter(row["label"] for row in rows)
-    if len(counts) < 2:
+    real, fake = (sum(row.label == name for row in rows) for name in ("real", "fake"))
+    if not real or not fake:
         there = hints.look(root, ())
         raise DataError(
-            f"the folders of {root} give {counts['real']} real and {counts['fake']} "
+            f"the folders of {root} give {real} real and {fake} "
             f"fake videos by their names; {hints.advice(root, there)}"
         )
-    columns = list(rows[0])
-    if not all(row["split"] for row in rows):
-        columns.remove("split")
+    count = len(_Line._fields) - (not all(row.split for row in rows))
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    how = "" if "split" in columns else " --protocol disjoint"
+        writer = csv.writer(file)
+        writer.writerow(_Line._fields[:count])
+        writer.writerows(row[:count] for row in rows)
+    how = "" if count == len(_Line._fields) else " --protocol disjoint"
     typed = shlex.quote(str(root))
     return (
-        f"wrote {path}: {counts['real']} real and {counts['fake']} fake videos; fill "
+        f"wrote {path}: {real} real and {fake} fake videos; fill "
         "in the column group (who is seen: no one gets into two splits), then type\n"
         f"python -m tfds_ffpp --manual_dir {typed} --config mine{how}\n"
     )

@@ -4,7 +4,6 @@ Holds no TFDS: it prepares every video of every split into the cache, in process
 Beam, judges the result, and tells what stands in which shard.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -80,16 +79,19 @@ class Packed:
         return shards
 
     def write_tables(
-        self, folder: Path, *, config: dict[str, Any], version: str
+        self, folder: Path, config, *, most: int | None, version: str
     ) -> None:
-        """Writes videos-<split>.jsonl, rejected.jsonl, card.json and card.md."""
+        """Writes videos-<split>.jsonl, rejected.jsonl, card.json and card.md.
+
+        most: how many videos of each split were taken; None for all.
+        """
         contents = self.contents
         for split, videos in contents.videos.items():
             write_lines(folder / f"videos-{split}.jsonl", (v.to_json() for v in videos))
         rejected = (r.to_json() for r in contents.rejected)
         write_lines(folder / "rejected.jsonl", rejected)
-        made = card.make_card(contents, config=config, version=version)
-        (folder / "card.json").write_text(json.dumps(made, indent=1) + "\n")
+        made = card.make_card(contents, config, most=most, version=version)
+        (folder / "card.json").write_text(made.to_json())
         (folder / "card.md").write_text(card.as_markdown(made))
 
 
@@ -219,8 +221,8 @@ class _Outcome:
 
 def cache_of(config, root: Path) -> Path:
     """The folder below root for the entries of a config's videos."""
-    preparation = asdict(config.preparation)
-    return cache_folder(root, [preparation, card.versions(preparation)])
+    preparation = config.preparation
+    return cache_folder(root, [asdict(preparation), card.versions(preparation)])
 
 
 def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:

@@ -15,6 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tfds_ffpp import card, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.fields import FIELDS
+from tfds_ffpp.files import Json
 from tfds_ffpp.frames import cache
 from tfds_ffpp.frames.entry import read_frames
 from tfds_ffpp.frames.prepare import Preparation
@@ -105,7 +106,7 @@ class FfppConfig(tfds.core.BuilderConfig):
         names = [f.name for f in dataclasses.fields(Preparation)]
         return Preparation(**{name: getattr(self, name) for name in names})
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Json:
         """The fields that decide what the dataset holds, as plain JSON data."""
         ours = [f.name for f in dataclasses.fields(FfppConfig)][_INHERITED:]
         values = {name: getattr(self, name) for name in ours}
@@ -312,18 +313,15 @@ class Builder(tfds.core.ShardBasedBuilder):
         assert self._packed is not None  # noqa: S101
         self._packed.write_tables(
             Path(self.data_path),
-            config={
-                "name": self._config.name,
-                **self._config.content(),
-                "max_examples_per_split": self._most,
-            },
+            self._config,
+            most=self._most,
             version=str(self.version),
         )
 
 
 def generate_examples(
     entries: Sequence[packaging.Entry],
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, dict[str, object]]]:
     """The examples of one shard, with their keys."""
     for entry in entries:
         frames = read_frames(entry.path)

@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fakedetect_jax.data import order, reader
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.files import Json
 
 
 class SplitFacts(NamedTuple):
@@ -29,13 +30,13 @@ class DatasetFacts(NamedTuple):
     digest: str
     splits: dict[str, SplitFacts]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As a checkpoint keeps them."""
         splits = {name: split._asdict() for name, split in self.splits.items()}
         return {"digest": self.digest, "splits": splits}
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> "DatasetFacts":
+    def from_json(cls, row: Json) -> "DatasetFacts":
         """The facts of to_json."""
         splits = {name: SplitFacts(**split) for name, split in row["splits"].items()}
         return cls(row["digest"], splits)
@@ -52,9 +53,7 @@ def dataset_facts(dataset_dir: Path) -> DatasetFacts:
     return DatasetFacts(dataset_digest(dataset_dir), splits)
 
 
-def check_unchanged(
-    row: dict[str, Any] | None, new: DatasetFacts, *, what: str
-) -> None:
+def check_unchanged(row: Json | None, new: DatasetFacts, *, what: str) -> None:
     """Raises DataError when a dataset is not the one of a checkpoint's facts.
 
     row: as DatasetFacts.to_json has them; None where they are not known.
@@ -210,7 +209,7 @@ def _check_fit(config, built, data_dir: Path) -> None:
     )
 
 
-def read_card(dataset_dir: Path) -> dict[str, Any]:
+def read_card(dataset_dir: Path) -> Json:
     """The card that was written with a dataset; empty if there is none."""
     path = dataset_dir / "card.json"
     return json.loads(path.read_text()) if path.exists() else {}

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fakedetect_jax.model import steps
+from fakedetect_jax.model.network import Variables
 
 PATH_STEPS = 16  # points on the way of the integrated gradient
 
@@ -28,7 +29,7 @@ class Explanation(NamedTuple):
 
 
 def explain_step(
-    model: nn.Module, variables: dict[str, Any], batch: steps.Batch
+    model: nn.Module, variables: Variables, batch: steps.Batch
 ) -> Explanation:
     """Scores a batch and says why."""
     frames = steps.normalise(batch["frames"].astype(jnp.float32) / 255.0)

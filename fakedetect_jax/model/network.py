@@ -36,6 +36,8 @@ STEMS: dict[str, tuple[int, int, bool]] = {
     "small": (3, 1, False),
     "small2": (3, 2, False),
 }
+# What flax keeps of a model: "params" and "batch_stats", each a tree of arrays.
+Variables = dict[str, Any]
 POOLINGS = ("last", "mean", "attention")
 DTYPES = ("float32", "bfloat16")
 EXPANSION = {"basic": 1, "bottleneck": 4}

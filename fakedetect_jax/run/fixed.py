@@ -6,6 +6,7 @@ from typing import Any
 from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.settings import Config
+from tfds_ffpp.files import Json
 
 # How clips are cut; weights do not say it.
 CLIP_FIELDS = ("data.clip_frames", "data.frame_stride")
@@ -41,7 +42,7 @@ def is_fixed(name: str) -> bool:
 
 
 def as_trained(
-    config: Config, record: dict[str, Any], *, flags: Collection[str] = ()
+    config: Config, record: Json, *, flags: Collection[str] = ()
 ) -> tuple[Config, str, str]:
     """The config of a trained run, with the fields that `flags` names from `config`.
 

@@ -1,14 +1,13 @@
 """The processes of a run beside JAX: who is there, what they agree on, why it ended.
 
 Process 0 listens on the coordinator's port until all have come, then leaves the port to
-JAX's own service; the connections stay for the whole run. Each process sends lines of
-JSON to a hub in process 0, which answers or passes them on. A connection that closes or
+JAX's own service; the connections stay for the whole run. Each process sends messages
+to a hub in process 0, which answers or passes them on. A connection that closes or
 goes silent is a process that is gone: JAX alone would need a minute to notice, would
 say nothing of the reason, and would wait five minutes for a process that only failed.
 """
 
 import errno
-import json
 import os
 import selectors
 import socket
@@ -16,9 +15,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from fakedetect_jax.errors import ConfigError, PeerError
+from fakedetect_jax.run.messages import (
+    Beat,
+    Done,
+    End,
+    Facts,
+    Hello,
+    Line,
+    Meet,
+    Message,
+    Met,
+    Waiting,
+)
 
 JOIN_SECONDS = 600  # a process that comes later is not waited for
 LATE_SECONDS = 10  # for others to come and hear why the run ends before its start
@@ -28,13 +39,9 @@ BEAT_SECONDS = 3
 SILENCE_SECONDS = 30  # a process that says nothing for so long is gone
 STRANGER_SECONDS = 60  # for an earlier run to leave the port
 NOTICE_SECONDS = 10  # between two lines that say who is waited for
-LONGEST_LINE = 1 << 20  # bytes
 START_AGAIN = (
     "start the same command on all hosts again: it goes on from the last checkpoint"
 )
-
-Facts = Mapping[str, Any]
-Message = dict[str, Any]
 
 
 class Place(NamedTuple):
@@ -141,56 +148,10 @@ def _processes(ids: list[int]) -> str:
     return f"processes {shown}"
 
 
-class _Line:
-    """A connection that carries lines of JSON."""
-
-    def __init__(self, connection: socket.socket):
-        connection.settimeout(FAREWELL_SECONDS)
-        self.connection = connection
-        self.heard = time.monotonic()
-        self.unread: list[Message] = []  # came in one piece with the answer to a hello
-        self._rest = b""
-
-    def fileno(self) -> int:
-        return self.connection.fileno()
-
-    def send(self, message: Message) -> None:
-        """Sends a message; a broken connection is noticed when it is read."""
-        try:
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            return
-
-    def receive(self) -> list[Message] | None:
-        """The messages that are there, once readable; None when it is closed.
-
-        Raises ValueError for anything but JSON objects, one a line.
-        """
-        try:
-            received = self.connection.recv(1 << 16)
-        except TimeoutError:
-            return []
-        except OSError:
-            return None
-        if not received:
-            return None
-        self.heard = time.monotonic()
-        *whole, self._rest = (self._rest + received).split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
-            raise ValueError("a line without an end")
-        messages = [json.loads(line) for line in whole]
-        if not all(isinstance(message, dict) for message in messages):
-            raise ValueError("not a JSON object")
-        return messages
-
-    def close(self) -> None:
-        self.connection.close()
-
-
 class _Member:
     """A process as the hub knows it."""
 
-    def __init__(self, line: _Line, process: int, name: str):
+    def __init__(self, line: Line, process: int, name: str):
         self.line, self.process, self.name = line, process, name
         self.waits_at = ""  # the meeting that it has come to
         self.done = False
@@ -202,11 +163,11 @@ class _Hub:
     def __init__(self, listener: socket.socket, num_processes: int):
         self._listener: socket.socket | None = listener
         self._count = num_processes
-        self._strangers: list[_Line] = []
+        self._strangers: list[Line] = []
         self._members: dict[int, _Member] = {}
         self._came: set[int] = set()
-        self._meetings: dict[str, dict[int, Message]] = {}
-        self._end: Message | None = None
+        self._meetings: dict[str, dict[int, Meet]] = {}
+        self._end: End | None = None
         self._ends_at = 0.0
         self._started = self._beat = self._noticed = time.monotonic()
         self._selector = selectors.DefaultSelector()
@@ -222,13 +183,13 @@ class _Hub:
             self._tick(time.monotonic())
         # Last of all, since it ends the process that this thread is in.
         for member in self._members.values():
-            if member.process in (0, end["by"]):
+            if member.process in (0, end.by):
                 member.line.send(end)
             member.line.close()
 
-    def _all_know(self, end: Message) -> bool:
+    def _all_know(self, end: End) -> bool:
         """Whether the others have heard of the end and gone, or had time to."""
-        left = set(self._members) - {0, end["by"]}
+        left = set(self._members) - {0, end.by}
         everyone = len(self._came) == self._count
         return (everyone and not left) or time.monotonic() > self._ends_at
 
@@ -237,42 +198,42 @@ class _Hub:
             connection, _ = listener.accept()
         except OSError:  # it was given up meanwhile
             return
-        line = _Line(connection)
+        line = Line(connection)
         self._strangers.append(line)
         self._selector.register(line, selectors.EVENT_READ, line)
 
-    def _read(self, line: _Line) -> None:
+    def _read(self, line: Line) -> None:
         try:
             messages = line.receive()
             for message in messages or []:
                 self._take(line, message)
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except ValueError:
             messages = None  # no process of ours speaks like this
         if messages is None:
             self._lose(line)
 
-    def _take(self, line: _Line, message: Message) -> None:
+    def _take(self, line: Line, message: Message) -> None:
         member = self._member(line)
         if member is None:
             if line in self._strangers:
                 self._welcome(line, message)
-        elif "end" in message:
-            self._finish(str(message["end"]), int(message["code"]), member.process)
-        elif "meet" in message:
+        elif isinstance(message, End):
+            self._finish(message.sentence, message.code, member.process)
+        elif isinstance(message, Meet):
             self._meet(member, message)
-        elif "done" in message:
+        elif isinstance(message, Done):
             member.done = True
 
-    def _member(self, line: _Line) -> _Member | None:
+    def _member(self, line: Line) -> _Member | None:
         return next((m for m in self._members.values() if m.line is line), None)
 
-    def _drop(self, line: _Line) -> None:
+    def _drop(self, line: Line) -> None:
         self._selector.unregister(line)
         line.close()
         if line in self._strangers:
             self._strangers.remove(line)
 
-    def _lose(self, line: _Line) -> None:
+    def _lose(self, line: Line) -> None:
         member = self._member(line)
         self._drop(line)
         if member is None:
@@ -286,15 +247,14 @@ class _Hub:
                 None,
             )
 
-    def _welcome(self, line: _Line, hello: Message) -> None:
+    def _welcome(self, line: Line, hello: Message) -> None:
         """Makes a stranger a member, or ends the run when it cannot be one.
 
-        Raises KeyError, TypeError or ValueError for what no process of ours sends.
+        Raises ValueError for what no process of ours says first.
         """
-        process, count = int(hello["hello"]), int(hello["count"])
-        name, facts = str(hello["name"]), dict(hello["facts"])
-        if not 0 <= process < count:
-            raise ValueError(process)
+        if not isinstance(hello, Hello) or not 0 <= hello.process < hello.count:
+            raise ValueError(hello)
+        process, count, name = hello.process, hello.count, hello.name
         twin = self._members.get(process)
         if count != self._count:
             fault = (
@@ -312,13 +272,14 @@ class _Hub:
             member = self._members[process] = _Member(line, process, name)
             if self._end is not None and process != 0:
                 line.send(self._end)
-            elif "failed" in hello:
-                self._finish(**hello["failed"], by=process)
+            elif hello.failed is not None:
+                self._finish(hello.failed, hello.code, process)
                 self._ends_at = time.monotonic() + TELL_SECONDS
             elif self._end is None:
-                self._meet(member, {**hello, "meet": "start", "facts": facts})
+                code = ConfigError.exit_code
+                self._meet(member, Meet("start", hello.facts, code, hello.cure))
             return
-        line.send({"end": fault, "code": ConfigError.exit_code, "by": None})
+        line.send(End(fault, ConfigError.exit_code))
         self._finish(fault, ConfigError.exit_code, None)
 
     def _close_listener(self) -> None:
@@ -327,24 +288,23 @@ class _Hub:
             self._listener.close()
             self._listener = None
 
-    def _meet(self, member: _Member, message: Message) -> None:
-        name = str(message["meet"])
-        member.waits_at = name
-        came = self._meetings.setdefault(name, {})
-        came[member.process] = message
+    def _meet(self, member: _Member, meet: Meet) -> None:
+        member.waits_at = meet.place
+        came = self._meetings.setdefault(meet.place, {})
+        came[member.process] = meet
         if len(came) == self._count:
             # The port must be free before anyone starts JAX.
             self._close_listener()
-            facts = {process: m.get("facts", {}) for process, m in came.items()}
-            fault = disagreement(facts, str(message.get("cure", "")))
+            facts = {process: m.facts for process, m in came.items()}
+            fault = disagreement(facts, meet.cure)
             if fault:
-                self._finish(fault, int(message.get("code", 2)), None)
+                self._finish(fault, meet.code, None)
                 return
-            del self._meetings[name]
+            del self._meetings[meet.place]
             # Process 0 last: it may end, and the hub with it, as soon as it hears.
             for _, other in sorted(self._members.items(), reverse=True):
                 other.waits_at = ""
-                other.line.send({"met": name})
+                other.line.send(Met(meet.place))
         elif len(self._members) == self._count and all(
             m.waits_at for m in self._members.values()
         ):
@@ -356,7 +316,7 @@ class _Hub:
         """Begins the end: all but process 0 and the one that failed hear it now."""
         if self._end is not None:
             return
-        self._end = {"end": end, "code": code, "by": by}
+        self._end = End(end, code, by)
         everyone = len(self._came) == self._count
         wait = FAREWELL_SECONDS if everyone else LATE_SECONDS
         self._ends_at = time.monotonic() + wait
@@ -368,7 +328,7 @@ class _Hub:
         if now - self._beat >= BEAT_SECONDS:
             self._beat = now
             for member in self._members.values():
-                member.line.send({})
+                member.line.send(Beat())
         for line in list(self._strangers):
             if now - line.heard > LATE_SECONDS:
                 self._drop(line)
@@ -376,7 +336,7 @@ class _Hub:
             self._noticed = now
             missing = sorted(set(range(self._count)) - set(self._members))
             for member in self._members.values():
-                member.line.send({"waiting": missing})
+                member.line.send(Waiting(missing))
         if self._end is not None:
             return
         for member in self._members.values():
@@ -395,7 +355,7 @@ class _Hub:
 class Hosts:
     """The processes of a run, as one of them sees them; alone if not joined."""
 
-    def __init__(self, place: Place | None = None, line: _Line | None = None):
+    def __init__(self, place: Place | None = None, line: Line | None = None):
         self.process_id = place.process_id if place else 0
         self.num_processes = place.num_processes if place else 1
         self._line = line
@@ -419,8 +379,7 @@ class Hosts:
         if self._line is None:
             return
         met = self._met.setdefault(name, threading.Event())
-        message = {"meet": name, "facts": facts or {}, "code": code, "cure": cure}
-        self._send(self._line, message)
+        self._send(self._line, Meet(name, dict(facts or {}), code, cure))
         met.wait()
         del self._met[name]
 
@@ -428,7 +387,7 @@ class Hosts:
         """Says that this process has done its work: that it goes is no failure."""
         self._done = True
         if self._line is not None:
-            self._send(self._line, {"done": True})
+            self._send(self._line, Done())
 
     def claim_end(self) -> None:
         """Makes the caller the one who ends this process, with a sentence of its own.
@@ -444,7 +403,7 @@ class Hosts:
         JAX would wait for the others before this process may end.
         """
         if self._line is not None:
-            self._send(self._line, {"end": sentence, "code": code})
+            self._send(self._line, End(sentence, code))
             self._ended.wait(LATE_SECONDS + FAREWELL_SECONDS)
         _leave(code)
 
@@ -453,11 +412,11 @@ class Hosts:
         if self._line is not None:
             time.sleep(FAREWELL_SECONDS)
 
-    def _send(self, line: _Line, message: Message) -> None:
+    def _send(self, line: Line, message: Message) -> None:
         with self._sending:  # a beat must not cut a message in two
             line.send(message)
 
-    def _watch(self, line: _Line) -> None:
+    def _watch(self, line: Line) -> None:
         selector = selectors.DefaultSelector()
         selector.register(line, selectors.EVENT_READ)
         beat = time.monotonic()
@@ -466,7 +425,7 @@ class Hosts:
             now = time.monotonic()
             if now - beat >= BEAT_SECONDS:
                 beat = now
-                self._send(line, {})
+                self._send(line, Beat())
             # Read first: after a stop of our own the answers are waiting.
             messages: list[Message] | None = []
             if selector.select(timeout=0.5):
@@ -493,21 +452,16 @@ class Hosts:
 
     def _heed(self, messages: list[Message]) -> None:
         for message in messages:
-            if "met" in message:
-                self._met[message["met"]].set()
-            elif "end" in message:
-                self._leave_with(_sentence(message), message["code"])
+            if isinstance(message, Met):
+                self._met[message.place].set()
+            elif isinstance(message, End):
+                self._leave_with(str(message), message.code)
 
     def _leave_with(self, sentence: str, code: int) -> None:
         self._ended.set()
         self.claim_end()
         print(f"error: {sentence}", file=sys.stderr)
         _leave(code)
-
-
-def _sentence(message: Message) -> str:
-    by = message["by"]
-    return message["end"] if by is None else f"process {by}: {message['end']}"
 
 
 def _leave(code: int) -> NoReturn:
@@ -533,8 +487,7 @@ def join(place: Place, facts: Facts, *, cure: str, say: Callable[[str], None]) -
     check_place(place)
     if place.num_processes == 1:
         return Hosts()
-    line = _Joining(place, say).join({"facts": dict(facts), "cure": cure})
-    return Hosts(place, line)
+    return Hosts(place, _Joining(place, say).join(_hello(place, facts, cure)))
 
 
 def send_failure(place: Place, sentence: str, code: int) -> None:
@@ -543,10 +496,16 @@ def send_failure(place: Place, sentence: str, code: int) -> None:
     if place.num_processes == 1:
         return
     joining = _Joining(place, lambda _: None, patience=TELL_SECONDS + 1)
+    hello = _hello(place, {}, "")._replace(failed=sentence, code=code)
     try:
-        joining.join({"facts": {}, "failed": {"end": sentence, "code": code}})
+        joining.join(hello)
     except (ConfigError, PeerError):
         return
+
+
+def _hello(place: Place, facts: Facts, cure: str) -> Hello:
+    name = f"{socket.gethostname()}, pid {os.getpid()}"
+    return Hello(place.process_id, place.num_processes, name, dict(facts), cure)
 
 
 class _Joining:
@@ -563,16 +522,14 @@ class _Joining:
         self._has_hub = False
         self._strange = 0.0  # since when something else has answered there
 
-    def join(self, hello: Message) -> _Line:
+    def join(self, hello: Hello) -> Line:
         """The connection to the hub, once all have come.
 
         Raises PeerError with the reason when the run ends instead.
         """
-        name = f"{socket.gethostname()}, pid {os.getpid()}"
-        me = {"hello": self._place.process_id, "count": self._place.num_processes}
         while True:
             line = self._connect()
-            line.send({**me, "name": name, **hello})
+            line.send(hello)
             if self._answered(line):
                 return line
             line.close()
@@ -580,7 +537,7 @@ class _Joining:
             self._check_stranger()
             time.sleep(0.5)
 
-    def _answered(self, line: _Line) -> bool:
+    def _answered(self, line: Line) -> bool:
         """Whether all have come; False when this is not a hub, or no longer one."""
         beat = began = time.monotonic()
         line.connection.settimeout(0.5)
@@ -591,33 +548,33 @@ class _Joining:
                 return False
             try:
                 messages = line.receive()
-            except (ValueError, RecursionError):
+            except ValueError:
                 self._reason = "something else answers there"
                 return False
             if messages is None:
                 self._reason = "it closed the connection"
                 return False
             for number, message in enumerate(messages):
-                if "end" in message:
-                    raise PeerError(_sentence(message), int(message["code"]))
-                if "waiting" in message:
-                    self._notice(_processes(message["waiting"]), "")
-                if "met" in message:
+                if isinstance(message, End):
+                    raise PeerError(str(message), message.code)
+                if isinstance(message, Waiting):
+                    self._notice(_processes(message.missing), "")
+                if isinstance(message, Met):
                     line.connection.settimeout(FAREWELL_SECONDS)
                     line.unread = messages[number + 1 :]
                     return True
             if time.monotonic() - beat > BEAT_SECONDS:
                 beat = time.monotonic()
-                line.send({})
+                line.send(Beat())
 
-    def _connect(self) -> _Line:
+    def _connect(self) -> Line:
         while True:
             self._check_time()
             if self._place.process_id == 0 and not self._has_hub:
                 self._has_hub = self._start_hub()
             try:
                 address = (self._host, self._port)
-                return _Line(socket.create_connection(address, timeout=5))
+                return Line(socket.create_connection(address, timeout=5))
             except OSError as error:
                 self._reason = error.strerror or str(error)
             if time.monotonic() - self._noticed > NOTICE_SECONDS:

@@ -23,7 +23,7 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import Scale
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from fakedetect_jax.video_result import VideoResult
-from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.files import Json
 from tfds_ffpp.workers.limits import share_memory
 from tfds_ffpp.workers.pool import Pool
 
@@ -58,7 +58,7 @@ class Detector:
         self._decoder = Decoder(
             Pool(num_processes),
             num_processes,
-            preparation=Preparation(**model.preparation),
+            preparation=model.preparation,
             window_frames=window_frames or model.window_frames,
             all_faces=all_faces,
             limits=asked._replace(memory=memory),
@@ -104,15 +104,13 @@ class Detector:
         """As `logits`, with the running score and the heat map of every frame."""
         return self.network.explain(frames, length)
 
-    def score(self, video: str | Path) -> dict[str, Any]:
+    def score(self, video: str | Path) -> Json:
         """The row of one video; see `score_all`."""
         one = dataclasses.replace(self._decoder, num_processes=1)
         (result,) = Session(self.network, one).run(_as_sources([video]))
         return result.to_json()
 
-    def score_all(
-        self, videos: str | Path | Iterable[str | Path]
-    ) -> Iterator[dict[str, Any]]:
+    def score_all(self, videos: str | Path | Iterable[str | Path]) -> Iterator[Json]:
         """Rows in the order of the videos, scored in batches across them.
 
         Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import steps
-from fakedetect_jax.model.network import BACKBONES, STEMS, FakeDetector
+from fakedetect_jax.model.network import BACKBONES, STEMS, FakeDetector, Variables
 from fakedetect_jax.run.leaves import to_leaves
 
 OPSET = 17
@@ -21,9 +21,7 @@ EPSILON = 1e-5  # of every BatchNorm, as in models.py
 GATES = "iofg"
 
 
-def write(
-    path: Path, model: FakeDetector, variables: dict[str, Any], clip_shape
-) -> None:
+def write(path: Path, model: FakeDetector, variables: Variables, clip_shape) -> None:
     """Writes frames uint8[clips,T,S,S,3], length int32[clips] -> logits float32[clips].
 
     The graph computes in float32 whatever the model's dtype, takes any number of

@@ -14,25 +14,109 @@ import math
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
+from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS
 from fakedetect_jax.model import steps
 from fakedetect_jax.settings import RULES
 from tfds_ffpp.fields import FIELDS, SHARE, SWITCH, Choice, Number, Whole
+from tfds_ffpp.files import Json
 from tfds_ffpp.frames import faces
 from tfds_ffpp.frames.prepare import Preparation
 
 PROJECT, FORMAT = "fakedetect-jax", 2
-CLIP_FIELDS = ("clip_frames", "frame_stride", "eval_clips_per_video", "min_coverage")
 MAX_BYTES = 1 << 20  # of a description or a card; one that export writes has 6 KB
 MAX_DEPTH = 12  # export writes 5
 MAX_BLOCKS = 200  # of a backbone; resnet152 has 50
 MAX_CLIP_PIXELS = 1 << 25  # of all frames of a clip: 64 frames of 512x512 are half
 MAX_STORED_PIXELS = 1 << 28  # of all stored frames of a window
-Facts = dict[str, Any]
+
+
+# What it says ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clips:
+    """How clips are cut, as config.data has it."""
+
+    clip_frames: int
+    frame_stride: int
+    eval_clips_per_video: int
+    min_coverage: float
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of the config that a model needs."""
+
+    model: Json
+    dataset: Json
+    data: Clips
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """All that lies between a file and the network; `input` and rules() follow."""
+
+    frames: Preparation
+    window_frames: int
+    input: str
+    rules: Json
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on val, None where that was not done; see calibration.calibrate."""
+
+    temperature: float | None
+    threshold: float | None
+    cross_fit: Json | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from. val: what was measured on it."""
+
+    versions: dict[str, str]
+    devices: str
+    val: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The content of model.json; SCHEMA says what each field may be."""
+
+    project: str = PROJECT
+    format: int = FORMAT
+    config: Groups
+    preprocessing: Preprocessing
+    calibration: Calibration
+    step: int
+    parameters: int
+    weights_sha256: str
+    trained_on_made_videos: bool
+    origin: Origin
+
+    def to_json(self) -> Json:
+        """With its digest, as it is written."""
+        return sealed(dataclasses.asdict(self))
+
+
+def _record(kind: Any, row: Json) -> Any:
+    """A record of a class of checked JSON, with the records in it."""
+    return kind(
+        **{
+            name: _record(hint, row[name]) if is_dataclass(hint) else row[name]
+            for name, hint in get_type_hints(kind).items()
+        }
+    )
+
+
+CLIP_FIELDS = tuple(field.name for field in dataclasses.fields(Clips))
 
 
 # Kinds of values -------------------------------------------------------------------
@@ -214,8 +298,9 @@ def shortened(value: Any, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
-def check(facts: Any) -> None:
-    """Raises ValueError, in a clause, for a description that cannot be used."""
+def check(facts: Any) -> Description:
+    """The record of a description. Raises ValueError, in a clause, for one that cannot
+    be used."""
     if isinstance(facts, dict) and facts.get("project") != PROJECT:
         raise ValueError(f"project is {shortened(facts.get('project'))}")
     if isinstance(facts, dict) and facts.get("format") != FORMAT:
@@ -223,36 +308,45 @@ def check(facts: Any) -> None:
             f"its format is {shortened(facts.get('format'))}, this version reads "
             f"{FORMAT}"
         )
-    fault = fault_in(facts, SCHEMA) or _misfit(facts)
-    if fault is None and facts["sha256"] != digest(facts):
+    if fault := fault_in(facts, SCHEMA):
+        raise ValueError(fault)
+    described: Description = _record(Description, facts)
+    fault = _misfit(described)
+    if fault is None and facts.get("sha256") != digest(facts):
         fault = "it is not what was exported: its digest is another"
     if fault:
         raise ValueError(fault)
+    return described
 
 
-def _misfit(facts: Facts) -> str | None:
+def _misfit(described: Description) -> str | None:
     """What does not fit together in fields that are each fit."""
-    config, prepared = facts["config"], facts["preprocessing"]
-    for field, value in config["dataset"].items():
+    config, prepared = described.config, described.preprocessing
+    for field, value in config.dataset.items():
         rule = FIELDS.get(field)
         wanted = rule and rule.fault(value)
         if wanted:
             name = f"config.dataset.{shortened(field, 40)}"
             return f"{name} is {shortened(value)}; it must be {wanted}"
-    preparation, data = prepared["frames"], config["data"]
-    side, clip = preparation["image_size"], data["clip_frames"]
-    if config["dataset"].get("image_size") != side:
+    preparation, clips = prepared.frames, config.data
+    side, stored, clip = (
+        preparation.image_size,
+        preparation.num_frames,
+        clips.clip_frames,
+    )
+    if config.dataset.get("image_size") != side:
         return "its preprocessing does not fit its config"
-    span = (clip - 1) * data["frame_stride"] + 1
-    if span > preparation["num_frames"]:
-        return f"a clip spans {span} frames, but {preparation['num_frames']} are stored"
+    span = clip_span(clip, clips.frame_stride)
+    if span > stored:
+        return f"a clip spans {span} frames, but {stored} are stored"
     if clip * side**2 > MAX_CLIP_PIXELS:
         return f"clips of {clip} frames of {side} pixels are too large"
-    if preparation["num_frames"] * side**2 > MAX_STORED_PIXELS:
-        return f"{preparation['num_frames']} frames of {side} pixels are too large"
-    if prepared != as_json(preprocessed(preparation, prepared["window_frames"], data)):
+    if stored * side**2 > MAX_STORED_PIXELS:
+        return f"{stored} frames of {side} pixels are too large"
+    wanted = preprocessed(preparation, prepared.window_frames, clips)
+    if dataclasses.asdict(prepared) != as_json(dataclasses.asdict(wanted)):
         return "its preprocessing is not that of this version"
-    if preparation["face_finder"] == "yunet":
+    if preparation.face_finder == "yunet":
         return (
             "its faces are found with a file of YuNet, which no export holds: score "
             "with the workdir"
@@ -261,24 +355,24 @@ def _misfit(facts: Facts) -> str | None:
 
 
 def preprocessed(
-    preparation: Mapping[str, Any], window_frames: int, data: Mapping[str, Any]
-) -> Facts:
+    preparation: Preparation, window_frames: int, clips: Clips
+) -> Preprocessing:
     """model.json's preprocessing: all that lies between a file and the network.
 
     docs/predict.md says the same in words; examples/score_with_onnx.py does it.
     """
-    side = preparation["image_size"]
-    return {
+    side = preparation.image_size
+    return Preprocessing(
         # A path means nothing on another machine.
-        "frames": {**preparation, "face_finder_model": ""},
-        "window_frames": window_frames,
-        "rules": rules(),
-        "input": f"RGB uint8 [clips, {data['clip_frames']}, {side}, {side}, 3] and "
+        frames=dataclasses.replace(preparation, face_finder_model=""),
+        window_frames=window_frames,
+        input=f"RGB uint8 [clips, {clips.clip_frames}, {side}, {side}, 3] and "
         "length int32 [clips]",
-    }
+        rules=rules(),
+    )
 
 
-def rules() -> Facts:
+def rules() -> Json:
     """What is the same for all models of this version, on the way to the network.
 
     Python notation; `//` is the quotient rounded down, `round` goes to the even one.
@@ -349,14 +443,14 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def digest(facts: Facts) -> str:
+def digest(facts: Json) -> str:
     """SHA-256 of a description without its own digest."""
     rest = {k: v for k, v in facts.items() if k != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def sealed(facts: Facts) -> Facts:
+def sealed(facts: Json) -> Json:
     """A description with its digest, and null for numbers that JSON does not have."""
     whole = _finite({k: v for k, v in facts.items() if k != "sha256"})
     return {**whole, "sha256": digest(as_json(whole))}
@@ -373,18 +467,16 @@ def _finite(value: Any) -> Any:
 # Files -----------------------------------------------------------------------------
 
 
-def read(path: Path) -> Facts:
+def read(path: Path) -> Description:
     """The checked content of a model.json. Raises CheckpointError."""
     try:
-        facts = parse(read_text(path))
-        check(facts)
+        return check(parse(read_text(path)))
     except ValueError as error:
         said = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path} is not a model of this project, or it is damaged ({said}); "
             "export the model again"
         ) from error
-    return facts
 
 
 def read_text(path: Path, errors: str = "strict") -> str:

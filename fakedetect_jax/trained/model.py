@@ -6,11 +6,11 @@ where it comes from, the digest of the weights) and README.md, the model card.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,17 +23,27 @@ from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.files import write_json
 from fakedetect_jax.metrics import results
 from fakedetect_jax.model import network
+from fakedetect_jax.model.network import Variables
 from fakedetect_jax.run import workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained import description
+from fakedetect_jax.trained.description import (
+    Calibration,
+    Clips,
+    Description,
+    Groups,
+    Origin,
+)
 from fakedetect_jax.trained.weights import (
     abstract_variables,
     checkpoint_digest,
     choose_step,
     read_variables,
 )
+from tfds_ffpp.files import Json
+from tfds_ffpp.frames.prepare import Preparation
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 # The longest video of FaceForensics++, for models that do not say what they saw.
@@ -44,25 +54,25 @@ MAX_WEIGHT_BYTES = 4 << 30
 class TrainedModel(NamedTuple):
     """A trained model and what is needed to use it as it was trained.
 
-    variables: {"params", "batch_stats"} of host arrays; preparation: how videos were
-    prepared, the fields of tfds_ffpp.prepare.Recipe; temperature and threshold are
-    fitted on val, None where the checkpoint was not validated; window_frames: source
-    frames of the longest training video; made: whether it was trained on made videos;
-    calibration: what calibration.calibrate found, None if not recorded; card: Markdown.
+    variables: of host arrays; preparation: how videos were prepared; temperature and
+    threshold are fitted on val, None where the checkpoint was not validated;
+    window_frames: source frames of the longest training video; made: whether it was
+    trained on made videos; calibration: what calibration.calibrate found, None if not
+    recorded; card: Markdown.
     """
 
     config: Config
-    variables: dict[str, Any]
-    preparation: dict[str, Any]
+    variables: Variables
+    preparation: Preparation
     temperature: float | None
     threshold: float | None
     window_frames: int
     step: int
     digest: str
-    origin: dict[str, Any]
+    origin: Origin
     card: str
     made: bool = False
-    calibration: dict[str, Any] | None = None
+    calibration: Json | None = None
 
 
 def load_model(path: str | Path, *, step: int | None = None) -> TrainedModel:
@@ -126,17 +136,13 @@ def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
     return TrainedModel(
         config=config,
         variables=variables,
-        preparation=dataclasses.asdict(dataset.dataset_config(config).preparation),
+        preparation=dataset.dataset_config(config).preparation,
         temperature=facts.get("temperature"),
         threshold=facts.get("threshold"),
         window_frames=frames or DEFAULT_WINDOW_FRAMES,
         step=step,
         digest=weights_digest(variables),
-        origin={
-            "versions": facts["versions"],
-            "devices": facts.get("devices", ""),
-            "val": measured,
-        },
+        origin=Origin(facts["versions"], facts.get("devices", ""), {**measured}),
         card=_card(Path(path), step, checkpoint_digest(facts)),
         # A checkpoint that does not say was trained where its config made videos.
         made=bool(facts.get("made", config.synthetic.num_identities)),
@@ -156,7 +162,7 @@ def _without_notes() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def as_config(fields: dict[str, Any]) -> Config:
+def as_config(fields: Json) -> Config:
     """A config out of JSON: lists become the tuples that they were."""
 
     def restore(value: Any) -> Any:
@@ -167,7 +173,7 @@ def as_config(fields: dict[str, Any]) -> Config:
     return ConfigDict(restore(fields)).lock()
 
 
-def weights_digest(variables: dict[str, Any]) -> str:
+def weights_digest(variables: Variables) -> str:
     """SHA-256 over the names and values of all weights."""
     digest = hashlib.sha256()
     for name, leaf in sorted(to_leaves(variables).items()):
@@ -177,7 +183,7 @@ def weights_digest(variables: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_not_finite(variables: dict[str, Any], where: Path) -> None:
+def _refuse_not_finite(variables: Variables, where: Path) -> None:
     for name, leaf in to_leaves(variables).items():
         if not np.isfinite(leaf).all():
             raise CheckpointError(
@@ -218,37 +224,29 @@ def write_bundle(model: TrainedModel, folder: str | Path) -> list[Path]:
     (folder / WEIGHTS).write_bytes(content)
     (folder / CARD).write_text(model.card)
     # Last: without it the folder is no model.
-    write_json(folder / FACTS, facts_of(model))
+    write_json(folder / FACTS, describe(model).to_json())
     return [folder / name for name in (WEIGHTS, FACTS, CARD)]
 
 
-def facts_of(model: TrainedModel) -> dict[str, Any]:
-    """The content of model.json; see description.py."""
-    groups = model.config.to_dict()
-    clips = {k: groups["data"][k] for k in description.CLIP_FIELDS}
-    return description.sealed(
-        {
-            "project": description.PROJECT,
-            "format": description.FORMAT,
-            "config": {
-                "model": groups["model"],
-                "dataset": {**groups["dataset"], "face_finder_model": ""},
-                "data": clips,
-            },
-            "preprocessing": description.preprocessed(
-                model.preparation, model.window_frames, clips
-            ),
-            "calibration": {
-                "temperature": model.temperature,
-                "threshold": model.threshold,
-                "cross_fit": model.calibration,
-            },
-            "step": model.step,
-            "parameters": network.count_parameters(model.variables["params"]),
-            "weights_sha256": model.digest,
-            "trained_on_made_videos": model.made,
-            "origin": model.origin,
-        }
+def describe(model: TrainedModel) -> Description:
+    """The content of model.json."""
+    config = model.config
+    clips = Clips(**{name: config.data[name] for name in description.CLIP_FIELDS})
+    return Description(
+        config=Groups(
+            model=config.model.to_dict(),
+            dataset={**config.dataset.to_dict(), "face_finder_model": ""},
+            data=clips,
+        ),
+        preprocessing=description.preprocessed(
+            model.preparation, model.window_frames, clips
+        ),
+        calibration=Calibration(model.temperature, model.threshold, model.calibration),
+        step=model.step,
+        parameters=network.count_parameters(model.variables["params"]),
+        weights_sha256=model.digest,
+        trained_on_made_videos=model.made,
+        origin=model.origin,
     )
 
 
@@ -258,22 +256,22 @@ def read_bundle(folder: str | Path) -> TrainedModel:
     Raises CheckpointError.
     """
     folder = Path(folder)
-    facts = description.read(folder / FACTS)
-    config, empty = _build(folder / FACTS, facts["config"])
-    calibration = facts["calibration"]
+    described = description.read(folder / FACTS)
+    config, empty = _build(folder / FACTS, described.config)
+    calibration = described.calibration
     model = TrainedModel(
         config=config,
         variables=_read_weights(folder / WEIGHTS, empty),
-        preparation=facts["preprocessing"]["frames"],
-        temperature=calibration["temperature"],
-        threshold=calibration["threshold"],
-        window_frames=facts["preprocessing"]["window_frames"],
-        step=facts["step"],
-        digest=facts["weights_sha256"],
-        origin=facts["origin"],
+        preparation=described.preprocessing.frames,
+        temperature=calibration.temperature,
+        threshold=calibration.threshold,
+        window_frames=described.preprocessing.window_frames,
+        step=described.step,
+        digest=described.weights_sha256,
+        origin=described.origin,
         card=_read_card(folder / CARD),
-        made=facts["trained_on_made_videos"],
-        calibration=calibration["cross_fit"],
+        made=described.trained_on_made_videos,
+        calibration=calibration.cross_fit,
     )
     if weights_digest(model.variables) != model.digest:
         raise CheckpointError(
@@ -292,13 +290,13 @@ def _read_card(path: Path) -> str:
         raise CheckpointError(f"{error}, too many for a card; shorten it") from error
 
 
-def _build(path: Path, fields: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
+def _build(path: Path, groups: Groups) -> tuple[Config, Variables]:
     """The config of a description and the shapes of its variables.
 
     Raises CheckpointError for what is no model.
     """
     try:
-        config = as_config(fields)
+        config = as_config(asdict(groups))
         empty = abstract_variables(config)
     except Exception as error:  # whatever comes of fields that are each in range
         said = description.shortened((str(error).splitlines() or ["?"])[0], 200)
@@ -315,7 +313,7 @@ def _build(path: Path, fields: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
     return config, empty
 
 
-def _read_weights(path: Path, empty: dict[str, Any]) -> dict[str, Any]:
+def _read_weights(path: Path, empty: Variables) -> Variables:
     """The variables of a model of these shapes. Raises CheckpointError."""
     wanted = to_leaves(empty)
     description.need_regular(path)

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +10,9 @@ import numpy as np
 from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import network
+from fakedetect_jax.model.network import Variables
 from fakedetect_jax.run.checkpoint import Checkpoints
+from tfds_ffpp.files import Json
 
 # Evaluating a checkpoint ---------------------------------------------------------
 
@@ -45,7 +46,7 @@ def choose_step(checkpoints: Checkpoints, wanted: int | None) -> int:
     return chosen
 
 
-def abstract_variables(config) -> dict[str, Any]:
+def abstract_variables(config) -> Variables:
     """Shapes and types of the variables of a config's model."""
     initialise = functools.partial(network.make_model(config).init, train=False)
     frames = jax.ShapeDtypeStruct((1, *settings.clip_shape(config)), np.float32)
@@ -54,7 +55,7 @@ def abstract_variables(config) -> dict[str, Any]:
     return {"batch_stats": {}, **variables}
 
 
-def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+def read_variables(config, checkpoints: Checkpoints, step: int) -> Variables:
     """The model's variables at a step, on the host; averaged ones where kept.
 
     Averaged parameters come with the averaged statistics, as in training's validation.
@@ -63,8 +64,7 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any
     wanted = abstract_variables(config)
     digests = checkpoints.facts(step)["digests"]
     if any(name.startswith("ema_params.") for name in digests):
-        wanted["ema_params"] = wanted["params"]
-        wanted["ema_batch_stats"] = wanted["batch_stats"]
+        wanted |= {f"ema_{name}": wanted[name] for name in ("params", "batch_stats")}
     variables = checkpoints.restore_model(step, wanted)
     averaged = {
         name: variables.pop(f"ema_{name}")
@@ -74,7 +74,7 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> dict[str, Any
     return {**variables, **averaged}
 
 
-def checkpoint_digest(facts: dict[str, Any]) -> str:
+def checkpoint_digest(facts: Json) -> str:
     """SHA-256 over the digests of a checkpoint's weights and statistics."""
     kept = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
     weights = {k: v for k, v in facts["digests"].items() if k.startswith(kept)}

@@ -11,7 +11,6 @@ from fakedetect_jax.serving.session import Limits
 from fakedetect_jax.serving.tracks import Pending
 from tests.made_videos import write_video
 from tests.serving.videos import spoil, write_long
-from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.jobs import WindowsJob
 from tfds_ffpp.workers.pool import Worker
 
@@ -25,7 +24,7 @@ def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
         job = WindowsJob(
             path=str(path),
             folder=str(video),
-            preparation=Preparation(**central.model.preparation),
+            preparation=central.model.preparation,
             window_frames=2000,
             all_faces=True,
             time_limit=300.0,

@@ -14,7 +14,7 @@ from tfds_ffpp import build
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames import faces
 from tfds_ffpp.frames.faces import DlibFinder, clip_box, link_tracks, square_box
-from tfds_ffpp.frames.track import from_json, make_track, place_points
+from tfds_ffpp.frames.track import Track, make_track, place_points
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic import tree
 from tfds_ffpp.synthetic.identity import fractal_noise
@@ -338,13 +338,14 @@ def test_a_fake_has_the_track_of_its_original():
         [place_points((0.1, 0.1, 0.5, 0.5)), None, place_points((0.3, 0.1, 0.7, 0.5))],
         usual=(0.2, 0.2, 0.8, 0.8),
     )
-    fake = from_json(json.loads(json.dumps(track.to_json()))).at([0, 5, 11, 40])
+    again = Track.from_json(json.loads(json.dumps(track.to_json())))
+    fake = again.at([0, 5, 11, 40])
     assert fake.seen.tolist() == [True, True, False, True]
     tops = [0.1, 0.15, 0.21, 0.3]
     np.testing.assert_allclose(fake.boxes[:, 0], tops, atol=1e-4)
     features = fake.features(6)
-    assert features["face_seen"] == [1, 1, 0, 1, 1, 1]
-    assert np.shape(features["face_points"]) == (6, 5, 2)
+    assert features.face_seen == [1, 1, 0, 1, 1, 1]
+    assert np.shape(features.face_points) == (6, 5, 2)
 
 
 # Tracks and boxes -----------------------------------------------------------------

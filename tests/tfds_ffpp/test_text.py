@@ -48,25 +48,27 @@ def test_the_table_of_videos_holds_no_formula():
 
 
 def test_a_card_of_nasty_names_is_safe():
-    names = "videos real fake no_face several_faces shorter_than_asked damaged"
-    counts = dict.fromkeys(names.split(), 1)
     text = card.as_markdown(
-        {
-            "name": NASTY,
-            "version": "1.0.0",
-            "layout": "csv",
-            "made": False,
-            "official_split": None,
-            "split_source": NASTY,
-            "face_finder": "none",
-            "splits": {"test": {**counts, "methods": {NASTY: 1}}},
-            "warnings": [NASTY],
-            "notes": [],
-            "rejected": {},
-            "files": {"found": 1, "taken": 1, "rejected": 0, "passed_over": {}},
-            "config": {},
-            "versions": {},
-        }
+        card.Card(
+            name=NASTY,
+            version="1.0.0",
+            made=False,
+            official_split=None,
+            split_source=NASTY,
+            splits={"test": card.Counts(1, 1, 1, {NASTY: 1}, 1, 1, 1, 1)},
+            coverage={},
+            files=card.FileCounts(1, 1, 0, {}),
+            dropped={},
+            rejected={},
+            missing={},
+            warnings=[NASTY],
+            notes=[],
+            layout="csv",
+            test_list=None,
+            face_finder="none",
+            config={},
+            versions={},
+        )
     )
     assert "\x1b" not in text and "<script>" not in text
     (row,) = [x for x in text.splitlines() if "31m" in x and x[0] == "|"]

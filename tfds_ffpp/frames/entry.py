@@ -10,12 +10,9 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.whole import whole
-
-Meta = dict[str, Any]
+from tfds_ffpp.files import Json, whole
 
 
 def entry_name(path: str, how: object) -> str:
@@ -25,7 +22,7 @@ def entry_name(path: str, how: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def write_entry(path: Path, meta: Meta, frames: Sequence[bytes]) -> None:
+def write_entry(path: Path, meta: Json, frames: Sequence[bytes]) -> None:
     """Writes an entry so that it is there whole or not at all."""
     blob = b"".join(frames)
     line = json.dumps({**meta, "_sizes": [len(f) for f in frames], "_crc": _crc(blob)})
@@ -37,7 +34,7 @@ def _crc(blob: bytes) -> int:
     return zlib.crc32(blob)
 
 
-def read_meta(path: Path) -> Meta | None:
+def read_meta(path: Path) -> Json | None:
     """The JSON of an entry; None when there is no whole entry."""
     try:
         with path.open("rb") as file:

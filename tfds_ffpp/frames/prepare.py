@@ -1,14 +1,14 @@
 """One video -> its frames as stored: decode, detect, crop, encode."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from time import process_time
-from typing import Any
 
 import numpy as np
 import simplejpeg
 
+from tfds_ffpp.files import Json
 from tfds_ffpp.frames.crops import Box, clip_crops
 from tfds_ffpp.frames.entry import read_meta
 from tfds_ffpp.frames.faces import (
@@ -20,7 +20,7 @@ from tfds_ffpp.frames.faces import (
     usual_box,
 )
 from tfds_ffpp.frames.stored import VideoFacts
-from tfds_ffpp.frames.track import from_json, unknown_track
+from tfds_ffpp.frames.track import Track, unknown_track
 from tfds_ffpp.frames.video import DecodedVideo, Plan, even_plan, read_clip, run_plan
 
 
@@ -53,7 +53,7 @@ class Prepared:
     seconds: dict[str, float]
 
     @property
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Json:
         """What its entry holds beside the frames."""
         return {**self.facts.to_json(), "faces": faces_to_json(self.faces)}
 
@@ -193,7 +193,7 @@ def prepare(
         box=list(source_box(faces, clip.size(0))),
         coverage=faces.coverage,
         num_faces=faces.num_faces,
-        **faces.track.features(preparation.num_frames),
+        **faces.track.features(preparation.num_frames)._asdict(),
         damaged=int(clip.loss is not None),
         sha256=file_digest(path),
         codec=clip.facts.codec,
@@ -213,7 +213,7 @@ def prepare(
     return Prepared(facts, faces, frames, seconds)
 
 
-def faces_to_json(faces: Faces) -> dict[str, Any]:
+def faces_to_json(faces: Faces) -> Json:
     """Faces with their track as plain data, which faces_from_json reads back."""
     assert faces.track is not None  # noqa: S101
     return {
@@ -225,13 +225,13 @@ def faces_to_json(faces: Faces) -> dict[str, Any]:
     }
 
 
-def faces_from_json(row: dict[str, Any]) -> Faces:
+def faces_from_json(row: Json) -> Faces:
     """The faces of faces_to_json."""
-    box = row["box"]
+    box, reference, coverage, num_faces, track = (row[f.name] for f in fields(Faces))
     return Faces(
-        box=(box[0], box[1], box[2], box[3]) if box else None,
-        reference=(row["reference"][0], row["reference"][1]),
-        coverage=row["coverage"],
-        num_faces=row["num_faces"],
-        track=from_json(row["track"]),
+        box=box and tuple(box),
+        reference=tuple(reference),
+        coverage=coverage,
+        num_faces=num_faces,
+        track=Track.from_json(track),
     )

@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.files import Json
 from tfds_ffpp.tree.naming import VideoRecord
 
 
@@ -41,7 +41,7 @@ class VideoFacts:
     bit_rate: int
     source_frames: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain data."""
         return {name: getattr(self, name) for name in _FACTS}
 
@@ -67,7 +67,7 @@ class StoredVideo(VideoFacts):
         """dataset/method/video_id: the key of the example."""
         return f"{self.dataset}/{self.method}/{self.video_id}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain data: all features of the example but its frames."""
         return {name: getattr(self, name) for name in (*_NAMES, *_FACTS)}
 
@@ -95,7 +95,7 @@ def read_table(path: Path) -> list[StoredVideo]:
     return videos
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_lines(path: Path, rows: Iterable[Json]) -> None:
     """Writes rows as lines of JSON."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -111,7 +111,7 @@ class Rejected:
     expected: bool = True
     record: VideoRecord | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As a line of rejected.jsonl."""
         record = self.record
         return {

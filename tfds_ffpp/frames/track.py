@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+
+from tfds_ffpp.files import Json
 
 # Where the points lie in a box of dlib's frontal detector, as (y, x) in its sides: the
 # mean of 120 made heads of known geometry. On a photograph, dlib's five-point model
@@ -19,6 +21,14 @@ def place_points(box: Sequence[float]) -> np.ndarray:
     """The five points float[5,2] of a typical face in a box, in the box's units."""
     corner = np.asarray(box[:2])
     return corner + TYPICAL_POINTS * (np.asarray(box[2:]) - corner)
+
+
+class FaceFeatures(NamedTuple):
+    """A track as a dataset stores it, an item for each frame; places are rounded."""
+
+    face_seen: list[int]
+    face_box: list[list[float]]
+    face_points: list[list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -51,34 +61,36 @@ class Track:
             points=_between(wanted, own, self.points),
         )
 
-    def features(self, length: int) -> dict[str, list]:
-        """face_seen, face_box and face_points of the stored frames, the last repeated
-        up to a length."""
+    def features(self, length: int) -> FaceFeatures:
+        """What is stored of it, the last frame repeated up to a length."""
         missing = length - len(self.index)
 
         def padded(values: np.ndarray) -> list:
             filled = np.concatenate([values, values[-1:].repeat(missing, axis=0)])
             return filled.tolist()
 
-        return {
-            "face_seen": padded(self.seen.astype(int)),
-            "face_box": padded(np.round(self.boxes, DIGITS)),
-            "face_points": padded(np.round(self.points, DIGITS)),
-        }
+        return FaceFeatures(
+            face_seen=padded(self.seen.astype(int)),
+            face_box=padded(np.round(self.boxes, DIGITS)),
+            face_points=padded(np.round(self.points, DIGITS)),
+        )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain data, which from_json reads back."""
-        return {"index": list(self.index), **self.features(len(self.index))}
+        features = self.features(len(self.index))
+        return {"index": list(self.index), **features._asdict()}
 
-
-def from_json(row: dict[str, Any]) -> Track:
-    """The track of to_json."""
-    return Track(
-        index=row["index"],
-        seen=np.array(row["face_seen"], bool),
-        boxes=np.array(row["face_box"], float).reshape(-1, 4),
-        points=np.array(row["face_points"], float).reshape(-1, 5, 2),
-    )
+    @classmethod
+    def from_json(cls, row: Json) -> "Track":
+        """The track of to_json."""
+        index = row["index"]
+        seen, boxes, points = (row[name] for name in FaceFeatures._fields)
+        return cls(
+            index=index,
+            seen=np.array(seen, bool),
+            boxes=np.array(boxes, float).reshape(-1, 4),
+            points=np.array(points, float).reshape(-1, 5, 2),
+        )
 
 
 def _between(wanted: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:

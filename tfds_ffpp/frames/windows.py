@@ -1,11 +1,12 @@
 """A video of any length -> windows, each prepared as the dataset stores a video."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tfds_ffpp.errors import IrregularVideoError
+from tfds_ffpp.files import Json
+from tfds_ffpp.frames.crops import Box
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.faces import Faces, clip_boxes
 from tfds_ffpp.frames.prepare import (
@@ -30,6 +31,63 @@ from tfds_ffpp.frames.video import (
 # looked-at frames, and is at least this share of the largest one's side.
 MIN_COVERAGE = 0.5
 MIN_RELATIVE_SIDE = 0.25
+
+
+@dataclass(frozen=True)
+class StoredFace:
+    """A face of a window: the file of its frames, and some of their VideoFacts."""
+
+    entry: str
+    num_valid: int
+    face_seen: list[int]
+    box: Box
+    coverage: float
+    num_faces: int
+
+    @property
+    def meta(self) -> Json:
+        """What its entry holds beside the frames."""
+        return {k: v for k, v in asdict(self).items() if k != "entry"}
+
+
+@dataclass(frozen=True)
+class PreparedWindow:
+    """The frames start to stop of `total`, and the faces that were stored of them.
+
+    frame_index and timestamp (seconds) are of the frames that were looked at.
+    """
+
+    number: int
+    start: int
+    stop: int
+    total: int
+    frame_index: list[int]
+    timestamp: list[float]
+    faces: list[StoredFace]
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """What is known of a file whose windows are all prepared.
+
+    promised_frames: how many it should have; missing_from: seconds of the first that is
+    missing; loss: what did not decode, in words; partial: whether that is so much that
+    no dataset would take it.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+    pixel_format: str
+    bit_rate: int
+    damaged: bool
+    promised_frames: int
+    missing_from: float | None
+    loss: str | None
+    partial: bool
+    sha256: str
 
 
 def cut_evenly(total: int, window_frames: int) -> list[tuple[int, int]]:
@@ -66,15 +124,15 @@ def prepare_windows(
     all_faces: bool,
     folder: Path,
     alive: Callable[[], None] = lambda: None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PreparedWindow | FileSummary]:
     """Prepares the windows of a video one after another, in constant memory.
 
     Each face of a window is stored in a file of its own in `folder`, as cache.py
     writes them, with the frames that the dataset would store of such a video.
 
-    Yields {"window": facts} for each, at the end {"summary": facts of the file}. A
-    window numbered 0 after others makes those before it void. Half of the video must
-    decode; what a dataset would not take for that reason is marked as partial.
+    Yields each, and at the end what is known of the file. A window numbered 0 after
+    others makes those before it void. Half of the video must decode; what a dataset
+    would not take for that reason is marked as partial.
 
     Raises UnusableVideoError with the reason.
     """
@@ -99,9 +157,11 @@ def prepare_windows(
         )
 
 
-def _prepare(path: Path, preparation: Preparation, how, *, in_order: bool, alive):
+def _prepare(
+    path: Path, preparation: Preparation, how, *, in_order: bool, alive
+) -> Iterator[PreparedWindow | FileSummary]:
     window_frames, all_faces, folder = how
-    summary: dict[str, Any] = {}
+    summary: FileSummary | None = None
     windows = read_windows(
         path,
         lambda total: cut_evenly(total, window_frames),
@@ -111,7 +171,7 @@ def _prepare(path: Path, preparation: Preparation, how, *, in_order: bool, alive
         alive=alive,
     )
     for number, window in enumerate(windows):
-        summary = summary or _summary(window)
+        summary = summary or _summary(window, file_digest(path))
         faces = all_boxes(window.clip, preparation)
         if not all_faces:
             faces = faces[:1]
@@ -120,53 +180,56 @@ def _prepare(path: Path, preparation: Preparation, how, *, in_order: bool, alive
             entry = folder / f"{number}-{i}{'-in-order' * in_order}"
             stored.append(_store_face(entry, window.clip, face, preparation))
             alive()
-        yield {"window": _window_facts(number, window, stored)}
-    yield {"summary": {**summary, "sha256": file_digest(path)}}
+        yield _prepared(number, window, stored)
+    assert summary is not None  # noqa: S101  a file without frames is not usable
+    yield summary
 
 
 def _store_face(
     entry: Path, clip: DecodedVideo, face: Faces, preparation: Preparation
-) -> dict[str, Any]:
+) -> StoredFace:
     num_valid, frames, _ = store(clip, face, preparation)
     track = with_track(clip, face, preparation).track
     assert track is not None  # noqa: S101
-    facts = {
-        "num_valid": num_valid,
-        "face_seen": track.features(preparation.num_frames)["face_seen"],
-        "box": list(source_box(face, clip.size(0))),
-        "coverage": face.coverage,
-        "num_faces": face.num_faces,
-    }
-    write_entry(entry, facts, frames)
-    return {"entry": str(entry), **facts}
+    stored = StoredFace(
+        entry=str(entry),
+        num_valid=num_valid,
+        face_seen=track.features(preparation.num_frames).face_seen,
+        box=source_box(face, clip.size(0)),
+        coverage=face.coverage,
+        num_faces=face.num_faces,
+    )
+    write_entry(entry, stored.meta, frames)
+    return stored
 
 
-def _summary(window: Window) -> dict[str, Any]:
+def _summary(window: Window, sha256: str) -> FileSummary:
     facts, clip = window.clip.facts, window.clip
-    return {
-        "frames": clip.source_frames,
-        "fps": facts.fps,
-        "width": facts.width,
-        "height": facts.height,
-        "codec": facts.codec,
-        "pixel_format": facts.pixel_format,
-        "bit_rate": facts.bit_rate,
-        "damaged": clip.loss is not None,
-        "promised_frames": clip.loss.promised if clip.loss else clip.source_frames,
-        "missing_from": clip.loss and clip.loss.first,
-        "loss": clip.loss and str(clip.loss),
-        "partial": clip.loss is not None and clip.loss.leaves < MIN_DECODED,
-    }
+    return FileSummary(
+        frames=clip.source_frames,
+        fps=facts.fps,
+        width=facts.width,
+        height=facts.height,
+        codec=facts.codec,
+        pixel_format=facts.pixel_format,
+        bit_rate=facts.bit_rate,
+        damaged=clip.loss is not None,
+        promised_frames=clip.loss.promised if clip.loss else clip.source_frames,
+        missing_from=clip.loss and clip.loss.first,
+        loss=str(clip.loss) if clip.loss else None,
+        partial=clip.loss is not None and clip.loss.leaves < MIN_DECODED,
+        sha256=sha256,
+    )
 
 
-def _window_facts(number: int, window: Window, stored) -> dict[str, Any]:
+def _prepared(number: int, window: Window, stored: list[StoredFace]) -> PreparedWindow:
     clip = window.clip
-    return {
-        "number": number,
-        "start": window.start,
-        "stop": window.stop,
-        "total": clip.source_frames,
-        "frame_index": clip.indices,
-        "timestamp": clip.timestamps,
-        "faces": stored,
-    }
+    return PreparedWindow(
+        number=number,
+        start=window.start,
+        stop=window.stop,
+        total=clip.source_frames,
+        frame_index=clip.indices,
+        timestamp=clip.timestamps,
+        faces=stored,
+    )

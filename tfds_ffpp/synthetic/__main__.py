@@ -35,9 +35,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 3 when the folder or a parameter is at fault."""
     flags = vars(_parse(argv))
+    out = flags.pop("out")
     try:
-        system.refuse_path("OUT", flags["out"])
-        root = tree.write_tree(flags.pop("out"), **flags)
+        system.refuse_path("OUT", out)
+        root = tree.write_tree(out, **flags)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -15,11 +15,11 @@ import numpy as np
 
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.files import PARTIAL, whole
 from tfds_ffpp.progress import Progress
 from tfds_ffpp.synthetic import forgeries, identity, rendering
 from tfds_ffpp.synthetic.forgeries import Frame, MadeVideo
 from tfds_ffpp.synthetic.identity import Array
-from tfds_ffpp.whole import PARTIAL, whole
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
@@ -287,10 +287,10 @@ def _encode(path: Path, frames: list[Frame], *, crf: str, rate: int) -> None:
         whole(path) as place,
         av.open(str(place), "w", format="mp4", options=exact) as container,
     ):
-        options = {"crf": crf, "preset": "veryfast", "bf": "2", "threads": "1"}
         # With B-frames, x264's macroblock tree gives other bytes now and then (seen
         # in core 165: up to 4 files of 25 encodings); without it, one.
-        options["mbtree"] = "0"
+        options = {"crf": crf, "preset": "veryfast", "bf": "2", "mbtree": "0"}
+        options |= {"threads": "1"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv444p"

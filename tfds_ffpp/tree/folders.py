@@ -114,11 +114,12 @@ def _has_videos(folder: Path) -> bool:
 def _flat_folders(root: Path, compression: str) -> list[Folder]:
     """FF++/{real,fake}/*.mp4: its names say neither method nor level."""
     found = {f.name.lower(): f for f in subfolders(root)}
-    if not {"real", "fake"} <= set(found):
+    real, fake = found.get("real"), found.get("fake")
+    if real is None or fake is None:
         return []
     return [
-        Folder(found["real"], "youtube", compression, 0),
-        Folder(found["fake"], "unknown", compression, 1),
+        Folder(real, "youtube", compression, 0),
+        Folder(fake, "unknown", compression, 1),
     ]
 
 

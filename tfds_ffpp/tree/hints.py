@@ -44,6 +44,14 @@ class Found:
     videos: dict[Path, int] = field(default_factory=dict)
     odd_name: str = ""  # the first video in a layout's folder without an official name
 
+    def count(self, kind: str) -> int:
+        """How many of the files are of a kind, as census.kind has it."""
+        return sum(
+            count
+            for suffix, count in self.suffixes.items()
+            if census.kind(f"x{suffix}") == kind
+        )
+
 
 def look(root: Path, folders: Collection[Path]) -> Found:
     """What lies below root; `videos` leaves out the layout's own folders."""
@@ -134,15 +142,12 @@ def advice(root: Path, there: Found) -> str:
     names = _names(there, root)
     counts = ", ".join(f"{n} {s}" for s, n in there.suffixes.most_common(3))
     said = f"found {counts or 'links to folders'}{f' in {names}' if names else ''}"
-    sums = Counter()
-    for suffix, count in there.suffixes.items():
-        sums[census.kind(f"x{suffix}")] += count
-    if sums["picture"] > sum(sums.values()) / 2:
+    if there.count("picture") > there.suffixes.total() / 2:
         return (
             f"{said}; these are extracted frames, but the build takes the videos "
             "themselves"
         )
-    if not sums["video"] and sums["archive"]:
+    if not there.count("video") and there.count("archive"):
         return f"{said}; unpack the archives first"
     if there.odd_name:
         mapping = suggest_map(root, _tops(root))
@@ -150,7 +155,7 @@ def advice(root: Path, there: Found) -> str:
             f"{said}; names such as {printable(there.odd_name)} do not tell who is "
             f"seen, so {_ways(root, mapping, names=False)}"
         )
-    if not sums["video"] and not there.links:
+    if not there.count("video") and not there.links:
         return f"{said}; none of them is a video by its name"
     mapping = suggest_map(root, [*there.videos, *there.links])
     return f"{said}{_near(_tops(root))}; {_ways(root, mapping, names=True)}"

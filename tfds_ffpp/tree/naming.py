@@ -82,13 +82,12 @@ def parse_name(stem: str) -> Name | None:
         match = pattern.fullmatch(stem)
         if match is None:
             continue
-        parts = match.groupdict()
-        target = parts["target"]
+        target = match.group("target")
         if kind == "fake":
-            return Name(kind, target, parts["source"], f"youtube/{target}")
+            return Name(kind, target, match.group("source"), f"youtube/{target}")
         if kind == "dfd":
-            original = f"actors/{target}__{parts['scene']}"
-            return Name(kind, target, parts["source"], original)
+            original = f"actors/{target}__{match.group('scene')}"
+            return Name(kind, target, match.group("source"), original)
         return Name(kind, target)
     return None
 

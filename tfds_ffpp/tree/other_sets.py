@@ -5,10 +5,10 @@ Their own lists call real 1 (Celeb-DF) or fake 1 (DFDC); here fake is always 1.
 
 import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES, VideoRecord, is_utf8
@@ -52,7 +52,8 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read as text ({error})") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, dict[str, object]]:
+    """Video -> its facts."""
     try:
         rows = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
@@ -172,14 +173,13 @@ def dfdc(root: Path) -> OtherSet | None:
     path = ours[0] if ours else None
     missing = []
     if path is not None:
-        for number, row in _csv_rows(path, ("filename", "label")):
-            places = [path.parent / row["filename"]]
-            places.append(path.parent / "videos" / row["filename"])
+        for row in _csv_rows(path, "filename"):
+            places = [path.parent / row.video, path.parent / "videos" / row.video]
             video = next((p for p in places if p.exists()), None)
             if video is None:
-                missing.append(row["filename"])
+                missing.append(row.video)
                 continue
-            label = _label(row["label"], path, f"line {number}")
+            label = _label(row.label, path, f"line {row.line}")
             method = ("original", "fake")[label]
             records.append(_record(video, "dfdc", method, label, listed="test"))
     return OtherSet(records, tuple(missing), path) if records else None
@@ -197,8 +197,9 @@ def dfdc_preview(root: Path) -> OtherSet | None:
             missing.append(name)
             continue
         label = _label(facts.get("label"), path, name)
-        if facts.get("set") not in ("train", "test"):
-            raise DataError(f"{path}: {name} has the set {facts.get('set')!r}")
+        listed = facts.get("set")
+        if listed not in ("train", "test"):
+            raise DataError(f"{path}: {name} has the set {listed!r}")
         records.append(
             _record(
                 video,
@@ -208,7 +209,7 @@ def dfdc_preview(root: Path) -> OtherSet | None:
                 video_id=str(Path(name).with_suffix("")),
                 target=str(facts.get("target_id") or ""),
                 source=str(facts.get("swapped_id") or "") if label else "",
-                listed=facts["set"],
+                listed=listed,
             )
         )
     return OtherSet(records, tuple(missing), path)
@@ -256,8 +257,20 @@ def deeperforensics(root: Path) -> OtherSet | None:
 # Any table ------------------------------------------------------------------------
 
 
-def _csv_rows(path: Path, needed: tuple[str, ...]):
-    """(line number, row) of a CSV whose header has the needed columns."""
+class _Row(NamedTuple):
+    """A video in a CSV, and which line of the file it is; "" where it has no column."""
+
+    line: int
+    video: str
+    label: str
+    method: str
+    group: str
+    split: str
+
+
+def _csv_rows(path: Path, column: str) -> Iterator[_Row]:
+    """The rows of a CSV that names its videos in a column, and has their label."""
+    needed = column, "label"
     reader = csv.DictReader(_read_text(path).splitlines())
     lacking = [c for c in needed if c not in (reader.fieldnames or ())]
     if lacking:
@@ -266,10 +279,11 @@ def _csv_rows(path: Path, needed: tuple[str, ...]):
             f"{','.join(needed)}"
         )
     for row in reader:
-        for column in needed:
-            if not row[column]:
-                raise DataError(f"{path}: line {reader.line_num} has no {column}")
-        yield reader.line_num, row
+        for name in needed:
+            if not row[name]:
+                raise DataError(f"{path}: line {reader.line_num} has no {name}")
+        names = *needed, "method", "group", "split"
+        yield _Row(reader.line_num, *(row.get(name) or "" for name in names))
 
 
 def table(root: Path) -> OtherSet | None:
@@ -282,23 +296,22 @@ def table(root: Path) -> OtherSet | None:
     if path.suffix.lower() != ".csv" or not path.exists():
         return None
     records = []
-    for number, row in _csv_rows(path, ("path", "label")):
-        video = path.parent / row["path"]
+    for row in _csv_rows(path, "path"):
+        video = path.parent / row.video
         if not video.is_file():
-            raise DataError(f"{path}: line {number}: {video} is not a file")
-        label = _label(row["label"], path, f"line {number}")
-        split = row.get("split") or ""
-        if split not in ("", "train", "val", "test"):
-            raise DataError(f"{path}: line {number} has the split {split!r}")
+            raise DataError(f"{path}: line {row.line}: {video} is not a file")
+        label = _label(row.label, path, f"line {row.line}")
+        if row.split not in ("", "train", "val", "test"):
+            raise DataError(f"{path}: line {row.line} has the split {row.split!r}")
         records.append(
             _record(
                 video,
                 path.parent.name if path.stem == "videos" else path.stem,
-                row.get("method") or ("real", "fake")[label],
+                row.method or ("real", "fake")[label],
                 label,
-                video_id=str(Path(row["path"]).with_suffix("")),
-                target=row.get("group") or "",
-                listed=split,
+                video_id=str(Path(row.video).with_suffix("")),
+                target=row.group,
+                listed=row.split,
             )
         )
     listed = any(r.listed for r in records)

@@ -42,6 +42,10 @@ SAME_SOURCE = (
     ("982", "983"),
     ("993", "994"),
 )
+# Why a video is in no split.
+UNLISTED = "an id that no split lists"
+CROSSING = "its two actors are in different splits"
+OVERLAPPING = "shares its source video with another split"
 # Whose target ids are those of FaceForensics++.
 FFPP_IDS = ("ffpp", "deeperforensics")
 # The lists of dataset/splits of github.com/ondyari/FaceForensics, with their licence.
@@ -185,7 +189,7 @@ def _assign_official(
     for record in records:
         homes = {home.get(i) for i in record.identities}
         if None in homes:
-            dropped["an id that no split lists"] += 1
+            dropped[UNLISTED] += 1
         elif len(homes) > 1:
             raise DataError(
                 f"{record.path} pairs ids of different splits ("
@@ -384,14 +388,12 @@ def assign(
             "out."
         )
         if crossing:
-            dropped["its two actors are in different splits"] = crossing
+            dropped[CROSSING] = crossing
     overlaps = _overlaps_in(taken)
     if overlaps:
         warnings.append(_overlap_warning(overlaps, taken, strict=strict))
     if overlaps and strict:
-        dropped["shares its source video with another split"] = _drop_overlaps(
-            taken, overlaps
-        )
+        dropped[OVERLAPPING] = _drop_overlaps(taken, overlaps)
         source += "; without the train side of source videos in two splits"
     for split in SPLITS:
         if not taken[split]:
@@ -450,22 +452,23 @@ def assign_folders(records: Sequence[VideoRecord]) -> Splits:
 
     Raises DataError when train has too few people for that.
     """
-    taken = {s: [r for r in records if r.listed == s] for s in SPLITS}
+    train, val, test = ([r for r in records if r.listed == s] for s in SPLITS)
     warnings = ["This is not the official split: folders named the splits."]
     source = "folders train, val and test"
-    if not taken["val"]:
-        home = _assign_disjoint(taken["train"])
-        taken["train"], taken["val"] = home["train"] + home["test"], home["val"]
+    if not val:
+        of_train, val, of_test = _assign_disjoint(train).values()
+        train = of_train + of_test
         source = "folders train and test; val by hash out of train"
-        if not taken["val"] or not taken["train"]:
+        if not val or not train:
             raise DataError(
                 "the folder train has too few unrelated people to make a val split of; "
                 "add a folder val"
             )
         warnings.append(
-            f"There is no folder val: {len(taken['val'])} videos of train were made "
+            f"There is no folder val: {len(val)} videos of train were made "
             "the val split, by people."
         )
+    taken = dict(zip(SPLITS, (train, val, test), strict=True))
     listed = [replace(r, listed=s) for s in SPLITS for r in taken[s]]
     return Splits(
         records={s: _in_order(taken[s]) for s in SPLITS},

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -28,7 +28,7 @@ from tfds_ffpp.errors import DataError, UnusableVideoError
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.prepare import finder_of, prepare
 from tfds_ffpp.frames.video import quiet
-from tfds_ffpp.frames.windows import prepare_windows
+from tfds_ffpp.frames.windows import FileSummary, prepare_windows
 from tfds_ffpp.system import die_with_parent
 from tfds_ffpp.workers import sandbox
 from tfds_ffpp.workers.jobs import (
@@ -89,7 +89,10 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
             folder=job.place,
             alive=alive,
         ):
-            yield Result(more="window" in found, **found)
+            if isinstance(found, FileSummary):
+                yield Result(summary=asdict(found))
+            else:
+                yield Result(more=True, window=asdict(found))
     except Exception as error:
         yield fault(error)
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from tfds_ffpp.files import Json
 from tfds_ffpp.frames.faces import Faces
 from tfds_ffpp.frames.prepare import Preparation, faces_from_json, faces_to_json
 
@@ -29,7 +30,7 @@ class EntryJob:
         """The folder that its frames are written to."""
         return Path(self.entry).parent
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain data."""
         faces = self.faces and faces_to_json(self.faces)
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -59,7 +60,7 @@ class WindowsJob:
         """The folder that its frames are written to."""
         return Path(self.folder)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain data."""
         return asdict(self)
 
@@ -67,13 +68,14 @@ class WindowsJob:
 Job = EntryJob | WindowsJob
 
 
-def job_from_json(row: dict[str, Any]) -> Job:
+def job_from_json(row: Json) -> Job:
     """The job of to_json."""
     preparation = Preparation(**row["preparation"])
     if "folder" in row:
         return WindowsJob(**{**row, "preparation": preparation})
-    faces = row["faces"] and faces_from_json(row["faces"])
-    return EntryJob(**{**row, "preparation": preparation, "faces": faces})
+    faces = row.get("faces")
+    seen = faces and faces_from_json(faces)
+    return EntryJob(**{**row, "preparation": preparation, "faces": seen})
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,19 @@ class Result:
     With `more` it is a sign of life or a prepared window, and others follow. The last
     one has what an EntryJob spent (seconds), what a WindowsJob found out about the file
     (summary), why this video cannot be used (reason), or why none can (fatal); memory
-    is the most that its process has held, in KiB.
+    is the most that its process has held, in KiB. window and summary are the records of
+    frames.windows as JSON has them.
     """
 
     more: bool = False
-    window: dict[str, Any] | None = None
+    window: Json | None = None
     seconds: dict[str, float] | None = None
-    summary: dict[str, Any] | None = None
+    summary: Json | None = None
     reason: str = ""
     fatal: str = ""
     memory: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As plain data, without what is not known."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in named.items() if value or value == {}}

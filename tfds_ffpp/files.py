@@ -1,10 +1,14 @@
-"""A file that is either whole or not there."""
+"""Files that are whole or not there, and what JSON has in them."""
 
 import contextlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+# An object of JSON: only where a file or another process is read or written; elsewhere
+# its content is a record with named fields.
+Json = dict[str, Any]
 PARTIAL = ".partial"  # how the name of a file that is not whole yet ends
 
 
