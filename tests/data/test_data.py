@@ -222,6 +222,14 @@ def test_pair_sampling_names_a_fake_without_its_original():
         make_order(videos, "pair")
 
 
+def test_pair_sampling_refuses_an_original_without_a_face():
+    videos = [
+        replace(v, num_valid=0) if v.video_id == "004" else v for v in make_videos()
+    ]
+    with pytest.raises(DataError, match="original youtube/004 .* is not usable"):
+        make_order(videos, "pair")
+
+
 def label_of(videos, clip: ClipRef) -> int:
     return 1 if clip.blend else videos[clip.video].label
 

@@ -251,6 +251,33 @@ def test_equal_parts_of_a_mean_do_not_average_out():
     assert mean(draws, 1.6 - draws) == pytest.approx([0.8, 0.8], abs=1e-6)
 
 
+@pytest.mark.parametrize(("num_clusters", "lacking"), [(1, 0), (30, 200)])
+def test_one_cluster_or_few_draws_with_a_value_give_no_interval(num_clusters, lacking):
+    draws = np.random.default_rng(0).normal(0.8, 0.05, (2, 300))
+    draws[:, :lacking] = np.nan
+    arguments = ((0.8, 0.8), ([0.65, 0.88],) * 2, (draws[0], draws[1]))
+
+    def found(num_clusters):
+        return intervals.combined_interval(
+            *arguments, sign=1, num_clusters=num_clusters
+        )
+
+    assert found(num_clusters) is None
+    draws[:] = np.nan_to_num(draws, nan=0.8)
+    assert found(30) is not None
+
+
+def test_a_comparison_says_both_values_and_what_the_first_has_more():
+    labels = np.array([0, 1] * 20)
+    worse = labels * 0.8 + 0.1
+    worse[1] = 0.0  # a fake below every real
+    one = made_items(labels, worse, np.arange(40) // 2)
+    two = made_items(labels, labels * 0.8 + 0.1, np.arange(40) // 2)
+    found = intervals.compare(one, two)["auc"]
+    assert (found["first"], found["second"]) == (pytest.approx(0.95), 1.0)
+    assert found["difference"] == pytest.approx(-0.05)
+
+
 def test_few_reals_are_few_whatever_the_number_of_fakes():
     labels = np.array([0] * 3 + [1] * 97)
     found = intervals.intervals(made_items(labels, labels * 0.8 + 0.1, np.arange(100)))
