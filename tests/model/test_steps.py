@@ -33,15 +33,6 @@ def small(load_config):
     return config
 
 
-def test_a_state_is_made_without_drawing_dropout(small):
-    config = small.copy_and_resolve_references()
-    with config.unlocked():
-        config.model.dropout = 0.5
-    step_settings = steps.make_step_settings(config, num_steps=1)
-    state = steps.create_train_state(step_settings, (FRAMES, SIZE, SIZE, 3))
-    assert not int(state.step)
-
-
 def random_batch(rows: int, seed: int = 0) -> feed.Batch:
     """Clips of noise with alternating labels."""
     rng = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 """Decoding of any length and of hostile files, within limits."""
 
+import threading
 import time
 from dataclasses import replace
 
@@ -113,3 +114,32 @@ def test_windows_before_a_damage_are_void(central, tmp_path):
         c["window"] for c in expected["clips"]
     ]
     assert len({tuple(c["frames"]) for c in face["clips"]}) == len(face["clips"])
+
+
+def test_clips_wait_for_a_full_batch_and_no_longer(faceless, tmp_path, monkeypatch):
+    path = write_video(tmp_path / "long.mp4", 100)
+    detector = Detector.load(faceless, batch_size=2, devices=jax.devices()[:1])
+    sizes, score = [], detector.network.logits
+
+    def logits(frames, length):
+        sizes.append(len(frames))
+        return score(frames, length)
+
+    monkeypatch.setattr(detector.network, "logits", logits)
+    (result,) = detector.results([path])
+    clips = sum(len(face.clips) for face in result.faces)
+    assert clips > 4
+    assert sizes == [2] * (clips // 2) + [1] * (clips % 2)
+
+
+def test_results_left_before_their_end_leave_no_thread(central, tmp_path):
+    path = write_video(tmp_path / "short.mp4", 30)
+    list(central.results([path]))  # what the detector keeps is there
+    before = set(threading.enumerate())
+    results = central.results([path] * 40)
+    assert next(results).outcome == "scored"
+    time.sleep(1)  # all that may be under way is, and the next one waits
+    results.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
