@@ -120,14 +120,14 @@ def phases(detector: Detector, videos: list[str]) -> dict[str, float]:
 
 def first_result(model: Path, video: Path, cache: Path) -> dict[str, float]:
     """Seconds of the whole command for one video: with an empty cache, and again."""
-    told = {}
+    seconds = {}
     for name in ("cold", "warm"):
         command = [sys.executable, "-m", "fakedetect_jax.predict", "--workdir"]
         command += [str(model), str(video), "--compilation-cache", str(cache)]
         start = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        told[name] = round(time.perf_counter() - start, 2)
-    return told
+        seconds[name] = round(time.perf_counter() - start, 2)
+    return seconds
 
 
 def main() -> None:
@@ -144,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         big = Path(place, "720p.mp4")
         make_720p(Path(videos[0]), big)
-        told = {
+        measured = {
             "cores": os.cpu_count(),
             "processes": arguments.processes,
             "preparation": dataclasses.asdict(detector.model.preparation),
@@ -156,7 +156,7 @@ def main() -> None:
                 arguments.workdir, big, Path(place, "cache")
             ),
         }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(measured, indent=1))
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def main() -> None:
     print(f"{platform.python_version()}; medians of {options.times}\n")
     print("| | seconds | of which |\n|---|---|---|")
     for name, values in seconds.items():
-        told = phases.get(name, "").removeprefix("seconds: ")
-        print(f"| {name} | {statistics.median(values):.2f} | {told} |")
+        of_which = phases.get(name, "").removeprefix("seconds: ")
+        print(f"| {name} | {statistics.median(values):.2f} | {of_which} |")
 
 
 if __name__ == "__main__":

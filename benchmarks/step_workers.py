@@ -250,8 +250,8 @@ def faster_network(torch, model, train_with: Callable) -> tuple[Callable, str]:
         min(timed(lambda network=network: train_with(network)) for _ in range(3))
         for network in (model, compiled)
     ]
-    told = f"eager {seconds[0]:.2f} s, compiled {seconds[1]:.2f} s a step"
-    return (compiled if seconds[1] < seconds[0] else model), told
+    both = f"eager {seconds[0]:.2f} s, compiled {seconds[1]:.2f} s a step"
+    return (compiled if seconds[1] < seconds[0] else model), both
 
 
 def timed(function: Callable) -> float:

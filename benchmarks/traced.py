@@ -67,5 +67,5 @@ def pytest_pyfunc_call(pyfuncitem):
 def pytest_sessionfinish() -> None:
     """Writes what was seen."""
     sys.settrace(None)
-    told = {k: {"lines": sorted(v[0]), "seconds": v[1]} for k, v in tests.items()}
-    Path(os.environ["TRACED_OUT"]).write_text(json.dumps(told))
+    ran = {k: {"lines": sorted(v[0]), "seconds": v[1]} for k, v in tests.items()}
+    Path(os.environ["TRACED_OUT"]).write_text(json.dumps(ran))

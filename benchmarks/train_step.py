@@ -212,15 +212,20 @@ def main() -> None:
     machine = f"{os.cpu_count()} CPUs ({platform.machine()}), {platform.platform()}"
     print(f"{chosen}\n{machine}; Python {platform.python_version()}")
     for side in sides:
-        told = side.facts.get("compiled", "")
+        compiled = side.facts.get("compiled", "")
         rate = side.facts["matmul"] / 1e9
         version = side.facts["version"]
-        print(f"{side.name}: {version}, matmul {rate:.0f} GFLOP/s {told}")
+        print(f"{side.name}: {version}, matmul {rate:.0f} GFLOP/s {compiled}")
     print(f"{sides[0].facts['parameters']} parameters on every side")
     print(text(table))
     if arguments.json:
-        told = {"arguments": chosen, "machine": machine, "facts": facts, "rows": table}
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+        measured = {
+            "arguments": chosen,
+            "machine": machine,
+            "facts": facts,
+            "rows": table,
+        }
+        arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

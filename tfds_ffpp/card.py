@@ -181,9 +181,9 @@ def versions(preparation: Preparation) -> dict[str, str]:
     found = {p: metadata.version(p) for p in PACKAGES}
     if preparation.crop == "face" and preparation.face_finder == "yunet":
         digest = file_digest(need_model(preparation.face_finder_model))
-        found |= {"face_finder_model": f"sha256 {digest}"}
+        found["face_finder_model"] = f"sha256 {digest}"
     if preparation.crop == "face" and preparation.landmarks == "dlib":
-        found |= {"landmarks": f"sha256 {file_digest(landmark_model())}"}
+        found["landmarks"] = f"sha256 {file_digest(landmark_model())}"
     return found
 
 

@@ -73,9 +73,8 @@ def job_from_json(row: Json) -> Job:
     preparation = Preparation(**row["preparation"])
     if "folder" in row:
         return WindowsJob(**{**row, "preparation": preparation})
-    faces = row.get("faces")
-    seen = faces and faces_from_json(faces)
-    return EntryJob(**{**row, "preparation": preparation, "faces": seen})
+    faces = row["faces"] and faces_from_json(row["faces"])
+    return EntryJob(**{**row, "preparation": preparation, "faces": faces})
 
 
 @dataclass(frozen=True)
