@@ -182,9 +182,10 @@ class _Hub:
                     self._accept(self._listener)
             self._tick(time.monotonic())
         # Last of all, since it ends the process that this thread is in.
-        for member in self._members.values():
+        for _, member in sorted(self._members.items(), reverse=True):
             if member.process in (0, end.by):
                 member.line.send(end)
+                member.line.drain()
             member.line.close()
 
     def _all_know(self, end: End) -> bool:

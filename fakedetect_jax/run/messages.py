@@ -1,5 +1,6 @@
 """What the processes of a run send each other: records, one a line of JSON."""
 
+import contextlib
 import json
 import socket
 import time
@@ -136,6 +137,18 @@ class Line:
         if len(self._rest) > LONGEST_LINE:
             raise ValueError("a line without an end")
         return [decode(line) for line in whole]
+
+    def drain(self) -> None:
+        """Reads until the other side closes, or for some seconds.
+
+        A connection that is closed with something unread is reset, and what was sent
+        last may then never be read.
+        """
+        end = time.monotonic() + SEND_SECONDS
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            while time.monotonic() < end and self.connection.recv(1 << 16):
+                pass
 
     def close(self) -> None:
         """Ends the connection."""

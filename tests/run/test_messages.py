@@ -1,5 +1,10 @@
 """Messages between the processes of a run come back as they were, and nothing else."""
 
+import contextlib
+import socket
+import threading
+import time
+
 import pytest
 
 from fakedetect_jax.run.messages import (
@@ -7,6 +12,7 @@ from fakedetect_jax.run.messages import (
     Done,
     End,
     Hello,
+    Line,
     Meet,
     Met,
     Waiting,
@@ -57,3 +63,31 @@ def test_a_message_comes_back_as_it_was(message):
 def test_what_no_process_of_ours_sends_is_refused(line):
     with pytest.raises(ValueError):
         decode(line)
+
+
+def test_what_is_sent_last_arrives_though_something_is_unread():
+    """A small piece waits for the receipt of the one before, and a reset drops it."""
+    end = End("the disk is full", 4, 2)
+    with socket.create_server(("localhost", 0)) as server:
+        ours = Line(socket.create_connection(server.getsockname()))
+        hub = Line(server.accept()[0])
+    with contextlib.closing(ours):
+        for _ in range(50):  # until receipts are held back, as on any used connection
+            ours.send(Beat())
+            hub.send(Beat())
+            ours.receive()
+        hub.send(Beat())
+        hub.send(end)
+
+        def leave() -> None:
+            hub.drain()
+            hub.close()
+
+        thread = threading.Thread(target=leave)
+        thread.start()
+        time.sleep(0.1)
+        got = []
+        while (messages := ours.receive()) is not None:
+            got += messages
+    thread.join()
+    assert got[-1] == end
