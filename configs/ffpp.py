@@ -138,6 +138,10 @@ def get_config(compression: str = "c23") -> ConfigDict:
     )
 
     config.batch_size = 32  # clips per step over all devices and hosts
+    # In how many parts a step computes its batch, one after the other, in the memory of
+    # one: the original's 32 clips on a small GPU. Same objective, but BatchNorm's
+    # statistics are of a part. 1: at once.
+    config.accumulate = 1
     config.num_epochs = 50  # passes over the training videos
     config.num_steps = 0  # if > 0: train for so many steps instead of num_epochs
 

@@ -285,7 +285,8 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     held = lock(folder) if first else contextlib.nullcontext()
     with held, StopRequest() as stop:
         mesh = parallel.make_mesh()
-        parallel.check_divisible("batch_size", config.batch_size, mesh)
+        parts = config.accumulate
+        parallel.check_divisible("batch_size", config.batch_size, mesh, parts)
         parallel.check_divisible("eval.batch_size", config.eval.batch_size, mesh)
         run = Run(config, folder, mesh, terminal, stop, command, link)
         try:

@@ -85,6 +85,7 @@ RULES: dict[str, Rule] = {
     **{f"augment.{name}": rule for name, rule in augment.FIELDS.items()},
     "init_from": TEXT,
     "batch_size": Whole(1, 2**20),
+    "accumulate": Whole(1, 2**16),
     "num_epochs": Whole(1),
     "num_steps": Whole(0),
     "optimizer.learning_rate": Number(0, 10, above=True),

@@ -7,6 +7,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fakedetect_jax.augment import selfblend
@@ -18,6 +19,8 @@ from fakedetect_jax.model.optimizer import make_optimizer
 # ImageNet statistics of RGB in [0, 1], as torchvision's and timm's weights expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+GOLDEN = (5**0.5 - 1) / 2
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]  # of a step, on the devices
@@ -66,6 +69,7 @@ class StepSettings(NamedTuple):
     self_blend: bool  # whether batches hold clips to be blended
     stored: selfblend.Stored
     ema_decay: float
+    accumulate: int  # in how many parts a batch is computed
 
 
 def make_step_settings(config, *, num_steps: int) -> StepSettings:
@@ -90,6 +94,7 @@ def make_step_settings(config, *, num_steps: int) -> StepSettings:
             subsampling=config.dataset.jpeg_subsampling,
         ),
         ema_decay=config.optimizer.ema_decay,
+        accumulate=config.accumulate,
     )
 
 
@@ -164,11 +169,7 @@ def train_step(
     Returns:
       The next state and scalars: loss, accuracy, gradient_norm, finite.
     """
-    frames, dropout_key = prepare_inputs(step_settings, state.step, batch)
-    gradient = jax.grad(functools.partial(objective, step_settings), has_aux=True)
-    grads, (loss, logits, batch_stats) = gradient(
-        state.params, state.batch_stats, batch, frames, dropout_key
-    )
+    grads, (loss, logits, batch_stats) = gradients(step_settings, state, batch)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     proposed = update(step_settings, state, grads, batch_stats)
@@ -193,6 +194,76 @@ def train_step(
         "finite": finite,
     }
     return kept, metrics
+
+
+def gradients(
+    step_settings: StepSettings, state: TrainState, batch: Batch
+) -> tuple[Any, tuple[jax.Array, jax.Array, Any]]:
+    """The gradients of the objective on a batch, computed in `accumulate` parts.
+
+    Each part is normalised by its own BatchNorm statistics, and moves the running ones;
+    all else is as if the batch were computed at once. The memory is that of a part.
+
+    Returns:
+      As the parameters; and (loss, logits float32[B], updated BatchNorm statistics).
+    """
+    counts = Counts.of(batch)
+    gradient = jax.grad(functools.partial(objective, step_settings), has_aux=True)
+
+    def of_part(batch_stats, batch: Batch, part: jax.Array | None):
+        frames, key = prepare_inputs(step_settings, state.step, batch)
+        if part is not None:
+            key = jax.random.fold_in(key, part)  # dropout draws by place, not by index
+        return gradient(state.params, batch_stats, batch, frames, key, counts)
+
+    parts = step_settings.accumulate
+    if parts == 1:
+        return of_part(state.batch_stats, batch, None)
+
+    def add_part(sums, part: jax.Array):
+        grads, loss, batch_stats = sums
+        more, (more_loss, logits, batch_stats) = of_part(
+            batch_stats, take_part(batch, part, parts), part
+        )
+        return (optax.tree.add(grads, more), loss + more_loss, batch_stats), logits
+
+    nothing = optax.tree.zeros_like(state.params), jnp.zeros(()), state.batch_stats
+    (grads, loss, batch_stats), logits = jax.lax.scan(
+        add_part, nothing, jnp.arange(parts)
+    )
+    return grads, (loss, join_parts(logits), batch_stats)
+
+
+def take_part(batch: Any, part: jax.Array, parts: int) -> Any:
+    """One of the parts of a batch: [B, ...] -> [B / parts, ...].
+
+    Rows come in twos, as a fake beside its original does, and stay together. Of `parts`
+    neighbouring twos each goes to another part, shifted from group to group, so that
+    methods which take turns come into every part. Each device takes from its own rows,
+    and the parts are the same on any number of devices.
+    """
+
+    def take(rows: jax.Array) -> jax.Array:
+        twos = rows.reshape(-1, parts, 2, *rows.shape[1:])
+        place = (part - _shifts(len(twos), parts)) % parts
+        chosen = jax.vmap(lambda group, i: group[i])(twos, place)
+        return chosen.reshape(-1, *rows.shape[1:])
+
+    return jax.tree.map(take, batch)
+
+
+def join_parts(rows: jax.Array) -> jax.Array:
+    """What was computed of each part, [parts, B / parts], in the batch's order [B]."""
+    parts = len(rows)
+    twos = jnp.swapaxes(rows.reshape(parts, -1, 2), 0, 1)
+    part = (jnp.arange(parts) + _shifts(len(twos), parts)[:, None]) % parts
+    return jax.vmap(lambda group, i: group[i])(twos, part).reshape(-1)
+
+
+def _shifts(groups: int, parts: int) -> np.ndarray:
+    # By multiples of the golden ratio, which fall in step with no number of methods.
+    # With a shift of one, two of four methods would never come into one of two parts.
+    return (np.arange(groups) * GOLDEN % 1 * parts).astype(int)
 
 
 def prepare_inputs(
@@ -230,8 +301,12 @@ def objective(
     batch: Batch,
     frames: jax.Array,
     dropout_key: jax.Array,
+    counts: "Counts",
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
     """What an update lowers: the clips' loss and, weighted, that of their frames.
+
+    Both are means over `counts`, which are those of the batch or, where this is a part
+    of one, of the whole: the parts' objectives add up to the batch's.
 
     Returns:
       It, and (loss, logits float32[B], updated BatchNorm statistics).
@@ -248,14 +323,33 @@ def objective(
     # The running logit after the last frame is the clip's.
     logits = _at_end(output, batch["length"]) if step_settings.frame_weight else output
     smoothing, valid = step_settings.label_smoothing, batch["valid"]
-    loss = weighted_mean(clip_losses(logits, batch["label"], smoothing), valid)
+    losses = clip_losses(logits, batch["label"], smoothing)
+    loss = jnp.sum(losses * valid) / counts.clips
     aside = (loss, logits, updated["batch_stats"])
     if not step_settings.frame_weight:
         return loss, aside
     per_frame = clip_losses(output, batch["label"][:, None], smoothing)
-    in_clip = jnp.arange(per_frame.shape[1]) < batch["length"][:, None]
-    frame_loss = weighted_mean(per_frame, in_clip & valid[:, None])
+    frame_loss = jnp.sum(per_frame * valid_frames(batch)) / counts.frames
     return loss + step_settings.frame_weight * frame_loss, aside
+
+
+def valid_frames(batch: Batch) -> jax.Array:
+    """Which frames of a batch are those of a clip, bool[B,T]."""
+    in_clip = jnp.arange(batch["frames"].shape[1]) < batch["length"][:, None]
+    return in_clip & batch["valid"][:, None]
+
+
+class Counts(NamedTuple):
+    """Over what the losses of a batch are means; at least 1 each."""
+
+    clips: jax.Array
+    frames: jax.Array
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Counts":
+        """Of a whole batch."""
+        valid = batch["valid"], valid_frames(batch)
+        return cls(*(jnp.maximum(jnp.sum(one), 1) for one in valid))
 
 
 def _at_end(values_BT: jax.Array, length_B: jax.Array) -> jax.Array:

@@ -126,14 +126,25 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_divisible(field: str, batch_size: int, mesh: Mesh) -> None:
+def batch_unit(mesh: Mesh, parts: int = 1) -> int:
+    """The number of clips of which a batch must be a multiple.
+
+    One that is computed in several parts is shared out by twos; see steps.take_part.
+    """
+    return mesh.devices.size * (2 * parts if parts > 1 else 1)
+
+
+def check_divisible(field: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
     """Raises ConfigError with the nearest sizes unless the batch splits evenly."""
-    devices = mesh.devices.size
-    if batch_size % devices:
-        below = batch_size // devices * devices
-        nearest = [str(size) for size in (below, below + devices) if size > 0]
+    unit, devices = batch_unit(mesh, parts), mesh.devices.size
+    if batch_size % unit:
+        below = batch_size // unit * unit
+        nearest = [str(size) for size in (below, below + unit) if size > 0]
+        over = f"{devices} device{'s' if devices > 1 else ''}"
+        if parts > 1:
+            over += f" in config.accumulate={parts} parts of an even number of clips"
         raise ConfigError(
-            f"{field} {batch_size} does not divide over {devices} devices; "
+            f"{field} {batch_size} does not divide over {over}; "
             f"nearest are {' and '.join(nearest)}"
         )
 

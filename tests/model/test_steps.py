@@ -345,3 +345,75 @@ def test_clips_marked_as_blends_are_blended(small, devices):
     blended, _ = run_steps(config, devices, [marked])
     assert abs(plain[0] - blended[0]) > 1e-4
     np.testing.assert_allclose(run_steps(config, 1, [marked])[0], blended, atol=1e-4)
+
+
+def in_parts(config, parts: int, rows: int):
+    """The config with a batch that is computed in parts."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.accumulate, config.batch_size = parts, rows
+        config.loss.frame_weight, config.model.dropout = 0.5, 0.0
+    return config
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_gradients_of_parts_are_summed(small, devices):
+    """Each part by its own statistics, all else over the whole batch."""
+    config = in_parts(small, parts=2, rows=16)
+    batch = random_batch(16)
+    batch["valid"][[3, 4, 12]] = False
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    settings = steps.make_step_settings(config, num_steps=1)
+    state = train.first_state(settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    gradients = jax.jit(functools.partial(steps.gradients, settings))
+    found, (loss, logits, stats) = gradients(state, parallel.to_global(batch, mesh))
+    # Of each two twos one goes to either part, of the second group the other way round.
+    members = [[0, 1, 6, 7, 8, 9, 14, 15], [2, 3, 4, 5, 10, 11, 12, 13]]
+    whole, counts = settings._replace(accumulate=1), steps.Counts.of(batch)
+    expected, total, statistics = None, 0.0, state.batch_stats
+    of_part = jax.jit(jax.grad(functools.partial(steps.objective, whole), has_aux=True))
+    for rows in members:
+        part = {name: values[rows] for name, values in batch.items()}
+        frames, key = steps.prepare_inputs(whole, state.step, part)
+        grads, (more, part_logits, statistics) = of_part(
+            state.params, statistics, part, frames, key, counts
+        )
+        total += float(more)
+        expected = grads if expected is None else jax.tree.map(np.add, expected, grads)
+        np.testing.assert_allclose(logits[np.array(rows)], part_logits, atol=1e-5)
+    np.testing.assert_allclose(loss, total, rtol=1e-5)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, found, expected)
+    jax.tree.map(close, stats, statistics)
+
+
+def test_parts_are_the_same_on_any_number_of_devices(small):
+    config = in_parts(small, parts=2, rows=32)
+    batches = [random_batch(32, seed) for seed in range(4)]
+    alone, _ = run_steps(config, 1, batches)
+    together, _ = run_steps(config, 8, batches)
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("methods", [1, 2, 3, 4])
+def test_parts_mix_methods_that_take_turns_and_keep_twos_together(parts, methods):
+    size = 2 * parts * 8
+    batch = {"row": np.arange(size)}
+    taken = [
+        np.asarray(steps.take_part(batch, np.int32(k), parts)["row"])
+        for k in range(parts)
+    ]
+    assert sorted(np.concatenate(taken)) == list(range(size))
+    np.testing.assert_array_equal(steps.join_parts(np.stack(taken)), np.arange(size))
+    for rows in taken:
+        first, second = rows.reshape(-1, 2).T
+        assert (first % 2 == 0).all() and (second == first + 1).all()
+        assert set(first // 2 % methods) == set(range(methods))
+
+
+def test_a_batch_that_does_not_split_into_parts_names_the_nearest_sizes():
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    with pytest.raises(ConfigError, match="accumulate=4 parts.*nearest are 16 and 32"):
+        parallel.check_divisible("batch_size", 24, mesh, 4)
+    parallel.check_divisible("batch_size", 32, mesh, 4)
