@@ -2,14 +2,17 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
+from fakedetect_jax import settings
 from fakedetect_jax.augment import selfblend
+from fakedetect_jax.data.feed import empty_batch
 from fakedetect_jax.model import explain, steps
-from fakedetect_jax.run import parallel
+from fakedetect_jax.run import memory, parallel
 
 
 def over_mesh(function: Callable, mesh: Mesh, *, donate: bool = False) -> Callable:
@@ -49,3 +52,113 @@ def compile_train_step(step_settings: steps.StepSettings, mesh: Mesh) -> Callabl
     """train_step over the mesh: batch sharded, state replicated and donated."""
     step = functools.partial(steps.train_step, step_settings)
     return over_mesh(step, mesh, donate=True)
+
+
+class TrainProgram(NamedTuple):
+    """The compiled training step, and what it takes."""
+
+    step: Callable
+    need_bytes: int | None  # as memory.step_bytes counts; None where not known
+    free_bytes: int | None
+    flops: float  # of a step, over all devices; 0 where the compiler does not say
+
+    def lines(self, peak: float | None) -> list[str]:
+        """What it takes, for a person; peak: operations a second at best, if known."""
+        lines = []
+        if self.flops:
+            at_best = f", {self.flops / peak * 1e3:,.1f} ms at best" if peak else ""
+            lines.append(f"step      {self.flops / 1e12:,.3g} TFLOP{at_best}")
+        if self.need_bytes is not None:
+            whose = "host" if jax.default_backend() == "cpu" else "each device"
+            free = (
+                f" of {self.free_bytes / 1e9:,.1f} GB free" if self.free_bytes else ""
+            )
+            lines.append(f"memory    {self.need_bytes / 1e9:,.2f} GB{free} ({whose})")
+        return lines
+
+
+def fit_train_step(
+    step_settings: steps.StepSettings,
+    abstract: steps.TrainState,
+    config: settings.Config,
+    mesh: Mesh,
+    *,
+    warn: Callable[[str], None],
+) -> TrainProgram:
+    """The training step, compiled ahead of the first batch and never again.
+
+    One that does not fit in memory is made anew with model.remat, which computes the
+    same in less. Raises ConfigError when that does not fit either, with the largest
+    batch that does and in how many parts the wanted one would.
+    """
+    have = memory.free_bytes(jax.local_devices())
+
+    def compiled(step_settings: steps.StepSettings, batch_size: int) -> TrainProgram:
+        arguments = _step_arguments(abstract, config, batch_size, mesh)
+        return _compile_ahead(step_settings, mesh, arguments, have)
+
+    def is_too_large(program: TrainProgram) -> bool:
+        need = program.need_bytes
+        return have is not None and need is not None and need > have
+
+    program = compiled(step_settings, config.batch_size)
+    alone = jax.process_count() == 1  # several would have to agree on their program
+    if is_too_large(program) and not step_settings.model.remat and alone:
+        warn(
+            f"the step needs {(program.need_bytes or 0) / 1e9:,.1f} GB of "
+            f"{(have or 0) / 1e9:,.1f} GB free: trying config.model.remat=True"
+        )
+        with_remat = step_settings.model.clone(remat=True)
+        step_settings = step_settings._replace(model=with_remat)
+        program = compiled(step_settings, config.batch_size)
+    if not is_too_large(program):
+        return program
+    need, have, fits = program.need_bytes or 0, have or 0, None
+    if alone:
+        warn("out of memory: looking for a batch that fits")
+        parts = step_settings.accumulate
+        largest = memory.largest_batch(
+            lambda size: compiled(step_settings, size).need_bytes or 0,
+            have=have,
+            too_large=(config.batch_size, need),
+            multiple=parallel.batch_unit(mesh, parts),
+        )
+        wanted, devices = config.batch_size, mesh.devices.size
+        in_parts = memory.fewest_parts(wanted, fits=largest // parts, devices=devices)
+        fits = memory.Fit(largest, in_parts)
+    raise memory.memory_error(
+        config, need, have, remat=step_settings.model.remat, fits=fits
+    )
+
+
+def _compile_ahead(
+    step_settings: steps.StepSettings, mesh: Mesh, arguments, have: int | None
+) -> TrainProgram:
+    lowered = compile_train_step(step_settings, mesh).lower(*arguments)
+    counted: Any = lowered.cost_analysis() or {}
+    # The compiler counts what is in a loop once.
+    flops = counted.get("flops", 0.0) * step_settings.accumulate
+    try:
+        step = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if have is None or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        # A compiler that refuses does not say how much is too much: taken for twice.
+        return TrainProgram(lowered, 2 * have, have, flops)
+    return TrainProgram(step, memory.step_bytes(step), have, flops)
+
+
+def _step_arguments(
+    abstract: steps.TrainState, config: settings.Config, batch_size: int, mesh: Mesh
+) -> tuple[Any, Any]:
+    """Shapes, types and places of the state and of a batch of so many clips."""
+    everywhere, spread = parallel.replicated(mesh), parallel.batch_sharded(mesh)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), abstract
+    )
+    empty = empty_batch(*settings.batch_shape(config, batch_size))
+    batch = {
+        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread)
+        for name, rows in empty.items()
+    }
+    return state, batch

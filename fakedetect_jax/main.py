@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -38,6 +39,16 @@ def define_flags() -> None:
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate.")
     flags.DEFINE_string("split", "val", "Split to evaluate (--mode eval).")
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the best if not set.")
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Check config, data, disk, memory; compile; say the plan; train nothing.",
+    )
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "first:last, for example 20:24: trace them into the workdir's profile/.",
+    )
     _define_host_flags(FLAGS)
     flags.DEFINE_bool("tune_malloc", True, "On CPU: keep freed memory (starts anew).")
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
@@ -98,6 +109,18 @@ def parse_flags(argv: list[str]) -> None:
         raise ConfigError(f"argument {rest[1]!r} is not known; see --help")
 
 
+def _profiled(text: str | None) -> range | None:
+    """The steps that --profile_steps=first:last names. Raises ConfigError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(
+            f"--profile_steps is {text!r}; it must be first:last, for example 20:24"
+        )
+    return range(int(match[1]), int(match[2]) + 1)
+
+
 def _need_config(argv: list[str]) -> None:
     """Raises ConfigError where there is no config, or no such field.
 
@@ -131,6 +154,9 @@ def main(argv: list[str]) -> int:
         parse_flags(argv)
         if FLAGS.mode == "train" or where.distributed or where.coordinator:
             system.need_posix("training")
+        if FLAGS.mode != "train" and (FLAGS.dry_run or FLAGS.profile_steps):
+            raise ConfigError("--dry_run and --profile_steps are for --mode train")
+        _profiled(FLAGS.profile_steps)
         settings.check(FLAGS.config)
         settings.check_paths(FLAGS.config, FLAGS.workdir)
         if FLAGS.tune_malloc and process.will_run_on_cpu(FLAGS.config.accelerator):
@@ -256,7 +282,7 @@ def _prepare(argv: list[str]) -> _Ready:
     train.check_groups(config)
     if FLAGS.mode == "train" and not has_checkpoint(folder):
         train.check_weights(config)  # a run that goes on has its weights
-    ensure_writable(folder)
+    ensure_writable(folder, make=not FLAGS.dry_run)
     return _Ready(config, folder, other, flags, started)
 
 
@@ -282,13 +308,15 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     if ready.flags:
         terminal.say(ready.flags)
     command = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
-    held = lock(folder) if first else contextlib.nullcontext()
+    writes = not FLAGS.dry_run
+    held = lock(folder) if first and writes else contextlib.nullcontext()
     with held, StopRequest() as stop:
         mesh = parallel.make_mesh()
         parts = config.accumulate
         parallel.check_divisible("batch_size", config.batch_size, mesh, parts)
         parallel.check_divisible("eval.batch_size", config.eval.batch_size, mesh)
-        run = Run(config, folder, mesh, terminal, stop, command, link)
+        profile = _profiled(FLAGS.profile_steps)
+        run = Run(config, folder, mesh, terminal, stop, command, link, writes, profile)
         try:
             evaluation = _work(run)
             report = _report(run, evaluation) if evaluation else {}
@@ -323,6 +351,9 @@ def _work(run: "workdir.Run") -> Path | None:
     from fakedetect_jax.run import parallel
 
     final, other = run.config.eval.final_split, run.config.eval.dataset
+    if FLAGS.dry_run:
+        train.dry_run(run)
+        return None
     splits = ("train", "val", *([final] if final else ()))
     if FLAGS.mode == "eval":
         splits = ()

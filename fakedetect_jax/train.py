@@ -6,32 +6,35 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
 from fakedetect_jax import evaluate, settings
 from fakedetect_jax.augment.clips import parse
-from fakedetect_jax.compiled import compile_eval_step, compile_train_step
+from fakedetect_jax.compiled import TrainProgram, compile_eval_step, fit_train_step
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import (
     DatasetFacts,
     check_unchanged,
+    count_videos,
     dataset_config,
     dataset_facts,
+    is_built,
     open_dataset,
     read_card,
 )
-from fakedetect_jax.data.feed import empty_batch, train_feed
+from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.model import network, pretrained, steps
 from fakedetect_jax.pages import formats
-from fakedetect_jax.run import fixed, memory, parallel, workdir
+from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.process import Interrupted
+from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
 from tfds_ffpp.frames.stored import StoredVideo
 
@@ -164,48 +167,9 @@ class Training(NamedTuple):
     checkpoints: Checkpoints
     facts: dict[str, Any]  # of every checkpoint
     metrics_file: MetricsFile | None  # on process 0 only
-    train_step: Callable
+    program: TrainProgram
     eval_step: Callable
     vote: parallel.Vote
-
-
-class Clock:
-    """How fast the steps of an epoch go; it begins when it is made."""
-
-    def __init__(self, batch_size: int):
-        """`batch_size` is the clips of a step, over all devices and hosts."""
-        self._batch_size = batch_size
-        self._began = self._last = time.perf_counter()
-        self._clips = 0
-        self._waited = 0.0
-
-    def count_wait(self, seconds: float, running: steps.Metrics | None) -> None:
-        """Adds the time that a batch took, unless a step ran until after it came.
-
-        An upper bound of the time for which the devices had nothing to do.
-        """
-        # Every array has is_ready(); jax's type stubs leave it out.
-        if running is None or cast(Any, running["loss"]).is_ready():
-            self._waited += seconds
-
-    def count_step(self) -> float:
-        """Counts a step that has ended; its rate, in clips per second."""
-        last, self._last = self._last, time.perf_counter()
-        self._clips += self._batch_size
-        return self._batch_size / max(self._last - last, 1e-9)
-
-    def read(self) -> "Speed":
-        """The epoch up to now."""
-        seconds = max(time.perf_counter() - self._began, 1e-9)
-        return Speed(seconds, self._clips / seconds, self._waited / seconds)
-
-
-class Speed(NamedTuple):
-    """How fast an epoch was: its seconds, its rate, the share spent waiting."""
-
-    seconds: float
-    clips_per_second: float
-    input_wait: float
 
 
 def train(run: Run) -> Path | None:
@@ -259,15 +223,16 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
         terminal.say(_complete(start, plan.num_steps))
         return
+    if run.profile and not start < run.profile[0] <= run.profile[-1] <= plan.num_steps:
+        raise ConfigError(
+            f"--profile_steps is {run.profile[0]}:{run.profile[-1]}, but this start "
+            f"makes the steps {start + 1} to {plan.num_steps}; name some of them"
+        )
     step_settings = steps.make_step_settings(config, num_steps=plan.num_steps)
-    create = functools.partial(
-        steps.create_train_state, step_settings, settings.clip_shape(config)
-    )
-    abstract = jax.eval_shape(create)
-    _check_disk(run, checkpoints, abstract)
+    abstract = _abstract_state(step_settings, config)
+    _check_disk(run, checkpoints.steps(), abstract)
     _summarise(run, plan, abstract, data, start)
-    with terminal.phase("compile"):
-        train_step = _compile(step_settings, abstract, run)
+    program = _compile(run, step_settings, abstract)
     if jax.process_count() == 1:  # several agree to stop after their first step
         run.stop.check()
     state = _load_or_create(run, step_settings, checkpoints, start, abstract)
@@ -281,7 +246,7 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         checkpoints=checkpoints,
         facts=_facts(run, plan, data),
         metrics_file=metrics_file,
-        train_step=train_step,
+        program=program,
         eval_step=compile_eval_step(
             step_settings.model,
             run.mesh,
@@ -296,6 +261,55 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     finally:
         if metrics_file is not None:
             metrics_file.close()
+
+
+def dry_run(run: Run) -> None:
+    """Checks data, disk and memory, compiles the step, says what the run would take.
+
+    Trains nothing and writes nothing into the workdir. Where the dataset is not built
+    yet the plan is that of the videos in data.manual_dir, none of them read.
+    """
+    config, say = run.config, run.terminal.say
+    data, done = None, []
+    if is_built(config):
+        data = _open_data(run)
+        plan = make_plan(config, len(data.train.videos))
+        folder = run.workdir / "checkpoints"
+        done = Checkpoints(folder, read_only=True).steps() if folder.is_dir() else []
+    else:
+        counted = count_videos(config)
+        plan = make_plan(config, counted["train"])
+        shown = ", ".join(f"{name} {n}" for name, n in counted.items())
+        say(f"dataset   {config.dataset.name}: not built yet; videos: {shown}")
+    step_settings = steps.make_step_settings(config, num_steps=plan.num_steps)
+    abstract = _abstract_state(step_settings, config)
+    checkpoints = _check_disk(run, done, abstract)
+    if data is not None:
+        _summarise(run, plan, abstract, data, max(done, default=0))
+    else:
+        say(f"steps     {plan.num_steps}, {plan.steps_per_epoch} per epoch")
+    program = _compile(run, step_settings, abstract)
+    say(f"disk      {checkpoints / 1e6:,.0f} MB more for checkpoints in {run.workdir}")
+    for line in program.lines(peak_flops(run.mesh, config.model.dtype)):
+        say(line)
+    say("dry run: nothing was trained or written; without --dry_run the run begins")
+
+
+def _abstract_state(step_settings: steps.StepSettings, config) -> steps.TrainState:
+    """Shapes and types of a state, without its numbers."""
+    shape = settings.clip_shape(config)
+    return jax.eval_shape(
+        functools.partial(steps.create_train_state, step_settings, shape)
+    )
+
+
+def _compile(
+    run: Run, step_settings: steps.StepSettings, abstract: steps.TrainState
+) -> TrainProgram:
+    with run.terminal.phase("compile"):
+        return fit_train_step(
+            step_settings, abstract, run.config, run.mesh, warn=run.terminal.warn
+        )
 
 
 def _open_data(run: Run) -> Data:
@@ -428,13 +442,17 @@ def _load_or_create(
         return parallel.put_replicated(restored, run.mesh)
 
 
-def _check_disk(run: Run, checkpoints: Checkpoints, state: steps.TrainState) -> None:
-    """Raises CheckpointError unless all checkpoints that are kept at once will fit."""
+def _check_disk(run: Run, done: Sequence[int], state: steps.TrainState) -> int:
+    """The bytes of the checkpoints to come, all that are kept at once.
+
+    done: those that are there. Raises CheckpointError unless the others fit.
+    """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     kept = run.config.checkpoint.keep_latest + run.config.checkpoint.keep_best
     # One more: a new one is written before an old one is deleted.
-    missing = max(kept + 1 - len(checkpoints.steps()), 1)
-    workdir.ensure_writable(run.workdir, need_bytes=size * missing)
+    missing = max(kept + 1 - len(done), 1)
+    workdir.ensure_writable(run.workdir, need_bytes=size * missing, make=run.writes)
+    return size * missing
 
 
 def learns_from_nothing(config, card: dict[str, Any]) -> bool:
@@ -499,14 +517,17 @@ def _run_steps(training: Training, state, start: int) -> None:
         num_steps=plan.num_steps,
     )
     batches = parallel.put_ahead(feed, run.mesh, config.data.device_prefetch)
+    trace = Trace(run.workdir / "profile", run.profile)
     try:
         with run.terminal.progress("train", plan.num_steps, start) as bar:
-            clock, running, note = Clock(batch_size), None, ""
+            clock, running, note = _new_clock(training), None, ""
             for step in range(start + 1, plan.num_steps + 1):
+                trace.begin(step)
                 asked = time.perf_counter()
                 _, batch = next(batches)
                 clock.count_wait(time.perf_counter() - asked, running)
-                state, metrics = training.train_step(state, batch)
+                state, metrics = training.program.step(state, batch)
+                trace.end(step, metrics)
                 if running is not None:  # the step before, while this one runs
                     note = _record(training, step - 1, running, clock)
                 running = metrics
@@ -523,21 +544,31 @@ def _run_steps(training: Training, state, start: int) -> None:
                     _save_and_stop(training, step, state)
                 if ends:
                     state = _end_epoch(training, step, state, clock.read())
-                    clock = Clock(batch_size)
+                    clock = _new_clock(training)
                 else:
                     _save(training, step, state)
     finally:
+        trace.close()
         feed.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _new_clock(training: Training) -> Clock:
+    config = training.run.config
+    return Clock(
+        config.batch_size,
+        config.data.clip_frames,
+        flops=training.program.flops,
+        peak=peak_flops(training.run.mesh, config.model.dtype),
+    )
 
 
 def _record(training: Training, step: int, metrics: steps.Metrics, clock: Clock) -> str:
     """Writes the numbers of a step, which has ended; the note that shows them."""
     numbers = fetch_numbers(training, step, metrics)
-    rate = clock.count_step()
+    speed = clock.count_step()
     if training.metrics_file is not None:
-        numbers["clips_per_second"] = round(rate, 2)
-        training.metrics_file.write(step, "train", numbers)
-    return f"loss {numbers['loss']:.4f}  {rate:.1f} clips/s"
+        training.metrics_file.write(step, "train", {**numbers, **speed.numbers()})
+    return f"loss {numbers['loss']:.4f}  {speed}"
 
 
 def fetch_numbers(
@@ -587,64 +618,6 @@ def _is_extra_save(config, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _compile(step_settings: steps.StepSettings, abstract: steps.TrainState, run: Run):
-    """The compiled step: ahead of the first batch, and never again.
-
-    One that does not fit in the host's memory is made anew with model.remat, which
-    computes the same in less. Raises ConfigError when that does not fit either, with
-    the largest batch that does.
-    """
-    config = run.config
-
-    def compiled(step_settings: steps.StepSettings, batch_size: int):
-        state, batch = _step_arguments(abstract, config, batch_size, run.mesh)
-        return compile_train_step(step_settings, run.mesh).lower(state, batch).compile()
-
-    step = compiled(step_settings, config.batch_size)
-    have, need = memory.free_host_bytes(), memory.host_bytes(step)
-    if have is None or need is None or need <= have:
-        return step
-    # Several processes would have to agree on their program.
-    if not step_settings.model.remat and jax.process_count() == 1:
-        run.terminal.warn(
-            f"the step needs {need / 1e9:,.1f} GB of {have / 1e9:,.1f} GB free: "
-            "trying config.model.remat=True"
-        )
-        step_settings = step_settings._replace(
-            model=step_settings.model.clone(remat=True)
-        )
-        step = compiled(step_settings, config.batch_size)
-        need = memory.host_bytes(step) or need
-        if need <= have:
-            return step
-    fits = None
-    if jax.process_count() == 1:
-        run.terminal.warn("out of memory: looking for a batch that fits")
-        fits = memory.largest_batch(
-            lambda size: memory.host_bytes(compiled(step_settings, size)) or 0,
-            have=have,
-            too_large=(config.batch_size, need),
-            multiple=run.mesh.devices.size,
-        )
-    raise memory.memory_error(
-        config, need, have, remat=step_settings.model.remat, fits=fits
-    )
-
-
-def _step_arguments(abstract: steps.TrainState, config, batch_size: int, mesh):
-    """Shapes, types and places of the state and of a batch of so many clips."""
-    everywhere, spread = parallel.replicated(mesh), parallel.batch_sharded(mesh)
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), abstract
-    )
-    empty = empty_batch(*settings.batch_shape(config, batch_size))
-    batch = {
-        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread)
-        for name, rows in empty.items()
-    }
-    return state, batch
-
-
 def _save_and_stop(training: Training, step: int, state) -> NoReturn:
     """Saves the state and ends the run, saying how to go on."""
     run = training.run
@@ -666,10 +639,7 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
     measured, calibration, said = {}, {}, []
     if speed is not None:
         run.terminal.add_phase("train", speed.seconds)
-        said.append(
-            f"{speed.clips_per_second:.1f} clips/s, {speed.input_wait:.1%} of the time "
-            "waiting for input"
-        )
+        said.append(f"{speed}, {speed.input_wait:.1%} of the time waiting for input")
     if every and (epoch % every == 0 or step == plan.num_steps):
         rows = _validate(training, step, state)
         measured = evaluate.validation_numbers(rows)

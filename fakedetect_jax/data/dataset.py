@@ -145,6 +145,33 @@ def prepare(config, terminal, *, splits: Sequence[str] = ()) -> None:
         build.build(wanted, data_dir=data_dir, manual_dir=manual_dir)
 
 
+def is_built(config) -> bool:
+    """Whether the config's dataset is there, whatever its fields are."""
+    from tfds_ffpp import build
+
+    data_dir = Path(config.data.data_dir).expanduser()
+    return build.is_there(dataset_config(config), data_dir)
+
+
+def count_videos(config) -> dict[str, int]:
+    """How many videos each split would have if the dataset were built now.
+
+    Reads no video. Raises DataError where nothing can be counted.
+    """
+    from tfds_ffpp import packaging
+
+    wanted, manual_dir = dataset_config(config), config.data.manual_dir
+    folder = Path(manual_dir).expanduser()
+    if not manual_dir or (config.synthetic.num_identities and not folder.exists()):
+        cure = "run without --dry_run, which makes" if manual_dir else "build"
+        raise DataError(
+            f"dataset {config.dataset.name} is not built and there are no videos to "
+            f"count: {cure} it, or set config.data.manual_dir"
+        )
+    split = packaging.select(wanted, folder).split
+    return {name: len(records) for name, records in split.records.items()}
+
+
 def open_dataset(config, name: str = ""):
     """The builder of the config's dataset, or of another one by its folder name.
 

@@ -4,8 +4,9 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
@@ -53,7 +54,7 @@ def disk_fault(error: OSError) -> CheckpointError | None:
 
 
 def memory_error(
-    config, need: int = 0, have: int = 0, *, remat: bool, fits: int | None = None
+    config, need: int = 0, have: int = 0, *, remat: bool, fits: "Fit | None" = None
 ) -> ConfigError:
     """Out of memory: the sizes that decide it, and the ways out.
 
@@ -62,40 +63,81 @@ def memory_error(
       need: bytes that the step takes; 0 where that is not known.
       have: bytes that are free.
       remat: whether config.model.remat was in use, so that it is not advised again.
-      fits: the largest batch that fits; 0 if none does, None if not looked for.
+      fits: what was found to fit, None if not looked for.
     """
     sizes = f" ({need / 1e9:,.1f} GB needed, {have / 1e9:,.1f} GB free)" if need else ""
-    ways = ["lower the batch", "shorten the clips"]
-    if fits:
-        ways[0] = f"a batch of {fits} fits: --config.batch_size={fits}"
-    elif fits == 0:
+    ways = ["lower the batch, or compute it in parts (config.accumulate)"]
+    ways.append("shorten the clips")
+    if fits and fits.batch_size:
+        ways[0] = f"a batch of {fits.batch_size} fits"
+        ways[0] += f": --config.batch_size={fits.batch_size}"
+        if fits.parts:
+            again = f"--config.accumulate={fits.parts} keeps this one, in parts"
+            ways.insert(1, again)
+    elif fits:
         ways = ["no batch fits, so shorten the clips", "take a smaller backbone"]
     if not remat:
         ways.append("set config.model.remat=True")
     with_remat = " with config.model.remat" if remat else ""
+    in_parts = f"in {config.accumulate} parts " if config.accumulate > 1 else ""
     return ConfigError(
-        f"out of memory{sizes}: config.batch_size is {config.batch_size} clips of "
-        f"config.data.clip_frames {config.data.clip_frames} at "
+        f"out of memory{sizes}: config.batch_size is {config.batch_size} clips "
+        f"{in_parts}of config.data.clip_frames {config.data.clip_frames} at "
         f"config.dataset.image_size {config.dataset.image_size}{with_remat}; "
         f"{', '.join(ways[:-1])}, or {ways[-1]}"
     )
 
 
-def host_bytes(compiled) -> int | None:
-    """What a compiled program takes of the host's memory on all local devices.
+class Fit(NamedTuple):
+    """What fits into memory: the largest batch, and the wanted one in so many parts."""
 
-    None on other backends than CPU, which refuse too large a program themselves; here
-    the kernel would kill the process without a word.
+    batch_size: int  # 0 if none does
+    parts: int  # 0 if none does
+
+
+def fewest_parts(batch_size: int, *, fits: int, devices: int) -> int:
+    """In how many parts of at most `fits` clips a batch splits evenly; 0 if in none.
+
+    By twos over the devices, as steps.take_part does it.
+    """
+    for parts in range(2, batch_size // (2 * devices) + 1):
+        if batch_size % (2 * parts * devices) == 0 and batch_size // parts <= fits:
+            return parts
+    return 0
+
+
+def step_bytes(compiled) -> int | None:
+    """What a compiled program takes: of the host's memory on CPUs, else of a device's.
+
+    None where the compiler does not say.
     """
     sizes = compiled.memory_analysis()
-    if jax.default_backend() != "cpu" or sizes is None:
+    if sizes is None:
         return None
+    on_cpu = jax.default_backend() == "cpu"  # whose devices share the host's memory
     return (
         sizes.temp_size_in_bytes
         + sizes.argument_size_in_bytes
         + sizes.output_size_in_bytes
         - sizes.alias_size_in_bytes
-    ) * jax.local_device_count()
+    ) * (jax.local_device_count() if on_cpu else 1)
+
+
+def free_bytes(devices: Sequence[Any]) -> int | None:
+    """What a program on these devices may take, as step_bytes counts it.
+
+    On CPUs what the host has left, else what the fullest device has; None where that is
+    not known.
+    """
+    if devices[0].platform == "cpu":
+        return free_host_bytes()
+    free = []
+    for device in devices:
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None
+        free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return min(free)
 
 
 # How often a batch is tried; each try compiles a step.

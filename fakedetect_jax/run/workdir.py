@@ -115,8 +115,11 @@ def _git(root: Path, *words: str) -> str:
 DEEPEST = 200
 
 
-def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
-    """Raises CheckpointError unless files can be made and `need_bytes` would fit."""
+def ensure_writable(workdir: Path, *, need_bytes: int = 0, make: bool = True) -> None:
+    """Raises CheckpointError unless files can be made and `need_bytes` would fit.
+
+    Without `make` the folder is not made: the nearest one above it is tried.
+    """
     length = len(os.fsencode(workdir.absolute()))
     longest = os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else math.inf
     if length + DEEPEST > longest:
@@ -124,9 +127,12 @@ def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
             f"the path of workdir {workdir} has {length:,} bytes; its files need "
             f"{DEEPEST} more, and this system allows {longest:,}: choose a shorter one"
         )
-    probe = workdir / f".probe-{os.getpid()}"
+    folder = workdir
+    while not (make or folder.exists()):
+        folder = folder.parent
+    probe = folder / f".probe-{os.getpid()}"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
     except OSError as error:
@@ -134,7 +140,7 @@ def ensure_writable(workdir: Path, *, need_bytes: int = 0) -> None:
             f"workdir {workdir} cannot be written ({error.strerror}); "
             "choose another --workdir"
         ) from error
-    free = shutil.disk_usage(workdir).free
+    free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise CheckpointError(
             f"workdir {workdir} needs {need_bytes / 1e6:,.0f} MB for checkpoints but "
@@ -235,6 +241,8 @@ class Run(NamedTuple):
     stop: StopRequest
     command: str
     hosts: Hosts = Hosts()
+    writes: bool = True  # False in a dry run, which leaves the workdir alone
+    profile: range | None = None  # the steps to be traced
 
 
 def write_record(run: Run, devices: str) -> None:

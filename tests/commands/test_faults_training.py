@@ -182,6 +182,8 @@ def test_too_large_a_step_is_told_before_it_is_run(launchpad, command):
     assert "config.model.remat=True" not in sentence
     match = re.search(r"a batch of (\d+) fits: --config.batch_size=\1,", sentence)
     assert match and 0 < int(match[1]) < 32768
+    parts = re.search(r"--config.accumulate=(\d+) keeps this one, in parts", sentence)
+    assert parts and 32768 / int(parts[1]) <= int(match[1])
     assert "train 1/" not in out
 
 

@@ -14,7 +14,7 @@ from fakedetect_jax.augment import selfblend
 from fakedetect_jax.data import feed
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network, optimizer, steps
-from fakedetect_jax.run import parallel
+from fakedetect_jax.run import parallel, speed
 
 SIZE, FRAMES = 16, 3
 
@@ -303,7 +303,7 @@ def test_frozen_stages_stay_and_earlier_ones_learn_slower(small):
 
 
 def test_only_time_without_a_running_step_counts_as_waiting_for_input():
-    clock = train.Clock(batch_size=8)
+    clock = speed.Clock(batch_size=8, clip_frames=2)
     clock.count_wait(1.0, None)
     assert clock._waited == 1.0  # nothing was started yet
 
@@ -325,11 +325,26 @@ def test_the_rate_of_an_epoch_is_of_all_its_steps(monkeypatch):
     """The last step alone may have been fast or slow."""
     moments = iter([100.0, 104.0, 104.5, 105.0])
     clock = types.SimpleNamespace(perf_counter=lambda: next(moments))
-    monkeypatch.setattr(train, "time", clock)
-    clock = train.Clock(batch_size=10)
+    monkeypatch.setattr(speed, "time", clock)
+    clock = speed.Clock(batch_size=10, clip_frames=3, flops=6e12, peak=8e12)
     clock.count_wait(2.0, None)
-    assert [clock.count_step(), clock.count_step()] == [2.5, 20.0]
-    assert clock.read() == train.Speed(5.0, 4.0, 0.4)
+    first, second = clock.count_step(), clock.count_step()
+    assert [first.clips_per_second, second.clips_per_second] == [2.5, 20.0]
+    assert clock.read() == speed.Speed(5.0, 4.0, 12.0, 0.3, 0.4)
+    assert str(clock._speed(2, 5.0, 0.0)) == "4.0 clips/s, 12 frames/s, MFU 30.0%"
+    assert first.numbers()["mfu"] == 0.1875
+
+
+def test_the_peak_is_that_of_the_device_or_not_known():
+    def mesh(kind: str, devices: int):
+        places = np.array([types.SimpleNamespace(device_kind=kind)] * devices)
+        return types.SimpleNamespace(devices=places)
+
+    assert speed.peak_flops(mesh("NVIDIA H100 80GB HBM3", 8), "bfloat16") == 8 * 989e12
+    assert speed.peak_flops(mesh("NVIDIA H100 PCIe", 1), "bfloat16") == 756e12
+    assert speed.peak_flops(mesh("TPU v5 lite", 4), "bfloat16") == 4 * 197e12
+    assert speed.peak_flops(mesh("NVIDIA H100 PCIe", 1), "float32") is None
+    assert speed.peak_flops(mesh("cpu", 1), "bfloat16") is None
 
 
 @pytest.mark.parametrize("devices", [1, 8])

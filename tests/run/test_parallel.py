@@ -66,3 +66,28 @@ def test_what_the_host_has_left_limits_too(container):
     assert free() == 2
     (folder / "meminfo").unlink()
     assert free() is None
+
+
+def test_the_fewest_parts_that_fit_split_evenly_by_twos():
+    assert memory.fewest_parts(32, fits=16, devices=1) == 2
+    assert memory.fewest_parts(32, fits=15, devices=1) == 4
+    assert memory.fewest_parts(32, fits=3, devices=1) == 16
+    assert memory.fewest_parts(32, fits=1, devices=1) == 0
+    assert memory.fewest_parts(32, fits=8, devices=4) == 4
+    assert memory.fewest_parts(32, fits=7, devices=4) == 0
+    assert memory.fewest_parts(24, fits=10, devices=2) == 3
+
+
+def test_the_fullest_device_has_what_a_step_may_take():
+    class Device:
+        platform = "gpu"
+
+        def __init__(self, **stats):
+            self._stats = stats
+
+        def memory_stats(self):
+            return self._stats or None
+
+    first, second = Device(bytes_limit=80), Device(bytes_limit=80, bytes_in_use=30)
+    assert memory.free_bytes([first, second]) == 50
+    assert memory.free_bytes([first, Device()]) is None

@@ -1,0 +1,96 @@
+"""--dry_run and --profile_steps: what a run would take, and what a step does."""
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def command(tiny_config, tmp_path):
+    return ("--config", tiny_config, "--workdir", tmp_path / "w" / "run")
+
+
+def test_a_dry_run_says_the_plan_and_leaves_nothing(launchpad, command, tmp_path):
+    code, out, err = launchpad.run(*command, "--dry_run", "--config.accumulate=2")
+    assert code == 0, err
+    assert "steps     12, 2 per epoch; from 0" in out
+    assert "TFLOP" in out and "GB free (host)" in out and "MB more for" in out
+    assert "dry run: nothing was trained or written" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_run_that_goes_on_leaves_it_alone(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed, workdir)
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+    code, out, err = launchpad.run(
+        "--config", tiny_config, "--workdir", workdir, "--dry_run"
+    )
+    assert code == 0, err
+    assert "per epoch; from 12" in out
+    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*")} == before
+
+
+def test_a_dry_run_before_the_build_counts_the_videos(
+    launchpad, command, tiny_run, tmp_path
+):
+    data = tmp_path / "tfds"
+    arguments = (
+        *(*command, "--dry_run", f"--config.data.data_dir={data}"),
+        f"--config.data.manual_dir={tiny_run.videos}",
+    )
+    code, out, err = launchpad.run(*arguments)
+    assert code == 0, err
+    assert "not built yet; videos: " in out and "steps     12, 2 per epoch" in out
+    assert not data.exists()
+    code, _, err = launchpad.run(*arguments[:-1], "--config.data.manual_dir=")
+    assert code == 3
+    assert "is not built and there are no videos to count" in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--config.batch_size=100000", "is more than the"),
+        ("--config.accumulate=3", "accumulate=3 parts of an even number of clips"),
+        ("--mode=eval", "--dry_run and --profile_steps are for --mode train"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would(launchpad, command, flag, sentence):
+    code, _, err = launchpad.run(*command, "--dry_run", flag)
+    assert code == 2
+    assert sentence in err
+
+
+def test_steps_are_traced_into_the_workdir(launchpad, command, tmp_path):
+    code, _, err = launchpad.run(*command, "--profile_steps=3:4")
+    assert code == 0, err
+    traces = list((tmp_path / "w").rglob("profile/plugins/profile/*/*.xplane.pb"))
+    assert len(traces) == 1 and traces[0].stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        ("5", "it must be first:last"),
+        ("5:4", "it must be first:last"),
+        ("9:13", "this start makes the steps 1 to 12"),
+    ],
+)
+def test_steps_that_cannot_be_traced_are_refused(launchpad, command, steps, sentence):
+    code, _, err = launchpad.run(*command, f"--profile_steps={steps}")
+    assert code == 2
+    assert sentence in err
+
+
+def test_rates_are_in_metrics_and_on_the_terminal(undisturbed):
+    lines = (undisturbed / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    trained = [row for row in rows if row["kind"] == "train"]
+    for row in trained:
+        expected = 4 * row["clips_per_second"]
+        assert row["frames_per_second"] == pytest.approx(expected, rel=0.01, abs=0.1)
+        assert "mfu" not in row  # no peak of a CPU is known
