@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import numpy as np
 
 from fakedetect_jax import evaluate, settings
 from fakedetect_jax.augment.clips import parse
@@ -29,10 +30,12 @@ from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.model import network, pretrained, steps
+from fakedetect_jax.model.optimizer import learning_rates
 from fakedetect_jax.pages import formats
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.metrics_file import MetricsFile
+from fakedetect_jax.run.parallel import Batch
 from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
@@ -49,6 +52,10 @@ class Plan(NamedTuple):
     def num_epochs(self) -> int:
         """Epochs begun."""
         return -(-self.num_steps // self.steps_per_epoch)
+
+    def epoch_begin(self, step: int) -> int:
+        """The first step of the epoch that `step` is in."""
+        return (step - 1) // self.steps_per_epoch * self.steps_per_epoch + 1
 
     def ends_epoch(self, step: int) -> bool:
         """Whether `step` completed updates end an epoch or the run."""
@@ -168,6 +175,8 @@ class Training(NamedTuple):
     facts: dict[str, Any]  # of every checkpoint
     metrics_file: MetricsFile | None  # on process 0 only
     program: TrainProgram
+    learning_rates: np.ndarray  # of each step
+    pictures: Callable  # steps.pictures on one device of this process
     eval_step: Callable
     vote: parallel.Vote
 
@@ -237,7 +246,10 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         run.stop.check()
     state = _load_or_create(run, step_settings, checkpoints, start, abstract)
     first = jax.process_index() == 0
-    metrics_file = MetricsFile(run.workdir, resumed_step=start) if first else None
+    fields = settings.flatten(config.to_dict())
+    metrics_file = None
+    if first:
+        metrics_file = MetricsFile(run.workdir, resumed_step=start, fields=fields)
     training = Training(
         run=run,
         plan=plan,
@@ -247,6 +259,8 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         facts=_facts(run, plan, data),
         metrics_file=metrics_file,
         program=program,
+        learning_rates=learning_rates(config.optimizer, plan.num_steps),
+        pictures=jax.jit(functools.partial(steps.pictures, step_settings)),
         eval_step=compile_eval_step(
             step_settings.model,
             run.mesh,
@@ -524,10 +538,12 @@ def _run_steps(training: Training, state, start: int) -> None:
             for step in range(start + 1, plan.num_steps + 1):
                 trace.begin(step)
                 asked = time.perf_counter()
-                _, batch = next(batches)
+                host_batch, batch = next(batches)
                 clock.count_wait(time.perf_counter() - asked, running)
                 state, metrics = training.program.step(state, batch)
                 trace.end(step, metrics)
+                if step in (start + 1, plan.epoch_begin(step)):
+                    _show_clips(training, step, host_batch)
                 if running is not None:  # the step before, while this one runs
                     note = _record(training, step - 1, running, clock)
                 running = metrics
@@ -552,6 +568,15 @@ def _run_steps(training: Training, state, start: int) -> None:
         feed.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _show_clips(training: Training, step: int, batch: Batch) -> None:
+    """Puts the first clips of a batch, as the network sees them, beside the metrics."""
+    shown = training.run.config.log_clips
+    if shown and training.metrics_file is not None:
+        first = {name: rows[:shown] for name, rows in batch.items()}
+        sheet = np.asarray(training.pictures(np.int32(step - 1), first))
+        training.metrics_file.write_picture(step, "train/clips", sheet)
+
+
 def _new_clock(training: Training) -> Clock:
     config = training.run.config
     return Clock(
@@ -567,7 +592,10 @@ def _record(training: Training, step: int, metrics: steps.Metrics, clock: Clock)
     numbers = fetch_numbers(training, step, metrics)
     speed = clock.count_step()
     if training.metrics_file is not None:
-        training.metrics_file.write(step, "train", {**numbers, **speed.numbers()})
+        rate = {"learning_rate": float(training.learning_rates[step - 1])}
+        training.metrics_file.write(
+            step, "train", {**numbers, **rate, **speed.numbers()}
+        )
     return f"loss {numbers['loss']:.4f}  {speed}"
 
 
@@ -660,6 +688,8 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         if training.metrics_file is not None:
             wait = {"input_wait": round(speed.input_wait, 4) if speed else 0.0}
             training.metrics_file.write(step, "val", {**measured, **wait})
+            scores = np.array([row["score"] for row in rows])
+            training.metrics_file.write_curve(step, "val/clips", labels, scores)
     elif said:
         run.terminal.say(f"Epoch {epoch}/{plan.num_epochs}\n  {said[0]}")
     state = state.replace(totals=_zero_totals(run.mesh))

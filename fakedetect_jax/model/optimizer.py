@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fakedetect_jax.model.network import is_frozen
@@ -24,6 +25,23 @@ def learning_rate(
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
+def _schedule(settings, num_steps: int) -> optax.Schedule:
+    return learning_rate(
+        peak=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        num_steps=num_steps,
+    )
+
+
+def learning_rates(settings, num_steps: int) -> np.ndarray:
+    """The learning rate of each step of a run, float32[num_steps]."""
+    steps = jnp.arange(num_steps)
+    return np.asarray(
+        jnp.broadcast_to(_schedule(settings, num_steps)(steps), steps.shape)
+    )
+
+
 def make_optimizer(
     settings, *, num_steps: int, num_stages: int, freeze_stages: int
 ) -> optax.GradientTransformation:
@@ -35,12 +53,7 @@ def make_optimizer(
       num_stages: of the backbone.
       freeze_stages: how many of them are constants, which nothing may change.
     """
-    rate = learning_rate(
-        peak=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        num_steps=num_steps,
-    )
+    rate = _schedule(settings, num_steps)
     parts = []
     if settings.clip_norm:
         parts.append(optax.clip_by_global_norm(settings.clip_norm))

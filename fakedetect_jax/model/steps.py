@@ -294,6 +294,15 @@ def prepare_inputs(
     return normalise(frames), dropout_key
 
 
+def pictures(step_settings: StepSettings, step: jax.Array, batch: Batch) -> jax.Array:
+    """The clips of a batch as a step sees them: uint8[B*H, T*W, 3], a clip in a row."""
+    frames, _ = prepare_inputs(step_settings, step, batch)
+    shown = frames * jnp.array(STD) + jnp.array(MEAN)
+    b, t, h, w, c = shown.shape
+    sheet = shown.transpose(0, 2, 1, 3, 4).reshape(b * h, t * w, c)
+    return jnp.round(jnp.clip(sheet, 0, 1) * 255).astype(jnp.uint8)
+
+
 def objective(
     step_settings: StepSettings,
     params: Any,

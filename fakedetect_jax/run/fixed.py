@@ -27,7 +27,15 @@ SCORING_FIELDS = (
 )
 # An evaluation does not look at them, so it says nothing of them.
 TRAINING_FIELDS = (
-    *("optimizer.", "loss.", "augment.", "checkpoint.", "init_from", "log_every_steps"),
+    *(
+        "optimizer.",
+        "loss.",
+        "augment.",
+        "checkpoint.",
+        "init_from",
+        "log_clips",
+        "log_every_steps",
+    ),
     *(
         "batch_size",
         "accumulate",

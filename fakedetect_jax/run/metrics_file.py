@@ -4,11 +4,17 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fakedetect_jax.files import read_lines, write_lines
 from fakedetect_jax.run.terminal import Terminal
+
+# What TensorBoard's hyperparameter page compares runs by.
+COMPARED = ("val/video_auc", "val/loss")
 
 
 class MetricsFile:
@@ -18,15 +24,20 @@ class MetricsFile:
     than its state.
     """
 
-    def __init__(self, workdir: Path, *, resumed_step: int):
-        """Cuts what a lost piece of the run wrote after `resumed_step`."""
+    def __init__(
+        self, workdir: Path, *, resumed_step: int, fields: dict[str, Any] | None = None
+    ):
+        """Cuts what a lost piece of the run wrote after `resumed_step`.
+
+        fields: the config's, by their dotted names, to be compared with other runs'.
+        """
         self.path = workdir / "metrics.jsonl"
         self._failed = False
         self._file = None
         self._events = None
-        self._attempt(self._open, workdir, resumed_step)
+        self._attempt(self._open, workdir, resumed_step, fields or {})
 
-    def _open(self, workdir: Path, resumed_step: int) -> None:
+    def _open(self, workdir: Path, resumed_step: int, fields: dict[str, Any]) -> None:
         if self.path.exists():
             lines = read_lines(self.path, required=("step", "kind"))
             if lines.damaged:
@@ -35,6 +46,7 @@ class MetricsFile:
             write_lines(self.path, kept)
         self._file = open(self.path, "a")  # noqa: SIM115 - lives as long as the run
         self._events = _Events(workdir / "events", resumed_step)
+        self._events.add_fields(fields)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Adds the numbers of a step; kind is train or val."""
@@ -46,6 +58,18 @@ class MetricsFile:
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         self._events.add(step, {f"{kind}/{k}": v for k, v in numbers.items()})
+
+    def write_picture(self, step: int, tag: str, image: np.ndarray) -> None:
+        """Adds a picture uint8[H,W,3], in the events only."""
+        if self._events is not None:
+            self._attempt(self._events.add_picture, step, tag, image)
+
+    def write_curve(
+        self, step: int, tag: str, labels: Sequence[int], scores: np.ndarray
+    ) -> None:
+        """Adds the precision-recall curve of probabilities, in the events only."""
+        if self._events is not None:
+            self._attempt(self._events.add_curve, step, tag, labels, scores)
 
     def flush(self) -> None:
         """Puts all lines on disk; called before a checkpoint that covers them."""
@@ -89,11 +113,15 @@ class _Events:
     def __init__(self, folder: Path, resumed_step: int):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # protobuf's, from within tensorboardX
+            from tensorboardX import summary
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto import event_pb2, summary_pb2
+        self._summaries = summary
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
         folder.mkdir(exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"))
+        # Its name has the second in it, and a restart may come in the same one.
+        within = f".{time.time_ns() % 10**9:09d}"
+        self._file = EventsWriter(str(folder / "events"), within)
         # TensorBoard forgets what a lost piece of the run wrote from this step on.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # pyright: ignore[reportAttributeAccessIssue]
         self._write(step=resumed_step + 1, session_log=start)
@@ -108,6 +136,27 @@ class _Events:
             for tag, value in values.items()
         ]
         self._write(step=step, summary=self._summary(value=scalars))
+
+    def add_picture(self, step: int, tag: str, image: np.ndarray) -> None:
+        """Adds a picture uint8[H,W,3]."""
+        summary = self._summaries.image(tag, image, dataformats="HWC")
+        self._write(step=step, summary=summary)
+
+    def add_curve(
+        self, step: int, tag: str, labels: Sequence[int], scores: np.ndarray
+    ) -> None:
+        """Adds a precision-recall curve of probabilities."""
+        curve = self._summaries.pr_curve(tag, np.asarray(labels), scores)
+        self._write(step=step, summary=curve)
+
+    def add_fields(self, fields: dict[str, Any]) -> None:
+        """Adds the fields of a config."""
+        known = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in fields.items()
+        }
+        for summary in self._summaries.hparams(known, dict.fromkeys(COMPARED)):
+            self._write(summary=summary)
 
     def flush(self) -> None:
         """Puts all events on disk."""

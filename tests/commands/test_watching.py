@@ -1,9 +1,16 @@
-"""--dry_run and --profile_steps: what a run would take, and what a step does."""
+"""What a run would take, how fast it goes, what its events show."""
 
+import io
 import json
 import shutil
+import struct
 
+import numpy as np
 import pytest
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+from fakedetect_jax.run.metrics_file import MetricsFile
 
 
 @pytest.fixture
@@ -94,3 +101,34 @@ def test_rates_are_in_metrics_and_on_the_terminal(undisturbed):
         expected = 4 * row["clips_per_second"]
         assert row["frames_per_second"] == pytest.approx(expected, rel=0.01, abs=0.1)
         assert "mfu" not in row  # no peak of a CPU is known
+        assert 0 <= row["learning_rate"] <= 2e-3
+
+
+def test_events_hold_rates_curves_fields_and_what_the_network_saw(undisturbed):
+    """Read by protobuf from TensorBoard's record format: length, checksums, event."""
+    seen: dict[str, set[int]] = {}
+    for path in (undisturbed / "events").iterdir():
+        data, place = path.read_bytes(), 0
+        while place < len(data):
+            (size,) = struct.unpack_from("<Q", data, place)
+            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + size])
+            place += 16 + size
+            for value in event.summary.value:
+                seen.setdefault(value.tag, set()).add(event.step)
+                if value.tag == "train/clips":
+                    image = Image.open(io.BytesIO(value.image.encoded_image_string))
+                    assert image.size == (4 * 32, 4 * 32)  # frames, clips
+                    assert len(np.unique(np.asarray(image))) > 100
+    assert seen["train/learning_rate"] == set(range(1, 13))
+    assert seen["train/clips"] == {1, 3, 5, 7, 9, 11}
+    assert seen["val/clips"] == {2, 4, 6, 8, 10, 12}
+    assert "_hparams_/session_start_info" in seen
+
+
+def test_a_restart_in_the_same_second_keeps_the_events(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1.7e9)
+    for step in range(3):
+        file = MetricsFile(tmp_path, resumed_step=step)
+        file.write(step + 1, "train", {"loss": 1.0})
+        file.close()
+    assert len(list((tmp_path / "events").iterdir())) == 3
