@@ -42,7 +42,10 @@ TARGETS = {
     "intervals": ("fakedetect_jax/metrics/intervals.py", "metrics/test_intervals"),
     "steps": ("fakedetect_jax/model/steps.py", "model/test_steps"),
     "selfblend": ("fakedetect_jax/augment/selfblend.py", "augment/test_selfblend"),
-    "evaluate": ("fakedetect_jax/evaluate.py", "commands/test_evaluate"),
+    "evaluate": (
+        "fakedetect_jax/evaluate.py",
+        "commands/test_evaluate data/test_same_data run/test_distributed",
+    ),
 }
 OTHER: dict[type, type] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},

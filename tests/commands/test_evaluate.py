@@ -136,6 +136,9 @@ def test_every_clip_is_scored_once_and_the_lines_are_the_originals(alone):
     rows = read_scores(folder)
     keys = {(r["method"], r["video"], r["clip"]) for r in rows}
     assert len(keys) == len(rows) == 2 * 4  # two clips of four videos
+    assert [r["clip"] for r in rows] == [0, 1] * 4
+    trivial = (folder / "trivial.jsonl").read_text().splitlines()
+    assert len(trivial) > 0 and {json.loads(row)["label"] for row in trivial} == {0, 1}
     context = json.loads((folder / "context.json").read_text())
     assert context["num_clips"] == len(rows)
     assert context["selected_on"].startswith("val, by video AUC")

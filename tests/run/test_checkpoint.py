@@ -94,6 +94,8 @@ def test_a_step_can_be_written_anew_with_its_metrics(folder):
     checkpoints = write(folder, [4])
     assert checkpoints.best() is None
     checkpoints.save(4, put(make_state(4)), FACTS, {"video_auc": 0.8})
+    # What was said of the one before must not be read as damage of the new one.
+    assert not (folder / "4.digest.json").exists()
     checkpoints.finish()
     assert checkpoints.best() == 4
     checkpoints.close()

@@ -189,15 +189,19 @@ def other_data(tiny_run, tmp_path):
     return data_dir, data_dir / built.relative_to(tiny_run.config.data.data_dir)
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
 def test_hosts_with_other_data_of_the_same_size_end_at_once(
-    hosts, tmp_path, other_data
+    hosts, tmp_path, other_data, undisturbed, mode
 ):
+    if mode == "eval":
+        shutil.copytree(undisturbed, tmp_path / "w")
     data_dir, folder = other_data
     videos = folder / "videos-train.jsonl"
     lines = videos.read_text().splitlines(keepends=True)
     videos.write_text("".join(lines[::-1]))  # the same videos, numbered otherwise
     flags = [f"--config.data.data_dir={data_dir}"]
-    codes, errors = end_within(hosts(tmp_path / "w", own={1: flags}), 15)
+    both = hosts(tmp_path / "w", f"--mode={mode}", own={1: flags})
+    codes, errors = end_within(both, 15)
     assert codes == [3, 3] and errors[0] == errors[1]
     assert "the digest of dataset demo is " in errors[0]
     assert "copy one host's dataset to all" in errors[0]
