@@ -188,6 +188,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
     )
     config.accelerator = "any"  # any | cpu | gpu | tpu: refuse to run on another
     config.compilation_cache = "~/.cache/fakedetect_jax"  # compiled programs; "": none
+    config.tracker = ""  # also follow the run in trackio | wandb, if installed
     config.log_clips = 4  # of an epoch's first batch, as pictures in TensorBoard
     config.log_every_steps = 10  # progress line; metrics.jsonl holds every step
     return config.lock()

@@ -113,6 +113,7 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep_best": Whole(1),
     "accelerator": Choice(("any", "cpu", "gpu", "tpu")),
     "compilation_cache": TEXT,
+    "tracker": Choice(("", "trackio", "wandb")),
     "log_clips": Whole(0, 1000),
     "log_every_steps": Whole(1),
 }

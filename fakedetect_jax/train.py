@@ -1,6 +1,7 @@
 """The loop: next batch, step, and at each epoch's end evaluate, save."""
 
 import functools
+import importlib.util
 import math
 import signal
 import time
@@ -86,10 +87,15 @@ def check_weights(config) -> None:
 
 
 def check_groups(config) -> None:
-    """What only augmentation, model and dataset know of their fields; no device.
+    """What only augmentation, model, dataset, tracker know of their fields; no device.
 
     Raises ConfigError or the dataset's SettingError.
     """
+    if config.tracker and importlib.util.find_spec(config.tracker) is None:
+        raise ConfigError(
+            f"config.tracker is {config.tracker}, a package that is not installed: "
+            f"pip install {config.tracker}"
+        )
     parse(config.augment.to_dict())
     network.check_fields(network.make_model(config))
     try:
@@ -249,7 +255,9 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     fields = settings.flatten(config.to_dict())
     metrics_file = None
     if first:
-        metrics_file = MetricsFile(run.workdir, resumed_step=start, fields=fields)
+        metrics_file = MetricsFile(
+            run.workdir, resumed_step=start, fields=fields, tracker=config.tracker
+        )
     training = Training(
         run=run,
         plan=plan,

@@ -27,23 +27,9 @@ SCORING_FIELDS = (
 )
 # An evaluation does not look at them, so it says nothing of them.
 TRAINING_FIELDS = (
-    *(
-        "optimizer.",
-        "loss.",
-        "augment.",
-        "checkpoint.",
-        "init_from",
-        "log_clips",
-        "log_every_steps",
-    ),
-    *(
-        "batch_size",
-        "accumulate",
-        "num_epochs",
-        "num_steps",
-        "eval.every_epochs",
-        "eval.final_split",
-    ),
+    *("optimizer.", "loss.", "augment.", "checkpoint.", "init_from", "log_"),
+    *("batch_size", "accumulate", "num_epochs", "num_steps", "tracker"),
+    *("eval.every_epochs", "eval.final_split"),
     *("data.sampling", "data.train_clips_per_video", "data.max_frame_stride"),
 )
 SHOWN_FIELDS = 8  # differing ones that a line names; of another config's there are many

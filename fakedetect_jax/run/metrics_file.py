@@ -1,5 +1,7 @@
 """metrics.jsonl and TensorBoard's events: what training measured."""
 
+import hashlib
+import importlib
 import json
 import os
 import time
@@ -25,17 +27,24 @@ class MetricsFile:
     """
 
     def __init__(
-        self, workdir: Path, *, resumed_step: int, fields: dict[str, Any] | None = None
+        self,
+        workdir: Path,
+        *,
+        resumed_step: int,
+        fields: dict[str, Any] | None = None,
+        tracker: str = "",
     ):
         """Cuts what a lost piece of the run wrote after `resumed_step`.
 
         fields: the config's, by their dotted names, to be compared with other runs'.
+        tracker: "", or the package of config.tracker, which is installed.
         """
         self.path = workdir / "metrics.jsonl"
         self._failed = False
         self._file = None
         self._events = None
         self._attempt(self._open, workdir, resumed_step, fields or {})
+        self._tracker = _Tracker(tracker, workdir, fields or {}) if tracker else None
 
     def _open(self, workdir: Path, resumed_step: int, fields: dict[str, Any]) -> None:
         if self.path.exists():
@@ -51,13 +60,14 @@ class MetricsFile:
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Adds the numbers of a step; kind is train or val."""
         self._attempt(self._write, step, kind, values)
+        if self._tracker is not None:
+            self._tracker.add(step, _scalars(kind, values))
 
     def _write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         if self._file is None or self._events is None:
             return
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        self._events.add(step, {f"{kind}/{k}": v for k, v in numbers.items()})
+        self._events.add(step, _scalars(kind, values))
 
     def write_picture(self, step: int, tag: str, image: np.ndarray) -> None:
         """Adds a picture uint8[H,W,3], in the events only."""
@@ -85,6 +95,8 @@ class MetricsFile:
         """Flushes and closes the files."""
         self.flush()
         self._attempt(self._close)
+        if self._tracker is not None:
+            self._tracker.close()
 
     def _close(self) -> None:
         if self._file is not None and self._events is not None:
@@ -165,6 +177,54 @@ class _Events:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+class _Tracker:
+    """The run in trackio or W&B, under the name of its workdir.
+
+    Whatever these packages raise, such as a lost network, is said once and does not end
+    the run.
+    """
+
+    def __init__(self, name: str, workdir: Path, fields: dict[str, Any]):
+        self._name, self._run = name, None
+        options = {"project": "fakedetect-jax", "name": workdir.name, "config": fields}
+        if name == "wandb":
+            # The same run after a resume, which trackio knows by the name.
+            short = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
+            options |= {"id": short, "dir": str(workdir)}
+        try:
+            self._run = importlib.import_module(name).init(resume="allow", **options)
+        except Exception as error:
+            self._give_up(error)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Adds the scalars of a step."""
+        try:
+            if self._run is not None:
+                self._run.log(values, step=step)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Ends it; what is still to be sent is sent."""
+        try:
+            if self._run is not None:
+                self._run.finish()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        Terminal().warn(
+            f"{self._name} does not follow the run any more ({error}); training goes "
+            "on without it"
+        )
+
+
+def _scalars(kind: str, values: dict[str, Any]) -> dict[str, float]:
+    numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+    return {f"{kind}/{k}": v for k, v in numbers.items()}
 
 
 def _is_up_to(step: Any, last: int) -> bool:

@@ -53,6 +53,7 @@ HOSTS_OWN = (
     "data.device_prefetch",
     "data.cache_mib",
     "compilation_cache",
+    "tracker",
     "log_clips",
     "log_every_steps",
 )

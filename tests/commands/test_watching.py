@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,3 +133,53 @@ def test_a_restart_in_the_same_second_keeps_the_events(tmp_path, monkeypatch):
         file.write(step + 1, "train", {"loss": 1.0})
         file.close()
     assert len(list((tmp_path / "events").iterdir())) == 3
+
+
+TRACKIO = """
+import json
+
+class Run:
+    def __init__(self, options):
+        self.write(options)
+
+    def write(self, row):
+        with open("seen.jsonl", "a") as file:
+            print(json.dumps(row), file=file)
+
+    def log(self, values, step):
+        if step == 5:
+            raise RuntimeError("the network is down")
+        self.write({"step": step, **values})
+
+    def finish(self):
+        self.write({"finished": True})
+
+
+def init(**options):
+    return Run(options)
+"""
+
+
+def test_a_tracker_that_fails_ends_nothing(launchpad, command, tmp_path, monkeypatch):
+    """A module in the tracker's place; the real ones need a server or a large tree."""
+    code, _, err = launchpad.run(*command, "--config.tracker=trackio")
+    assert code == 2 and "not installed: pip install trackio" in err
+    (tmp_path / "trackio.py").write_text(TRACKIO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    fields = {"batch_size": 8}
+    for start in (0, 2):
+        file = MetricsFile(
+            tmp_path, resumed_step=start, fields=fields, tracker="trackio"
+        )
+        for step in range(start + 1, start + 5):
+            file.write(step, "train", {"loss": 1.0 / step, "note": "text"})
+        file.close()
+    rows = [json.loads(line) for line in Path("seen.jsonl").read_text().splitlines()]
+    begun = {"project": "fakedetect-jax", "name": tmp_path.name, "config": fields}
+    assert rows[0] == rows[6] == {"resume": "allow", **begun}
+    assert [row.get("step") for row in rows[1:6]] == [1, 2, 3, 4, None]
+    assert rows[1] == {"step": 1, "train/loss": 1.0} and rows[5] == {"finished": True}
+    assert [row["step"] for row in rows[7:]] == [3, 4]
+    written = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in written] == [1, 2, 3, 4, 5, 6]
