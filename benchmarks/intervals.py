@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 
 from fakedetect_jax.metrics import intervals, metrics, ranking
-from tfds_ffpp.progress import Progress
+from tfds_ffpp.terminal.progress import Progress
 
 METHODS = 4
 REPLICATES = 300

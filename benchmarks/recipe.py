@@ -58,8 +58,8 @@ from fakedetect_jax.model import network
 from fakedetect_jax.run import parallel
 from fakedetect_jax.trained.model import read_workdir
 from tfds_ffpp import build
-from tfds_ffpp.progress import Progress
 from tfds_ffpp.synthetic import tree
+from tfds_ffpp.terminal.progress import Progress
 
 COMPRESSION = "c23"
 PATIENCE, FIRST_EPOCHS, MOST_EPOCHS = 3, 8, 16
