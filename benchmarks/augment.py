@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import simplejpeg
 
+from benchmarks import table
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.augment.clips import OPERATIONS, augment_clips
 from fakedetect_jax.model import steps
@@ -113,7 +114,7 @@ def time_all(
     return times
 
 
-def measure(args: argparse.Namespace) -> None:
+def measure(args: argparse.Namespace, results: table.Results) -> None:
     """Prints a Markdown table of milliseconds per batch and shares of a step."""
     shape = (args.clips, 10, args.image_size, args.image_size, 3)
     frames = jax.random.uniform(jax.random.key(1), shape)
@@ -126,18 +127,16 @@ def measure(args: argparse.Namespace) -> None:
     )
     times = time_all(runs, rounds=args.rounds, clock=CLOCKS[args.clock])
     step = statistics.median(times["step"])
-    print(
+    results.say(
         f"{args.clips} clips x 10 frames at {args.image_size} px, "
         f"step of configs/{args.config}.py, {args.rounds} rounds, {args.clock} time, "
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}\n"
+        f"on {jax.devices()[0].device_kind}"
     )
-    print("| operation | ms per batch (min-max) | share of a step |\n|---|---|---|")
+    results.heads("operation", "ms per batch (min-max)", "share of a step")
     for name, values in times.items():
         median = statistics.median(values)
-        print(
-            f"| {name} | {median:.1f} ({min(values):.1f}-{max(values):.1f}) "
-            f"| {median / step:.1%} |"
-        )
+        span = f"{median:.1f} ({min(values):.1f}-{max(values):.1f})"
+        results.row(name, span, f"{median / step:.1%}")
 
 
 def made_clip(seed: int, *, num_frames: int = 10, size: int = 96) -> np.ndarray:
@@ -248,16 +247,15 @@ def as_stored(image: np.ndarray) -> np.ndarray:
     return simplejpeg.decode_jpeg(data, "RGB")
 
 
-def compare_jpeg() -> None:
-    """Prints how near the augmentation's JPEG is to a file, and the file to its input.
+def compare_jpeg(results: table.Results) -> None:
+    """Shows how near the augmentation's JPEG is to a file, and the file to its input.
 
     On frames as rendered, and as stored: of those a JPEG of quality 95, 4:4:4, is left,
     on the same grid of blocks, whose coefficients often lie on the edge of rounding.
     """
     rendered = np.concatenate([made_clip(seed)[::5] for seed in range(6)])
     stored = np.stack([as_stored(image) for image in rendered])
-    print("| frames | chroma | quality | off | file's own change | ratio |")
-    print("|---|---|---|---|---|---|")
+    results.heads("frames", "chroma", "quality", "off", "file's own change", "ratio")
     for name, frames in (("rendered", rendered), ("stored", stored)):
         planes = pixels.to_planes(jnp.asarray(frames, jnp.float32) / 255)
         for chroma in ("420", "444"):
@@ -267,10 +265,9 @@ def compare_jpeg() -> None:
                 ours = pixels.jpeg(planes, quality, subsample=chroma == "420")
                 ours = 255 * np.asarray(pixels.to_frames(ours))
                 off, change = np.abs(ours - file).mean(), np.abs(file - frames).mean()
-                print(
-                    f"| {name} | {chroma} | {quality} | {off:.2f} | {change:.2f} "
-                    f"| {change / max(off, 1e-9):.1f} |"
-                )
+                ratio = f"{change / max(off, 1e-9):.1f}"
+                shown = (f"{off:.2f}", f"{change:.2f}", ratio)
+                results.row(name, chroma, quality, *shown)
 
 
 def main() -> None:
@@ -287,13 +284,16 @@ def main() -> None:
     parser.add_argument(
         "--jpeg", action="store_true", help="compare with libjpeg, time nothing"
     )
+    table.add_option(parser)
     args = parser.parse_args()
     if args.pictures:
         draw_pictures(args.pictures)
-    elif args.jpeg:
-        compare_jpeg()
-    else:
-        measure(args)
+        return
+    with table.results(parser, args, "jpeg" if args.jpeg else "") as results:
+        if args.jpeg:
+            compare_jpeg(results)
+        else:
+            measure(args, results)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import table
 from fakedetect_jax import compiled, evaluate, settings, train
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.feed import Batch, train_feed
@@ -99,7 +100,9 @@ def score(config, variables, splits: list[reader.Split], mesh) -> list[float]:
     return [auc, summary["loss"], summary["accuracy"]]
 
 
-def compare(config, decay: float, num_steps: int, num_batches: int) -> None:
+def compare(
+    config, decay: float, num_steps: int, num_batches: int, results: table.Results
+) -> None:
     """Prints a row for each way to score one training."""
     with config.unlocked():
         config.optimizer.ema_decay = decay
@@ -122,11 +125,8 @@ def compare(config, decay: float, num_steps: int, num_batches: int) -> None:
     }
     for name, variables in ways.items():
         auc, loss, accuracy = score(config, variables, held, mesh)
-        print(
-            f"| {decay}, {num_steps} | {name} | {auc:.3f} | {loss:.3f} "
-            f"| {accuracy:.3f} |",
-            flush=True,
-        )
+        numbers = (f"{number:.3f}" for number in (auc, loss, accuracy))
+        results.row(f"{decay}, {num_steps}", name, *numbers)
 
 
 def _only_statistics(variables: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--decay", type=float, nargs="+", default=[0.99, 0.999])
     parser.add_argument("--steps", type=int, nargs="+", default=[500, 700])
     parser.add_argument("--batches", type=int, default=30, help="to estimate from")
+    table.add_option(parser)
     args = parser.parse_args()
     config = settings.load(args.config)
     with config.unlocked():
@@ -152,10 +153,10 @@ def main() -> None:
             config.synthetic.num_identities = 0
     if not Path(config.data.data_dir).exists():
         dataset.prepare(config, Terminal())
-    print("| decay, step | | video AUC | clip log loss | clip accuracy |")
-    print("|---|---|---|---|---|")
-    for decay, num_steps in zip(args.decay, args.steps, strict=True):
-        compare(config, decay, num_steps, args.batches)
+    with table.results(parser, args) as results:
+        results.heads("decay, step", "", "video AUC", "clip log loss", "clip accuracy")
+        for decay, num_steps in zip(args.decay, args.steps, strict=True):
+            compare(config, decay, num_steps, args.batches, results)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the peer's cheapest setting; the original authors' script enlarges twice.
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ import cv2
 import dlib
 import numpy as np
 
+from benchmarks import table
 from tfds_ffpp.build import BuildOptions, build
 from tfds_ffpp.frames.prepare import prepare
 from tfds_ffpp.frames.video import even_plan, read_clip
@@ -144,16 +144,19 @@ def measure(side: Callable, videos: Sequence[Path]) -> tuple[float, Counter, int
     return time.process_time() - start, parts, sum(map(len, stored))
 
 
-def report(name: str, rounds: list[tuple[float, Counter, int]], videos: int) -> float:
-    """Prints the medians of a side; returns its seconds per video."""
+def report(
+    name: str,
+    rounds: list[tuple[float, Counter, int]],
+    videos: int,
+    results: table.Results,
+) -> float:
+    """The row of a side, of medians; returns its seconds per video."""
     times = [seconds / videos for seconds, _, _ in rounds]
     parts = sum((p for _, p, _ in rounds), Counter())
     shares = ", ".join(f"{k} {v / parts.total():.0%}" for k, v in parts.most_common())
     median = statistics.median(times)
-    print(
-        f"{name:5} {median:.3f} s/video (min {min(times):.3f}, max {max(times):.3f}), "
-        f"{1 / median:.2f} videos/s and core, {rounds[0][2]} crops; {shares}"
-    )
+    spread = f"{median:.3f} ({min(times):.3f}-{max(times):.3f})"
+    results.row(name, spread, f"{1 / median:.2f}", rounds[0][2], shares)
     return median
 
 
@@ -162,13 +165,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", default="runs/bench-build", help="kept here")
     parser.add_argument("--rounds", type=int, default=5)
+    table.add_option(parser)
     args = parser.parse_args()
+    with table.results(parser, args) as results:
+        compare(args, results)
+
+
+def compare(args: argparse.Namespace, results: table.Results) -> None:
+    """Both sides in turn, then a whole build."""
     folder = Path(args.videos)
     videos = make_videos(folder)
     cv2.setNumThreads(1)
-    packages = ("av", "opencv-python-headless", "dlib-bin", "simplejpeg", "numpy")
-    print(platform.platform(), platform.processor(), f"{os.cpu_count()} cores")
-    print(", ".join(f"{p} {metadata.version(p)}" for p in packages))
+    packages = ("av", "opencv-python-headless", "dlib-bin", "simplejpeg")
+    results.say(", ".join(f"{p} {metadata.version(p)}" for p in packages))
     tree = folder / "tree"
     rounds: dict[str, list] = {"ours": [], "peer": []}
     for number in range(args.rounds + 1):
@@ -176,23 +185,26 @@ def main() -> None:
             result = measure(side, videos)
             if number:  # the first is the warm-up
                 rounds[name].append(result)
-    mine = report("ours", rounds["ours"], len(videos))
-    theirs = report("peer", rounds["peer"], len(videos))
+    results.heads("side", "s/video", "videos/s and core", "crops", "of which")
+    mine = report("ours", rounds["ours"], len(videos), results)
+    theirs = report("peer", rounds["peer"], len(videos), results)
     pairs = [b[0] / a[0] for a, b in zip(rounds["ours"], rounds["peer"], strict=True)]
-    print(f"ratio {theirs / mine:.2f} (pairs {min(pairs):.2f} to {max(pairs):.2f})")
+    ratio = f"{theirs / mine:.2f} (pairs {min(pairs):.2f} to {max(pairs):.2f})"
+    results.say()
+    results.say(f"- the peer takes {ratio} times as long")
     with tempfile.TemporaryDirectory() as data_dir:
         start = time.perf_counter()
         build(CONFIG, data_dir=data_dir, manual_dir=tree, options=BuildOptions())
         seconds = time.perf_counter() - start
     count = len(list(tree.rglob("videos/*.mp4")))
-    print(
-        f"whole build of {count} videos on {os.cpu_count()} cores: {seconds:.1f} s, "
+    results.say(
+        f"- whole build of {count} videos on {os.cpu_count()} cores: {seconds:.1f} s, "
         f"{count / seconds:.2f} videos/s"
     )
     each = mine * FFPP_FRAMES / FRAMES
     for cores in (2, 16, 64):
-        print(
-            f"full c23, {FFPP_VIDEOS} videos of {FFPP_FRAMES:.0f} frames at 720p, "
+        results.say(
+            f"- full c23, {FFPP_VIDEOS} videos of {FFPP_FRAMES:.0f} frames at 720p, "
             f"{cores} cores (projected, linear): {FFPP_VIDEOS * each / cores / 60:.0f}"
             " min"
         )

@@ -9,9 +9,7 @@ the trainer gives itself; the page cache is warm.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -21,7 +19,7 @@ import cv2
 import jax
 import numpy as np
 
-from benchmarks import feed_peer
+from benchmarks import feed_peer, table
 from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import ClipRef, TrainOrder
 from fakedetect_jax.data.reader import FrameReader, read_videos
@@ -102,7 +100,7 @@ def ours(builder, videos, *, num_batches: int, threads: int, pass_number: int) -
 
 
 def main() -> None:
-    """Measures in turn and prints a table and one JSON line."""
+    """Measures in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_identities", type=int, default=16)
     parser.add_argument(
@@ -110,8 +108,15 @@ def main() -> None:
     )
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    table.add_option(parser)
     arguments = parser.parse_args()
     restart_with_malloc()
+    with table.results(parser, arguments) as results:
+        report(measure(arguments), arguments.cores, results)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Clips/s of each side, pass by pass."""
     cores = arguments.cores
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
     with tempfile.TemporaryDirectory() as scratch:
@@ -146,24 +151,21 @@ def main() -> None:
                         workers=cores,
                     )
                 )
-    report(rates, cores)
+    return rates
 
 
-def report(rates: dict[str, list[float]], cores: int) -> None:
-    """Prints medians, ranges and ratios."""
+def report(rates: dict[str, list[float]], cores: int, results: table.Results) -> None:
+    """Medians, ranges and ratios."""
     best = {name: statistics.median(values) for name, values in rates.items()}
     default, small = STORED
-    print(f"{platform.processor() or platform.machine()}, {cores} cores; ", end="")
-    print(
-        f"{CLIP_FRAMES} frames x {SIZE} px, batches of {BATCH}; jax {jax.__version__}"
+    results.say(
+        f"{CLIP_FRAMES} frames x {SIZE} px, batches of {BATCH}; {cores} cores in use"
     )
-    print(f"{'clips/s':38} median   min    max   default is   90 4:2:0 is")
+    results.heads("clips/s", "median", "min", "max", "default is", "90 4:2:0 is")
     for name, values in rates.items():
-        print(
-            f"{name:38} {best[name]:6.0f} {min(values):6.0f} {max(values):6.0f}  "
-            f"{best[default] / best[name]:8.1f} x {best[small] / best[name]:10.1f} x"
-        )
-    print(json.dumps({"cores": cores, "clips_per_second": rates}))
+        spread = (f"{x:.0f}" for x in (best[name], min(values), max(values)))
+        ratios = (f"{best[side] / best[name]:.1f} x" for side in (default, small))
+        results.row(name, *spread, *ratios)
 
 
 if __name__ == "__main__":

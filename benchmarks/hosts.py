@@ -4,8 +4,8 @@ python -m benchmarks.hosts [--quick] [--out runs/hosts]
 
 Starts the demo's run, made small, as two, three or four processes on loopback, makes
 one fault, and measures the seconds from it until the last process has ended; a fault of
-the command is there from the start of Python. Prints a Markdown table and writes it to
-OUT/hosts.md. --quick leaves out the faults that take 30 s.
+the command is there from the start of Python. --quick leaves out the faults that take
+30 s.
 
 --cost: instead, what it adds to the start of two processes (facts, join, meetings), the
 median of ten, and the share of a core that a joined process takes when nothing happens.
@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from benchmarks import table
 
 LIMIT_SECONDS = 400
 MEETINGS = ("dataset", "plan", "resume", "ready for the first step")  # of a training
@@ -307,6 +309,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--step_cost", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/hosts"))
+    table.add_option(parser)
     options = parser.parse_args(argv)
     if options.cost:
         cost()
@@ -317,20 +320,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = options.out.absolute()
     os.environ["JAX_PLATFORMS"] = "cpu"
     build(out)
-    rows = ["| fault | processes | s from the fault | s from the first error |"]
-    rows[0] += " exit codes | first sentence |"
-    rows.append("|---|---|---|---|---|---|")
-    print("\n".join(rows))
-    for fault in faults(out, options.quick):
-        found = measure(fault, out)
-        codes = ", ".join(map(str, found.codes))
-        short = found.sentence.removeprefix("error: ")[:60].replace("|", "/")
-        rows.append(
-            f"| {fault.name} | {fault.count} | {found.from_fault:.1f} | "
-            f"{found.from_error:.1f} | {codes} | {short} … |"
+    with table.results(parser, options) as results:
+        results.heads(
+            *("fault", "processes", "s from the fault", "s from the first error"),
+            *("exit codes", "first sentence"),
         )
-        print(rows[-1], flush=True)
-    (out / "hosts.md").write_text("\n".join(rows) + "\n")
+        for fault in faults(out, options.quick):
+            found = measure(fault, out)
+            times = (f"{found.from_fault:.1f}", f"{found.from_error:.1f}")
+            codes = ", ".join(map(str, found.codes))
+            short = found.sentence.removeprefix("error: ")[:60]
+            results.row(fault.name, fault.count, *times, codes, f"{short} …")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from functools import partial
 
 import numpy as np
 
+from benchmarks import table
 from fakedetect_jax.metrics import intervals, metrics, ranking
-from tfds_ffpp.progress import Progress
+from tfds_ffpp.terminal.progress import Progress
 
 METHODS = 4
 REPLICATES = 300
@@ -159,12 +160,11 @@ def covered_in_pairs(
     return found
 
 
-def print_pairs(runs: int, kind: dict) -> None:
-    """Prints a table of coverages over targets and over swap pairs."""
+def show_pairs(runs: int, kind: dict, results: table.Results) -> None:
+    """A table of coverages over targets and over swap pairs."""
     columns = list(itertools.product(PAIRED_METRICS, ("targets", "pairs")))
     heads = [f"{NAMES[name]} over {over}" for name, over in columns]
-    print("| targets | shared by a pair | true AUC |", " | ".join(heads), "|")
-    print("|---" * (len(heads) + 3) + "|", flush=True)
+    results.heads("targets", "shared by a pair", "true AUC", *heads)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for separation, spread in itertools.product(SEPARATIONS, PAIR_SPREADS):
             paired = {**kind, "pair_spread": spread}
@@ -181,7 +181,7 @@ def print_pairs(runs: int, kind: dict) -> None:
                 cells = [str(num_targets), f"{spread:g}", f"{truth['auc']:.3f}"]
                 for column in columns:
                     cells.append(f"{np.mean([hit[column] for hit in hits]):.1%}")
-                print("|", " | ".join(cells), "|", flush=True)
+                results.row(*cells)
 
 
 def main() -> None:
@@ -193,21 +193,24 @@ def main() -> None:
     )
     parser.add_argument("--tails", choices=("normal", "heavy"), default="normal")
     parser.add_argument("--pairs", action="store_true", help="targets in swap pairs")
+    table.add_option(parser)
     flags = parser.parse_args()
     kind = {"spread": flags.spread, "tails": flags.tails}
     start = time.perf_counter()
-    if flags.pairs:
-        print_pairs(flags.runs, kind)
-    else:
-        print_tables(flags.runs, kind)
-    error = np.sqrt(0.95 * 0.05 / flags.runs)
-    print(f"\n{flags.runs} runs a row, so a standard error of {error:.1%};", end=" ")
-    print(f"spread {flags.spread}, {flags.tails} tails;", end=" ")
-    print(f"{time.perf_counter() - start:.0f} s")
+    show = show_pairs if flags.pairs else show_tables
+    with table.results(parser, flags, "pairs" if flags.pairs else "") as results:
+        show(flags.runs, kind, results)
+        error = np.sqrt(0.95 * 0.05 / flags.runs)
+        results.say()
+        results.say(
+            f"{flags.runs} runs a row, so a standard error of {error:.1%}; "
+            f"spread {flags.spread}, {flags.tails} tails; "
+            f"{time.perf_counter() - start:.0f} s"
+        )
 
 
-def print_tables(runs: int, kind: dict) -> None:
-    """Prints the coverages of the AUC's intervals, then of the other metrics'."""
+def show_tables(runs: int, kind: dict, results: table.Results) -> None:
+    """The coverages of the AUC's intervals, then of the other metrics'."""
     truths = {separation: truth_of(separation, kind) for separation in SEPARATIONS}
     rows = {}
     cells = [(n, s) for n in TARGETS for s in SEPARATIONS]
@@ -228,17 +231,14 @@ def print_tables(runs: int, kind: dict) -> None:
                 name: f"{np.mean([hit[name] for hit in hits]):.1%}" for name in hits[0]
             }
             bar.step()
-    columns = ("auc", *OTHERS)
-    print("| targets | true AUC | ours | percentiles | percentiles over videos |")
-    print("|---|---|---|---|---|")
-    for (num_targets, separation), row in rows.items():
-        shares = " | ".join(row[name] for name in columns)
-        print(f"| {num_targets} | {truths[separation]['auc']:.3f} | {shares} |")
-    print("\n| targets | true AUC |", " | ".join(list(NAMES.values())[1:]), "|")
-    print("|---" * (len(NAMES) + 1) + "|")
-    for (num_targets, separation), row in rows.items():
-        shares = " | ".join(row[name] for name in list(NAMES)[1:])
-        print(f"| {num_targets} | {truths[separation]['auc']:.3f} | {shares} |")
+    percentiles = ("percentiles", "percentiles over videos")
+    aucs = {"auc": "ours", **dict(zip(OTHERS, percentiles, strict=True))}
+    others = {name: head for name, head in NAMES.items() if name != "auc"}
+    for columns in (aucs, others):
+        results.heads("targets", "true AUC", *columns.values())
+        for (num_targets, separation), row in rows.items():
+            truth = f"{truths[separation]['auc']:.3f}"
+            results.row(num_targets, truth, *(row[name] for name in columns))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import table
+
 # What is changed, and the test files that concern it.
 TARGETS = {
     "checkpoint": (
@@ -224,23 +226,23 @@ def attempt(tree: Tree, name: str, change: Change, facts: dict[str, Any]) -> str
         tree.write(path, source)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row for each module, then the changes that no test noticed."""
-    lines = ["| module | mutants | killed | survived | timed out | share killed |"]
-    lines.append("|---|---|---|---|---|---|")
+def show(rows: Sequence[dict[str, Any]], results: table.Results) -> None:
+    """A row for each module, then the changes that no test noticed."""
+    results.heads(
+        *("module", "mutants", "killed", "survived", "timed out", "share killed")
+    )
     for name in TARGETS:
         ended = [row["ended"] for row in rows if row["module"] == name]
         if ended:
             counts = [ended.count(e) for e in ("failed", "passed", "hung")]
             share = 1 - counts[1] / len(ended)
-            shown = " | ".join(map(str, [len(ended), *counts]))
-            lines.append(f"| {name} | {shown} | {share:.0%} |")
-    lines.append("")
+            results.row(name, len(ended), *counts, f"{share:.0%}")
+    results.say()
     for row in rows:
         if row["ended"] == "passed":
             old, new = (" ".join(row[k].split())[:70] for k in ("old", "new"))
-            lines.append(f"{TARGETS[row['module']][0]}:{row['line']}: {old} -> {new}")
-    return "\n".join(lines)
+            place = f"{TARGETS[row['module']][0]}:{row['line']}"
+            results.say(f"- `{place}`: `{old}` -> `{new}`")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -252,7 +254,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/mutants"))
+    table.add_option(parser)
     options = parser.parse_args(argv)
+    with table.results(parser, options) as results:
+        show(judge_all(options), results)
+
+
+def judge_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What came of each change of the sample, those known from before included."""
     out: Path = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
@@ -283,8 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         with ThreadPoolExecutor(options.jobs) as pool:
             rows += pool.map(judge, sample[: options.sample])
-    (out / "mutants.md").write_text(table(rows) + "\n")
-    print(table(rows))
+    return rows
 
 
 if __name__ == "__main__":

@@ -20,9 +20,8 @@ import numpy as np
 from fakedetect_jax import settings
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.order import covering_clips
-from fakedetect_jax.errors import UserError
 from fakedetect_jax.serving.detector import Detector
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.errors import UserError
 from tfds_ffpp.frames.crops import clip_crops
 from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.frames.video import read_frames
@@ -122,7 +121,7 @@ def main() -> None:
             with config.unlocked():
                 config.data.data_dir = arguments.data_dir
         split = reader.open_split(dataset.open_dataset(config), arguments.split, config)
-    except (UserError, DataError) as error:
+    except UserError as error:
         place = "" if arguments.data_dir else "; or give --data_dir"
         print(f"error: {error}{place}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 
+from benchmarks import table
 from fakedetect_jax.model.kernels import max_pool
 
 
@@ -31,7 +32,14 @@ def main() -> None:
     parser.add_argument("--maps", type=int, default=40, help="of 64 channels")
     parser.add_argument("--size", type=int, default=56, help="pixels a side, even")
     parser.add_argument("--rounds", type=int, default=10, help="timed runs of each")
+    table.add_option(parser)
     args = parser.parse_args()
+    with table.results(parser, args) as results:
+        measure(args, results)
+
+
+def measure(args: argparse.Namespace, results: table.Results) -> None:
+    """A row for each type and gradient."""
     shape = (args.maps, args.size, args.size, 64)
     x_NHWC = jax.nn.relu(jax.random.normal(jax.random.key(0), shape))
     dy_NPQC = jax.random.normal(jax.random.key(1), x_NHWC[:, ::2, ::2].shape)
@@ -40,7 +48,7 @@ def main() -> None:
         "all winners": jax.jit(all_winners),
         "the compiler's": jax.jit(compilers),
     }
-    print("| type | gradient | ms of processor time | off |\n|---|---|---|---|")
+    results.heads("type", "gradient", "ms of processor time", "off")
     for dtype in ("bfloat16", "float32"):
         arguments = x_NHWC.astype(dtype), dy_NPQC.astype(dtype)
         found = {name: np.float32(side(*arguments)) for name, side in sides.items()}
@@ -55,7 +63,7 @@ def main() -> None:
         for name, gradient in found.items():
             off = np.linalg.norm(gradient * passed - wanted) / np.linalg.norm(wanted)
             median = statistics.median(times[name])
-            print(f"| {dtype} | {name} | {median:.0f} | {off:.2%} |", flush=True)
+            results.row(dtype, name, f"{median:.0f}", f"{off:.2%}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ finished run is not run again, an interrupted one goes on.
 import argparse
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -49,6 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from benchmarks import table
 from fakedetect_jax import compiled, evaluate, settings
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.data import dataset, feed, reader
@@ -58,8 +58,8 @@ from fakedetect_jax.model import network
 from fakedetect_jax.run import parallel
 from fakedetect_jax.trained.model import read_workdir
 from tfds_ffpp import build
-from tfds_ffpp.progress import Progress
 from tfds_ffpp.synthetic import tree
+from tfds_ffpp.terminal.progress import Progress
 
 COMPRESSION = "c23"
 PATIENCE, FIRST_EPOCHS, MOST_EPOCHS = 3, 8, 16
@@ -471,23 +471,18 @@ def arm_table(
     results: Mapping[Trial, Result],
     forests: Mapping[str, Mapping[str, float]],
     seeds: Sequence[int],
-) -> str:
+    shown: table.Results,
+) -> None:
     """Rows: arms; columns: AUCs, false alarms, epochs."""
-    lines = [
-        "| | trained on | held out | "
-        + " | ".join(METHODS)
-        + " | reals called fake | the same, re-graded | best epoch of |",
-        "|---" * (6 + len(METHODS)) + "|",
-        "| one score for all | 0.500 | 0.500 |"
-        + " 0.500 |" * len(METHODS)
-        + " - | - | - |",
-        *(
-            f"| a forest on {name} | - | {np.mean(list(areas.values())):.3f} | "
-            + " | ".join(f"{areas[m]:.3f}" for m in METHODS)
-            + " | - | - | - |"
-            for name, areas in forests.items()
-        ),
-    ]
+    shown.heads(
+        *("", "trained on", "held out", *METHODS, "reals called fake"),
+        *("the same, re-graded", "best epoch of"),
+    )
+    shown.row("one score for all", *["0.500"] * (2 + len(METHODS)), "-", "-", "-")
+    for name, areas in forests.items():
+        mean = f"{np.mean(list(areas.values())):.3f}"
+        each = [f"{areas[m]:.3f}" for m in METHODS]
+        shown.row(f"a forest on {name}", "-", mean, *each, "-", "-", "-")
     for arm in ARMS:
         own = {t: r for t, r in results.items() if t.arm == arm}
         held, trained = [], []
@@ -508,20 +503,19 @@ def arm_table(
         cells += [f"{share:.1%}" for share in alarms]
         best, total = zip(*(r.epochs for r in own.values()), strict=True)
         cells.append(f"{statistics.median(best):.0f} of {statistics.median(total):.0f}")
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        shown.row(arm, *cells)
 
 
-def contrast_table(estimates: Iterable[tuple[Contrast, Estimate]]) -> str:
+def contrast_table(
+    estimates: Iterable[tuple[Contrast, Estimate]], shown: table.Results
+) -> None:
     """Rows: contrasts; columns: difference, interval, p values."""
-    lines = [
-        "| with it minus without | difference of held-out AUC | p | p after Holm |",
-        "|---|---|---|---|",
-    ]
+    shown.heads(
+        "with it minus without", "difference of held-out AUC", "p", "p after Holm"
+    )
     for named, e in estimates:
         span = f"{e.mean:+.3f} [{e.mean - e.half:+.3f}, {e.mean + e.half:+.3f}]"
-        lines.append(f"| {named.name} | {span} | {e.p:.3f} | {e.holm:.3f} |")
-    return "\n".join(lines)
+        shown.row(named.name, span, f"{e.p:.3f}", f"{e.holm:.3f}")
 
 
 def main() -> None:
@@ -533,7 +527,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seeds", type=int, default=11)
     parser.add_argument("--quick", action="store_true", help="a few steps: a dry run")
+    table.add_option(parser)
     options = parser.parse_args()
+    with table.results(parser, options) as shown:
+        compare(options, shown)
+
+
+def compare(options: argparse.Namespace, shown: table.Results) -> None:
+    """Trains every arm on every fold with every seed, and compares."""
     bench = Bench(options.out.absolute(), options.jobs, quick=options.quick)
     seeds = range(options.seeds)
     start = time.perf_counter()
@@ -545,15 +546,18 @@ def main() -> None:
     bench.train_all(trials)
     results = {trial: test(bench, trial) for trial in trials}
     estimates = corrected([contrast(results, c, seeds=seeds) for c in CONTRASTS])
-    print("Video AUC on unseen people, and false alarms:\n")
-    print(arm_table(results, forest_aucs(bench), seeds))
-    print("\nThe contrasts:\n")
-    print(contrast_table(zip(CONTRASTS, estimates, strict=True)))
+    shown.say("Video AUC on unseen people, and false alarms:")
+    arm_table(results, forest_aucs(bench), seeds, shown)
+    shown.say()
+    shown.say("The contrasts:")
+    contrast_table(zip(CONTRASTS, estimates, strict=True), shown)
     minutes = (time.perf_counter() - start) / 60
     at_most = sum(r.epochs[1] == bench.most_epochs for r in results.values())
-    print(f"\n{len(results)} runs, {at_most} stopped by the limit of epochs,", end=" ")
-    print(f"{minutes:.0f} min; {platform.machine()}, {os.cpu_count()} cores,", end=" ")
-    print(f"{options.jobs} runs at once")
+    shown.say()
+    shown.say(
+        f"{len(results)} runs, {at_most} stopped by the limit of epochs, "
+        f"{minutes:.0f} min, {options.jobs} runs at once"
+    )
 
 
 if __name__ == "__main__":

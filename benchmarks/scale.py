@@ -13,6 +13,8 @@ import math
 import os
 import re
 
+from benchmarks import table
+
 SIZES = {"f32": 4, "bf16": 2, "s32": 4, "pred": 1, "f16": 2, "u32": 4, "s64": 8}
 COLLECTIVE = re.compile(
     r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
@@ -44,7 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/ffpp.py")
     parser.add_argument("--per_device", type=int, default=32)
+    table.add_option(parser)
     options = parser.parse_args()
+    with table.results(parser, options) as results:
+        measure(options, results)
+
+
+def measure(options: argparse.Namespace, results: table.Results) -> None:
+    """Compiles the step and counts."""
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     import jax
 
@@ -78,14 +87,17 @@ def main() -> None:
     def size(tree) -> int:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
-    print(f"parameters              {size(state.params) / 4:,.0f}")
-    print(f"state                   {size(state) / 1e6:,.1f} MB per device")
-    print(f"batch                   {size(batch) / 8e6:,.1f} MB per device")
+    results.heads("of a step", "")
+    results.row("parameters", f"{size(state.params) / 4:,.0f}")
+    results.row("state", f"{size(state) / 1e6:,.1f} MB per device")
+    results.row("batch", f"{size(batch) / 8e6:,.1f} MB per device")
     if memory is not None:
-        print(f"activations (XLA, CPU)  {memory.temp_size_in_bytes / 1e9:,.1f} GB")
+        held = f"{memory.temp_size_in_bytes / 1e9:,.1f} GB"
+        results.row("activations (XLA, CPU)", held)
     counted = collections.Counter(kind for kind, _ in collectives(text))
-    print(f"collectives             {dict(counted)} arrays")
-    print(f"summed                  {collective_bytes(text) / 1e6:,.1f} MB per step")
+    for kind, count in counted.items():
+        results.row(kind, f"{count} arrays")
+    results.row("summed", f"{collective_bytes(text) / 1e6:,.1f} MB per step")
 
 
 if __name__ == "__main__":

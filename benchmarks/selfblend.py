@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import table
 from fakedetect_jax import settings
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.data import dataset
@@ -232,7 +233,14 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--untreated", action="store_true", help="reals as stored")
+    table.add_option(parser)
     args = parser.parse_args()
+    with table.results(parser, args, "untreated" if args.untreated else "") as results:
+        measure_all(args, results)
+
+
+def measure_all(args: argparse.Namespace, results: table.Results) -> None:
+    """A row for each kind of frames, over all seeds."""
     start, runs = time.process_time(), []
     for seed in range(args.seeds):
         runs.append(
@@ -244,9 +252,10 @@ def main() -> None:
             )
         )
         print(f"seed {seed}: {runs[-1]}", flush=True)
-    print(f"\n{args.num_steps} steps, mean of {args.seeds} seeds (least to most)\n")
-    print("| frames of unseen people | AUC | above val's threshold | above val's 5 % |")
-    print("|---|---|---|---|")
+    results.say(f"{args.num_steps} steps, mean of {args.seeds} seeds (least to most)")
+    results.heads(
+        "frames of unseen people", "AUC", "above val's threshold", "above val's 5 %"
+    )
     for name in runs[0]:
         cells = []
         for values, form in zip(
@@ -254,8 +263,9 @@ def main() -> None:
         ):
             ends = f"{min(values):{form}} to {max(values):{form}}"
             cells.append(f"{np.mean(values):{form}} ({ends})")
-        print(f"| {name} | {' | '.join(cells)} |")
-    print(f"\n{time.process_time() - start:.0f} processor seconds")
+        results.row(name, *cells)
+    results.say()
+    results.say(f"{time.process_time() - start:.0f} processor seconds")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ Finished runs are not run again; each lies in OUT/<lstm or frames>-<seed>/.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks import table
 
 MODELS = {"frames": "frames alone", "lstm": "ResNet + LSTM"}
 
@@ -45,27 +45,26 @@ def areas(result: Mapping[str, Any]) -> list[float]:
     return [result["auc"], *(row["auc"] for row in result["by_method"].values())]
 
 
-def line(name: str, runs: Sequence[Sequence[float]]) -> str:
+def cells(runs: Sequence[Sequence[float]]) -> list[str]:
     """A row of the table from the areas of its runs."""
-    cells = [
+    return [
         f"{statistics.mean(column):.3f} ({min(column):.3f} to {max(column):.3f})"
         if len(set(column)) > 1
         else f"{column[0]:.3f}"
         for column in zip(*runs, strict=True)
     ]
-    return f"| {name} | {' | '.join(cells)} |"
 
 
-def table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def show(
+    reports: Mapping[str, Sequence[Mapping[str, Any]]], results: table.Results
+) -> None:
     """Rows: the forests, then the models; columns: all videos, then each method."""
     first = reports["lstm"][0]
-    methods = list(first["video"]["by_method"])
-    lines = [f"| | all | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
+    results.heads("", "all", *first["video"]["by_method"])
     for name, area in first["trivial"].items():
-        lines.append(line(f"forest on {name}", [areas(area)]))
+        results.row(f"forest on {name}", *cells([areas(area)]))
     for model, name in MODELS.items():
-        lines.append(line(name, [areas(r["video"]) for r in reports[model]]))
-    return "\n".join(lines)
+        results.row(name, *cells([areas(r["video"]) for r in reports[model]]))
 
 
 def main() -> None:
@@ -75,13 +74,15 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/shortcuts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    table.add_option(parser)
     options = parser.parse_args()
     out, start = options.out.absolute(), time.perf_counter()
-    reports = {m: [train(out, m, seed) for seed in options.seeds] for m in MODELS}
-    print(table(reports))
-    seconds = time.perf_counter() - start
-    print(f"\n{len(options.seeds)} seeds, {seconds / 60:.0f} min", end="; ")
-    print(f"{platform.machine()}, {os.cpu_count()} cores")
+    with table.results(parser, options) as results:
+        reports = {m: [train(out, m, seed) for seed in options.seeds] for m in MODELS}
+        show(reports, results)
+        minutes = (time.perf_counter() - start) / 60
+        results.say()
+        results.say(f"{len(options.seeds)} seeds, {minutes:.0f} min")
 
 
 if __name__ == "__main__":

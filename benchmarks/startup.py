@@ -7,14 +7,14 @@ empty compilation cache, then with the one that the first run left. And `--help`
 """
 
 import argparse
-import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from benchmarks import table
 
 MAIN = [sys.executable, "-m", "fakedetect_jax.main"]
 
@@ -44,7 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/startup"))
     parser.add_argument("--times", type=int, default=3)
+    table.add_option(parser)
     options = parser.parse_args()
+    with table.results(parser, options) as results:
+        measure(options, results)
+
+
+def measure(options: argparse.Namespace, results: table.Results) -> None:
+    """Times the commands in turn."""
     command = one_step(options.out)
     shutil.rmtree(options.out, ignore_errors=True)
     timed(command)  # makes the data, and fills the cache of files
@@ -58,12 +65,11 @@ def main() -> None:
             took, printed = timed(command)
             seconds[name].append(took)
             phases[name] = next(x for x in printed.splitlines() if "seconds:" in x)
-    print(f"{platform.machine()}, {os.cpu_count()} cores; Python", end=" ")
-    print(f"{platform.python_version()}; medians of {options.times}\n")
-    print("| | seconds | of which |\n|---|---|---|")
+    results.say(f"Medians of {options.times}.")
+    results.heads("", "seconds", "of which")
     for name, values in seconds.items():
         of_which = phases.get(name, "").removeprefix("seconds: ")
-        print(f"| {name} | {statistics.median(values):.2f} | {of_which} |")
+        results.row(name, f"{statistics.median(values):.2f}", of_which)
 
 
 if __name__ == "__main__":

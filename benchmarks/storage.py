@@ -8,8 +8,6 @@ people; its AUC on the untouched crops is the reference.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks import table
 from tfds_ffpp.frames.crops import clip_crops
 from tfds_ffpp.frames.prepare import find_faces, read_planned
 from tfds_ffpp.synthetic.tree import write_tree
@@ -137,7 +136,14 @@ def main() -> None:
     parser.add_argument("--tree", default="runs/bench-storage", help="made and kept")
     parser.add_argument("--identities", type=int, default=24)
     parser.add_argument("--difficulty", type=float, default=0.8)
+    table.add_option(parser)
     args = parser.parse_args()
+    with table.results(parser, args) as results:
+        measure(args, results)
+
+
+def measure(args: argparse.Namespace, results: table.Results) -> None:
+    """A row for each way to store frames."""
     write_tree(
         Path(args.tree),
         num_identities=args.identities,
@@ -145,15 +151,15 @@ def main() -> None:
         compressions=("c23",),
         methods=(METHOD,),
     )
-    print(platform.platform(), f"{os.cpu_count()} cores;", end=" ")
-    packages = ("simplejpeg", "opencv-python-headless", "numpy", "scikit-learn")
-    print(", ".join(f"{p} {metadata.version(p)}" for p in packages))
+    packages = ("simplejpeg", "opencv-python-headless", "scikit-learn")
+    results.say(", ".join(f"{p} {metadata.version(p)}" for p in packages))
     clips, labels, groups = crops(Path(args.tree))
-    print(
+    results.say(
         f"{len(clips)} clips of {FRAMES} frames, {SIDE} pixels, {METHOD} against real"
     )
-    print("| stored as | kB a frame | encode ms | decode ms a clip | AUC of traces |")
-    print("|---|---|---|---|---|")
+    results.heads(
+        "stored as", "kB a frame", "encode ms", "decode ms a clip", "AUC of traces"
+    )
     for coding in CODINGS:
         start = time.process_time()
         coded = [[coding.encode(f) for f in clip] for clip in clips]
@@ -165,10 +171,13 @@ def main() -> None:
             times.append((time.process_time() - start) / len(clips) * 1e3)
         size = np.mean([len(b) for clip in coded for b in clip]) / 1e3
         auc = trace_auc(np.array(back), labels, groups)
-        print(
-            f"| {coding.name} | {size:.1f} | {encoding:.2f} "
-            f"| {statistics.median(times):.1f} | {auc:.3f} |",
-            flush=True,
+        decoding = statistics.median(times)
+        results.row(
+            coding.name,
+            f"{size:.1f}",
+            f"{encoding:.2f}",
+            f"{decoding:.1f}",
+            f"{auc:.3f}",
         )
 
 

@@ -12,8 +12,6 @@ Prints JSON, also written to OUT/survive.json.
 
 import argparse
 import json
-import os
-import platform
 import random
 import shutil
 import signal
@@ -22,6 +20,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks import table
 
 CONFIG = "configs/demo.py"
 
@@ -165,7 +165,7 @@ def main() -> None:
     options.out.mkdir(parents=True)
     kills, terms = (4, 2) if options.quick else (20, 10)
     alone, hit = options.out / "alone", options.out / "hit"
-    result: dict = {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    result: dict = {"machine": table.machine()}
     result["undisturbed_seconds"] = round(undisturbed(alone, options.quick), 1)
     signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
     result["signals"] = disturbed(hit, options.quick, signals, options.seed)

@@ -12,7 +12,6 @@ A B C A B C, after a warm-up, and only one works at a time. PyTorch comes with t
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import table
 from fakedetect_jax.run.process import MALLOC
 
 # What the loss of the same weights may differ by.
@@ -133,14 +133,14 @@ def check_equal_work(sides: list[Side], tolerance: float) -> None:
 def rows(sides: list[Side], arguments: argparse.Namespace) -> list[dict]:
     """One row of the table per mode and side."""
     frames = arguments.clips * arguments.frames
-    table = []
+    found = []
     for mode in arguments.modes:
         flops = sides[0].facts["forward_flops"] * (3 if mode == "train" else 1)
         project = statistics.median(sides[0].seconds[mode])
         for side in sides:
             seconds = side.seconds[mode]
             median = statistics.median(seconds)
-            table.append(
+            found.append(
                 {
                     "mode": mode,
                     "side": side.name,
@@ -155,32 +155,35 @@ def rows(sides: list[Side], arguments: argparse.Namespace) -> list[dict]:
                     "first_step_seconds": side.facts[f"{mode}_first_seconds"],
                 }
             )
-    return table
+    return found
 
 
-def text(table: list[dict]) -> str:
+def show(measured: list[dict], results: table.Results) -> None:
     """The table for people.
 
     `project is` how many times as fast; `CPU s` are the core seconds of a step, which
     other programs on the machine disturb less than its frames/s.
     """
-    lines = [
-        "mode   side     frames/s (min..max)    project is  GFLOP/s  of matmul  "
-        "CPU s  peak GiB  first step s"
-    ]
-    for row in table:
-        spread = f"({row['slowest']:.1f}..{row['fastest']:.1f})"
-        lines.append(
-            f"{row['mode']:6s} {row['side']:8s} {row['frames_per_second']:8.1f} "
-            f"{spread:17s} {row['project_ratio']:6.2f}x "
-            f"{row['flops_per_second'] / 1e9:8.0f} {row['share_of_matmul']:9.0%} "
-            f"{row['cpu_seconds']:6.2f} {row['memory_bytes'] / 2**30:9.2f} "
-            f"{row['first_step_seconds']:11.1f}"
+    results.heads(
+        *("mode", "side", "frames/s (min-max)", "project is", "GFLOP/s", "of matmul"),
+        *("CPU s", "peak GiB", "first step s"),
+    )
+    for row in measured:
+        spread = f"({row['slowest']:.1f}-{row['fastest']:.1f})"
+        results.row(
+            row["mode"],
+            row["side"],
+            f"{row['frames_per_second']:.1f} {spread}",
+            f"{row['project_ratio']:.2f} x",
+            f"{row['flops_per_second'] / 1e9:.0f}",
+            f"{row['share_of_matmul']:.0%}",
+            f"{row['cpu_seconds']:.2f}",
+            f"{row['memory_bytes'] / 2**30:.2f}",
+            f"{row['first_step_seconds']:.1f}",
         )
-    return "\n".join(lines)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="resnet50", help="resnet18..152 | demo")
@@ -199,33 +202,40 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--flax", action=flag, default=True)
     parser.add_argument("--compile", type=int, default=1, help="0: no torch.compile")
     parser.add_argument("--json", type=Path, help="also write everything there")
-    return parser.parse_args(argv)
+    table.add_option(parser)
+    return parser
 
 
 def main() -> None:
     """Measures and prints."""
-    arguments = parse()
+    parser = make_parser()
+    arguments = parser.parse_args()
+    with table.results(parser, arguments) as results:
+        compare(arguments, results)
+
+
+def compare(arguments: argparse.Namespace, results: table.Results) -> None:
+    """Measures all sides; a line for each, and the table."""
     sides = measure(arguments)
-    table = rows(sides, arguments)
-    chosen = {k: v for k, v in vars(arguments).items() if k != "json"}
-    facts = {side.name: side.facts for side in sides}
-    machine = f"{os.cpu_count()} CPUs ({platform.machine()}), {platform.platform()}"
-    print(f"{chosen}\n{machine}; Python {platform.python_version()}")
+    measured = rows(sides, arguments)
+    chosen = {k: v for k, v in vars(arguments).items() if k not in ("json", "results")}
+    results.say(", ".join(f"{name} {value}" for name, value in chosen.items()))
+    results.say()
     for side in sides:
         compiled = side.facts.get("compiled", "")
         rate = side.facts["matmul"] / 1e9
         version = side.facts["version"]
-        print(f"{side.name}: {version}, matmul {rate:.0f} GFLOP/s {compiled}")
-    print(f"{sides[0].facts['parameters']} parameters on every side")
-    print(text(table))
+        results.say(f"- {side.name}: {version}, matmul {rate:.0f} GFLOP/s {compiled}")
+    results.say(f"- {sides[0].facts['parameters']} parameters on every side")
+    show(measured, results)
     if arguments.json:
-        measured = {
+        facts = {
             "arguments": chosen,
-            "machine": machine,
-            "facts": facts,
-            "rows": table,
+            "machine": table.machine(),
+            "facts": {side.name: side.facts for side in sides},
+            "rows": measured,
         }
-        arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

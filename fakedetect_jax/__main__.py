@@ -8,7 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Nothing else is imported here: help must not wait for JAX, nor one command for what
+from fakedetect_jax.errors import ConfigError
+from tfds_ffpp.terminal import command
+
+# Nothing heavy is imported here: help must not wait for JAX, nor one command for what
 # another one needs.
 
 
@@ -41,7 +44,7 @@ USAGE = "\n".join(
         "",
         "Trains, judges and runs detectors of forged faces in video.",
         "",
-        *(f"  {name:<8} {command.what}" for name, command in COMMANDS.items()),
+        *(f"  {name:<8} {one.what}" for name, one in COMMANDS.items()),
         "",
         "fakedetect COMMAND --help shows what a command takes; --version the version.",
     ]
@@ -50,7 +53,10 @@ USAGE = "\n".join(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code, 2 where there is no such command."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    return command.run(lambda: list(sys.argv[1:] if argv is None else argv), _run)
+
+
+def _run(words: list[str]) -> int:
     name = words[0] if words else ""
     if name in ("-h", "--help", "help"):
         print(USAGE)
@@ -62,12 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         said = f"{name!r} is no command" if name else "a command is missing"
-        print(f"error: {said}; they are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    command = COMMANDS[name]
-    module, _, function = command.function.partition(":")
+        raise ConfigError(f"{said}; they are {', '.join(COMMANDS)}")
+    chosen = COMMANDS[name]
+    module, _, function = chosen.function.partition(":")
     run = getattr(importlib.import_module(module), function)
-    return run([*command.argv, *words[1:]], prog=f"fakedetect {name}")
+    return run([*chosen.argv, *words[1:]], prog=f"fakedetect {name}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
-"""The faults a user can mend: one sentence each, with the exit code of its kind."""
+"""The faults of training and scoring, each kind with its exit code."""
 
-
-class UserError(Exception):
-    """A fault in one sentence: what, which file or field, what to do next."""
-
-    exit_code = 1
+from tfds_ffpp.errors import UserError
 
 
 class ConfigError(UserError):

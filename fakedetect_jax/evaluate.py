@@ -34,10 +34,9 @@ from fakedetect_jax.metrics import metrics, results, trivial
 from fakedetect_jax.model import network
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
-from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import weights
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
 
 Row = dict[str, Any]

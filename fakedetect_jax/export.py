@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakedetect_jax.errors import CheckpointError, UserError
+from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.serving import programs
 from tfds_ffpp import system
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.terminal import command
 
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
 
@@ -42,19 +42,16 @@ def main(
     argv: Sequence[str] | None = None, *, prog: str = "python -m fakedetect_jax.export"
 ) -> int:
     """Runs the command; returns its exit code."""
-    arguments = parse_arguments(argv, prog)
-    try:
-        for path in _run(arguments):
-            print(f"{path}  {path.stat().st_size:,} bytes")
-    except (UserError, DataError) as error:
-        if arguments.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return command.run(lambda: parse_arguments(argv, prog), _run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    for path in _write(arguments):
+        print(f"{path}  {path.stat().st_size:,} bytes")
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> list[Path]:
+def _write(arguments: argparse.Namespace) -> list[Path]:
     system.refuse_path("W", arguments.workdir)
     system.refuse_path("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.

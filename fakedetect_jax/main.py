@@ -16,10 +16,11 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from fakedetect_jax import settings
-from fakedetect_jax.errors import ConfigError, PeerError, UserError, WorkerError
+from fakedetect_jax.errors import ConfigError, PeerError, WorkerError
 from fakedetect_jax.run import hosts, process
 from tfds_ffpp import system
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.errors import Interrupted, UserError
+from tfds_ffpp.terminal import command
 
 if TYPE_CHECKING:
     from fakedetect_jax.run import workdir
@@ -146,8 +147,24 @@ def _need_config(argv: list[str]) -> None:
     config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
 
 
+class _Asked(NamedTuple):
+    """A command line, and the fault found in it before any work, if there is one.
+
+    where: the flags that join hosts; None where they are at fault.
+    """
+
+    argv: list[str]
+    where: flags.FlagValues | None
+    problem: UserError | None
+    debug: bool
+
+
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    return command.run(lambda: _read(argv), _start)
+
+
+def _read(argv: list[str]) -> _Asked:
     problem, where = None, None
     try:
         where = host_flags(argv)
@@ -161,21 +178,21 @@ def main(argv: list[str]) -> int:
         settings.check_paths(FLAGS.config, FLAGS.workdir)
         if FLAGS.tune_malloc and process.will_run_on_cpu(FLAGS.config.accelerator):
             process.restart_with_malloc()
-    except (UserError, DataError) as error:
+    except UserError as error:
         problem = error
+    return _Asked(argv, where, problem, debug=FLAGS.is_parsed() and FLAGS.debug)
+
+
+def _start(asked: _Asked) -> int:
+    argv, where, problem, _ = asked
     if where is not None and (where.distributed or where.coordinator):
+        # The others are to hear of the fault, too.
         return process.in_child(
             lambda: _one_of_several(argv, where, problem), ended=PEER_IS_GONE
         )
-    try:
-        if problem is not None:
-            raise problem
-        return _run(argv, _prepare(argv), hosts.Hosts())
-    except (UserError, DataError) as error:
-        if FLAGS.is_parsed() and FLAGS.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    if problem is not None:
+        raise problem
+    return _run(argv, _prepare(argv), hosts.Hosts())
 
 
 PEER_IS_GONE = (
@@ -185,7 +202,7 @@ PEER_IS_GONE = (
 
 
 def _one_of_several(
-    argv: list[str], where: flags.FlagValues, problem: UserError | DataError | None
+    argv: list[str], where: flags.FlagValues, problem: UserError | None
 ) -> int:
     """The work of one process of several, whose failure ends all of them."""
     place = link = None
@@ -228,13 +245,13 @@ def _end_all(
     """
     if link is not None:
         link.claim_end()
-    if isinstance(error, UserError | DataError) and not FLAGS["debug"].value:
-        print(f"error: {error}", file=sys.stderr)
+    if isinstance(error, UserError):
+        sentence = str(error)
+        code = command.complain(error, debug=bool(FLAGS["debug"].value))
     else:
         traceback.print_exception(error)
-    sentence, code = str(error), getattr(error, "exit_code", 1)
-    if not isinstance(error, UserError | DataError):
         sentence = f"it ended with {type(error).__name__}: {settings.one_line(error)}"
+        code = getattr(error, "exit_code", 1)
     if link is not None:
         link.fail(sentence, code)
     if place is not None and not isinstance(error, PeerError):
@@ -292,7 +309,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     from fakedetect_jax.pages import formats
     from fakedetect_jax.run import parallel
     from fakedetect_jax.run.memory import user_error_of
-    from fakedetect_jax.run.process import Interrupted, StopRequest
+    from fakedetect_jax.run.process import StopRequest
     from fakedetect_jax.run.terminal import Terminal
     from fakedetect_jax.run.workdir import Run, lock
 
@@ -307,7 +324,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
         terminal.warn(ready.other)
     if ready.flags:
         terminal.say(ready.flags)
-    command = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
+    typed = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
     writes = not FLAGS.dry_run
     held = lock(folder) if first and writes else contextlib.nullcontext()
     with held, StopRequest() as stop:
@@ -316,14 +333,14 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
         parallel.check_divisible("batch_size", config.batch_size, mesh, parts)
         parallel.check_divisible("eval.batch_size", config.eval.batch_size, mesh)
         profile = _profiled(FLAGS.profile_steps)
-        run = Run(config, folder, mesh, terminal, stop, command, link, writes, profile)
+        run = Run(config, folder, mesh, terminal, stop, typed, link, writes, profile)
         try:
             evaluation = _work(run)
             report = _report(run, evaluation) if evaluation else {}
         except Interrupted as interrupted:
             return interrupted.exit_code
         except WorkerError:
-            terminal.say(f"go on with: {command}")
+            terminal.say(f"go on with: {typed}")
             raise
         except (jax.errors.JaxRuntimeError, MemoryError, OSError) as error:
             fault = user_error_of(error, config)

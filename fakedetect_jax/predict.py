@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import TaskID
 
-from fakedetect_jax.errors import CheckpointError, ConfigError, UserError
+from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.pages.formats import clock
 from fakedetect_jax.serving import sources
 from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp import system
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.errors import DataError, Interrupted
+from tfds_ffpp.terminal import command, progress
 from tfds_ffpp.text import printable
 
 if TYPE_CHECKING:
@@ -138,34 +139,17 @@ def main(
     argv: Sequence[str] | None = None, *, prog: str = "python -m fakedetect_jax.predict"
 ) -> int:
     """Runs the command; returns its exit code."""
-    arguments = parse_arguments(argv, prog)
     previous = signal.signal(signal.SIGTERM, _end_on_signal)
     try:
-        return _run(arguments)
-    except (UserError, DataError) as error:
-        if arguments.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, _Terminated) as error:
-        number = getattr(error, "number", signal.SIGINT)
-        place = arguments.output if arguments.output not in (None, "-") else ""
-        kept = f"; the results so far are in {place}.partial" if place else ""
-        print(f"interrupted{kept}", file=sys.stderr)
-        return 128 + number
+        return command.run(lambda: parse_arguments(argv, prog), _run)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-class _Terminated(BaseException):
-    """SIGTERM came; what is under way is cleaned up on the way out."""
-
-    number = signal.SIGTERM
-
-
 def _end_on_signal(*_: object) -> None:
+    """Lets what is under way be cleaned up on the way out."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
-    raise _Terminated
+    raise Interrupted(signal.SIGTERM)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -330,7 +314,11 @@ def _open_output(name: str | None) -> Iterator[TextIO | None]:
             f"--output {name} cannot be written ({error.strerror}); choose another"
         ) from error
     with file:
-        yield file
+        try:
+            yield file
+        except KeyboardInterrupt as end:
+            end.add_note(f"the results so far are in {name}.partial")
+            raise
     partial.replace(path)
 
 
@@ -347,21 +335,14 @@ class _Table:
         self._console = Console(
             stderr=output is sys.stdout, highlight=False, soft_wrap=True
         )
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed} of {task.total} {task.fields[unit]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        self._bar = progress.bars(self._console)
         self._total = len(asked)
         self._windows: dict[str, TaskID] = {}
         self._next_line = time.monotonic() + LINE_SECONDS
 
     def __enter__(self) -> "_Table":
         self._bar.start()
-        self._videos = self._bar.add_task("videos", total=self._total, unit="videos")
+        self._videos = self._bar.add_task("videos", total=self._total, note="videos")
         return self
 
     def head(self) -> None:
@@ -380,7 +361,7 @@ class _Table:
         stop, total = window.stop, window.total
         if name not in self._windows:
             self._windows[name] = self._bar.add_task(
-                Path(name).name, total=total, unit="frames"
+                printable(Path(name).name), total=total, note="frames"
             )
         self._bar.update(self._windows[name], completed=stop)
         if not self._console.is_terminal and time.monotonic() > self._next_line:

@@ -15,6 +15,7 @@ from fakedetect_jax.metrics import comparison
 from fakedetect_jax.pages import comparison_page, evaluation_page, formats
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.terminal import command
 
 
 def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
@@ -75,13 +76,16 @@ def main(
     argv: Sequence[str] | None = None, *, prog: str = "python -m fakedetect_jax.report"
 ) -> int:
     """Compares the runs named on the command line; returns the exit code."""
-    arguments = parse_arguments(argv, prog)
+    return command.run(lambda: parse_arguments(argv, prog), _run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     runs = [Path(run) for run in arguments.runs]
     output = Path(arguments.output or runs[0] / "comparison.html")
+    system.refuse_path("--output", arguments.output)
+    for run in arguments.runs:
+        system.refuse_path("RUN", run)
     try:
-        system.refuse_path("--output", arguments.output)
-        for run in arguments.runs:
-            system.refuse_path("RUN", run)
         if arguments.rebuild:
             for run in runs:
                 for folder in comparison.find_evaluations(run):
@@ -91,12 +95,8 @@ def main(
         compared = comparison_page.write_comparison(
             comparison.read_entries(runs), output
         )
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
     except OSError as error:
-        print(f"error: {output} cannot be written ({error.strerror})", file=sys.stderr)
-        return 3
+        raise DataError(f"{output} cannot be written ({error.strerror})") from error
     console = Console(highlight=False)
     print_comparison(compared, console)
     console.print(f"page: {output.absolute()}", markup=False, soft_wrap=True)

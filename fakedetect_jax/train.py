@@ -37,9 +37,9 @@ from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.parallel import Batch
-from fakedetect_jax.run.process import Interrupted
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
+from tfds_ffpp.errors import Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
 
 
@@ -558,7 +558,7 @@ def _run_steps(training: Training, state, start: int) -> None:
                 checkpoints.poll()
                 bar.update(step, note)
                 if step % config.log_every_steps == 0:
-                    bar.line(step, note)
+                    bar.line()
                 stops, ends = _stop_agreed(training), plan.ends_epoch(step)
                 if not (stops or ends or _is_extra_save(config, step)):
                     continue

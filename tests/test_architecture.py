@@ -34,7 +34,7 @@ LAYERS = {
         ["workers", "card"],
         ["frames", "synthetic"],
         ["tree"],
-        ["progress", "text", "system", "files", "fields"],
+        ["terminal", "text", "system", "files", "fields"],
         ["errors"],
     ],
 }

@@ -5,14 +5,14 @@ import dataclasses
 import json
 import logging
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from tfds_ffpp import card, packaging, system
 from tfds_ffpp.build import BuildOptions, build
-from tfds_ffpp.errors import DataError, SettingError
+from tfds_ffpp.errors import SettingError
 from tfds_ffpp.files import Json
+from tfds_ffpp.terminal import command
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
 from tfds_ffpp.workers import limits
 
@@ -117,13 +117,16 @@ def main(
     argv: Sequence[str] | None = None, *, prog: str = "python -m tfds_ffpp"
 ) -> int:
     """Builds; returns the exit code."""
-    args = parse_args(argv, prog)
+    return command.run(lambda: parse_args(argv, prog), _run)
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     short = {"layout": args.layout, "map": args.map, "protocol": args.protocol}
     changes = [f"{name}={value}" for name, value in short.items() if value is not None]
+    for name in ("data_dir", "manual_dir"):
+        system.refuse_path(f"--{name}", getattr(args, name))
     try:
-        for name in ("data_dir", "manual_dir"):
-            system.refuse_path(f"--{name}", getattr(args, name))
         builder = build(
             make_config(args.config, [*changes, *args.changes]),
             data_dir=args.data_dir,
@@ -137,14 +140,9 @@ def main(
                 beam_options=_beam_options(args.beam_pipeline_options),
             ),
         )
-    except DataError as error:
-        if args.debug:
-            traceback.print_exc()
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where this stopped\n")
-        return 130
+    except KeyboardInterrupt as end:
+        end.add_note("the same command goes on where this stopped")
+        raise
     sys.stdout.write(card.summary(builder.data_path))
     return 0
 

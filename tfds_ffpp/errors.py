@@ -1,8 +1,16 @@
-"""The fault of the data that a user can mend."""
+"""The faults that a user can mend, and what else ends a command in order."""
+
+import signal
 
 
-class DataError(Exception):
-    """A fault of the data in one sentence: what, which file, what to do next."""
+class UserError(Exception):
+    """A fault in one sentence: what, which file or field, what to do next."""
+
+    exit_code = 1
+
+
+class DataError(UserError):
+    """A fault of the data."""
 
     exit_code = 3
 
@@ -19,3 +27,12 @@ class UnusableVideoError(DataError):
 
 class IrregularVideoError(Exception):
     """The frames of this file are only known by decoding all of them in order."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the command to stop; what it had done is saved."""
+
+    def __init__(self, number: int):
+        """`number` is the signal's."""
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.terminal import command
 from tfds_ffpp.text import printable
 from tfds_ffpp.tree import census, folders, hints, scan
 from tfds_ffpp.tree.naming import is_utf8, parse_name
@@ -87,6 +88,10 @@ def main(
     argv: Sequence[str] | None = None, *, prog: str = "python -m tfds_ffpp.layout"
 ) -> int:
     """Prints what a tree holds; changes nothing. Returns the exit code."""
+    return command.run(lambda: _parse(argv, prog), _run)
+
+
+def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Shows what a tree of videos holds; changes nothing.",
@@ -109,25 +114,27 @@ def main(
         action="store_true",
         help="write ROOT/videos.csv, the draft of a table, and nothing else",
     )
-    args = parser.parse_args(argv)
-    try:
-        system.refuse_path("ROOT", args.root)
-        if args.write_csv:
-            sys.stdout.write(write_csv(Path(args.root).expanduser(), args.map))
-            return 0
-        scans, problems = survey(args.root, **_options(args))
-        shown = scans
-        if not scans and all(isinstance(p, OneClassError) for p in problems):
-            # What is there is seen, and then why it will not do.
-            shown, _ = survey(args.root, allow_one_class=True, **_options(args))
-    except DataError as error:
-        scans, shown, problems = [], [], [error]
+    return parser.parse_args(argv)
+
+
+def _run(args: argparse.Namespace) -> int:
+    system.refuse_path("ROOT", args.root)
+    if args.write_csv:
+        sys.stdout.write(write_csv(Path(args.root).expanduser(), args.map))
+        return 0
+    scans, problems = survey(args.root, **_options(args))
+    shown = scans
+    if not scans and all(isinstance(p, OneClassError) for p in problems):
+        # What is there is seen, and then why it will not do.
+        shown, _ = survey(args.root, allow_one_class=True, **_options(args))
     for found in shown:
         _print(found)
+    if not scans:
+        return [command.complain(problem, debug=False) for problem in problems][0]
+    sys.stdout.flush()
     for problem in problems:
-        sys.stdout.flush()
-        sys.stderr.write(f"{'note' if scans else 'error'}: {problem}\n")
-    return 0 if scans else problems[0].exit_code
+        sys.stderr.write(f"note: {problem}\n")
+    return 0
 
 
 def _print(found: Scan) -> None:

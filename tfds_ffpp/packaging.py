@@ -26,7 +26,7 @@ from tfds_ffpp.frames.stored import (
     stored_video,
     write_lines,
 )
-from tfds_ffpp.progress import Progress
+from tfds_ffpp.terminal.progress import Progress
 from tfds_ffpp.tree import splits
 from tfds_ffpp.tree.naming import VideoRecord
 from tfds_ffpp.tree.other_sets import OTHER_SETS

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError, UserError
+from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError
+from tfds_ffpp.errors import UserError
 
 
 def user_error_of(error: BaseException, config) -> UserError | None:

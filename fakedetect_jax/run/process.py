@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from tfds_ffpp.errors import Interrupted
 from tfds_ffpp.system import die_with_parent
 
 # One request may arrive twice: from a terminal or scheduler, and from our own parent.
@@ -18,15 +19,6 @@ SAME_REQUEST_SECONDS = 0.5
 
 # Schedulers kill 30 s after SIGTERM; by then we want to have gone on our own.
 DEADLINE_SECONDS = 25
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; what it had done is saved."""
-
-    def __init__(self, number: int):
-        """`number` is the signal's."""
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
 
 
 class StopRequest:

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from tfds_ffpp import system
-from tfds_ffpp.errors import DataError
 from tfds_ffpp.synthetic import forgeries, tree
+from tfds_ffpp.terminal import command
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,14 +34,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 3 when the folder or a parameter is at fault."""
-    flags = vars(_parse(argv))
+    return command.run(lambda: _parse(argv), _run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    flags = vars(args)
     out = flags.pop("out")
-    try:
-        system.refuse_path("OUT", out)
-        root = tree.write_tree(out, **flags)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    system.refuse_path("OUT", out)
+    root = tree.write_tree(out, **flags)
     print(f"{root}: {sum(1 for _ in root.rglob('*.mp4'))} videos")
     return 0
 

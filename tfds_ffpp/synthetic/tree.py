@@ -16,10 +16,10 @@ import numpy as np
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.files import PARTIAL, whole
-from tfds_ffpp.progress import Progress
 from tfds_ffpp.synthetic import forgeries, identity, rendering
 from tfds_ffpp.synthetic.forgeries import Frame, MadeVideo
 from tfds_ffpp.synthetic.identity import Array
+from tfds_ffpp.terminal.progress import Progress
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
