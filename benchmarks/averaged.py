@@ -10,6 +10,7 @@ themselves, which is what the stored average has to come near to.
 
 import argparse
 import functools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,9 @@ def score(config, variables, splits: list[reader.Split], mesh) -> list[float]:
     ]
     clips = metrics.clips(rows)
     summary = metrics.clip_summary(clips)
-    auc = metrics.summary(metrics.videos(clips))["auc"]
-    return [auc, summary["loss"], summary["accuracy"]]
+    auc = metrics.summary(metrics.videos(clips)).auc
+    found = (auc, summary.loss, summary.accuracy)
+    return [math.nan if number is None else number for number in found]
 
 
 def compare(

@@ -136,7 +136,7 @@ def covered(
     compared = intervals.compare(
         items, rival(rng, items), replicates=REPLICATES, seed=seed
     )
-    spans[DIFFERENCE] = compared["auc"]["interval"]
+    spans[DIFFERENCE] = compared.auc and compared.auc.interval
     found = {}
     for name, span in spans.items():
         true = truth["auc" if name in OTHERS else name]

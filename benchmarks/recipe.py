@@ -381,11 +381,15 @@ def forest_aucs(bench: Bench) -> dict[str, dict[str, float]]:
     areas: dict[str, dict[str, float]] = {}
     for methods in FOLDS.values():
         rows = trivial.score_videos(frames("train", methods), frames("test", ()))
-        for name in rows[0]["scores"]:
+        for name in rows[0].scores:
             for method in methods:
-                kept = [r for r in rows if not r["label"] or r["method"] == method]
-                labels = np.array([r["label"] for r in kept])
-                area = metrics.auc(labels, np.array([r["scores"][name] for r in kept]))
+                kept = [
+                    row
+                    for row in rows
+                    if not row.video.label or row.video.method == method
+                ]
+                labels = np.array([row.video.label for row in kept])
+                area = metrics.auc(labels, np.array([r.scores[name] for r in kept]))
                 areas.setdefault(name, {})[method] = area if area is not None else 0.5
     return areas
 

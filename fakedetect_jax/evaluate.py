@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,15 +31,23 @@ from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.files import read_lines, write_json, write_lines
 from fakedetect_jax.metrics import metrics, results, trivial
+from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.context import Context, TrainingSet
+from fakedetect_jax.metrics.records import (
+    ClipScore,
+    Strip,
+    TrivialScore,
+    Unscored,
+    Video,
+)
 from fakedetect_jax.model import network
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import weights
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
-
-Row = dict[str, Any]
 
 
 def score_clips(
@@ -50,8 +58,8 @@ def score_clips(
     *,
     mesh: Mesh,
     between_batches: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Row]:
-    """One row per clip in the order of the records, as scores.jsonl has them.
+) -> list[ClipScore]:
+    """One row per clip in the order of the records.
 
     `between_batches` is called with (batches done, batches in all) and may raise.
     """
@@ -85,11 +93,12 @@ def score_clips(
     finally:
         feed.close()  # pyright: ignore[reportAttributeAccessIssue]
     flat = np.concatenate(logits)[: len(clips)] if logits else np.zeros(0)
+    named = [Video.of(video) for video in split.videos]
+    scores = metrics.sigmoid(flat.astype(np.float64))
+    columns = (lengths, _numbers(clips), flat.tolist(), scores.tolist())
     return [
-        _row(split.videos[clip.video], clip, length, float(logit), number)
-        for clip, length, logit, number in zip(
-            clips, lengths, flat, _numbers(clips), strict=True
-        )
+        ClipScore(named[clip.video], number, clip.start, length, logit, score)
+        for clip, length, number, logit, score in zip(clips, *columns, strict=True)
     ]
 
 
@@ -107,50 +116,34 @@ def _numbers(clips: Sequence[order.ClipRef]) -> list[int]:
     return numbers
 
 
-def _facts(video: StoredVideo) -> Row:
-    """What every row says of its video."""
-    return {
-        "dataset": video.dataset,
-        "method": video.method,
-        "video": video.video_id,
-        "target": video.target,
-        "source": video.source,
-        "compression": video.compression,
-        "label": video.label,
-    }
+class Validation(NamedTuple):
+    """What is measured on val: of clips, and with `video_` of videos."""
+
+    loss: float | None
+    accuracy: float | None
+    auc: float | None
+    video_auc: float | None
+    video_accuracy: float | None
 
 
-def _row(
-    video: StoredVideo, clip: order.ClipRef, length: int, logit: float, number: int
-) -> Row:
-    return {
-        **_facts(video),
-        "clip": number,
-        "start": clip.start,
-        "length": length,
-        "logit": logit,
-        "score": float(metrics.sigmoid(np.asarray(logit))),
-    }
-
-
-def validation_numbers(rows: Sequence[Row]) -> dict[str, Any]:
-    """Loss, accuracy and AUC of clips, and the AUC of videos, from val's rows."""
+def validation_numbers(rows: Sequence[ClipScore]) -> Validation:
+    """Loss, accuracy and AUC of clips, AUC and accuracy of videos, from val's rows."""
     clips = metrics.clips(rows)
     by_clip = metrics.clip_summary(clips)
     by_video = metrics.summary(metrics.videos(clips))
-    return {
-        "loss": by_clip["loss"],
-        "accuracy": by_clip["accuracy"],
-        "auc": by_clip["auc"],
-        "video_auc": by_video["auc"],
-        "video_accuracy": by_video["accuracy"],
-    }
+    return Validation(
+        loss=by_clip.loss,
+        accuracy=by_clip.accuracy,
+        auc=by_clip.auc,
+        video_auc=by_video.auc,
+        video_accuracy=by_video.accuracy,
+    )
 
 
 SELDOM_SEEN = "the face is seen in too few frames of every clip (data.min_coverage)"
 
 
-def unscored(split: Split, config) -> list[Row]:
+def unscored(split: Split, config) -> list[Unscored]:
     """The videos of a split that no clip can be taken from, with the reason."""
     clips = functools.partial(
         order.showing_starts,
@@ -159,10 +152,7 @@ def unscored(split: Split, config) -> list[Row]:
         min_coverage=config.data.min_coverage,
     )
     return [
-        {
-            **_facts(v),
-            "reason": SELDOM_SEEN if v.num_valid else "no usable frame",
-        }
+        Unscored(Video.of(v), SELDOM_SEEN if v.num_valid else "no usable frame")
         for v in split.videos
         if not len(clips(v))
     ]
@@ -172,39 +162,34 @@ def unscored(split: Split, config) -> list[Row]:
 STRIPS_PER_KIND = 6
 
 
-def strips(rows: Sequence[Row], split: Split, config) -> list[Row]:
+def strips(rows: Sequence[ClipScore], split: Split, config) -> list[Strip]:
     """The frames of the clips that a report shows: sure, unsure and most wrong ones."""
-    wrong = sorted(rows, key=lambda r: -abs(r["label"] - r["score"]))
-    unsure = sorted(rows, key=lambda r: abs(r["score"] - 0.5))
-    sure_fake = sorted(rows, key=lambda r: -r["logit"])
+    wrong = sorted(rows, key=lambda r: -abs(r.video.label - r.score))
+    unsure = sorted(rows, key=lambda r: abs(r.score - 0.5))
+    sure_fake = sorted(rows, key=lambda r: -r.logit)
     chosen = {}
     for ranked in (wrong, wrong[::-1], unsure, sure_fake, sure_fake[::-1]):
         seen: set[tuple] = set()
         for row in ranked:
-            video = metrics.video_key(row)
+            video = row.video.key
             if len(seen) < STRIPS_PER_KIND and video not in seen:
                 seen.add(video)
-                chosen[(*video, row["clip"])] = row
-    number = {metrics.video_key(_facts(v)): i for i, v in enumerate(split.videos)}
+                chosen[video, row.clip] = row
+    number = {Video.of(video).key: i for i, video in enumerate(split.videos)}
     size = config.dataset.image_size
     shown = []
     for row in chosen.values():
-        index = number[metrics.video_key(row)]
+        index = number[row.video.key]
         frames = np.empty((config.data.clip_frames, size, size, 3), np.uint8)
-        reference = order.ClipRef(index, row["start"], config.data.frame_stride)
+        reference = order.ClipRef(index, row.start, config.data.frame_stride)
         length = split.reader.read(reference, split.videos[index].num_valid, frames)
         images = [simplejpeg.encode_jpeg(f, quality=85) for f in frames[:length]]
-        kept = ("dataset", "method", "video", "compression", "label", "clip", "score")
-        shown.append(
-            {
-                **{name: row[name] for name in kept},
-                "frames": [base64.b64encode(image).decode() for image in images],
-            }
-        )
+        texts = [base64.b64encode(image).decode() for image in images]
+        shown.append(Strip(row.video, row.clip, row.score, texts))
     return shown
 
 
-def trivial_rows(split: Split, config) -> list[Row]:
+def trivial_rows(split: Split, config) -> list[TrivialScore]:
     """What trivial.py gives a split's videos after the run's own training videos."""
     hold_out = config.data.hold_out
     train = reader.open_split(open_dataset(config), "train", config, hold_out=hold_out)
@@ -395,7 +380,7 @@ def _open_split(run: Run, subject: Subject) -> Split:
     return split
 
 
-def _score_split(run: Run, variables: dict[str, Any], split: Split) -> list[Row]:
+def _score_split(run: Run, variables: dict[str, Any], split: Split) -> list[ClipScore]:
     """score_clips with a bar; raises Interrupted when any host is asked to stop."""
     model = network.make_model(run.config)
     eval_step = compiled.compile_eval_step(model, run.mesh)
@@ -424,14 +409,14 @@ def _write_result(
     subject: Subject,
     variables: dict[str, Any],
     split: Split,
-    rows: Sequence[Row],
+    rows: Sequence[ClipScore],
 ) -> None:
     """Writes scores.jsonl, strips.jsonl, trivial.jsonl and, at last, context.json."""
     config, folder = run.config, subject.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").unlink(missing_ok=True)
-    write_lines(folder / "scores.jsonl", rows)
-    write_lines(folder / "strips.jsonl", strips(rows, split, config))
+    _write_rows(folder / "scores.jsonl", rows)
+    _write_rows(folder / "strips.jsonl", strips(rows, split, config))
     card = read_card(Path(subject.builder.data_dir))
     if card.get("made"):
         _write_trivial(folder, split, run)
@@ -441,32 +426,32 @@ def _write_result(
     )
     if complaint:
         run.terminal.warn(complaint)
-    context = {
-        "split": subject.title,
-        "step": subject.step,
-        "selected_on": _selection(subject.selected, facts.get("val_fakes")),
-        "test_evaluations": touches,
-        "dataset": _dataset_name(subject.builder),
-        "trained_on": {"dataset": config.dataset.name, "made": facts.get("made")},
-        "cut_otherwise": subject.cut_otherwise,
-        "val_video_auc": subject.selected.get("video_auc"),
-        "scored_with": subject.scored_with,
-        "config": settings.flatten(config.to_dict()),
-        "versions": workdir.versions(),
-        "device": parallel.describe_devices(run.mesh),
-        "command": run.command,
-        "parameters": network.count_parameters(variables["params"]),
-        "temperature": facts.get("temperature"),
-        "threshold": facts.get("threshold"),
-        "calibration": facts.get("calibration"),
-        "dataset_card": card,
-        "dataset_digest": subject.dataset.digest,
-        "dataset_changed": subject.changed,
-        "num_clips": len(rows),
-        "unscored": unscored(split, config),
-        "unscored_policy": config.eval.unscored,
-    }
-    write_json(folder / "context.json", context)
+    context = Context(
+        split=subject.title,
+        step=subject.step,
+        selected_on=_selection(subject.selected, facts.get("val_fakes")),
+        test_evaluations=touches,
+        dataset=_dataset_name(subject.builder),
+        trained_on=TrainingSet(config.dataset.name, facts.get("made")),
+        cut_otherwise=subject.cut_otherwise,
+        val_video_auc=subject.selected.get("video_auc"),
+        scored_with=subject.scored_with,
+        config=settings.flatten(config.to_dict()),
+        versions=workdir.versions(),
+        device=parallel.describe_devices(run.mesh),
+        command=run.command,
+        parameters=network.count_parameters(variables["params"]),
+        temperature=facts.get("temperature"),
+        threshold=facts.get("threshold"),
+        calibration=records.from_json(CrossFit, facts.get("calibration")),
+        dataset_card=card,
+        dataset_digest=subject.dataset.digest,
+        dataset_changed=subject.changed,
+        num_clips=len(rows),
+        unscored=unscored(split, config),
+        unscored_policy=config.eval.unscored,
+    )
+    write_json(folder / "context.json", records.to_json(context))
 
 
 def _write_trivial(folder: Path, split: Split, run: Run) -> None:
@@ -476,7 +461,11 @@ def _write_trivial(folder: Path, split: Split, run: Run) -> None:
     except DataError as error:
         run.terminal.warn(f"what trivial statistics reach is not measured: {error}")
         return
-    write_lines(folder / "trivial.jsonl", rows)
+    _write_rows(folder / "trivial.jsonl", rows)
+
+
+def _write_rows(path: Path, rows: Iterable[ClipScore | Strip | TrivialScore]) -> None:
+    write_lines(path, (row.to_json() for row in rows))
 
 
 def _changed(row: dict[str, Any] | None, new: DatasetFacts) -> str:

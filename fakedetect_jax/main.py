@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -23,6 +23,7 @@ from tfds_ffpp.errors import Interrupted, UserError
 from tfds_ffpp.terminal import command
 
 if TYPE_CHECKING:
+    from fakedetect_jax.metrics.report import Report
     from fakedetect_jax.run import workdir
 
 FLAGS = flags.FLAGS
@@ -336,7 +337,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
         run = Run(config, folder, mesh, terminal, stop, typed, link, writes, profile)
         try:
             evaluation = _work(run)
-            report = _report(run, evaluation) if evaluation else {}
+            report = _report(run, evaluation) if evaluation else None
         except Interrupted as interrupted:
             return interrupted.exit_code
         except WorkerError:
@@ -350,7 +351,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
                     # Nothing of JAX can be closed without the others.
                     os._exit(128 + stop.signal)
             raise (fault or error) from error
-    if evaluation:
+    if report is not None:
         terminal.say(formats.result_lines(report))
         terminal.say(f"report: {evaluation}/report.html")
     phases = {k: round(v, 1) for k, v in terminal.phases.items()}
@@ -383,10 +384,11 @@ def _work(run: "workdir.Run") -> Path | None:
     return train.train(run)
 
 
-def _report(run: "workdir.Run", folder: Path) -> dict[str, Any]:
+def _report(run: "workdir.Run", folder: Path) -> "Report":
     """Writes an evaluation's page, unless it is there; what report.json says."""
     import jax
 
+    from fakedetect_jax.metrics.report import read_report
     from fakedetect_jax.pages import evaluation_page
     from fakedetect_jax.run import parallel
 
@@ -396,7 +398,7 @@ def _report(run: "workdir.Run", folder: Path) -> dict[str, Any]:
             evaluation_page.write_report(folder, metrics_file=metrics_file)
     run.hosts.meet("report written")  # a collective would not wait as long
     parallel.barrier("report written")
-    return json.loads((folder / "report.json").read_text())
+    return read_report(folder)
 
 
 def run(argv: Sequence[str] | None = None, *, prog: str = "") -> NoReturn:

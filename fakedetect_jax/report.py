@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,7 +17,7 @@ from tfds_ffpp.errors import DataError
 from tfds_ffpp.terminal import command
 
 
-def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
+def print_comparison(compared: comparison.Comparison, console: Console) -> None:
     """The table of runs and, where videos are shared, of differences."""
     table = Table(
         Column("run", overflow="fold"), box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
@@ -26,27 +25,28 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
     for name in ("videos", "scored", "video AUC", "EER", "bal. acc.", "test"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("chosen on")
-    for run in compared["runs"]:
-        video, coverage = run["video"], run["coverage"]
-        reach = formats.span(video["intervals"].get("auc"))
+    for run in compared.runs:
+        video = run.video
+        reach = formats.span(video.intervals.get("auc"))
         table.add_row(
-            Text(run["name"]),
-            f"{video['num_real'] + video['num_fake']:,}",
-            formats.share(coverage["share"]),
-            formats.number(video["auc"]) + (f" ({reach})" if reach else ""),
-            formats.percent(video["eer"]),
-            formats.percent(video["balanced_accuracy"]),
-            f"{run['test_evaluations']}x" if run["test_evaluations"] else "—",
-            Text(str(run["selected_on"] or "not recorded").split(",")[0]),
+            Text(run.name),
+            f"{video.num_real + video.num_fake:,}",
+            formats.share(run.coverage.share),
+            formats.number(video.auc) + (f" ({reach})" if reach else ""),
+            formats.percent(video.eer),
+            formats.percent(video.balanced_accuracy),
+            f"{run.test_evaluations}x" if run.test_evaluations else "—",
+            Text((run.selected_on or "not recorded").split(",")[0]),
         )
     console.print(table)
-    for touched in compared["touches"]:
+    for touched in compared.touches:
         console.print(formats.touch_line(touched), markup=False)
-    for difference in compared["differences"]:
-        if "auc" in difference:
-            console.print(formats.difference_line(difference), markup=False)
-    for alone in compared["unpaired"]:
-        if alone["nearest"]:
+    for one in compared.differences:
+        if area := one.videos.auc:
+            line = formats.difference_line(one.run, one.reference, one.videos, area)
+            console.print(line, markup=False)
+    for alone in compared.unpaired:
+        if alone.nearest:
             console.print(formats.unpaired_line(alone), markup=False)
 
 

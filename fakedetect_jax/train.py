@@ -30,6 +30,7 @@ from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.metrics.calibration import calibrate
+from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.model import network, pretrained, steps
 from fakedetect_jax.model.optimizer import learning_rates
 from fakedetect_jax.pages import formats
@@ -39,6 +40,7 @@ from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.parallel import Batch
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
+from tfds_ffpp import records
 from tfds_ffpp.errors import Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
 
@@ -678,20 +680,21 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         said.append(f"{speed}, {speed.input_wait:.1%} of the time waiting for input")
     if every and (epoch % every == 0 or step == plan.num_steps):
         rows = _validate(training, step, state)
-        measured = evaluate.validation_numbers(rows)
-        calibration = calibrate(rows)
+        numbers = evaluate.validation_numbers(rows)
+        measured = numbers._asdict()
+        calibration = records.to_json(calibrate(rows))
         totals = parallel.fetch(state.totals)
         lines = formats.epoch_lines(
             epoch=epoch,
             num_epochs=plan.num_epochs,
             loss=float(totals.loss / totals.clips),
             accuracy=float(totals.correct / totals.clips),
-            validation_loss=measured["loss"],
-            validation_accuracy=measured["accuracy"],
+            validation_loss=numbers.loss,
+            validation_accuracy=numbers.accuracy,
         )
         run.terminal.say(lines)
-        labels = [row["label"] for row in rows]
-        said.insert(0, formats.validation_line(measured["video_auc"], labels))
+        labels = [row.video.label for row in rows]
+        said.insert(0, formats.validation_line(numbers.video_auc, labels))
         run.terminal.say(f"  {', '.join(said)}")
         if training.metrics_file is not None:
             wait = {"input_wait": round(speed.input_wait, 4) if speed else 0.0}
@@ -705,7 +708,7 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
     return state
 
 
-def _validate(training: Training, step: int, state) -> list[evaluate.Row]:
+def _validate(training: Training, step: int, state) -> list[ClipScore]:
     """Scores val; when asked to stop meanwhile, saves the state as it is before."""
     run = training.run
 

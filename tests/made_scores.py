@@ -3,11 +3,15 @@
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from fakedetect_jax.metrics.records import ClipScore, Strip, Video
+from tfds_ffpp.records import to_json
 
 METHODS = {"Deepfakes": 3.4, "Face2Face": 2.8, "FaceSwap": 3.0, "NeuralTextures": 1.9}
 
@@ -21,7 +25,7 @@ def made_rows(
     compression: str = "c23",
     dataset: str = "ffpp",
     sharpness: float = 2.0,
-) -> list[dict[str, Any]]:
+) -> list[ClipScore]:
     """Rows of scores.jsonl: each identity once real and once a fake of each method.
 
     Videos of a target share its ease, clips of a video share the video's; `methods`
@@ -37,25 +41,27 @@ def made_rows(
         for method, shift in shifts.items():
             fake = method != "youtube"
             video = rng.normal(ease + shift, 0.8) - 1.6
+            named = Video(
+                dataset=dataset,
+                method=method,
+                name=f"{target}_{source}" if fake else target,
+                target=target,
+                source=source if fake else "",
+                compression=compression,
+                label=int(fake),
+            )
             for clip in range(num_clips):
                 logit = float(sharpness * (video + rng.normal(0, 0.4)))
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "method": method,
-                        "video": f"{target}_{source}" if fake else target,
-                        "target": target,
-                        "source": source if fake else "",
-                        "compression": compression,
-                        "label": int(fake),
-                        "clip": clip,
-                        "start": 10 * clip,
-                        "length": 10,
-                        "logit": logit,
-                        "score": float(1 / (1 + np.exp(-logit))),
-                    }
-                )
+                score = float(1 / (1 + np.exp(-logit)))
+                rows.append(ClipScore(named, clip, 10 * clip, 10, logit, score))
     return rows
+
+
+def changed(row: ClipScore, **changes: Any) -> ClipScore:
+    """A row with other fields, of its own or of its video."""
+    named = {k: v for k, v in changes.items() if k in Video._fields}
+    own = {k: v for k, v in changes.items() if k not in named}
+    return row._replace(video=row.video._replace(**named), **own)
 
 
 def made_context(**changes: Any) -> dict[str, Any]:
@@ -91,11 +97,11 @@ def made_context(**changes: Any) -> dict[str, Any]:
 
 
 def made_strips(
-    rows: list[dict[str, Any]], *, size: int = 224, num_frames: int = 10
-) -> list[dict[str, Any]]:
+    rows: list[ClipScore], *, size: int = 224, num_frames: int = 10
+) -> list[Strip]:
     """strips.jsonl of the most wrong, the surest and the least certain clips."""
-    ranked = sorted(rows, key=lambda r: -abs(r["label"] - r["score"]))
-    unsure = sorted(rows, key=lambda r: abs(r["score"] - 0.5))
+    ranked = sorted(rows, key=lambda r: -abs(r.video.label - r.score))
+    unsure = sorted(rows, key=lambda r: abs(r.score - 0.5))
     rng = np.random.default_rng(0)
     strips = []
     for row in ranked[:6] + ranked[-12:] + unsure[:6]:
@@ -108,8 +114,7 @@ def made_strips(
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=85)
             frames.append(base64.b64encode(buffer.getvalue()).decode())
-        fields = ("dataset", "method", "video", "label", "clip", "score")
-        strips.append({**{f: row[f] for f in fields}, "frames": frames})
+        strips.append(Strip(row.video, row.clip, row.score, frames))
     return strips
 
 
@@ -133,14 +138,14 @@ def made_metrics(num_steps: int = 1200, every: int = 60) -> list[dict[str, Any]]
     return lines
 
 
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_lines(path: Path, rows: Sequence[Any]) -> None:
     """JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(to_json(row)) + "\n" for row in rows))
 
 
 def write_run(
     workdir: Path,
-    rows: list[dict[str, Any]] | None = None,
+    rows: list[ClipScore] | None = None,
     *,
     name: str = "test@1200",
     strips: bool = True,

@@ -34,7 +34,7 @@ LAYERS = {
         ["workers", "card"],
         ["frames", "synthetic"],
         ["tree"],
-        ["terminal", "text", "system", "files", "fields"],
+        ["terminal", "text", "system", "files", "records", "fields"],
         ["errors"],
     ],
 }

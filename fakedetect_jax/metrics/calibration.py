@@ -1,12 +1,13 @@
 """What is fitted on val and kept with the model: a temperature and a threshold."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize
 
 from fakedetect_jax.metrics import intervals, metrics
+from fakedetect_jax.metrics.records import ClipScore
 
 # Beyond these a temperature says that val cannot tell, not how sure the model is.
 TEMPERATURE_BOUNDS = (0.05, 20.0)
@@ -80,47 +81,62 @@ def cross_fit(videos: metrics.Items) -> np.ndarray | None:
     return scores
 
 
-def calibrate(rows: Sequence[metrics.Row]) -> dict[str, Any]:
-    """What the videos of val's scores.jsonl give.
+@dataclass(frozen=True)
+class CrossFit:
+    """What became of a temperature on people left out.
 
-    Returns:
-      temperature: to divide logits by; 1.0 unless it helps on people left out.
-      threshold: see pick_threshold.
-      calibration: the temperature that was `fitted` to all of val, whether it is
-        `used`, the log loss of val without it (`loss`) and with one fitted to the
-        other people (`cross_fitted_loss`, None where that cannot be tried).
+    fitted: to all of val; used: whether it helps. loss: the log loss of val without
+    it; cross_fitted_loss: with one fitted to the other people, None where that cannot
+    be tried.
     """
+
+    fitted: float
+    used: bool
+    loss: float | None
+    cross_fitted_loss: float | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What val gives; a checkpoint's facts have these fields.
+
+    temperature: to divide logits by; 1.0 unless it helps on people left out. threshold:
+    see pick_threshold.
+    """
+
+    temperature: float
+    threshold: float
+    calibration: CrossFit
+
+
+def calibrate(rows: Sequence[ClipScore]) -> Fitted:
+    """What the videos of val's scores.jsonl give."""
     videos = metrics.videos(metrics.clips(rows))
     fitted = fit_temperature(videos.logit, videos.label)
     tried = cross_fit(videos)
     before = metrics.log_loss(videos.label, videos.score)
     after = None if tried is None else metrics.log_loss(videos.label, tried)
     used = before is not None and after is not None and after < before
-    return {
-        "temperature": fitted if used else 1.0,
-        "threshold": pick_threshold(videos.label, videos.score),
-        "calibration": {
-            "fitted": fitted,
-            "used": used,
-            "loss": before,
-            "cross_fitted_loss": after,
-        },
-    }
+    return Fitted(
+        temperature=fitted if used else 1.0,
+        threshold=pick_threshold(videos.label, videos.score),
+        calibration=CrossFit(fitted, used, loss=before, cross_fitted_loss=after),
+    )
 
 
-def describe(calibration: dict[str, Any] | None) -> str:
+def describe(calibration: CrossFit | None) -> str:
     """A sentence on what became of the temperature; "" where it is not recorded."""
     if calibration is None:
         return ""
-    fitted = f"The temperature {calibration['fitted']:.2f} fitted to val"
-    before, after = calibration["loss"], calibration["cross_fitted_loss"]
+    fitted = f"The temperature {calibration.fitted:.2f} fitted to val"
+    before, after = calibration.loss, calibration.cross_fitted_loss
     if before is None or after is None:
         return (
             f"{fitted} could not be tried on people left out, so it is not used: "
             "probabilities are the scores themselves."
         )
     change = f"val's log loss from {before:.3f} to {after:.3f}"
-    if calibration["used"]:
+    if calibration.used:
         return f"{fitted} is used: fitted without a person, it took {change}."
     return (
         f"{fitted} is not used: fitted without a person, it took {change}. "

@@ -1,13 +1,16 @@
 """Several evaluations side by side, and their differences on the same videos."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fakedetect_jax.metrics import intervals, metrics, results
+from fakedetect_jax.metrics.report import Report, VideoSummary, read_report
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.files import Json
 
 
 class Entry(NamedTuple):
@@ -15,8 +18,82 @@ class Entry(NamedTuple):
 
     name: str
     folder: Path
-    report: dict[str, Any]
+    report: Report
     videos: metrics.Items
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is shown of an evaluation beside others; see report.Report."""
+
+    name: str
+    split: str | None
+    step: int | None
+    datasets: list[str]
+    selected_on: str | None
+    test_evaluations: int | None
+    coverage: metrics.Coverage
+    split_source: str | None
+    num_identities: int
+    num_warnings: int
+    video: VideoSummary
+
+
+@dataclass(frozen=True)
+class Touches:
+    """How often the runs that are compared evaluated a data set's test, in all."""
+
+    dataset: str
+    evaluations: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run against a reference on the videos that both have; see intervals."""
+
+    run: str
+    reference: str
+    videos: intervals.Compared
+    by_method: dict[str, intervals.Compared]
+
+    def to_json(self) -> Json:
+        """As comparison.json has it."""
+        return {
+            "run": self.run,
+            "reference": self.reference,
+            **self.videos.to_json(),
+            "by_method": records.to_json(self.by_method),
+        }
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """An evaluation that shares most of its videos with no other.
+
+    shared: how many with the nearest; nearest: its name, if there is another.
+    """
+
+    run: str
+    videos: int
+    shared: int
+    nearest: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations side by side: the content of comparison.json.
+
+    methods: of any of them. config: field -> its value in each run, where these are not
+    all equal.
+    """
+
+    runs: list[Run]
+    methods: list[str]
+    touches: list[Touches]
+    differences: list[Difference]
+    unpaired: list[Unpaired]
+    config: dict[str, list[Any]]
 
 
 def find_evaluations(run: Path) -> list[Path]:
@@ -66,79 +143,69 @@ def read_entries(runs: Sequence[Path]) -> list[Entry]:
 
 def _read_entry(name: str, folder: Path) -> Entry:
     evaluation = results.read_evaluation(folder)
-    path = folder / "report.json"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_report(folder)
     except FileNotFoundError:
         report = results.summarise(evaluation)
-    except ValueError as error:
-        raise DataError(
-            f"{path} is damaged ({error}); write it with --rebuild"
-        ) from error
     return Entry(name, folder, report, results.videos_of(evaluation))
 
 
-def compare(entries: Sequence[Entry]) -> dict[str, Any]:
-    """{"runs", "methods", "touches", "differences", "unpaired", "config"}.
+def compare(entries: Sequence[Entry]) -> Comparison:
+    """Evaluations that share most of their videos are held against the best of them.
 
-    config: field -> its value in each run, where these are not all equal; touches and
-    unpaired: see there. Evaluations that share most of their videos are held against
-    the best one, by val, of the run that was listed first; p values are not corrected
-    for their number.
+    That is the best one, by val, of the run that was listed first; p values are not
+    corrected for their number.
     """
     sets = _same_videos(entries)
-    return {
-        "runs": [_run(entry) for entry in entries],
-        "methods": list(
-            dict.fromkeys(
-                name for entry in entries for name in entry.report["video"]["by_method"]
-            )
-        ),
-        "touches": touches(entries),
-        "differences": [
+    methods = (name for e in entries for name in e.report.video.by_method)
+    return Comparison(
+        runs=[_run(entry) for entry in entries],
+        methods=list(dict.fromkeys(methods)),
+        touches=touches(entries),
+        differences=[
             _difference(entry, reference)
             for reference, *others in sets
             for entry in others
         ],
-        "unpaired": unpaired(sets),
-        "config": differing_fields([entry.report["config"] for entry in entries]),
-    }
+        unpaired=unpaired(sets),
+        config=differing_fields([entry.report.config for entry in entries]),
+    )
 
 
-def _run(entry: Entry) -> dict[str, Any]:
-    kept = ("split", "step", "datasets", "selected_on", "test_evaluations", "coverage")
-    return {
-        "name": entry.name,
-        **{field: entry.report[field] for field in kept},
-        "split_source": entry.report.get("split_source"),
-        "num_identities": entry.report["interval"]["num_identities"],
-        "num_warnings": len(entry.report["warnings"]),
-        "video": entry.report["video"],
-    }
+def _run(entry: Entry) -> Run:
+    report = entry.report
+    return Run(
+        name=entry.name,
+        split=report.split,
+        step=report.step,
+        datasets=report.datasets,
+        selected_on=report.selected_on,
+        test_evaluations=report.test_evaluations,
+        coverage=report.coverage,
+        split_source=report.split_source,
+        num_identities=report.interval.num_identities,
+        num_warnings=len(report.warnings),
+        video=report.video,
+    )
 
 
-def touches(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """How often the runs that are compared evaluated each data set's test, in all.
+def touches(entries: Sequence[Entry]) -> list[Touches]:
+    """The touches of each data set whose test is among the evaluations.
 
-    {"dataset", "evaluations", "runs"} for each whose test is among the evaluations; a
-    run that did not record its count has done it once for each of them.
+    A run that did not record its count has done it once for each of them.
     """
     counts: dict[str, dict[Path, int]] = defaultdict(lambda: defaultdict(int))
     for entry in entries:
-        split = str(entry.report["split"])
+        report, split = entry.report, str(entry.report.split)
         if not split.endswith("test"):
             continue
-        config = entry.report["config"]
-        named = entry.report.get("dataset")
-        if not isinstance(named, str):  # not recorded, or by another version
-            named = split.removesuffix("-test")
-        dataset = config.get("dataset.name", "") if named == "test" else named
-        run = _run_of(entry)
-        recorded = entry.report["test_evaluations"]
-        own = counts[dataset]
+        named = report.dataset or split.removesuffix("-test")
+        dataset = report.config.get("dataset.name", "") if named == "test" else named
+        run, own = _run_of(entry), counts[dataset]
+        recorded = report.test_evaluations
         own[run] = max(own[run], recorded) if recorded else own[run] + 1
     return [
-        {"dataset": dataset, "evaluations": sum(runs.values()), "runs": len(runs)}
+        Touches(dataset, evaluations=sum(runs.values()), runs=len(runs))
         for dataset, runs in counts.items()
     ]
 
@@ -174,8 +241,8 @@ def _best_first(members: Sequence[Entry]) -> list[Entry]:
     """The best of each run, by video AUC on val, then by step; then the others."""
 
     def rank(entry: Entry) -> tuple[float, int]:
-        area = entry.report.get("val_video_auc")
-        return -1.0 if area is None else area, entry.report["step"] or 0
+        area = entry.report.val_video_auc
+        return -1.0 if area is None else area, entry.report.step or 0
 
     runs: dict[Path, list[Entry]] = defaultdict(list)
     for entry in members:
@@ -184,28 +251,25 @@ def _best_first(members: Sequence[Entry]) -> list[Entry]:
     return [own[0] for own in ranked] + [e for own in ranked for e in own[1:]]
 
 
-def unpaired(sets: Sequence[Sequence[Entry]]) -> list[dict[str, Any]]:
-    """Evaluations that share most of their videos with no other.
-
-    {"run", "videos", "shared": how many with the nearest, "nearest": its name or None}.
-    """
+def unpaired(sets: Sequence[Sequence[Entry]]) -> list[Unpaired]:
+    """Evaluations that share most of their videos with no other."""
     found = []
     references = [members[0] for members in sets]
     for entry in (members[0] for members in sets if len(members) == 1):
         others = [other for other in references if other is not entry]
         nearest = max(others, key=lambda o: _shared(entry, o), default=None)
         found.append(
-            {
-                "run": entry.name,
-                "videos": len(entry.videos.label),
-                "shared": _shared(entry, nearest) if nearest else 0,
-                "nearest": nearest.name if nearest else None,
-            }
+            Unpaired(
+                run=entry.name,
+                videos=len(entry.videos.label),
+                shared=_shared(entry, nearest) if nearest else 0,
+                nearest=nearest.name if nearest else None,
+            )
         )
     return found
 
 
-def _difference(entry: Entry, reference: Entry) -> dict[str, Any]:
+def _difference(entry: Entry, reference: Entry) -> Difference:
     by_method = {}
     theirs = metrics.groups(reference.videos)
     for name, chosen in metrics.groups(entry.videos).items():
@@ -213,12 +277,8 @@ def _difference(entry: Entry, reference: Entry) -> dict[str, Any]:
             by_method[name] = intervals.compare(
                 entry.videos.take(chosen), reference.videos.take(theirs[name])
             )
-    return {
-        "run": entry.name,
-        "reference": reference.name,
-        **intervals.compare(entry.videos, reference.videos),
-        "by_method": by_method,
-    }
+    videos = intervals.compare(entry.videos, reference.videos)
+    return Difference(entry.name, reference.name, videos, by_method)
 
 
 def differing_fields(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -9,14 +9,17 @@ face of one and the room of the other, so the pair is the cluster.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
 
 from fakedetect_jax.metrics import ranking
-from fakedetect_jax.metrics.metrics import Items, log_losses
+from fakedetect_jax.metrics.metrics import Items, Span, log_losses
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.files import Json
 from tfds_ffpp.tree.splits import FFPP_IDS, SAME_SOURCE
 
 REPLICATES = 1000
@@ -339,15 +342,16 @@ def intervals(
     found = ranking.exact(items.label, items.score, threshold=threshold)
     found = _spans(found, drawn, cluster_of, items.label)
     scored = items.num_clips > 0
-    losses = {
-        "loss": log_losses(items),
-        "brier": (items.score - items.label) ** 2,
+    squares = (items.score - items.label) ** 2
+    loss, brier = (
+        mean_interval(values[scored], cluster_of[scored])
+        for values in (log_losses(items), squares)
+    )
+    return {
+        **found,
+        "loss": loss,
+        "brier": brier and [min(end, 1.0) for end in brier],
     }
-    for name, values in losses.items():
-        found[name] = mean_interval(values[scored], cluster_of[scored])
-    if found["brier"]:
-        found["brier"] = [min(end, 1.0) for end in found["brier"]]
-    return found
 
 
 # Two runs on the same videos.
@@ -368,13 +372,21 @@ def _components(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return components
 
 
+class AucDifference(NamedTuple):
+    """A difference of two AUCs, its standard error and two-sided p."""
+
+    difference: float
+    standard_error: float
+    p: float
+
+
 def auc_difference(
     labels: np.ndarray,
     first: np.ndarray,
     second: np.ndarray,
     *,
     cluster_of: np.ndarray | None = None,
-) -> dict[str, float]:
+) -> AucDifference:
     """AUC(first) - AUC(second), its standard error and two-sided p.
 
     Without clusters: DeLong, DeLong & Clarke-Pearson, Biometrics 44, 1988. With them:
@@ -405,7 +417,7 @@ def auc_difference(
         p = 1.0 if difference == 0 else 0.0
     else:
         p = float(2 * stats.norm.sf(abs(difference) / error))
-    return {"difference": difference, "standard_error": error, "p": p}
+    return AucDifference(difference, error, p)
 
 
 def pair(first: Items, second: Items) -> tuple[Items, Items]:
@@ -427,26 +439,56 @@ def pair(first: Items, second: Items) -> tuple[Items, Items]:
     return one, two
 
 
-def compare(
-    first: Items, second: Items, *, replicates: int = REPLICATES, seed: int = 0
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Change:
+    """A metric of two runs, and first - second with its interval."""
+
+    first: float
+    second: float
+    difference: float
+    interval: Span | None
+
+
+@dataclass(frozen=True)
+class AucChange(Change):
+    """An AUC of two runs; p: see auc_difference, without clusters and with them."""
+
+    delong_p: float
+    clustered_p: float
+
+
+@dataclass(frozen=True)
+class Compared:
     """first - second on the videos that both have, drawn together.
 
-    {"num_videos", "num_identities", "num_clusters", "over": what the clusters are,
-    "left_out": [only in first, only in second], and for auc, accuracy and
-    balanced_accuracy {"first", "second", "difference", "interval"}, for auc also
-    "delong_p" and "clustered_p"}; a metric without a value is left out.
+    left_out: videos that only the first has, and only the second. over: what the
+    clusters are. None, and not in the file: what has no value on these videos.
     """
+
+    num_videos: int
+    left_out: list[int]
+    num_identities: int | None = None
+    num_clusters: int | None = None
+    over: str | None = None
+    auc: AucChange | None = None
+    accuracy: Change | None = None
+    balanced_accuracy: Change | None = None
+
+    def to_json(self) -> Json:
+        """As comparison.json has it."""
+        return {k: v for k, v in records.by_field(self).items() if v is not None}
+
+
+def compare(
+    first: Items, second: Items, *, replicates: int = REPLICATES, seed: int = 0
+) -> Compared:
+    """first - second on the videos that both have, drawn together."""
     one, two = pair(first, second)
     shared = len(one.label)
     left_out = [len(first.label) - shared, len(second.label) - shared]
-    result: dict[str, Any] = {"num_videos": shared, "left_out": left_out}
     if not shared:
-        return result
+        return Compared(shared, left_out)
     cluster_of = clusters(one)
-    result["num_identities"] = num_identities(one)
-    result["num_clusters"] = int(cluster_of.max()) + 1
-    result["over"] = described(one)
     drawn = [
         bootstrap(items, cluster_of, replicates=replicates, seed=seed)
         for items in (one, two)
@@ -456,24 +498,33 @@ def compare(
         _spans(estimate, draws, cluster_of, one.label)
         for estimate, draws in zip(estimates, drawn, strict=True)
     ]
-    for name in ("auc", "accuracy", "balanced_accuracy"):
+
+    def change(name: str) -> Change | None:
         values = estimates[0][name], estimates[1][name]
-        if np.isfinite(values).all():
-            result[name] = {
-                "first": values[0],
-                "second": values[1],
-                "difference": values[0] - values[1],
-                "interval": combined_interval(
-                    values,
-                    (spans[0][name], spans[1][name]),
-                    (drawn[0][name], drawn[1][name]),
-                    sign=-1,
-                    num_clusters=_identities(name, cluster_of, one.label),
-                ),
-            }
-    if "auc" in result:
-        scores = (one.label, one.score, two.score)
-        plain = auc_difference(*scores)
-        clustered = auc_difference(*scores, cluster_of=cluster_of)
-        result["auc"] |= {"delong_p": plain["p"], "clustered_p": clustered["p"]}
-    return result
+        if not np.isfinite(values).all():
+            return None
+        span = combined_interval(
+            values,
+            (spans[0][name], spans[1][name]),
+            (drawn[0][name], drawn[1][name]),
+            sign=-1,
+            num_clusters=_identities(name, cluster_of, one.label),
+        )
+        return Change(*values, difference=values[0] - values[1], interval=span)
+
+    area, scores = change("auc"), (one.label, one.score, two.score)
+    return Compared(
+        shared,
+        left_out,
+        num_identities=num_identities(one),
+        num_clusters=int(cluster_of.max()) + 1,
+        over=described(one),
+        auc=area
+        and AucChange(
+            **vars(area),
+            delong_p=auc_difference(*scores).p,
+            clustered_p=auc_difference(*scores, cluster_of=cluster_of).p,
+        ),
+        accuracy=change("accuracy"),
+        balanced_accuracy=change("balanced_accuracy"),
+    )

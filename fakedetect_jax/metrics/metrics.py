@@ -4,16 +4,16 @@ Fake is 1, real is 0; a score is the probability of fake. A number that the data
 give (an AUC without a real video) is None, never an exception.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
 from fakedetect_jax.metrics import ranking
+from fakedetect_jax.metrics.records import ClipScore, Unscored, Video
 from tfds_ffpp.errors import DataError
-
-Row = Mapping[str, Any]
 
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al., ICML 2017
 POLICIES = ("exclude", "as_real", "as_fake")
@@ -25,8 +25,8 @@ class Items(NamedTuple):
     dataset: np.ndarray
     method: np.ndarray
     video: np.ndarray
-    target: np.ndarray  # the identity whose video it is; "" when unknown
-    source: np.ndarray  # the identity whose face was put there; "" when unknown
+    target: np.ndarray  # see records.Video
+    source: np.ndarray
     compression: np.ndarray
     label: np.ndarray  # int, 1 = fake
     score: np.ndarray  # float64, probability of fake
@@ -56,58 +56,66 @@ def logit(scores: np.ndarray | float) -> np.ndarray:
 # Grouping.
 
 
-def video_key(row: Row) -> tuple[str, str, str, str]:
-    """What makes a row's video one video.
-
-    `033_097` is four videos in FF++, one of each method, so the name alone is no key;
-    nor is it across compression levels.
-    """
-    return (
-        str(row["dataset"]),
-        str(row["method"]),
-        str(row.get("compression") or ""),
-        str(row["video"]),
-    )
-
-
-def clips(rows: Sequence[Row]) -> Items:
+def clips(rows: Sequence[ClipScore]) -> Items:
     """The rows of scores.jsonl as columns.
 
     Raises DataError for a clip that occurs twice, a score that is no probability and a
     label other than 0 or 1, naming the clip.
     """
-    seen = set()
+    logits = np.array([row.logit for row in rows], dtype=np.float64)
+    scores = np.array([row.score for row in rows], dtype=np.float64)
+    fit = np.isfinite(logits) & (scores >= 0) & (scores <= 1)
+    for i in np.flatnonzero(~fit)[:1]:
+        raise DataError(
+            f"clip {_name(rows[i])} has score {rows[i].score} and logit "
+            f"{rows[i].logit}; a score lies in [0, 1] and a logit is finite"
+        )
     for row in rows:
-        key = (*video_key(row), row["clip"])
-        name = "/".join(str(part) for part in key)
-        if key in seen:
-            raise DataError(f"clip {name} is scored twice; evaluate the split again")
-        seen.add(key)
-        if row["label"] not in (0, 1):
-            raise DataError(f"clip {name} has label {row['label']}; fake is 1, real 0")
-        if not (np.isfinite(row["logit"]) and 0 <= row["score"] <= 1):
+        if row.video.label not in (0, 1):
             raise DataError(
-                f"clip {name} has score {row['score']} and logit {row['logit']}; "
-                "a score lies in [0, 1] and a logit is finite"
+                f"clip {_name(row)} has label {row.video.label}; fake is 1, real 0"
             )
-    return _items(rows, num_clips=np.ones(len(rows), np.int64))
+    named = {(row.video.key, row.clip): row for row in rows}
+    if len(named) < len(rows):
+        twice = next(r for r in rows if named[r.video.key, r.clip] is not r)
+        raise DataError(
+            f"clip {_name(twice)} is scored twice; evaluate the split again"
+        )
+    ones = np.ones(len(rows), np.int64)
+    return _items([row.video for row in rows], scores, logits, num_clips=ones)
 
 
-def _items(rows: Sequence[Row], *, num_clips: np.ndarray) -> Items:
-    def text(name: str) -> np.ndarray:
-        return np.array([str(row.get(name) or "") for row in rows], dtype=str)
+def _name(row: ClipScore) -> str:
+    return "/".join((*row.video.key, str(row.clip)))
+
+
+def _items(
+    videos: Sequence[Video],
+    scores: np.ndarray,
+    logits: np.ndarray,
+    *,
+    num_clips: np.ndarray,
+) -> Items:
+    # Text is costly to make arrays of, and the clips of a video share theirs.
+    number = {video: i for i, video in enumerate(dict.fromkeys(videos))}
+    of_row = np.array([number[video] for video in videos], dtype=np.int64)
+    columns = zip(*number, strict=True) if number else [()] * len(Video._fields)
+    dataset, method, name, target, source, compression, label = columns
+
+    def text(column: Sequence[str]) -> np.ndarray:
+        return np.array(column, dtype=str)[of_row]
 
     return Items(
-        text("dataset"),
-        text("method"),
-        text("video"),
-        text("target"),
-        text("source"),
-        text("compression"),
-        np.array([row["label"] for row in rows], dtype=np.int64),
-        np.array([row["score"] for row in rows], dtype=np.float64),
-        np.array([row["logit"] for row in rows], dtype=np.float64),
-        num_clips,
+        dataset=text(dataset),
+        method=text(method),
+        video=text(name),
+        target=text(target),
+        source=text(source),
+        compression=text(compression),
+        label=np.array(label, dtype=np.int64)[of_row],
+        score=scores,
+        logit=logits,
+        num_clips=num_clips,
     )
 
 
@@ -135,7 +143,7 @@ def videos(scored: Items) -> Items:
     )
 
 
-def add_unscored(scored: Items, missing: Sequence[Row], *, policy: str) -> Items:
+def add_unscored(scored: Items, missing: Sequence[Unscored], *, policy: str) -> Items:
     """The videos with those that have no clip, where the policy gives them a score.
 
     exclude leaves them out; as_real and as_fake decide 0 or 1 for them.
@@ -146,9 +154,10 @@ def add_unscored(scored: Items, missing: Sequence[Row], *, policy: str) -> Items
         )
     if policy == "exclude" or not missing:
         return scored
-    score = float(policy == "as_fake")
-    rows = [{**row, "score": score, "logit": float(logit(score))} for row in missing]
-    added = _items(rows, num_clips=np.zeros(len(rows), np.int64))
+    scores = np.full(len(missing), float(policy == "as_fake"))
+    none = np.zeros(len(missing), np.int64)
+    videos = [row.video for row in missing]
+    added = _items(videos, scores, logit(scores), num_clips=none)
     return Items(*(np.concatenate(pair) for pair in zip(scored, added, strict=True)))
 
 
@@ -253,31 +262,75 @@ def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """What is right when above the threshold is called fake; shares, and counts.
+
+    confusion: [[tn, fp], [fn, tp]].
+    """
+
+    threshold: float
+    accuracy: float | None
+    balanced_accuracy: float | None
+    sensitivity: float | None
+    specificity: float | None
+    confusion: list[list[int]]
+
+
 def decisions(
     labels: np.ndarray, scores: np.ndarray, threshold: float = 0.5
-) -> dict[str, Any]:
+) -> Decisions:
     """Accuracy, balanced accuracy, both recalls and the confusion matrix."""
     (tn, fp), (fn, tp) = matrix = confusion(labels, scores, threshold)
     sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     balanced = None
     if sensitivity is not None and specificity is not None:
         balanced = (sensitivity + specificity) / 2
-    return {
-        "threshold": threshold,
-        "accuracy": _ratio(tn + tp, len(labels)),
-        "balanced_accuracy": balanced,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "confusion": matrix,
-    }
+    return Decisions(
+        threshold=threshold,
+        accuracy=_ratio(tn + tp, len(labels)),
+        balanced_accuracy=balanced,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        confusion=matrix,
+    )
 
 
-def summary(items: Items, *, threshold: float | None = None) -> dict[str, Any]:
+Span = list[float]  # the two ends of an interval
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The metrics of clips or videos; None where one has no value.
+
+    The decisions are at a threshold of 0.5, and at val's, if there is one. undefined:
+    why a metric is None. intervals: name of a metric -> its interval.
+    """
+
+    num_real: int
+    num_fake: int
+    loss: float | None
+    auc: float | None
+    eer: float | None
+    ap: float | None
+    brier: float | None
+    ece: float | None
+    threshold: float
+    accuracy: float | None
+    balanced_accuracy: float | None
+    sensitivity: float | None
+    specificity: float | None
+    confusion: list[list[int]]
+    at_threshold: Decisions | None
+    undefined: str | None
+    intervals: dict[str, Span | None] = field(default_factory=dict)
+
+
+def summary(items: Items, *, threshold: float | None = None) -> Summary:
     """All metrics of clips or videos; decisions at 0.5 and at the given threshold.
 
     Loss, Brier score and calibration error are over the items that have a clip: a
-    policy gives the others a decision, not a probability. `undefined` says why a
-    metric is None.
+    policy gives the others a decision, not a probability.
     """
     labels, scores = items.label, items.score
     scored = items.num_clips > 0
@@ -285,24 +338,24 @@ def summary(items: Items, *, threshold: float | None = None) -> dict[str, Any]:
     missing = [
         name for name, value in (("real", 0), ("fake", 1)) if value not in labels
     ]
-    return {
-        "num_real": int(np.sum(labels == 0)),
-        "num_fake": int(np.sum(labels == 1)),
-        "loss": log_loss(scored_labels, scored_scores),
-        "auc": auc(labels, scores),
-        "eer": eer(labels, scores),
-        "ap": average_precision(labels, scores),
-        "brier": brier(scored_labels, scored_scores),
-        "ece": ece(scored_labels, scored_scores),
-        **decisions(labels, scores),
-        "at_threshold": None
+    return Summary(
+        num_real=int(np.sum(labels == 0)),
+        num_fake=int(np.sum(labels == 1)),
+        loss=log_loss(scored_labels, scored_scores),
+        auc=auc(labels, scores),
+        eer=eer(labels, scores),
+        ap=average_precision(labels, scores),
+        brier=brier(scored_labels, scored_scores),
+        ece=ece(scored_labels, scored_scores),
+        **vars(decisions(labels, scores)),
+        at_threshold=None
         if threshold is None
         else decisions(labels, scores, threshold),
-        "undefined": f"no {' and no '.join(missing)} item: AUC, EER, AP and balanced "
+        undefined=f"no {' and no '.join(missing)} item: AUC, EER, AP and balanced "
         "accuracy have no value"
         if missing
         else None,
-    }
+    )
 
 
 def log_losses(items: Items) -> np.ndarray:
@@ -310,11 +363,11 @@ def log_losses(items: Items) -> np.ndarray:
     return np.logaddexp(0, items.logit) - items.label * items.logit
 
 
-def clip_summary(scored: Items, *, threshold: float | None = None) -> dict[str, Any]:
+def clip_summary(scored: Items, *, threshold: float | None = None) -> Summary:
     """The summary of clips, whose loss is the exact one of their logits."""
     loss = log_losses(scored)
     exact = float(np.mean(loss)) if len(loss) else None
-    return {**summary(scored, threshold=threshold), "loss": exact}
+    return replace(summary(scored, threshold=threshold), loss=exact)
 
 
 def groups(items: Items) -> dict[str, np.ndarray]:
@@ -346,33 +399,40 @@ def _distinct(columns: Iterable[np.ndarray], chosen: np.ndarray) -> list[tuple]:
     return list(dict.fromkeys(rows))
 
 
-def coverage(scored: Items, missing: Sequence[Row]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Share:
+    """How many of how many videos have a score, as a share too; None of none."""
+
+    scored: int
+    of: int
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Coverage(Share):
+    """Of all videos, then of each class ("real", "fake") and each method."""
+
+    by_class: dict[str, Share]
+    by_method: dict[str, Share]
+
+
+def coverage(scored: Items, missing: Sequence[Unscored]) -> Coverage:
     """Scored videos of all videos, for each class and each method."""
+    labels = np.array([row.video.label for row in missing])
+    methods = np.array([row.video.method for row in missing], dtype=str)
 
-    def share(scored_count: int, missing_count: int) -> dict[str, Any]:
-        total = scored_count + missing_count
-        return {
-            "scored": scored_count,
-            "of": total,
-            "share": _ratio(scored_count, total),
-        }
+    def share(those: np.ndarray, others: np.ndarray) -> Share:
+        count, total = int(those.sum()), int(those.sum() + others.sum())
+        return Share(count, total, _ratio(count, total))
 
-    by_class = {
-        name: share(
-            int(np.sum(scored.label == value)),
-            sum(row["label"] == value for row in missing),
-        )
-        for name, value in (("real", 0), ("fake", 1))
-    }
-    methods = sorted({*scored.method.tolist(), *(r["method"] for r in missing)})
-    return {
-        **share(len(scored.label), len(missing)),
-        "by_class": by_class,
-        "by_method": {
-            method: share(
-                int(np.sum(scored.method == method)),
-                sum(row["method"] == method for row in missing),
-            )
-            for method in methods
+    return Coverage(
+        **vars(share(np.ones_like(scored.label), np.ones_like(labels))),
+        by_class={
+            name: share(scored.label == value, labels == value)
+            for name, value in (("real", 0), ("fake", 1))
         },
-    }
+        by_method={
+            name: share(scored.method == name, methods == name)
+            for name in sorted({*scored.method.tolist(), *methods.tolist()})
+        },
+    )

@@ -6,12 +6,12 @@ of frames, says how much of a detector's number needs no more than that.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from fakedetect_jax.data import order
 from fakedetect_jax.data.reader import FrameReader
+from fakedetect_jax.metrics.records import TrivialScore, Video
 from tfds_ffpp.frames.stored import StoredVideo
 
 BLOCKS = 8  # per side of a frame
@@ -78,8 +78,8 @@ def forest_scores(
 Stored = Iterable[tuple[StoredVideo, np.ndarray]]  # see stored_frames
 
 
-def score_videos(train: Stored, evaluated: Stored) -> list[dict[str, Any]]:
-    """A row per evaluated video with its `scores`, by the name of the statistics.
+def score_videos(train: Stored, evaluated: Stored) -> list[TrivialScore]:
+    """A row per evaluated video, with a score by each of the statistics.
 
     None where the training videos are not of both classes.
     """
@@ -96,16 +96,10 @@ def score_videos(train: Stored, evaluated: Stored) -> list[dict[str, Any]]:
         for name in (MEANS, SPREAD)
     }
     return [
-        {
-            "dataset": video.dataset,
-            "method": video.method,
-            "video": video.video_id,
-            "target": video.target,
-            "compression": video.compression,
-            "label": video.label,
-            "scores": {name: float(column[row]) for name, column in scores.items()},
-        }
-        for row, (video, _) in enumerate(asked)
+        TrivialScore(
+            Video.of(video), {name: float(column[i]) for name, column in scores.items()}
+        )
+        for i, (video, _) in enumerate(asked)
     ]
 
 

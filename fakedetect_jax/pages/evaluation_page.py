@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,10 @@ from matplotlib.figure import Figure
 
 from fakedetect_jax.files import read_lines, write_whole
 from fakedetect_jax.metrics import calibration, intervals, metrics, results
+from fakedetect_jax.metrics.records import Strip
+from fakedetect_jax.metrics.report import Report, to_text
 from fakedetect_jax.pages import figures, render
 from tfds_ffpp.text import cell
-
-Report = dict[str, Any]
 
 STRIP_HEIGHT = 96  # pixels; a page of strips at full size would weigh 5 MB
 STRIP_FRAMES = 10
@@ -35,7 +34,7 @@ def write_report(
       metrics_file: the run's metrics.jsonl, for the training curves.
 
     Returns:
-      The content of report.json.
+      What report.json says.
 
     Raises:
       DataError: when a file is missing or damaged.
@@ -49,7 +48,11 @@ def write_report(
         f"{name}.png": figures.to_png(figure) for name, (_, figure) in drawn.items()
     }
     svgs = {n: (title, figures.to_svg(f)) for n, (title, f) in drawn.items()}
-    files["videos.csv"] = videos_csv(results.videos_of(evaluation), report)
+    files["videos.csv"] = videos_csv(
+        results.videos_of(evaluation),
+        temperature=report.temperature,
+        threshold=report.threshold,
+    )
     files["MODEL_CARD.md"] = render.render("model_card.md", report=report)
     files["report.html"] = render.render(
         "report.html",
@@ -57,7 +60,7 @@ def write_report(
         figures=svgs,
         strips=strips(evaluation.strips),
     )
-    files["report.json"] = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    files["report.json"] = to_text(report)
     write_whole(folder, files)
     return report
 
@@ -78,11 +81,12 @@ def draw(
     training_rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, tuple[str, Figure]]:
     """Name -> (title, figure), in the page's order."""
-    videos, video = results.videos_of(evaluation), report["video"]
+    videos, video = results.videos_of(evaluation), report.video
     scored = videos.take(videos.num_clips > 0)
-    temperature = report["temperature"]
+    temperature = report.temperature
     calibrated = None
-    if video["calibrated"] is not None:
+    if video.calibrated is not None:
+        temperature = video.calibrated.temperature
         calibrated = calibration.apply_temperature(scored.score, temperature)
     loss = [("train", "loss", "train loss", "-"), ("val", "loss", "val loss", "--")]
     quality = [
@@ -92,9 +96,9 @@ def draw(
     ]
     drawn = {
         "roc": ("ROC", figures.roc(videos, evaluation.clips)),
-        "methods": ("AUC by method", figures.methods(video["by_method"])),
-        "confusion": ("Confusion matrix", figures.confusion(video["confusion"], 0.5)),
-        "scores": ("Video scores", figures.histogram(videos, report["threshold"])),
+        "methods": ("AUC by method", figures.methods(video.by_method)),
+        "confusion": ("Confusion matrix", figures.confusion(video.confusion, 0.5)),
+        "scores": ("Video scores", figures.histogram(videos, report.threshold)),
         "precision_recall": ("Precision and recall", figures.precision_recall(videos)),
         "det": ("Detection error trade-off", figures.detection_error(videos)),
         "reliability": (
@@ -110,9 +114,10 @@ def draw(
     return {n: (title, f) for n, (title, f) in drawn.items() if f is not None}
 
 
-def videos_csv(videos: metrics.Items, report: Report) -> str:
+def videos_csv(
+    videos: metrics.Items, *, temperature: float | None, threshold: float | None
+) -> str:
     """One line per video with its score and decisions, worst errors first."""
-    temperature, threshold = report["temperature"], report["threshold"]
     calibrated = [""] * len(videos.score)
     if temperature is not None:
         values = calibration.apply_temperature(videos.score, temperature)
@@ -139,33 +144,33 @@ def videos_csv(videos: metrics.Items, report: Report) -> str:
     return out.getvalue()
 
 
-def strips(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def strips(rows: Sequence[Strip]) -> dict[str, list[Strip]]:
     """Kind -> clips to show with their frames, small, as data URIs."""
 
-    def wrong(row: Mapping[str, Any]) -> float:
-        return abs(row["label"] - row["score"])
+    def wrong(row: Strip) -> float:
+        return abs(row.video.label - row.score)
 
     errors = [r for r in sorted(rows, key=wrong, reverse=True) if wrong(r) > 0.5]
     right = [r for r in sorted(rows, key=wrong) if wrong(r) <= 0.5]
-    unsure = sorted(rows, key=lambda r: abs(r["score"] - 0.5))
+    unsure = sorted(rows, key=lambda r: abs(r.score - 0.5))
     kinds = {
         "Worst errors": errors,
-        "Surest fakes": [r for r in right if r["label"] == 1],
-        "Surest reals": [r for r in right if r["label"] == 0],
+        "Surest fakes": [r for r in right if r.video.label == 1],
+        "Surest reals": [r for r in right if r.video.label == 0],
         "Least certain": unsure,
     }
     return {
-        kind: [_strip(row) for row in chosen[:STRIPS_PER_KIND]]
+        kind: [_small(row) for row in chosen[:STRIPS_PER_KIND]]
         for kind, chosen in kinds.items()
     }
 
 
-def _strip(row: Mapping[str, Any]) -> dict[str, Any]:
-    images = row.get("frames") or []
+def _small(row: Strip) -> Strip:
+    images = row.frames
     if len(images) > STRIP_FRAMES:
-        chosen = np.linspace(0, len(images) - 1, STRIP_FRAMES).round().astype(int)
-        images = [images[i] for i in chosen]
-    return {**row, "frames": [shrink(image) for image in images]}
+        chosen = np.linspace(0, len(images) - 1, STRIP_FRAMES).round()
+        images = [images[int(i)] for i in chosen]
+    return row._replace(frames=[shrink(image) for image in images])
 
 
 def shrink(image: str) -> str:

@@ -136,19 +136,19 @@ def several_rocs(named: Mapping[str, metrics.Items]) -> Figure:
     return figure
 
 
-def several_areas(named: Mapping[str, Mapping[str, Any]]) -> Figure:
+def several_areas(named: Mapping[str, metrics.Summary]) -> Figure:
     """Video AUC of each run with its interval."""
     figure, axes = _plot((SIZE[0], max(1.2 + 0.5 * len(named), 2.2)))
     for row, (name, video) in enumerate(named.items()):
-        if video["auc"] is None:
+        if video.auc is None:
             continue
-        reach = video["intervals"].get("auc")
+        reach = video.intervals.get("auc")
         if reach:
             axes.plot(reach, [row, row], "|-", color=INK, lw=1.4, ms=8)
-        axes.plot(video["auc"], row, "o", color=FAKE, ms=7)
-        label = f"{name}  {video['auc']:.3f}"
+        axes.plot(video.auc, row, "o", color=FAKE, ms=7)
+        label = f"{name}  {video.auc:.3f}"
         axes.annotate(
-            label, (video["auc"], row), (0, 7), textcoords="offset points", ha="right"
+            label, (video.auc, row), (0, 7), textcoords="offset points", ha="right"
         )
     axes.set(ylim=(len(named) - 0.5, -0.8), xlabel="video AUC, 95 % interval")
     left, _ = axes.get_xlim()
@@ -227,13 +227,16 @@ def confusion(matrix: Sequence[Sequence[int]], threshold: float) -> Figure:
     return figure
 
 
-def methods(by_method: Mapping[str, Mapping[str, Any]]) -> Figure:
+def methods(by_method: Mapping[str, metrics.Summary]) -> Figure:
     """AUC of each method against the reals, from chance, with its interval."""
-    named = {name: m for name, m in by_method.items() if m["auc"] is not None}
+    named = {
+        name: (m.auc, m.intervals.get("auc"))
+        for name, m in by_method.items()
+        if m.auc is not None
+    }
     figure, axes = _plot((SIZE[0], max(1.3 + 0.36 * len(named), 2.2)))
     hatches = ("", "///", "\\\\\\", "xxx", "...", "---")
-    for row, (name, values) in enumerate(named.items()):
-        area, span = values["auc"], values["intervals"].get("auc")
+    for row, (name, (area, span)) in enumerate(named.items()):
         bar = {"y": row, "width": area - 0.5, "left": 0.5, "height": 0.6}
         axes.barh(**bar, color=FAKE, alpha=0.45)
         hatch = hatches[row % len(hatches)]
@@ -243,8 +246,8 @@ def methods(by_method: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.text(0.515, row, f"{name}  {area:.3f}", va="center", size=9).set_bbox(
             {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
         )
-    lowest = [v["intervals"].get("auc") or [v["auc"]] for v in named.values()]
-    left = min([0.5, *(float(span[0]) for span in lowest)])
+    lowest = [float(span[0] if span else area) for area, span in named.values()]
+    left = min([0.5, *lowest])
     axes.set(xlim=(left - 0.01, 1.005), ylim=(len(named) - 0.4, -0.6))
     axes.set_yticks([])
     axes.grid(False, axis="y")

@@ -5,6 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fakedetect_jax.metrics.comparison import Touches, Unpaired
+from fakedetect_jax.metrics.intervals import AucChange, Compared
+from fakedetect_jax.metrics.report import Area, Report
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """0.9871 -> "0.987"; None -> an em dash."""
@@ -55,15 +59,15 @@ def epoch_lines(
     num_epochs: int,
     loss: float,
     accuracy: float,
-    validation_loss: float,
-    validation_accuracy: float,
+    validation_loss: float | None,
+    validation_accuracy: float | None,
 ) -> str:
     """The two lines of an epoch; losses and accuracies are of clips."""
     return (
         f"Epoch {epoch}/{num_epochs}\n"
         f"Loss: {loss:.4f} - Accuracy: {accuracy:.4f} - "
-        f"Validation Loss: {validation_loss:.4f} - "
-        f"Validation Accuracy: {validation_accuracy:.4f}"
+        f"Validation Loss: {number(validation_loss, 4)} - "
+        f"Validation Accuracy: {number(validation_accuracy, 4)}"
     )
 
 
@@ -80,14 +84,14 @@ def validation_line(video_auc: float | None, labels: Sequence[int]) -> str:
     return f"validation video AUC {number(video_auc, 4)}, {constant_line(labels)}"
 
 
-def result_lines(report: Mapping[str, Any]) -> str:
+def result_lines(report: Report) -> str:
     """Loss, accuracy and confusion matrix of a report's clips, then the video AUC.
 
     The last line, which the original recipe did not print, is a constant answer's.
     """
-    clip, video = report["clip"], report["video"]
-    (tn, fp), (fn, tp) = clip["confusion"]
-    name = str(report["split"]).capitalize()
+    clip, video = report.clip, report.video
+    (tn, fp), (fn, tp) = clip.confusion
+    name = str(report.split).capitalize()
     width = max(len(str(n)) for n in (tn, fp, fn, tp, "Predicted Negative"))
     rows = [
         ("", "Predicted Negative", "Predicted Positive"),
@@ -95,31 +99,31 @@ def result_lines(report: Mapping[str, Any]) -> str:
         ("Actual Positive", fn, tp),
     ]
     table = "\n".join(f"{a:<15}  {b!s:>{width}}  {c!s:>{width}}" for a, b, c in rows)
-    interval = span(video["intervals"].get("auc"))
+    interval = span(video.intervals.get("auc"))
     between = f" (95 % interval {interval})" if interval else ""
     return (
-        f"{name} Loss: {number(clip['loss'], 4)}, "
-        f"{name} Accuracy: {100 * clip['accuracy']:.2f}%\n"
+        f"{name} Loss: {number(clip.loss, 4)}, "
+        f"{name} Accuracy: {100 * (clip.accuracy or 0.0):.2f}%\n"
         f"Confusion Matrix:\n{table}\n"
-        f"{name} Video AUC: {number(video['auc'], 4)}{between}\n"
+        f"{name} Video AUC: {number(video.auc, 4)}{between}\n"
         f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
-        f"{_trivial_lines(report.get('trivial') or {})}"
+        f"{_trivial_lines(report.trivial)}"
     )
 
 
-def _trivial_lines(reached: Mapping[str, Any]) -> str:
+def _trivial_lines(reached: Mapping[str, Area]) -> str:
     """What trivial statistics reach on made videos, a line each."""
     return "".join(
-        f"\n  a forest on {name} reaches {number(area['auc'], 4)} "
-        f"({span(area['intervals']['auc'])})"
+        f"\n  a forest on {name} reaches {number(area.auc, 4)} "
+        f"({span(area.intervals.get('auc'))})"
         for name, area in reached.items()
     )
 
 
-def touch_line(touched: Mapping[str, Any]) -> str:
+def touch_line(touched: Touches) -> str:
     """One sentence about how often a test was looked at."""
-    times, runs = touched["evaluations"], touched["runs"]
-    name = f"test of {touched['dataset']}" if touched["dataset"] else "test"
+    times, runs = touched.evaluations, touched.runs
+    name = f"test of {touched.dataset}" if touched.dataset else "test"
     if times == 1:
         return f"{name}: evaluated once"
     return (
@@ -128,24 +132,23 @@ def touch_line(touched: Mapping[str, Any]) -> str:
     )
 
 
-def difference_line(difference: Mapping[str, Any]) -> str:
-    """One sentence about the AUCs of two runs."""
-    area = difference["auc"]
-    reach = area["interval"]
+def difference_line(run: str, reference: str, videos: Compared, area: AucChange) -> str:
+    """One sentence about the AUCs of two runs on the videos that both have."""
+    reach = area.interval
     between = f" [{reach[0]:+.3f}, {reach[1]:+.3f}]" if reach else ""
     return (
-        f"{difference['run']} against {difference['reference']}: "
-        f"video AUC {area['difference']:+.3f}{between}, "
-        f"p = {area['clustered_p']:.2g} over {difference['over']} "
-        f"(DeLong {area['delong_p']:.2g}), {difference['num_videos']} videos"
+        f"{run} against {reference}: "
+        f"video AUC {area.difference:+.3f}{between}, "
+        f"p = {area.clustered_p:.2g} over {videos.over} "
+        f"(DeLong {area.delong_p:.2g}), {videos.num_videos} videos"
     )
 
 
-def unpaired_line(alone: Mapping[str, Any]) -> str:
+def unpaired_line(alone: Unpaired) -> str:
     """Why an evaluation has no difference to another."""
     return (
-        f"{alone['run']} is paired with none: {alone['shared']} of its "
-        f"{alone['videos']} videos are in {alone['nearest']}"
+        f"{alone.run} is paired with none: {alone.shared} of its "
+        f"{alone.videos} videos are in {alone.nearest}"
     )
 
 

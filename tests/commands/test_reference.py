@@ -10,7 +10,7 @@ import pytest
 
 from fakedetect_jax.pages import evaluation_page
 from tests.conftest import ROOT
-from tests.made_scores import made_rows, write_run
+from tests.made_scores import changed, made_rows, write_run
 
 DOCS = (ROOT / "docs" / "evaluation.md").read_text()
 
@@ -88,7 +88,7 @@ def test_every_field_of_the_metrics_file_is_documented_and_there(undisturbed):
 )
 def test_the_documented_snippet_gives_the_interval_of_the_report(rows, tmp_path):
     folder = write_run(tmp_path / "w", rows, strips=False)
-    wanted = evaluation_page.write_report(folder)["video"]
+    wanted = evaluation_page.write_report(folder).video
     code = section("An interval by hand").split("```python\n")[1].split("```")[0]
     assert "fakedetect" not in code
     done = subprocess.run(
@@ -97,14 +97,14 @@ def test_the_documented_snippet_gives_the_interval_of_the_report(rows, tmp_path)
     found = [float(x) for x in re.findall(r"0\.\d+(?:e-\d+)?", done.stdout)]
     assert len(found) == 3, done.stderr
     np.testing.assert_allclose(
-        found, [wanted["auc"], *wanted["intervals"]["auc"]], rtol=0, atol=1e-9
+        found, [wanted.auc, *wanted.intervals["auc"]], rtol=0, atol=1e-9
     )
 
 
 def test_no_draw_changes_the_accuracy_of_one_answer_for_all(tmp_path):
-    rows = [{**r, "score": 0.9, "logit": 2.2} for r in made_rows(num_identities=8)]
+    rows = [changed(r, score=0.9, logit=2.2) for r in made_rows(num_identities=8)]
     folder = write_run(tmp_path / "w", rows, strips=False)
-    video = evaluation_page.write_report(folder)["video"]
-    assert video["accuracy"] == 0.8 and video["intervals"]["accuracy"] is None
+    video = evaluation_page.write_report(folder).video
+    assert video.accuracy == 0.8 and video.intervals["accuracy"] is None
     page = (folder / "report.html").read_text()
     assert "no interval: every draw gives the same" in page

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakedetect_jax.metrics import calibration, intervals, metrics
-from tests.made_scores import made_rows
+from tests.made_scores import changed, made_rows
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
@@ -42,7 +42,7 @@ def test_one_class_leaves_the_scores_as_they_are():
 
 
 def balanced(labels, scores, threshold):
-    return metrics.decisions(labels, scores, threshold)["balanced_accuracy"]
+    return metrics.decisions(labels, scores, threshold).balanced_accuracy
 
 
 @given(
@@ -74,9 +74,9 @@ def test_val_rows_give_what_the_checkpoint_keeps():
     videos = metrics.videos(metrics.clips(rows))
     found = calibration.calibrate(rows)
     fitted = calibration.fit_temperature(videos.logit, videos.label)
-    assert found["calibration"].pop("fitted") == fitted == found["temperature"]
-    assert found["threshold"] == calibration.pick_threshold(videos.label, videos.score)
-    at_val = balanced(videos.label, videos.score, found["threshold"])
+    assert found.calibration.fitted == fitted == found.temperature
+    assert found.threshold == calibration.pick_threshold(videos.label, videos.score)
+    at_val = balanced(videos.label, videos.score, found.threshold)
     assert at_val > balanced(videos.label, videos.score, 0.5)
 
 
@@ -84,21 +84,22 @@ def overconfident(*, people: int, wrong: float, sharpness: float, seed: int):
     """Videos of people who are each right or wrong, all equally sure."""
     rng = np.random.default_rng(seed)
     rows = made_rows(num_identities=people, methods={"Deepfakes": 0.0})
-    for target in {row["target"] for row in rows}:
+    for target in {row.video.target for row in rows}:
         sign = -1 if rng.random() < wrong else 1
-        for row in rows:
-            if row["target"] == target:
-                row["logit"] = sign * sharpness * (1 if row["label"] else -1)
-                row["score"] = float(metrics.sigmoid(np.array(row["logit"])))
+        for i, row in enumerate(rows):
+            if row.video.target == target:
+                logit = sign * sharpness * (1 if row.video.label else -1)
+                score = float(metrics.sigmoid(np.array(logit)))
+                rows[i] = changed(row, logit=logit, score=score)
     return rows
 
 
 def test_a_temperature_that_helps_on_people_left_out_is_used():
     rows = overconfident(people=40, wrong=0.2, sharpness=6.0, seed=0)
     found = calibration.calibrate(rows)
-    told = found["calibration"]
-    assert found["temperature"] == told["fitted"] > 2
-    assert told["used"] and told["cross_fitted_loss"] < told["loss"]
+    told = found.calibration
+    assert found.temperature == told.fitted > 2
+    assert told.used and told.cross_fitted_loss < told.loss
     assert "is used" in calibration.describe(told)
 
 
@@ -106,19 +107,18 @@ def test_a_temperature_that_harms_people_left_out_is_not_used():
     """An errorless val: the fit makes the scores less sure, and each person worse."""
     rows = overconfident(people=12, wrong=0.0, sharpness=6.0, seed=0)
     found = calibration.calibrate(rows)
-    told = found["calibration"]
-    assert told["fitted"] > 1.2 and found["temperature"] == 1.0
-    assert not told["used"] and told["cross_fitted_loss"] > told["loss"]
+    told = found.calibration
+    assert told.fitted > 1.2 and found.temperature == 1.0
+    assert not told.used and told.cross_fitted_loss > told.loss
     assert "is not used" in calibration.describe(told)
 
 
 def test_nobody_is_scored_by_a_temperature_that_saw_them():
     """A person who alone is wrong is scored as sure as the others make it."""
     rows = overconfident(people=6, wrong=0.0, sharpness=6.0, seed=0)
-    for row in rows:
-        if row["target"] == "003":
-            row["logit"] = -row["logit"]
-            row["score"] = 1 - row["score"]
+    for i, row in enumerate(rows):
+        if row.video.target == "003":
+            rows[i] = changed(row, logit=-row.logit, score=1 - row.score)
     videos = metrics.videos(metrics.clips(rows))
     tried = calibration.cross_fit(videos)
     cluster_of = intervals.clusters(videos)  # with the one swapped with them
@@ -131,10 +131,10 @@ def test_nobody_is_scored_by_a_temperature_that_saw_them():
 
 
 def test_one_person_or_class_cannot_be_tried():
-    one = [r for r in made_rows(num_identities=4) if r["target"] == "000"]
-    reals = [r for r in made_rows(num_identities=4) if not r["label"]]
+    one = [r for r in made_rows(num_identities=4) if r.video.target == "000"]
+    reals = [r for r in made_rows(num_identities=4) if not r.video.label]
     for rows in (one, reals):
         found = calibration.calibrate(rows)
-        assert found["temperature"] == 1.0 and not found["calibration"]["used"]
-        assert "could not be tried" in calibration.describe(found["calibration"])
+        assert found.temperature == 1.0 and not found.calibration.used
+        assert "could not be tried" in calibration.describe(found.calibration)
     assert calibration.describe(None) == ""

@@ -6,18 +6,17 @@ import pytest
 
 from fakedetect_jax import report
 from fakedetect_jax.metrics import comparison
-from tests.made_scores import made_rows, write_run
+from tests.made_scores import changed, made_rows, write_run
 from tfds_ffpp.errors import DataError
 
 
 def noisier(rows, seed=1):
     rng = np.random.default_rng(seed)
-    changed = []
+    noisy = []
     for row in rows:
-        logit = row["logit"] + float(rng.normal(0, 6))
-        score = 1 / (1 + math.exp(-logit))
-        changed.append({**row, "logit": logit, "score": score})
-    return changed
+        logit = row.logit + float(rng.normal(0, 6))
+        noisy.append(changed(row, logit=logit, score=1 / (1 + math.exp(-logit))))
+    return noisy
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +144,7 @@ def test_a_run_named_twice_stands_once(runs):
 
 
 def test_runs_of_one_class_are_laid_side_by_side_without_a_difference(tmp_path):
-    fakes = [row for row in made_rows(num_identities=4) if row["label"]]
+    fakes = [row for row in made_rows(num_identities=4) if row.video.label]
     for name in ("a", "b"):
         write_run(tmp_path / name, fakes, strips=False)
     page = tmp_path / "page.html"

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fakedetect_jax.metrics import intervals, metrics, ranking
-from tests.made_scores import made_rows
+from fakedetect_jax.metrics.records import ClipScore, Unscored
+from tests.made_scores import changed, made_rows
 from tfds_ffpp.errors import DataError
 
 
@@ -30,7 +31,7 @@ def made_items(labels, scores, targets):
             zip(labels, scores, targets, strict=True)
         )
     ]
-    return videos_of(rows)
+    return videos_of(list(map(ClipScore.from_json, rows)))
 
 
 @given(
@@ -65,7 +66,7 @@ def test_a_weight_is_a_repetition(triples, threshold):
     for prefix, at in (("", 0.5), ("at_threshold.", threshold)):
         decided = metrics.decisions(repeated_labels, repeated, at)
         for name in ("accuracy", "balanced_accuracy", "sensitivity", "specificity"):
-            expected[prefix + name] = decided[name]
+            expected[prefix + name] = getattr(decided, name)
     assert {name: values[0] for name, values in found.items()} == pytest.approx(
         expected
     )
@@ -207,13 +208,16 @@ def test_losses_are_of_what_was_scored():
     """A policy's 0 for a video without a clip is no probability, so has no loss."""
     rows = made_rows(num_identities=8)
     scored = videos_of(rows)
-    missing = [{**row, "video": row["video"] + "x"} for row in rows[:9]]
+    missing = [
+        Unscored(row.video._replace(name=row.video.name + "x"), "no face")
+        for row in rows[:9]
+    ]
     found = intervals.intervals(scored)
     padded = metrics.add_unscored(scored, missing, policy="as_fake")
     filled = intervals.intervals(padded)
     for name in ("loss", "brier"):
         low, high = found[name]
-        assert low < metrics.summary(scored)[name] < high
+        assert low < getattr(metrics.summary(scored), name) < high
         assert filled[name] == pytest.approx(found[name])
     assert filled["accuracy"] != found["accuracy"]
 
@@ -273,9 +277,9 @@ def test_a_comparison_says_both_values_and_what_the_first_has_more():
     worse[1] = 0.0  # a fake below every real
     one = made_items(labels, worse, np.arange(40) // 2)
     two = made_items(labels, labels * 0.8 + 0.1, np.arange(40) // 2)
-    found = intervals.compare(one, two)["auc"]
-    assert (found["first"], found["second"]) == (pytest.approx(0.95), 1.0)
-    assert found["difference"] == pytest.approx(-0.05)
+    found = intervals.compare(one, two).auc
+    assert (found.first, found.second) == (pytest.approx(0.95), 1.0)
+    assert found.difference == pytest.approx(-0.05)
 
 
 def test_few_reals_are_few_whatever_the_number_of_fakes():
@@ -317,7 +321,7 @@ def test_intervals_of_differences_hold_the_truth(separation):
             replicates=150,
             seed=seed,
         )
-        low, high = found["auc"]["interval"]
+        low, high = found.auc.interval
         hits += low <= truth <= high
     assert hits / runs >= 0.93
 
@@ -332,7 +336,7 @@ def test_the_p_of_equal_detectors_is_uniform_over_identities():
         scores = [first + signs * likes for likes in own]
         found = intervals.auc_difference(labels, *scores, cluster_of=targets)
         plain = intervals.auc_difference(labels, *scores)
-        rejected.append((found["p"] < 0.05, plain["p"] < 0.05))
+        rejected.append((found.p < 0.05, plain.p < 0.05))
     clustered, independent = np.mean(rejected, axis=0)
     assert 0.03 <= clustered <= 0.075
     assert independent > 0.12  # what ignoring identities would have claimed
@@ -365,38 +369,38 @@ def test_delong_is_its_definition_with_ties():
     second = np.round(rng.normal(labels * 0.5, 1), 1)
     difference, error = brute_delong(labels, first, second)
     found = intervals.auc_difference(labels, first, second)
-    assert found["difference"] == pytest.approx(difference)
-    assert found["standard_error"] == pytest.approx(error)
-    assert found["p"] == pytest.approx(2 * stats.norm.sf(abs(difference) / error))
+    assert found.difference == pytest.approx(difference)
+    assert found.standard_error == pytest.approx(error)
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(difference) / error))
     alone = intervals.auc_difference(labels, first, second, cluster_of=np.arange(60))
-    assert alone["standard_error"] == pytest.approx(error)
+    assert alone.standard_error == pytest.approx(error)
 
 
 def test_a_run_does_not_differ_from_itself():
     videos = videos_of(made_rows())
     found = intervals.compare(videos, videos)
-    assert found["auc"]["difference"] == 0
-    assert found["auc"]["interval"] == pytest.approx([0, 0], abs=1e-6)
-    assert found["auc"]["delong_p"] == found["auc"]["clustered_p"] == 1
-    assert (found["num_videos"], found["left_out"]) == (100, [0, 0])
+    assert found.auc.difference == 0
+    assert found.auc.interval == pytest.approx([0, 0], abs=1e-6)
+    assert found.auc.delong_p == found.auc.clustered_p == 1
+    assert (found.num_videos, found.left_out) == (100, [0, 0])
 
 
 def test_runs_are_paired_by_video_not_by_line():
     rows = made_rows(num_identities=20)
     noisy = [
-        {**row, "score": (row["score"] + 0.3 * ((i * 7) % 5) / 5) / 1.3}
+        changed(row, score=(row.score + 0.3 * ((i * 7) % 5) / 5) / 1.3)
         for i, row in enumerate(rows)
     ]
     straight = intervals.compare(videos_of(rows), videos_of(noisy))
     turned = intervals.compare(videos_of(rows), videos_of(noisy[::-1]))
     assert turned == straight
-    some = [row for row in noisy if row["target"] != "003"]
-    assert intervals.compare(videos_of(rows), videos_of(some))["left_out"] == [5, 0]
+    some = [row for row in noisy if row.video.target != "003"]
+    assert intervals.compare(videos_of(rows), videos_of(some)).left_out == [5, 0]
 
 
 def test_runs_that_disagree_on_a_label_are_not_compared():
     rows = made_rows(num_identities=4)
-    turned = [{**row, "label": 1 - row["label"]} for row in rows]
+    turned = [changed(row, label=1 - row.video.label) for row in rows]
     with pytest.raises(DataError, match="real in one run and fake in the other"):
         intervals.compare(videos_of(rows), videos_of(turned))
 
@@ -404,7 +408,7 @@ def test_runs_that_disagree_on_a_label_are_not_compared():
 def test_runs_without_a_shared_video_have_no_difference():
     one, two = made_rows(num_identities=4), made_rows(num_identities=4, dataset="dfd")
     found = intervals.compare(videos_of(one), videos_of(two))
-    assert found == {"num_videos": 0, "left_out": [20, 20]}
+    assert found.to_json() == {"num_videos": 0, "left_out": [20, 20]}
 
 
 def test_a_flawless_result_is_not_certain():
@@ -454,7 +458,7 @@ def test_people_of_two_datasets_who_share_a_name_are_two_clusters():
         for d in ("ffpp", "celebdf")
         for v in ("a", "b")
     ]
-    items = videos_of(rows)
+    items = videos_of(list(map(ClipScore.from_json, rows)))
     of = dict(zip(items.dataset.tolist(), intervals.clusters(items), strict=True))
     assert len(items.label) == 4 and len(set(of.values())) == 2
     assert intervals.num_identities(items) == 2
@@ -516,9 +520,9 @@ def test_a_difference_without_an_error_is_certain():
     labels = np.array([0, 0, 1, 1])
     right, wrong = np.array([0.0, 0, 1, 1]), np.array([1.0, 1, 0, 0])
     found = intervals.auc_difference(labels, right, wrong)
-    assert found == {"difference": 1.0, "standard_error": 0.0, "p": 0.0}
+    assert found == (1.0, 0.0, 0.0)
     same = intervals.auc_difference(labels, right, right)
-    assert same == {"difference": 0.0, "standard_error": 0.0, "p": 1.0}
+    assert same == (0.0, 0.0, 1.0)
 
 
 def swapped(pairs, *, dataset="ffpp", lone=()):
@@ -530,7 +534,8 @@ def swapped(pairs, *, dataset="ffpp", lone=()):
     ]
     rows += [{"method": "swap", "target": t, "source": s, "label": 1} for t, s in pairs]
     told = {"dataset": dataset, "clip": 0, "score": 0.5, "logit": 0.0}
-    items = videos_of([{**row, **told, "video": str(i)} for i, row in enumerate(rows)])
+    named = ({**row, **told, "video": str(i)} for i, row in enumerate(rows))
+    items = videos_of(list(map(ClipScore.from_json, named)))
     groups = {}
     for target, number in zip(
         items.target.tolist(), intervals.clusters(items), strict=True

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from fakedetect_jax.metrics import metrics
-from tests.made_scores import made_rows
+from fakedetect_jax.metrics.records import Unscored, Video
+from tests.made_scores import changed, made_rows
 from tfds_ffpp.errors import DataError
 
 # Scores in tenths have ties and fall on 0, 0.5 and 1.
@@ -82,14 +83,14 @@ def test_decisions_are_their_definitions_and_scikit_learn(pairs, tenths):
     called = (scores > threshold).astype(int)
     found = metrics.decisions(labels, scores, threshold)
     expected = reference.confusion_matrix(labels, called, labels=[0, 1])
-    assert found["confusion"] == expected.tolist()
-    assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, called))
+    assert found.confusion == expected.tolist()
+    assert found.accuracy == pytest.approx(reference.accuracy_score(labels, called))
     if len(set(labels)) == 2:
-        assert found["balanced_accuracy"] == pytest.approx(
+        assert found.balanced_accuracy == pytest.approx(
             reference.balanced_accuracy_score(labels, called)
         )
     else:
-        assert found["balanced_accuracy"] is None
+        assert found.balanced_accuracy is None
 
 
 @given(tied)
@@ -127,19 +128,19 @@ def test_a_calibrated_score_has_no_calibration_error():
 
 
 def test_a_summary_of_one_class_says_why_it_has_no_auc():
-    fakes = [row for row in made_rows() if row["label"] == 1]
+    fakes = [row for row in made_rows() if row.video.label == 1]
     summary = metrics.summary(metrics.videos(metrics.clips(fakes)))
-    assert summary["auc"] is summary["eer"] is summary["ap"] is None
-    assert summary["balanced_accuracy"] is None
-    assert "no real" in summary["undefined"]
-    assert summary["accuracy"] is not None
+    assert summary.auc is summary.eer is summary.ap is None
+    assert summary.balanced_accuracy is None
+    assert "no real" in summary.undefined
+    assert summary.accuracy is not None
 
 
 def test_the_loss_of_clips_is_exact_where_their_scores_are_saturated():
     rows = made_rows(num_identities=2, num_clips=1)[:2]
-    rows[0] |= {"logit": 800.0, "score": 1.0}  # a real, called fake
-    rows[1] |= {"logit": 2.0, "score": 0.880797}
-    loss = metrics.clip_summary(metrics.clips(rows))["loss"]
+    rows[0] = changed(rows[0], logit=800.0, score=1.0)  # a real, called fake
+    rows[1] = changed(rows[1], logit=2.0, score=0.880797)
+    loss = metrics.clip_summary(metrics.clips(rows)).loss
     assert loss == pytest.approx((800 + math.log1p(math.exp(-2))) / 2)
 
 
@@ -150,12 +151,14 @@ def test_videos_of_one_name_under_several_methods_are_several_videos():
     rows = made_rows(num_identities=20)
     videos = metrics.videos(metrics.clips(rows))
     assert len(videos.label) == 20 * 5
-    by_name = {row["video"] for row in rows}
+    by_name = {row.video.name for row in rows}
     assert len(by_name) == 20 * 2  # what grouping by `033_097` would make of them
     merged = metrics.videos(
         metrics.clips(
             [
-                {**row, "method": "any" if row["label"] else "youtube", "clip": number}
+                changed(
+                    row, method="any" if row.video.label else "youtube", clip=number
+                )
                 for number, row in enumerate(rows)
             ]
         )
@@ -175,29 +178,29 @@ def test_levels_of_compression_are_not_merged_either():
 
 def test_the_tail_behind_the_last_whole_batch_counts():
     rows = made_rows(num_identities=5, num_clips=1)  # 25 clips, batches of 8
-    rows[-1] |= {"logit": -30.0, "score": 0.0}  # the tail is a grave error
+    rows[-1] = changed(rows[-1], logit=-30.0, score=0.0)  # the tail is a grave error
     summary = metrics.clip_summary(metrics.clips(rows))
     kept = metrics.clip_summary(metrics.clips(rows[:24]))
-    assert summary["num_real"] + summary["num_fake"] == 25
-    assert summary["loss"] > kept["loss"] + 1
-    losses = [np.logaddexp(0, r["logit"]) - r["label"] * r["logit"] for r in rows]
-    assert summary["loss"] == pytest.approx(np.mean(losses))
+    assert summary.num_real + summary.num_fake == 25
+    assert summary.loss > kept.loss + 1
+    losses = [np.logaddexp(0, r.logit) - r.video.label * r.logit for r in rows]
+    assert summary.loss == pytest.approx(np.mean(losses))
     of_batches = np.mean([np.mean(losses[i : i + 8]) for i in range(0, 25, 8)])
-    assert abs(summary["loss"] - of_batches) > 1  # a mean of batch means is wrong
+    assert abs(summary.loss - of_batches) > 1  # a mean of batch means is wrong
 
 
 def test_the_auc_of_clips_is_not_the_auc_of_videos():
     rows = made_rows(num_identities=40, num_clips=6)
     rng = np.random.default_rng(0)
-    for row in rows:
-        row["logit"] += float(rng.normal(0, 6))
-        row["score"] = float(metrics.sigmoid(row["logit"]))
+    for i, row in enumerate(rows):
+        logit = row.logit + float(rng.normal(0, 6))
+        rows[i] = changed(row, logit=logit, score=float(metrics.sigmoid(logit)))
     clips = metrics.clips(rows)
     videos = metrics.videos(clips)
     of_clips, of_videos = metrics.summary(clips), metrics.summary(videos)
-    assert of_videos["auc"] > of_clips["auc"] + 0.05
-    key = metrics.video_key(rows[0])
-    mean = np.mean([row["score"] for row in rows if metrics.video_key(row) == key])
+    assert of_videos.auc > of_clips.auc + 0.05
+    key = rows[0].video.key
+    mean = np.mean([row.score for row in rows if row.video.key == key])
     assert videos.score[videos.keys().index(key)] == pytest.approx(mean)
 
 
@@ -208,9 +211,9 @@ def test_the_order_of_clips_does_not_matter():
     two = metrics.videos(metrics.clips(shuffled))
     assert len(one.label) == len(two.label)
     first, second = metrics.summary(one), metrics.summary(two)
-    assert first["confusion"] == second["confusion"]
+    assert first.confusion == second.confusion
     for name in ("loss", "auc", "eer", "ap", "brier", "ece", "accuracy"):
-        assert first[name] == pytest.approx(second[name]), name
+        assert getattr(first, name) == pytest.approx(getattr(second, name)), name
 
 
 # Bad input.
@@ -227,7 +230,7 @@ def test_the_order_of_clips_does_not_matter():
 )
 def test_a_bad_clip_is_named(change, words):
     rows = made_rows(num_identities=2)
-    rows[0] |= change
+    rows[0] = changed(rows[0], **change)
     with pytest.raises(DataError, match=words) as error:
         metrics.clips(rows)
     assert "ffpp/youtube/c23/000" in str(error.value)
@@ -235,7 +238,7 @@ def test_a_bad_clip_is_named(change, words):
 
 def test_a_video_with_both_labels_is_named():
     rows = made_rows(num_identities=2)
-    rows[1]["label"] = 1
+    rows[1] = changed(rows[1], label=1)
     with pytest.raises(DataError, match="ffpp/youtube/c23/000 have both labels"):
         metrics.videos(metrics.clips(rows))
 
@@ -245,14 +248,10 @@ def test_a_video_with_both_labels_is_named():
 
 def missing(*names):
     return [
-        {
-            "dataset": "ffpp",
-            "method": "FaceSwap",
-            "video": name,
-            "target": name[:3],
-            "label": 1,
-            "reason": "no face",
-        }
+        Unscored(
+            Video("ffpp", "FaceSwap", name, name[:3], name[4:], "c23", label=1),
+            reason="no face",
+        )
         for name in names
     ]
 
@@ -278,11 +277,11 @@ def test_each_method_stands_against_all_reals_of_its_dataset_and_level():
 def test_a_method_without_reals_of_its_own_takes_those_of_its_level():
     rows = made_rows(num_identities=4)
     foreign = [
-        {**row, "dataset": "deeper"}
+        changed(row, dataset="deeper")
         for row in made_rows(num_identities=3)
-        if row["method"] == "FaceSwap"
+        if row.video.method == "FaceSwap"
     ]
-    reals = [row for row in rows if not row["label"]]
+    reals = [row for row in rows if not row.video.label]
     videos = metrics.videos(metrics.clips(reals + foreign))
     own = videos.take(metrics.groups(videos)["FaceSwap"])
     assert (own.label == 0).sum() == 4
@@ -296,10 +295,10 @@ def test_unscored_videos_are_left_out_or_decided_by_policy():
     as_real = metrics.summary(metrics.add_unscored(videos, gone, policy="as_real"))
     as_fake = metrics.summary(metrics.add_unscored(videos, gone, policy="as_fake"))
     plain = metrics.summary(videos)
-    assert as_real["num_fake"] == as_fake["num_fake"] == plain["num_fake"] + 2
-    assert as_real["auc"] < plain["auc"] < as_fake["auc"]
-    assert as_real["confusion"][1][0] == plain["confusion"][1][0] + 2
-    assert as_real["loss"] == as_fake["loss"] == plain["loss"]  # no probability given
+    assert as_real.num_fake == as_fake.num_fake == plain.num_fake + 2
+    assert as_real.auc < plain.auc < as_fake.auc
+    assert as_real.confusion[1][0] == plain.confusion[1][0] + 2
+    assert as_real.loss == as_fake.loss == plain.loss  # no probability given
     with pytest.raises(DataError, match="policy 'drop'"):
         metrics.add_unscored(videos, gone, policy="drop")
 
@@ -307,8 +306,8 @@ def test_unscored_videos_are_left_out_or_decided_by_policy():
 def test_coverage_counts_the_missing_of_each_class_and_method():
     videos = metrics.videos(metrics.clips(made_rows(num_identities=20)))
     covered = metrics.coverage(videos, missing("900_901", "901_900"))
-    assert (covered["scored"], covered["of"]) == (100, 102)
-    assert covered["by_class"]["real"]["share"] == 1
-    assert covered["by_class"]["fake"] == {"scored": 80, "of": 82, "share": 80 / 82}
-    assert covered["by_method"]["FaceSwap"]["of"] == 22
-    assert covered["by_method"]["Deepfakes"]["share"] == 1
+    assert (covered.scored, covered.of) == (100, 102)
+    assert covered.by_class["real"].share == 1
+    assert covered.by_class["fake"] == metrics.Share(80, 82, 80 / 82)
+    assert covered.by_method["FaceSwap"].of == 22
+    assert covered.by_method["Deepfakes"].share == 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fakedetect_jax.metrics import results, trivial
+from fakedetect_jax.metrics.records import TrivialScore
 from fakedetect_jax.pages import evaluation_page, formats
 from tests.made_records import stored_video
 from tests.made_scores import made_rows, write_lines, write_run
@@ -71,8 +72,8 @@ def test_the_forest_finds_a_cast_and_nothing_where_there_is_nothing(cast, low, h
     rows = trivial.score_videos(train, [(v, f[:, ::-1]) for v, f in test])
     assert rows == trivial.score_videos(train, [(v, f[:, ::-1]) for v, f in test])
     for area in results.trivial_summary(rows).values():
-        assert low <= area["auc"] <= high
-        assert area["by_method"].keys() == {"Cast"}
+        assert low <= area.auc <= high
+        assert area.by_method.keys() == {"Cast"}
 
 
 def test_one_class_teaches_nothing():
@@ -90,7 +91,7 @@ def reported(folder, rows, scores):
     """The report of a run whose videos trivial statistics gave `scores`."""
     found = write_run(folder, rows, dataset_card={"made": True})
     columns = [{trivial.MEANS: float(score)} for score in scores]
-    lines = [{**r, "scores": s} for r, s in zip(rows, columns, strict=True)]
+    lines = [TrivialScore(r.video, s) for r, s in zip(rows, columns, strict=True)]
     write_lines(found / "trivial.jsonl", lines)
     return found, evaluation_page.write_report(found)
 
@@ -98,30 +99,30 @@ def reported(folder, rows, scores):
 def test_it_stands_beside_the_detector_in_page_and_last_lines(rows, tmp_path):
     scores = np.random.default_rng(0).random(len(rows))
     folder, result = reported(tmp_path, rows, scores)
-    area = result["trivial"][trivial.MEANS]
-    low, high = area["intervals"]["auc"]
-    assert low < area["auc"] < high
-    assert area["by_method"].keys() == result["video"]["by_method"].keys()
+    area = result.trivial[trivial.MEANS]
+    low, high = area.intervals["auc"]
+    assert low < area.auc < high
+    assert area.by_method.keys() == result.video.by_method.keys()
     assert json.loads((folder / "report.json").read_text())["trivial"]
-    reach = f"{area['auc']:.3f}"
+    reach = f"{area.auc:.3f}"
     page = (folder / "report.html").read_text()
     assert f"forest on {trivial.MEANS} reaches {reach}" in page
     assert 'id="trivial"' in page
-    line = f"a forest on {trivial.MEANS} reaches {area['auc']:.4f} ({low:.3f}"
+    line = f"a forest on {trivial.MEANS} reaches {area.auc:.4f} ({low:.3f}"
     assert line in formats.result_lines(result)
     assert f"reaches a video AUC of {reach}" in (folder / "MODEL_CARD.md").read_text()
-    assert not any("forest" in sentence for sentence in result["warnings"])
+    assert not any("forest" in sentence for sentence in result.warnings)
 
 
 def test_a_number_that_trivial_statistics_reach_too_is_warned_of(rows, tmp_path):
-    _, result = reported(tmp_path, rows, [row["score"] for row in rows])
-    assert any(f"forest on {trivial.MEANS}" in s for s in result["warnings"])
+    _, result = reported(tmp_path, rows, [row.score for row in rows])
+    assert any(f"forest on {trivial.MEANS}" in s for s in result.warnings)
 
 
 def test_a_report_on_other_data_has_none(tmp_path):
     folder = write_run(tmp_path)
     result = evaluation_page.write_report(folder)
-    assert result["trivial"] == {}
+    assert result.trivial == {}
     assert "forest" not in (folder / "report.html").read_text()
     assert "forest" not in formats.result_lines(result)
 

@@ -2,16 +2,29 @@ import csv
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from fakedetect_jax.metrics import calibration, metrics, results
+from fakedetect_jax.metrics.context import Context
+from fakedetect_jax.metrics.records import ClipScore
+from fakedetect_jax.metrics.report import Methods, read_report, to_text
 from fakedetect_jax.pages import evaluation_page, formats
-from tests.made_scores import METHODS, made_context, made_rows, made_strips, write_run
+from tests.made_scores import (
+    METHODS,
+    changed,
+    made_context,
+    made_rows,
+    made_strips,
+    write_run,
+)
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.records import from_json
 
 FIGURES = {
     "roc",
@@ -64,7 +77,8 @@ class Tags(HTMLParser):
 def test_the_machine_readable_result_has_every_promised_field(written):
     folder, returned = written
     read = json.loads((folder / "report.json").read_text())
-    assert read == json.loads(json.dumps(returned))
+    assert read == json.loads(to_text(returned))
+    assert read_report(folder) == returned
     assert (read["split"], read["step"]) == ("test", 1200)
     assert {"loss", "accuracy", "auc", "confusion"} <= set(read["clip"])
     promised = "loss accuracy balanced_accuracy auc eer ap confusion num_real num_fake"
@@ -108,7 +122,7 @@ def test_the_table_of_videos_has_each_once_worst_first(written):
     errors = [abs(int(r["label"]) - float(r["score"])) for r in rows]
     assert errors == sorted(errors, reverse=True)
     wrong = sum(int(r["label"]) != int(r["called_fake"]) for r in rows)
-    (_, fp), (fn, _) = result["video"]["confusion"]
+    (_, fp), (fn, _) = result.video.confusion
     assert wrong == fp + fn
     calibrated = calibration.apply_temperature(np.array([float(rows[0]["score"])]), 1.7)
     assert float(rows[0]["calibrated"]) == pytest.approx(calibrated[0], abs=1e-5)
@@ -120,7 +134,7 @@ def test_the_model_card_has_front_matter_that_parses(written):
     card = yaml.safe_load(front)
     assert card["pipeline_tag"] == "video-classification"
     found = card["model-index"][0]["results"]
-    assert found[0]["metrics"][0]["value"] == pytest.approx(result["video"]["auc"])
+    assert found[0]["metrics"][0]["value"] == pytest.approx(result.video.auc)
     assert found[0]["dataset"]["split"] == "test"
     assert len(found) == 5
     assert "Before you trust this" in body
@@ -166,9 +180,9 @@ def test_no_two_elements_share_an_id(written):
 
 def test_the_headline_has_its_interval_and_its_coverage(written):
     folder, result = written
-    low, high = result["video"]["intervals"]["auc"]
+    low, high = result.video.intervals["auc"]
     text = plain(folder)
-    assert f"{result['video']['auc']:.3f} video AUC, 95 % interval" in text
+    assert f"{result.video.auc:.3f} video AUC, 95 % interval" in text
     assert f"{low:.3f}–{high:.3f}" in text
     assert "100 of 100 videos scored" in text
     assert "fake videos of 20 identities" in text
@@ -192,7 +206,7 @@ def test_protocol_config_and_command_are_told(written):
     assert "optimizer.learning_rate 0.001" in text
     source = "official FaceForensics++ lists, as in the package"
     assert f"test split of ffpp, official split ({source})" in text
-    assert written[1]["split_source"] == source
+    assert written[1].split_source == source
     assert f"The split: {source}." in (written[0] / "MODEL_CARD.md").read_text()
     assert "jax 0.10.2" in text
     assert "25,869,377" in text
@@ -203,12 +217,12 @@ def test_strips_show_errors_first_and_stay_small(written):
     rows = made_strips(made_rows(), size=224, num_frames=30)
     shown = evaluation_page.strips(rows)
     worst = shown["Worst errors"]
-    wrong = [abs(row["label"] - row["score"]) for row in worst]
+    wrong = [abs(row.video.label - row.score) for row in worst]
     assert wrong == sorted(wrong, reverse=True)
     assert min(wrong) > 0.5
-    assert all(row["label"] == 0 for row in shown["Surest reals"])
-    assert all(len(row["frames"]) == evaluation_page.STRIP_FRAMES for row in worst)
-    assert max(len(uri) for row in worst for uri in row["frames"]) < 8000
+    assert all(row.video.label == 0 for row in shown["Surest reals"])
+    assert all(len(row.frames) == evaluation_page.STRIP_FRAMES for row in worst)
+    assert max(len(uri) for row in worst for uri in row.frames) < 8000
 
 
 def test_ten_thousand_videos_fit_a_small_page_quickly(tmp_path):
@@ -219,7 +233,7 @@ def test_ten_thousand_videos_fit_a_small_page_quickly(tmp_path):
         folder, metrics_file=tmp_path / "metrics.jsonl"
     )
     assert time.process_time() - start < 20
-    assert result["video"]["num_real"] + result["video"]["num_fake"] == 10_000
+    assert result.video.num_real + result.video.num_fake == 10_000
     assert (folder / "report.html").stat().st_size < 5_000_000
 
 
@@ -228,8 +242,9 @@ def test_ten_thousand_videos_fit_a_small_page_quickly(tmp_path):
 
 def warnings_of(rows=None, **context):
     clips = metrics.clips(made_rows() if rows is None else rows)
-    evaluation = results.Evaluation(None, clips, made_context(**context), [])  # pyright: ignore[reportArgumentType]
-    return " ".join(results.summarise(evaluation)["warnings"])
+    known = from_json(Context, made_context(**context))
+    evaluation = results.Evaluation(Path(), clips, known, [])
+    return " ".join(results.summarise(evaluation).warnings)
 
 
 def test_selection_on_the_evaluated_split_is_told():
@@ -252,7 +267,7 @@ def test_touching_test_again_is_told():
 def test_the_methods_of_the_headline_are_said(written, tmp_path):
     folder, result = written
     four = ["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
-    assert result["methods"] == {"real": ["youtube"], "fake": four}
+    assert result.methods == Methods(real=["youtube"], fake=four)
     text = plain(folder)
     assert f"the fakes of {', '.join(four)}, the reals of youtube;" in text
     assert f"the fakes of {', '.join(four)}" in (folder / "MODEL_CARD.md").read_text()
@@ -270,14 +285,14 @@ def test_an_unofficial_split_and_few_identities_are_told():
     card = {"official_split": False, "warnings": []}
     assert "not the data set's official split" in warnings_of(dataset_card=card)
     assert "Only 10 swap pairs: " in warnings_of()
-    loners = [{**row, "source": ""} for row in made_rows()]
+    loners = [changed(row, source="") for row in made_rows()]
     assert "Only 20 target identities: " in warnings_of(loners)
     many = made_rows(num_identities=60)
     assert "swap pairs" not in warnings_of(many)
 
 
 def test_an_accuracy_that_one_answer_reaches_is_told():
-    rows = [{**row, "score": 0.9, "logit": 2.197} for row in made_rows()]
+    rows = [changed(row, score=0.9, logit=2.197) for row in made_rows()]
     assert "no better than one answer for every video (80.0%)" in warnings_of(rows)
 
 
@@ -302,8 +317,8 @@ UNSCORED = [
 def test_unscored_videos_are_counted_listed_and_decided(tmp_path):
     folder = write_run(tmp_path, unscored=UNSCORED, unscored_policy="as_real")
     result = evaluation_page.write_report(folder)
-    assert result["video"]["num_fake"] == 88
-    assert result["coverage"]["scored"] == 100
+    assert result.video.num_fake == 88
+    assert result.coverage.scored == 100
     text = plain(folder)
     assert "Videos without a score: 8 of 108; they are counted as called real" in text
     assert "100 of 108 videos scored" in text
@@ -312,10 +327,10 @@ def test_unscored_videos_are_counted_listed_and_decided(tmp_path):
 
 
 def test_one_class_gives_a_page_that_says_so(tmp_path):
-    fakes = [row for row in made_rows() if row["label"] == 1]
+    fakes = [row for row in made_rows() if row.video.label == 1]
     folder = write_run(tmp_path, fakes, strips=False)
     result = evaluation_page.write_report(folder)
-    assert result["video"]["auc"] is None
+    assert result.video.auc is None
     assert "No real item: AUC" in plain(folder)
     assert "nan" not in (folder / "report.json").read_text().lower()
 
@@ -326,10 +341,10 @@ def test_a_context_of_the_least_is_enough(tmp_path):
     (folder / "scores.jsonl").write_text(
         "\n".join(
             json.dumps({k: v for k, v in row.items() if k not in {"source", "length"}})
-            for row in made_rows(num_identities=6)
+            for row in map(ClipScore.to_json, made_rows(num_identities=6))
         )
     )
-    assert evaluation_page.write_report(folder)["threshold"] is None
+    assert evaluation_page.write_report(folder).threshold is None
     assert not (folder / "training_loss.png").exists()
 
 
@@ -337,7 +352,8 @@ def test_a_context_of_the_least_is_enough(tmp_path):
     ("content", "words"),
     [
         ("", "has no clip"),
-        ('{"dataset": "d", "method": "m"}\n', "no field 'video'"),
+        ("3\n", "line 1 of .* is not what evaluations write"),
+        ('{"dataset": "d", "method": "m"}\n', "line 1 of .* has no field 'video'"),
     ],
 )
 def test_scores_that_cannot_be_used_are_named(tmp_path, content, words):
@@ -387,10 +403,16 @@ def test_the_epoch_lines_are_the_seeds():
     )
 
 
-def test_the_result_lines_are_the_seeds():
+def lines_of(report, *, clip, video):
+    """The result lines of a report with some other numbers."""
+    clip, video = replace(report.clip, **clip), replace(report.video, **video)
+    return formats.result_lines(replace(report, clip=clip, video=video))
+
+
+def test_the_result_lines_are_the_seeds(written):
     clip = {"loss": 0.0587, "accuracy": 0.995, "confusion": [[93, 0], [1, 106]]}
     video = {"auc": 0.9999, "intervals": {"auc": [0.998, 1.0]}}
-    lines = formats.result_lines({"split": "test", "clip": clip, "video": video})
+    lines = lines_of(written[1], clip=clip, video=video)
     assert lines.splitlines()[0] == "Test Loss: 0.0587, Test Accuracy: 99.50%"
     assert [line.split() for line in lines.splitlines()[1:5]] == [
         ["Confusion", "Matrix:"],
@@ -403,10 +425,10 @@ def test_the_result_lines_are_the_seeds():
     )
 
 
-def test_a_constant_answer_stands_beside_the_accuracy():
+def test_a_constant_answer_stands_beside_the_accuracy(written):
     clip = {"loss": 0.5, "accuracy": 0.8, "confusion": [[0, 24], [0, 96]]}
     video = {"auc": 0.5, "intervals": {}}
-    lines = formats.result_lines({"split": "test", "clip": clip, "video": video})
+    lines = lines_of(written[1], clip=clip, video=video)
     assert lines.splitlines()[0].endswith("Test Accuracy: 80.00%")
     assert lines.splitlines()[-1] == (
         "For comparison: always answering fake is right in 80.00% of clips"
@@ -427,5 +449,5 @@ def test_an_auc_of_zero_is_a_number_and_none_is_none():
 def test_the_result_lines_are_the_reports_numbers(written):
     _, result = written
     first = formats.result_lines(result).splitlines()[0]
-    loss, accuracy = result["clip"]["loss"], result["clip"]["accuracy"]
+    loss, accuracy = result.clip.loss, result.clip.accuracy
     assert first == f"Test Loss: {loss:.4f}, Test Accuracy: {accuracy:.2%}"

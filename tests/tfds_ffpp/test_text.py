@@ -6,6 +6,7 @@ import io
 import pytest
 
 from fakedetect_jax.metrics import metrics
+from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.pages import evaluation_page
 from tfds_ffpp import card
 from tfds_ffpp.text import cell, markdown, printable
@@ -31,14 +32,14 @@ def test_no_cell_begins_a_formula(text):
 
 
 def test_the_table_of_videos_holds_no_formula():
-    row = {"target": "=1+1", "compression": "-c23", "clip": 0, "logit": 0.0}
-    row |= {"dataset": "@ffpp", "score": 0.5, "length": 1, "start": 0}
+    named = {"target": "=1+1", "compression": "-c23", "clip": 0, "logit": 0.0}
+    named |= {"dataset": "@ffpp", "score": 0.5}
     rows = [
-        {**row, "method": "=1+1", "video": "+1", "label": 0},
-        {**row, "method": "b", "video": "=cmd|calc", "label": 1},
+        ClipScore.from_json({**named, "method": method, "video": name, "label": label})
+        for method, name, label in (("=1+1", "+1", 0), ("b", "=cmd|calc", 1))
     ]
     videos = metrics.videos(metrics.clips(rows))
-    text = evaluation_page.videos_csv(videos, {"temperature": None, "threshold": None})
+    text = evaluation_page.videos_csv(videos, temperature=None, threshold=None)
     table = list(csv.reader(io.StringIO(text)))[1:]
     assert sorted(line[:3] for line in table) == [
         ["'@ffpp", "'=1+1", "'+1"],

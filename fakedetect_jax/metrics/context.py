@@ -1,0 +1,71 @@
+"""What an evaluation is of: the content of context.json."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.records import Unscored
+from tfds_ffpp import records
+from tfds_ffpp.files import Json
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Which dataset a model was trained on; made: of made videos."""
+
+    dataset: str | None = None
+    made: bool | None = None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a report repeats of a dataset's card; see tfds_ffpp.card.Card."""
+
+    made: bool = False
+    official_split: bool | None = None
+    split_source: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What an evaluation is of. A field of which nothing is known has its default.
+
+    scored_with: all that the scores depend on; config: the run's, flat.
+    dataset_changed: how the run's own dataset is not what it was; cut_otherwise: how
+    another one was prepared otherwise. num_clips: the rows of scores.jsonl.
+    """
+
+    split: str | None = None
+    step: int | None = None
+    selected_on: str | None = None
+    test_evaluations: int | None = None
+    dataset: str | None = None
+    trained_on: TrainingSet = TrainingSet()
+    cut_otherwise: str = ""
+    val_video_auc: float | None = None
+    scored_with: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str | None = None
+    command: str | None = None
+    parameters: int | None = None
+    temperature: float | None = None
+    threshold: float | None = None
+    calibration: CrossFit | None = None
+    dataset_card: Json = field(default_factory=dict)
+    dataset_digest: str | None = None
+    dataset_changed: str = ""
+    num_clips: int | None = None
+    unscored: list[Unscored] = field(default_factory=list)
+    unscored_policy: str = ""
+
+    @property
+    def card(self) -> CardFacts:
+        """Of the dataset's card, what a report repeats."""
+        return records.from_json(CardFacts, self.dataset_card)
+
+    @property
+    def policy(self) -> str:
+        """What is done with videos that have no clip."""
+        return self.unscored_policy or self.config.get("eval.unscored") or "exclude"

@@ -1,0 +1,71 @@
+"""Records to plain data and back, where a file or another process is."""
+
+import functools
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def to_json(value: Any) -> Any:
+    """Records as objects, sequences as lists; one with a to_json decides for itself."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if _is_record(value):
+        return by_field(value)
+    if isinstance(value, Mapping):
+        return {name: to_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return value
+
+
+def by_field(record: Any) -> dict[str, Any]:
+    """A record as an object of its fields in their order."""
+    return {name: to_json(getattr(record, name)) for name in _hints(type(record))}
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """What to_json made of a value of some type; a type with a from_json is asked.
+
+    An object may have more fields than the record. One that is absent, or null where
+    the record has another default, takes its default. Raises TypeError naming a field
+    that has none.
+    """
+    if value is None:
+        return None
+    if hasattr(kind, "from_json"):
+        return kind.from_json(value)
+    if _is_record(kind):
+        given = {
+            name: from_json(hint, value[name])
+            for name, hint in _hints(kind).items()
+            if name in value and (value[name] is not None or _may_be_none(hint))
+        }
+        return kind(**given)
+    inner = [hint for hint in get_args(kind) if hint not in (type(None), ...)]
+    if get_origin(kind) in (Union, types.UnionType) and len(inner) == 1:
+        return from_json(inner[0], value)
+    if get_origin(kind) in (dict, Mapping):
+        return {name: from_json(inner[1], item) for name, item in value.items()}
+    if get_origin(kind) in (list, tuple, Sequence):
+        hints = inner * len(value) if len(inner) == 1 else inner
+        items = (from_json(h, item) for h, item in zip(hints, value, strict=True))
+        return tuple(items) if get_origin(kind) is tuple else list(items)
+    return value
+
+
+def _is_record(value: Any) -> bool:
+    return is_dataclass(value) or hasattr(value, "_fields")
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The fields of a record and their types, in order."""
+    names = [f.name for f in fields(kind)] if is_dataclass(kind) else kind._fields
+    hints = get_type_hints(kind)
+    return {name: hints[name] for name in names}
+
+
+def _may_be_none(hint: Any) -> bool:
+    return type(None) in get_args(hint)
