@@ -24,8 +24,8 @@ import numpy as np
 
 from fakedetect_jax.serving import clips, sources
 from fakedetect_jax.serving.detector import Detector
-from fakedetect_jax.serving.records import StoredFace
 from tfds_ffpp.errors import UnusableVideoError
+from tfds_ffpp.frames.found import StoredFace
 from tfds_ffpp.frames.prepare import Prepared, prepare
 from tfds_ffpp.frames.video import even_plan, read_clip
 
@@ -86,6 +86,7 @@ def read_clips(detector: Detector, prepared: Prepared) -> list[clips.Clip]:
         face_seen=list(facts.face_seen),
         box=(y0, x0, y1, x1),
         coverage=facts.coverage,
+        num_faces=facts.num_faces,
     )
     places = clips.cut(face, config)
     return list(clips.read(prepared.frames[: face.num_valid], places, config))

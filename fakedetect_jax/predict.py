@@ -32,9 +32,9 @@ from tfds_ffpp.text import printable
 
 if TYPE_CHECKING:
     from fakedetect_jax.serving.detector import Detector as Detector
-    from fakedetect_jax.serving.records import Window
     from fakedetect_jax.serving.session import Inspect
     from fakedetect_jax.serving.tracks import Pending
+    from tfds_ffpp.frames.found import PreparedWindow
 
 # Outcomes that say that the work could not be done; they make the exit code 3.
 FAILURES = ("unreadable", "refused")
@@ -356,7 +356,7 @@ class _Table:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show_window(self, name: str, window: "Window") -> None:
+    def show_window(self, name: str, window: "PreparedWindow") -> None:
         """Shows how far into a video of several windows we are."""
         stop, total = window.stop, window.total
         if name not in self._windows:

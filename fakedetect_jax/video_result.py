@@ -4,34 +4,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from tfds_ffpp.files import Json
+from tfds_ffpp.frames.found import Box, FileFacts
 
-Box = tuple[float, float, float, float]  # y0, x0, y1, x1 in pixels of the source
 Span = tuple[float, float]  # first and last
 
 
 @dataclass(frozen=True)
-class FileFacts:
-    """The video file.
-
-    damaged: whether some of its frames do not decode; promised_frames: how many there
-    should be; missing_from: seconds of the first that is missing, None if not known.
-    """
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    codec: str
-    pixel_format: str
-    bit_rate: int
-    damaged: bool
-    promised_frames: int
-    missing_from: float | None
-    sha256: str
-
-
-@dataclass(frozen=True)
-class ClipScore:
+class ClipResult:
     """A clip, from `start` over `length` stored frames of a window, and its score.
 
     frames, seconds: the first and the last of the source.
@@ -56,7 +35,7 @@ class FaceResult:
     seconds: Span
     box: Box
     coverage: float
-    clips: list[ClipScore]
+    clips: list[ClipResult]
 
 
 @dataclass(frozen=True)
@@ -89,7 +68,7 @@ class VideoResult:
     windows: int | None = None
     windows_without_face: int | None = None
     frames_looked_at: int | None = None
-    most_suspicious: ClipScore | None = None
+    most_suspicious: ClipResult | None = None
     page: str | None = None
 
     def to_json(self) -> Json:

@@ -9,10 +9,10 @@ import simplejpeg
 
 from fakedetect_jax import settings
 from fakedetect_jax.data import order
-from fakedetect_jax.serving.records import StoredFace, Window
 from fakedetect_jax.settings import Config
 from fakedetect_jax.video_result import Span
 from tfds_ffpp.frames.entry import read_frames
+from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 
 # A face is out of the model's range where its crop must be enlarged more than this.
 MAX_ENLARGEMENT = 4.0
@@ -68,7 +68,7 @@ def read(
         yield Clip(place, frames, length)
 
 
-def span_of(window: Window, clip: Clip) -> tuple[tuple[int, int], Span]:
+def span_of(window: PreparedWindow, clip: Clip) -> tuple[tuple[int, int], Span]:
     """Which source frames and seconds a clip reaches over."""
     start, stride = clip.place.start, clip.place.stride
     last = min(start + stride * (clip.length - 1), len(window.frame_index) - 1)

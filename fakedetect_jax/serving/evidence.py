@@ -25,10 +25,10 @@ from fakedetect_jax.pages.video_page import (
 )
 from fakedetect_jax.serving import clips
 from fakedetect_jax.serving.network import Network
-from fakedetect_jax.serving.records import StoredFace, Window
 from fakedetect_jax.serving.summary import Scale
 from fakedetect_jax.serving.tracks import Pending, Track
 from fakedetect_jax.video_result import FaceResult, Span, VideoResult
+from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 
 MAX_CLIPS = 240  # of the curve, over a whole video
 MAX_THUMBNAILS = 16
@@ -79,7 +79,7 @@ def page_path(video: str, folder: Path) -> Path:
     return folder / f"{stem[:80]}-{digest[:8]}.html"
 
 
-def _part(window: Window) -> Part:
+def _part(window: PreparedWindow) -> Part:
     return Part(
         seconds=(window.timestamp[0], window.timestamp[-1]),
         frames=(window.start, window.stop),
@@ -89,7 +89,10 @@ def _part(window: Window) -> Part:
 
 
 def look(
-    network: Network, track: Track, windows: Sequence[Window], result: FaceResult
+    network: Network,
+    track: Track,
+    windows: Sequence[PreparedWindow],
+    result: FaceResult,
 ) -> ShownFace:
     """What the page shows of a face: curve, thumbnails and the worst moments."""
     curve: list[Point] = []
@@ -111,7 +114,7 @@ def look(
     )
 
 
-def _thumbnails(track: Track, windows: Sequence[Window]) -> list[Thumbnail]:
+def _thumbnails(track: Track, windows: Sequence[PreparedWindow]) -> list[Thumbnail]:
     """Some frames of a face, evenly over those that are stored."""
     every = -(-sum(stored.num_valid for stored in track.stored) // MAX_THUMBNAILS)
     counter = itertools.count()
@@ -125,7 +128,7 @@ def _thumbnails(track: Track, windows: Sequence[Window]) -> list[Thumbnail]:
 
 
 def _explained(
-    network: Network, stored: StoredFace, window: Window, limit: int
+    network: Network, stored: StoredFace, window: PreparedWindow, limit: int
 ) -> Iterator[_Explained]:
     """Clips of a stored face, closer together than those that are scored."""
     config = network.model.config
@@ -142,7 +145,7 @@ def _explained(
 
 
 def _explain(
-    network: Network, window: Window, batch: Sequence[clips.Clip]
+    network: Network, window: PreparedWindow, batch: Sequence[clips.Clip]
 ) -> Iterator[_Explained]:
     scale = Scale.of(network.model)
     explanation = network.explain(

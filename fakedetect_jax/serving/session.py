@@ -19,19 +19,19 @@ from fakedetect_jax.metrics import metrics
 from fakedetect_jax.serving import clips, sources, tracks
 from fakedetect_jax.serving.clips import Clip
 from fakedetect_jax.serving.network import Network, refuse_fork
-from fakedetect_jax.serving.records import Readable, Unreadable, Window
 from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import summarise
-from fakedetect_jax.serving.tracks import Pending, Track
-from fakedetect_jax.video_result import ClipScore, VideoResult
+from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
+from fakedetect_jax.video_result import ClipResult, VideoResult
+from tfds_ffpp.frames.found import FileSummary, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.jobs import Result, WindowsJob
 from tfds_ffpp.workers.pool import Pool, run_jobs
 
 STALL_SECONDS = 120.0  # without any sign of life from the decoder
 # What comes of decoding: windows, between them signs of life (None), then the end.
-Decoded = Window | Readable | Unreadable | None
-OnWindow = Callable[[str, Window], None]
+Decoded = PreparedWindow | FileSummary | Unreadable | None
+OnWindow = Callable[[str, PreparedWindow], None]
 Inspect = Callable[[VideoResult, Pending], VideoResult]
 
 
@@ -87,13 +87,9 @@ class Decoder:
 
 
 def _decoded(result: Result) -> Decoded:
-    if result.window is not None:
-        return Window.from_json(result.window)
-    if result.more:
-        return None
-    if result.summary is None:
-        return Unreadable(result.reason)
-    return Readable.from_json(result.summary)
+    if result.window is not None or result.more:
+        return result.window
+    return result.summary or Unreadable(result.reason)
 
 
 # Clips -> scores --------------------------------------------------------------------
@@ -104,12 +100,12 @@ class _Waiting(NamedTuple):
 
     video: Pending
     track: Track
-    window: Window
+    window: PreparedWindow
     clip: Clip
 
-    def scored(self, logit: float) -> ClipScore:
+    def scored(self, logit: float) -> ClipResult:
         frames, seconds = clips.span_of(self.window, self.clip)
-        return ClipScore(
+        return ClipResult(
             window=self.window.number,
             start=self.clip.place.start,
             length=self.clip.length,
@@ -219,13 +215,13 @@ class Session:
             yield video
 
     def _take(self, video: Pending, part: Decoded) -> None:
-        if isinstance(part, Window):
+        if isinstance(part, PreparedWindow):
             self._add_window(video, part)
             self._on_window(video.name, part)
         elif part is not None:
             video.end = part
 
-    def _add_window(self, video: Pending, window: Window) -> None:
+    def _add_window(self, video: Pending, window: PreparedWindow) -> None:
         if window.number == 0 and video.windows:  # read again, in order
             self._queue.drop(video)
             video.windows, video.tracks = [], []

@@ -7,8 +7,7 @@ import numpy as np
 
 from fakedetect_jax.metrics.calibration import apply_temperature
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
-from fakedetect_jax.serving.records import Unreadable
-from fakedetect_jax.serving.tracks import Pending, Track
+from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
 from fakedetect_jax.video_result import FaceResult, ModelFacts, VideoResult

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from fakedetect_jax.serving.records import Readable, StoredFace, Unreadable, Window
-from fakedetect_jax.video_result import Box, ClipScore
+from fakedetect_jax.video_result import Box, ClipResult
 from tfds_ffpp.frames.faces import overlap
+from tfds_ffpp.frames.found import FileSummary, PreparedWindow, StoredFace
 
 # Of two windows' boxes of one face.
 MIN_OVERLAP = 0.2
@@ -17,7 +18,13 @@ class Track:
     """One person over successive windows: where they were, and the scored clips."""
 
     stored: list[StoredFace] = field(default_factory=list)
-    clips: list[ClipScore] = field(default_factory=list)
+    clips: list[ClipResult] = field(default_factory=list)
+
+
+class Unreadable(NamedTuple):
+    """Why a video could not be decoded."""
+
+    reason: str
 
 
 @dataclass(eq=False)
@@ -31,13 +38,13 @@ class Pending:
     number: int
     name: str
     folder: Path
-    windows: list[Window] = field(default_factory=list)
+    windows: list[PreparedWindow] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
     waiting: int = 0
-    end: Readable | Unreadable | None = None
+    end: FileSummary | Unreadable | None = None
 
 
-def join(tracks: list[Track], window: Window) -> list[Track]:
+def join(tracks: list[Track], window: PreparedWindow) -> list[Track]:
     """The track of each face of the next window; new ones are added to the tracks."""
     free = [t for t in tracks if t.stored[-1].window == window.number - 1]
     joined = []

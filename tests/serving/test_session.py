@@ -39,9 +39,9 @@ def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
         finally:
             worker.close()
         windows = [r.window for r in results if r.window is not None]
-        assert (last.summary or {})["frames"] == 500 * repeats
+        assert last.summary and last.summary.file.frames == 500 * repeats
         assert len(windows) == repeats // 4
-        assert windows[-1]["stop"] == 500 * repeats
+        assert windows[-1].stop == 500 * repeats
         memory[repeats] = last.memory * 1024
     assert memory[400] - memory[4] < 60e6
 

@@ -1,13 +1,15 @@
 """Which face of a window is which of the next."""
 
 from fakedetect_jax.serving import tracks
-from fakedetect_jax.serving.records import StoredFace, Window
 from fakedetect_jax.serving.tracks import Track
+from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 
 
 def box_of(window: int, box: list[float]) -> StoredFace:
     y0, x0, y1, x1 = box
-    return StoredFace(window, "", 4, [1] * 4, (y0, x0, y1, x1), coverage=1.0)
+    return StoredFace(
+        window, "", 4, [1] * 4, (y0, x0, y1, x1), coverage=1.0, num_faces=1
+    )
 
 
 def faces_over(*windows: list[list[float]]) -> list[list[int]]:
@@ -15,7 +17,9 @@ def faces_over(*windows: list[list[float]]) -> list[list[int]]:
     found: list[Track] = []
     for number, boxes in enumerate(windows):
         faces = [box_of(number, box) for box in boxes]
-        window = Window(number, 0, 4, 40, [0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3], faces)
+        window = PreparedWindow(
+            number, 0, 4, 40, [0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3], faces
+        )
         joined = tracks.join(found, window)
         assert [t.stored[-1] for t in joined] == faces
     return [[stored.window for stored in track.stored] for track in found]

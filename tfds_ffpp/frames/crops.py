@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from tfds_ffpp.frames.found import Box
 from tfds_ffpp.frames.video import DecodedVideo
-
-Box = tuple[float, float, float, float]  # y0, x0, y1, x1
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """A video of any length -> windows, each prepared as the dataset stores a video."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tfds_ffpp.errors import IrregularVideoError
-from tfds_ffpp.files import Json
-from tfds_ffpp.frames.crops import Box
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.faces import Faces, clip_boxes
+from tfds_ffpp.frames.found import FileFacts, FileSummary, PreparedWindow, StoredFace
 from tfds_ffpp.frames.prepare import (
     Preparation,
     file_digest,
@@ -31,63 +30,6 @@ from tfds_ffpp.frames.video import (
 # looked-at frames, and is at least this share of the largest one's side.
 MIN_COVERAGE = 0.5
 MIN_RELATIVE_SIDE = 0.25
-
-
-@dataclass(frozen=True)
-class StoredFace:
-    """A face of a window: the file of its frames, and some of their VideoFacts."""
-
-    entry: str
-    num_valid: int
-    face_seen: list[int]
-    box: Box
-    coverage: float
-    num_faces: int
-
-    @property
-    def meta(self) -> Json:
-        """What its entry holds beside the frames."""
-        return {k: v for k, v in asdict(self).items() if k != "entry"}
-
-
-@dataclass(frozen=True)
-class PreparedWindow:
-    """The frames start to stop of `total`, and the faces that were stored of them.
-
-    frame_index and timestamp (seconds) are of the frames that were looked at.
-    """
-
-    number: int
-    start: int
-    stop: int
-    total: int
-    frame_index: list[int]
-    timestamp: list[float]
-    faces: list[StoredFace]
-
-
-@dataclass(frozen=True)
-class FileSummary:
-    """What is known of a file whose windows are all prepared.
-
-    promised_frames: how many it should have; missing_from: seconds of the first that is
-    missing; loss: what did not decode, in words; partial: whether that is so much that
-    no dataset would take it.
-    """
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    codec: str
-    pixel_format: str
-    bit_rate: int
-    damaged: bool
-    promised_frames: int
-    missing_from: float | None
-    loss: str | None
-    partial: bool
-    sha256: str
 
 
 def cut_evenly(total: int, window_frames: int) -> list[tuple[int, int]]:
@@ -178,7 +120,7 @@ def _prepare(
         stored = []
         for i, face in enumerate(faces):
             entry = folder / f"{number}-{i}{'-in-order' * in_order}"
-            stored.append(_store_face(entry, window.clip, face, preparation))
+            stored.append(_store_face(number, entry, window.clip, face, preparation))
             alive()
         yield _prepared(number, window, stored)
     assert summary is not None  # noqa: S101  a file without frames is not usable
@@ -186,12 +128,17 @@ def _prepare(
 
 
 def _store_face(
-    entry: Path, clip: DecodedVideo, face: Faces, preparation: Preparation
+    window: int,
+    entry: Path,
+    clip: DecodedVideo,
+    face: Faces,
+    preparation: Preparation,
 ) -> StoredFace:
     num_valid, frames, _ = store(clip, face, preparation)
     track = with_track(clip, face, preparation).track
     assert track is not None  # noqa: S101
     stored = StoredFace(
+        window=window,
         entry=str(entry),
         num_valid=num_valid,
         face_seen=track.features(preparation.num_frames).face_seen,
@@ -205,7 +152,7 @@ def _store_face(
 
 def _summary(window: Window, sha256: str) -> FileSummary:
     facts, clip = window.clip.facts, window.clip
-    return FileSummary(
+    file = FileFacts(
         frames=clip.source_frames,
         fps=facts.fps,
         width=facts.width,
@@ -216,9 +163,12 @@ def _summary(window: Window, sha256: str) -> FileSummary:
         damaged=clip.loss is not None,
         promised_frames=clip.loss.promised if clip.loss else clip.source_frames,
         missing_from=clip.loss and clip.loss.first,
+        sha256=sha256,
+    )
+    return FileSummary(
+        file,
         loss=str(clip.loss) if clip.loss else None,
         partial=clip.loss is not None and clip.loss.leaves < MIN_DECODED,
-        sha256=sha256,
     )
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -26,9 +26,10 @@ import cv2
 
 from tfds_ffpp.errors import DataError, UnusableVideoError
 from tfds_ffpp.frames.entry import write_entry
+from tfds_ffpp.frames.found import FileSummary
 from tfds_ffpp.frames.prepare import finder_of, prepare
 from tfds_ffpp.frames.video import quiet
-from tfds_ffpp.frames.windows import FileSummary, prepare_windows
+from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
 from tfds_ffpp.workers import sandbox
 from tfds_ffpp.workers.jobs import (
@@ -90,9 +91,9 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
             alive=alive,
         ):
             if isinstance(found, FileSummary):
-                yield Result(summary=asdict(found))
+                yield Result(summary=found)
             else:
-                yield Result(more=True, window=asdict(found))
+                yield Result(more=True, window=found)
     except Exception as error:
         yield fault(error)
 

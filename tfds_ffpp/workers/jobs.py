@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from tfds_ffpp import records
 from tfds_ffpp.files import Json
 from tfds_ffpp.frames.faces import Faces
+from tfds_ffpp.frames.found import FileSummary, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation, faces_from_json, faces_to_json
 
 
@@ -84,21 +86,20 @@ class Result:
     With `more` it is a sign of life or a prepared window, and others follow. The last
     one has what an EntryJob spent (seconds), what a WindowsJob found out about the file
     (summary), why this video cannot be used (reason), or why none can (fatal); memory
-    is the most that its process has held, in KiB. window and summary are the records of
-    frames.windows as JSON has them.
+    is the most that its process has held, in KiB.
     """
 
     more: bool = False
-    window: Json | None = None
+    window: PreparedWindow | None = None
     seconds: dict[str, float] | None = None
-    summary: Json | None = None
+    summary: FileSummary | None = None
     reason: str = ""
     fatal: str = ""
     memory: int = 0
 
     def to_json(self) -> Json:
         """As plain data, without what is not known."""
-        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        named = records.by_field(self)
         return {name: value for name, value in named.items() if value or value == {}}
 
     def line(self) -> bytes:
@@ -109,6 +110,8 @@ class Result:
 def result_from_json(row: Any) -> Result:
     """The result of to_json. Raises ValueError where it is none."""
     try:
-        return Result(**row)
-    except TypeError as error:
+        window = records.from_json(PreparedWindow, row.get("window"))
+        summary = records.from_json(FileSummary, row.get("summary"))
+        return Result(**{**row, "window": window, "summary": summary})
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"no result of a job: {error}") from None

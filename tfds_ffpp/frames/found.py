@@ -1,0 +1,85 @@
+"""What is found of a video of any length: its file, its windows and their faces."""
+
+from dataclasses import asdict, dataclass
+
+from tfds_ffpp.files import Json
+
+Box = tuple[float, float, float, float]  # y0, x0, y1, x1 in pixels of the source
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """The video file.
+
+    damaged: whether some of its frames do not decode; promised_frames: how many there
+    should be; missing_from: seconds of the first that is missing, None if not known.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+    pixel_format: str
+    bit_rate: int
+    damaged: bool
+    promised_frames: int
+    missing_from: float | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """A file whose windows are all prepared.
+
+    loss: what of it did not decode, in words; partial: whether that is so much that no
+    dataset would take it.
+    """
+
+    file: FileFacts
+    loss: str | None
+    partial: bool
+
+
+@dataclass(frozen=True)
+class StoredFace:
+    """One face of a window, prepared as the dataset stores a video.
+
+    window: its number; entry: the file of its frames; num_valid: how many they are;
+    face_seen: 1 for each in which the face was found; coverage: the share of the frames
+    looked at in which it was; num_faces: different faces seen.
+    """
+
+    window: int
+    entry: str
+    num_valid: int
+    face_seen: list[int]
+    box: Box
+    coverage: float
+    num_faces: int
+
+    @property
+    def side(self) -> float:
+        """Of its square in the source, in pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def meta(self) -> Json:
+        """What its entry holds beside the frames."""
+        return {k: v for k, v in asdict(self).items() if k not in ("window", "entry")}
+
+
+@dataclass(frozen=True)
+class PreparedWindow:
+    """The frames start to stop of `total`, and the faces that were stored of them.
+
+    frame_index and timestamp (seconds) are of the frames that were looked at.
+    """
+
+    number: int
+    start: int
+    stop: int
+    total: int
+    frame_index: list[int]
+    timestamp: list[float]
+    faces: list[StoredFace]
