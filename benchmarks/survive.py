@@ -125,7 +125,7 @@ def leaves(workdir: Path) -> dict[str, str]:
 
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     try:
-        return checkpoints.facts(checkpoints.latest() or 0)["digests"]
+        return checkpoints.facts(checkpoints.latest() or 0).digests
     finally:
         checkpoints.close()
 

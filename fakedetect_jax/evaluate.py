@@ -31,7 +31,6 @@ from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.files import read_lines, write_json, write_lines
 from fakedetect_jax.metrics import metrics, results, trivial
-from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.context import Context, TrainingSet
 from fakedetect_jax.metrics.records import (
     ClipScore,
@@ -42,7 +41,7 @@ from fakedetect_jax.metrics.records import (
 )
 from fakedetect_jax.model import network
 from fakedetect_jax.run import fixed, parallel, workdir
-from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import weights
 from tfds_ffpp import records
@@ -203,7 +202,7 @@ def trivial_rows(split: Split, config) -> list[TrivialScore]:
 
 
 def scored_with(
-    config, facts: dict[str, Any], dataset_dir: str | os.PathLike
+    config, facts: CheckpointFacts, dataset_dir: str | os.PathLike
 ) -> dict[str, Any]:
     """All that a result depends on, as JSON: two of the same need one scoring."""
     fields = settings.flatten(config.to_dict())
@@ -211,8 +210,8 @@ def scored_with(
         **{name: fields[name] for name in fixed.SCORING_FIELDS},
         "dataset": dataset_digest(dataset_dir),
         "weights": weights.checkpoint_digest(facts),
-        "threshold": facts.get("threshold"),
-        "temperature": facts.get("temperature"),
+        "threshold": facts.threshold,
+        "temperature": facts.temperature,
     }
 
 
@@ -251,7 +250,7 @@ class Subject(NamedTuple):
     step: int
     builder: Any
     dataset: DatasetFacts
-    facts: dict[str, Any]  # of the checkpoint
+    facts: CheckpointFacts
     selected: dict[str, float]  # the numbers on val that chose it
     scored_with: dict[str, Any]
     folder: Path
@@ -326,7 +325,7 @@ def _choose_subject(
         selected=checkpoints.metrics(step),
         scored_with=wanted,
         folder=folder,
-        changed=_changed(facts.get("dataset") if not prefix else None, dataset),
+        changed=_changed(facts.dataset if not prefix else None, dataset),
         cut_otherwise=cut_otherwise(config, _settings_of(builder, config)),
     )
 
@@ -429,10 +428,10 @@ def _write_result(
     context = Context(
         split=subject.title,
         step=subject.step,
-        selected_on=_selection(subject.selected, facts.get("val_fakes")),
+        selected_on=_selection(subject.selected, facts.val_fakes),
         test_evaluations=touches,
         dataset=_dataset_name(subject.builder),
-        trained_on=TrainingSet(config.dataset.name, facts.get("made")),
+        trained_on=TrainingSet(config.dataset.name, facts.made),
         cut_otherwise=subject.cut_otherwise,
         val_video_auc=subject.selected.get("video_auc"),
         scored_with=subject.scored_with,
@@ -441,9 +440,9 @@ def _write_result(
         device=parallel.describe_devices(run.mesh),
         command=run.command,
         parameters=network.count_parameters(variables["params"]),
-        temperature=facts.get("temperature"),
-        threshold=facts.get("threshold"),
-        calibration=records.from_json(CrossFit, facts.get("calibration")),
+        temperature=facts.temperature,
+        threshold=facts.threshold,
+        calibration=facts.calibration,
         dataset_card=card,
         dataset_digest=subject.dataset.digest,
         dataset_changed=subject.changed,
@@ -468,12 +467,12 @@ def _write_rows(path: Path, rows: Iterable[ClipScore | Strip | TrivialScore]) ->
     write_lines(path, (row.to_json() for row in rows))
 
 
-def _changed(row: dict[str, Any] | None, new: DatasetFacts) -> str:
+def _changed(old: DatasetFacts | None, new: DatasetFacts) -> str:
     """How a dataset differs from a checkpoint's; empty if it does not or none is
     known."""
-    if row is None or row["digest"] == new.digest:
+    if old is None or old.digest == new.digest:
         return ""
-    return describe_change(DatasetFacts.from_json(row), new)
+    return describe_change(old, new)
 
 
 def _dataset_name(builder) -> str:

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -35,12 +36,11 @@ from fakedetect_jax.model import network, pretrained, steps
 from fakedetect_jax.model.optimizer import learning_rates
 from fakedetect_jax.pages import formats
 from fakedetect_jax.run import fixed, parallel, workdir
-from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints, SourceFrames
 from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.parallel import Batch
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
-from tfds_ffpp import records
 from tfds_ffpp.errors import Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
 
@@ -131,14 +131,14 @@ def first_state(
 
 
 def check_resume(
-    run: Run, facts: dict[str, Any], dataset: DatasetFacts, step: int, plan: Plan
+    run: Run, facts: CheckpointFacts, dataset: DatasetFacts, step: int, plan: Plan
 ) -> None:
     """Tells which fields, and so what of the plan, changed since a checkpoint.
 
     Raises CheckpointError when one of them makes another model, and DataError when the
     dataset is another one: what was test may be train by now.
     """
-    changed = settings.differences(facts["config"], run.config.to_dict())
+    changed = settings.differences(facts.config, run.config.to_dict())
     shown = {k: f"{k} was {old} and is {new}" for k, (old, new) in changed.items()}
     fatal = [text for k, text in shown.items() if fixed.is_fixed(k)]
     if fatal:
@@ -146,12 +146,10 @@ def check_resume(
             f"checkpoint {step} in {run.workdir} was written with another config: "
             f"{'; '.join(fatal)}; use that config or another --workdir"
         )
-    check_unchanged(
-        facts.get("dataset"), dataset, what=f"checkpoint {step} in {run.workdir}"
-    )
+    check_unchanged(facts.dataset, dataset, what=f"checkpoint {step} in {run.workdir}")
     if shown:
         run.terminal.warn(f"resumed with changed fields: {'; '.join(shown.values())}")
-    before = facts.get("steps_per_epoch", plan.steps_per_epoch)
+    before = facts.steps_per_epoch or plan.steps_per_epoch
     if before != plan.steps_per_epoch:
         run.terminal.warn(
             f"an epoch was {before} steps and is {plan.steps_per_epoch}: step {step} "
@@ -159,13 +157,13 @@ def check_resume(
             f"{step / plan.steps_per_epoch:.1f} of now"
         )
     devices = parallel.describe_devices(run.mesh)
-    if facts["devices"] != devices:
+    if facts.devices != devices:
         run.terminal.warn(
-            f"devices were {facts['devices']} and are {devices}: "
+            f"devices were {facts.devices} and are {devices}: "
             "losses agree to rounding, not to the bit"
         )
     now = workdir.versions()
-    for name, old in facts["versions"].items():
+    for name, old in facts.versions.items():
         if now.get(name) != old:
             run.terminal.warn(
                 f"{name} was {old} and is {now.get(name)}: losses may differ slightly"
@@ -180,7 +178,7 @@ class Training(NamedTuple):
     data: "Data"
     order: TrainOrder
     checkpoints: Checkpoints
-    facts: dict[str, Any]  # of every checkpoint
+    facts: CheckpointFacts  # of every checkpoint
     metrics_file: MetricsFile | None  # on process 0 only
     program: TrainProgram
     learning_rates: np.ndarray  # of each step
@@ -388,18 +386,18 @@ def _train_order(config, videos: Sequence[StoredVideo]) -> TrainOrder:
     )
 
 
-def _facts(run: Run, plan: Plan, data: Data) -> dict[str, Any]:
+def _facts(run: Run, plan: Plan, data: Data) -> CheckpointFacts:
     """What every checkpoint says of its run."""
-    return {
-        "config": run.config.to_dict(),
-        "versions": workdir.versions(),
-        "devices": parallel.describe_devices(run.mesh),
-        "source_frames": _source_frames(data.train.videos),
-        "val_fakes": reader.SELF_BLENDED if data.blended_val else "forged",
-        "made": data.card.get("made", False),
-        "dataset": data.dataset.to_json(),
-        "steps_per_epoch": plan.steps_per_epoch,
-    }
+    return CheckpointFacts(
+        config=run.config.to_dict(),
+        versions=workdir.versions(),
+        devices=parallel.describe_devices(run.mesh),
+        source_frames=_source_frames(data.train.videos),
+        val_fakes=reader.SELF_BLENDED if data.blended_val else "forged",
+        made=data.card.get("made", False),
+        dataset=data.dataset,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
 
 
 def _needs_blended_val(config, train: reader.Split, val: reader.Split) -> bool:
@@ -431,10 +429,10 @@ def _complete(start: int, num_steps: int) -> str:
     )
 
 
-def _source_frames(videos) -> dict[str, int]:
+def _source_frames(videos) -> SourceFrames:
     """How long the videos were, which decides how longer ones are cut up."""
     counts = sorted(video.source_frames for video in videos)
-    return {"median": counts[len(counts) // 2], "max": counts[-1]}
+    return SourceFrames(median=counts[len(counts) // 2], max=counts[-1])
 
 
 def _is_closed(config, checkpoints: Checkpoints, step: int) -> bool:
@@ -647,7 +645,7 @@ def _save(
     """Starts a checkpoint; the metrics up to it are on disk before."""
     if training.metrics_file is not None:
         training.metrics_file.flush()
-    facts = {**training.facts, **(calibration or {})}
+    facts = replace(training.facts, **vars(calibration) if calibration else {})
     training.checkpoints.save(step, state, facts, measured)
 
 
@@ -674,7 +672,7 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
     run, plan = training.run, training.plan
     every = run.config.eval.every_epochs
     epoch = -(-step // plan.steps_per_epoch)
-    measured, calibration, said = {}, {}, []
+    measured, calibration, said = {}, None, []
     if speed is not None:
         run.terminal.add_phase("train", speed.seconds)
         said.append(f"{speed}, {speed.input_wait:.1%} of the time waiting for input")
@@ -682,7 +680,7 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         rows = _validate(training, step, state)
         numbers = evaluate.validation_numbers(rows)
         measured = numbers._asdict()
-        calibration = records.to_json(calibrate(rows))
+        calibration = calibrate(rows)
         totals = parallel.fetch(state.totals)
         lines = formats.epoch_lines(
             epoch=epoch,

@@ -1,8 +1,8 @@
 """What is said of a video: the row that predict writes, with names for its fields."""
 
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from tfds_ffpp import records
 from tfds_ffpp.files import Json
 from tfds_ffpp.frames.found import Box, FileFacts
 
@@ -76,19 +76,10 @@ class VideoResult:
         absent = {name for name in _WHERE_KNOWN if getattr(self, name) is None}
         if self.model is None:
             absent.add("probability_threshold")  # else null has a meaning
-        return {k: v for k, v in _as_json(self).items() if k not in absent}
+        return {k: v for k, v in records.by_field(self).items() if k not in absent}
 
 
 _WHERE_KNOWN = (
     *("threshold", "model", "file", "windows", "windows_without_face"),
     *("frames_looked_at", "most_suspicious", "page"),
 )
-
-
-def _as_json(value: Any) -> Any:
-    """Records as objects, sequences as lists."""
-    if is_dataclass(value):
-        return {f.name: _as_json(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    return value

@@ -30,17 +30,6 @@ class DatasetFacts(NamedTuple):
     digest: str
     splits: dict[str, SplitFacts]
 
-    def to_json(self) -> Json:
-        """As a checkpoint keeps them."""
-        splits = {name: split._asdict() for name, split in self.splits.items()}
-        return {"digest": self.digest, "splits": splits}
-
-    @classmethod
-    def from_json(cls, row: Json) -> "DatasetFacts":
-        """The facts of to_json."""
-        splits = {name: SplitFacts(**split) for name, split in row["splits"].items()}
-        return cls(row["digest"], splits)
-
 
 def dataset_facts(dataset_dir: Path) -> DatasetFacts:
     """The facts of a built dataset. Raises DataError when it is none."""
@@ -53,13 +42,13 @@ def dataset_facts(dataset_dir: Path) -> DatasetFacts:
     return DatasetFacts(dataset_digest(dataset_dir), splits)
 
 
-def check_unchanged(row: Json | None, new: DatasetFacts, *, what: str) -> None:
-    """Raises DataError when a dataset is not the one of a checkpoint's facts.
+def check_unchanged(old: DatasetFacts | None, new: DatasetFacts, *, what: str) -> None:
+    """Raises DataError when a dataset is not the one that it was, where that is known.
 
-    row: as DatasetFacts.to_json has them; None where they are not known.
+    what: the checkpoint that knows it.
     """
-    if row is not None and row["digest"] != new.digest:
-        change = describe_change(DatasetFacts.from_json(row), new)
+    if old is not None and old.digest != new.digest:
+        change = describe_change(old, new)
         raise DataError(
             f"the dataset is not the one that {what} was trained on: {change}; put "
             "that dataset back, or train anew in another --workdir"

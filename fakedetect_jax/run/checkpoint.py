@@ -19,17 +19,22 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from fakedetect_jax.data.dataset import DatasetFacts
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.files import write_json
+from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digest, to_leaves
+from tfds_ffpp import records
+from tfds_ffpp.files import Json
 
 FORMAT = 1
 METRIC = "video_auc"
@@ -81,6 +86,41 @@ def _raise_lost_peer(error: BaseException | None) -> None:
         if isinstance(error, jax.errors.JaxRuntimeError):
             raise error
         error = error.__cause__ or error.__context__
+
+
+class SourceFrames(NamedTuple):
+    """How long the training videos were, in frames of the file."""
+
+    median: int
+    max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """What a checkpoint says; None what it, or an older one, does not say.
+
+    config: as config.to_dict() has it. val_fakes: "forged" or reader.SELF_BLENDED.
+    made: whether it was trained on made videos. temperature, threshold, calibration:
+    see calibration.Fitted. format, digests: of its arrays; the checkpoint adds them.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    devices: str = ""
+    source_frames: SourceFrames | None = None
+    val_fakes: str | None = None
+    made: bool | None = None
+    dataset: DatasetFacts | None = None
+    steps_per_epoch: int | None = None
+    temperature: float | None = None
+    threshold: float | None = None
+    calibration: CrossFit | None = None
+    format: int = 1
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """As plain data, without what is not known."""
+        return {k: v for k, v in records.by_field(self).items() if v is not None}
 
 
 class Checkpoints:
@@ -148,7 +188,7 @@ class Checkpoints:
         self,
         step: int,
         state: Any,
-        facts: Mapping[str, Any],
+        facts: CheckpointFacts,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Starts to write a state; only the copy to the host is waited for.
@@ -156,7 +196,7 @@ class Checkpoints:
         Args:
           step: the number of completed updates, and the checkpoint's name.
           state: a TrainState with replicated leaves.
-          facts: what else should be known of it (JSON): config, versions, devices.
+          facts: what else should be known of it; its format and digests are added.
           metrics: of this very state on val; video_auc decides which is best.
         """
         self.finish()
@@ -165,7 +205,7 @@ class Checkpoints:
         leaves = parallel.fetch(to_leaves(state))
         model, training = _split(leaves)
         digests = {name: leaf_digest(leaf) for name, leaf in leaves.items()}
-        facts = {**facts, "format": FORMAT, "digests": digests}
+        facts = replace(facts, format=FORMAT, digests=digests)
         known = {k: v for k, v in (metrics or {}).items() if v is not None}
         try:
             if jax.process_index() == 0:
@@ -175,7 +215,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(model),
                     training=ocp.args.StandardSave(training),
-                    facts=ocp.args.JsonSave(facts),
+                    facts=ocp.args.JsonSave(facts.to_json()),
                 ),
                 metrics=known if METRIC in known else None,
                 force=True,
@@ -281,12 +321,12 @@ class Checkpoints:
         ranked = sorted((auc, s) for s, auc in scored.items() if auc is not None)
         return next((s for _, s in reversed(ranked) if self.damage(s) is None), None)
 
-    def facts(self, step: int) -> dict[str, Any]:
-        """Config, versions and devices of the run that wrote a step."""
+    def facts(self, step: int) -> CheckpointFacts:
+        """What a step says of itself and of the run that wrote it."""
         restored = self._manager.restore(
             step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
         )
-        return restored["facts"]
+        return records.from_json(CheckpointFacts, restored["facts"])
 
     # Restoring -------------------------------------------------------------------
 
@@ -350,12 +390,12 @@ class Checkpoints:
 
     def _read(self, step: int, items: dict[str, dict[str, Any]]) -> Leaves:
         facts = self.facts(step)
-        if facts["format"] > FORMAT:
+        if facts.format > FORMAT:
             raise CheckpointError(
-                f"checkpoint {step} in {self.directory} has format {facts['format']}, "
+                f"checkpoint {step} in {self.directory} has format {facts.format}, "
                 f"this version reads up to {FORMAT}; update fakedetect-jax"
             )
-        digests = facts["digests"]
+        digests = facts.digests
         wanted = {name for leaves in items.values() for name in leaves}
         model, training = _split(digests)
         stored = set(model) | (set(training) if "training" in items else set())

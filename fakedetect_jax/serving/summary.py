@@ -171,7 +171,7 @@ def _warnings(video: Pending, loss: str | None, model: TrainedModel) -> list[str
 def _warnings_of_model(model: TrainedModel) -> list[str]:
     if model.temperature is None:
         return ["the model was not calibrated: its score is no probability"]
-    if not (model.calibration or {}).get("used", True):
+    if model.calibration is not None and not model.calibration.used:
         return [
             "no calibration helped on people left out, so none is used: the "
             "probability is the score itself"

@@ -14,15 +14,16 @@ import math
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS
+from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.model import steps
 from fakedetect_jax.settings import RULES
+from tfds_ffpp import records
 from tfds_ffpp.fields import FIELDS, SHARE, SWITCH, Choice, Number, Whole
 from tfds_ffpp.files import Json
 from tfds_ffpp.frames import faces
@@ -74,7 +75,7 @@ class Calibration:
 
     temperature: float | None
     threshold: float | None
-    cross_fit: Json | None
+    cross_fit: CrossFit | None
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,6 @@ class Description:
     def to_json(self) -> Json:
         """With its digest, as it is written."""
         return sealed(dataclasses.asdict(self))
-
-
-def _record(kind: Any, row: Json) -> Any:
-    """A record of a class of checked JSON, with the records in it."""
-    return kind(
-        **{
-            name: _record(hint, row[name]) if is_dataclass(hint) else row[name]
-            for name, hint in get_type_hints(kind).items()
-        }
-    )
 
 
 CLIP_FIELDS = tuple(field.name for field in dataclasses.fields(Clips))
@@ -310,7 +301,7 @@ def check(facts: Any) -> Description:
         )
     if fault := fault_in(facts, SCHEMA):
         raise ValueError(fault)
-    described: Description = _record(Description, facts)
+    described: Description = records.from_json(Description, facts)
     fault = _misfit(described)
     if fault is None and facts.get("sha256") != digest(facts):
         fault = "it is not what was exported: its digest is another"

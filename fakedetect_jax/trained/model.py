@@ -22,6 +22,7 @@ from fakedetect_jax.data import dataset
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.files import write_json
 from fakedetect_jax.metrics import results
+from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import Variables
 from fakedetect_jax.run import workdir
@@ -72,7 +73,7 @@ class TrainedModel(NamedTuple):
     origin: Origin
     card: str
     made: bool = False
-    calibration: Json | None = None
+    calibration: CrossFit | None = None
 
 
 def load_model(path: str | Path, *, step: int | None = None) -> TrainedModel:
@@ -126,27 +127,30 @@ def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
     try:
         step = choose_step(checkpoints, step)
         facts = checkpoints.facts(step)
-        config = as_config(facts["config"])
+        config = as_config(facts.config)
         variables = read_variables(config, checkpoints, step)
         measured = checkpoints.metrics(step)
     finally:
         checkpoints.close()
     _refuse_not_finite(variables, folder / str(step))
-    frames = (facts.get("source_frames") or {}).get("max")
     return TrainedModel(
         config=config,
         variables=variables,
         preparation=dataset.dataset_config(config).preparation,
-        temperature=facts.get("temperature"),
-        threshold=facts.get("threshold"),
-        window_frames=frames or DEFAULT_WINDOW_FRAMES,
+        temperature=facts.temperature,
+        threshold=facts.threshold,
+        window_frames=facts.source_frames.max
+        if facts.source_frames
+        else DEFAULT_WINDOW_FRAMES,
         step=step,
         digest=weights_digest(variables),
-        origin=Origin(facts["versions"], facts.get("devices", ""), {**measured}),
+        origin=Origin(facts.versions, facts.devices, {**measured}),
         card=_card(Path(path), step, checkpoint_digest(facts)),
         # A checkpoint that does not say was trained where its config made videos.
-        made=bool(facts.get("made", config.synthetic.num_identities)),
-        calibration=facts.get("calibration"),
+        made=bool(
+            config.synthetic.num_identities if facts.made is None else facts.made
+        ),
+        calibration=facts.calibration,
     )
 
 

@@ -11,8 +11,7 @@ from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import Variables
-from fakedetect_jax.run.checkpoint import Checkpoints
-from tfds_ffpp.files import Json
+from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 
 # Evaluating a checkpoint ---------------------------------------------------------
 
@@ -62,7 +61,7 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> Variables:
     Optimiser and schedule are not looked at, so those of another version don't matter.
     """
     wanted = abstract_variables(config)
-    digests = checkpoints.facts(step)["digests"]
+    digests = checkpoints.facts(step).digests
     if any(name.startswith("ema_params.") for name in digests):
         wanted |= {f"ema_{name}": wanted[name] for name in ("params", "batch_stats")}
     variables = checkpoints.restore_model(step, wanted)
@@ -74,8 +73,8 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> Variables:
     return {**variables, **averaged}
 
 
-def checkpoint_digest(facts: Json) -> str:
+def checkpoint_digest(facts: CheckpointFacts) -> str:
     """SHA-256 over the digests of a checkpoint's weights and statistics."""
     kept = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
-    weights = {k: v for k, v in facts["digests"].items() if k.startswith(kept)}
+    weights = {k: v for k, v in facts.digests.items() if k.startswith(kept)}
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()

@@ -347,8 +347,10 @@ def test_without_any_fake_a_checkpoint_is_chosen_by_self_blended_reals(
     assert best is not None and aucs[best] == max(aucs.values())
     facts = checkpoints.facts(best)
     checkpoints.close()
-    assert facts["val_fakes"] == "self-blended"
-    assert facts["calibration"]["fitted"] != 1.0  # 1 where a class is missing
+    assert facts.val_fakes == "self-blended"
+    assert (
+        facts.calibration and facts.calibration.fitted != 1.0
+    )  # 1 where a class is missing
     (context,) = (tmp_path / "w" / "eval").glob("*/context.json")
     choice = json.loads(context.read_text())["selected_on"]
     assert choice.endswith("of its real videos against self-blended copies of them")

@@ -12,9 +12,9 @@ import pytest
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model.steps import TrainState, zero_totals
 from fakedetect_jax.run import checkpoint, parallel
-from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 
-FACTS = {"config": {"seed": 0}, "versions": {}, "devices": "1 x cpu"}
+FACTS = CheckpointFacts(config={"seed": 0}, devices="1 x cpu")
 
 
 def make_state(step: int, width: int = 4) -> TrainState:

@@ -5,6 +5,7 @@ import pytest
 from fakedetect_jax import settings
 from fakedetect_jax.evaluate import scored_with
 from fakedetect_jax.run import fixed
+from fakedetect_jax.run.checkpoint import CheckpointFacts
 
 
 def test_the_lists_name_fields_that_there_are(load_config):
@@ -40,7 +41,7 @@ def test_a_result_of_other_clips_is_another_result(tiny_run):
 
     config = tiny_run.config.copy_and_resolve_references()
     folder = open_dataset(config).data_dir
-    facts = {"digests": {}}
+    facts = CheckpointFacts()
     before = scored_with(config, facts, folder)
     config.data.min_coverage = 0.9
     assert scored_with(config, facts, folder) != before

@@ -13,7 +13,7 @@ import pytest
 
 from fakedetect_jax import train
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 
 
 def final_leaves(workdir) -> dict[str, np.ndarray]:
@@ -22,7 +22,7 @@ def final_leaves(workdir) -> dict[str, np.ndarray]:
     try:
         step = checkpoints.latest()
         assert step is not None
-        return checkpoints.facts(step)["digests"]
+        return checkpoints.facts(step).digests
     finally:
         checkpoints.close()
 
@@ -287,4 +287,4 @@ def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, val
         config[group][name] = value
     run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
     with pytest.raises(CheckpointError, match=f"another config: {field} was "):
-        train.check_resume(run, {"config": recorded}, None, 2, None)  # pyright: ignore
+        train.check_resume(run, CheckpointFacts(config=recorded), None, 2, None)  # pyright: ignore

@@ -106,7 +106,7 @@ class TestModels:
     def test_averaged_weights_are_the_ones_used(self, tiny_run, tmp_path):
         """And an optimiser whose config fields are not there does not matter."""
         from fakedetect_jax.run import parallel
-        from fakedetect_jax.run.checkpoint import Checkpoints
+        from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 
         config = tiny_run.config.copy_and_resolve_references()
         with config.unlocked():
@@ -118,7 +118,7 @@ class TestModels:
         )
         fields = config.to_dict()
         del fields["optimizer"]
-        facts = {"config": fields, "versions": {}, "devices": ""}
+        facts = CheckpointFacts(config=fields)
         checkpoints = Checkpoints(tmp_path / "checkpoints")
         mesh = parallel.make_mesh(jax.devices()[:1])
         state = state.replace(ema_params=averaged, ema_batch_stats=statistics)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fakedetect_jax import predict
+from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.model import load_model, write_bundle
@@ -152,7 +153,7 @@ def test_the_rows_warn_of_a_model_of_made_videos(detector, central, tiny_run):
 
 def test_a_calibration_that_is_not_used_is_said(central, tmp_path):
     video = write_video(tmp_path / "a.mp4", 8)
-    found = {"fitted": 2.0, "used": False, "loss": 0.1, "cross_fitted_loss": 0.2}
+    found = CrossFit(fitted=2.0, used=False, loss=0.1, cross_fitted_loss=0.2)
     model = central.model._replace(temperature=1.0, calibration=found)
     row = Detector(model, devices=jax.devices()[:1]).score(video)
     assert any("no calibration helped" in sentence for sentence in row["warnings"])

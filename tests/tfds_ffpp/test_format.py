@@ -15,7 +15,7 @@ import optax
 
 from fakedetect_jax.model.steps import TrainState, zero_totals
 from fakedetect_jax.run import parallel
-from fakedetect_jax.run.checkpoint import FORMAT, Checkpoints
+from fakedetect_jax.run.checkpoint import FORMAT, CheckpointFacts, Checkpoints
 
 GOLDEN = Path(__file__).parents[1] / "golden_checkpoint_1.json"
 
@@ -41,7 +41,7 @@ def test_a_checkpoint_of_format_1_is_read(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest() == checkpoints.best() == 7
     assert checkpoints.metrics(7) == {"video_auc": 0.75}
-    assert checkpoints.facts(7)["format"] == 1 <= FORMAT
+    assert checkpoints.facts(7).format == 1 <= FORMAT
     restored = checkpoints.restore(7, make_state(0))
     jax.tree.map(np.testing.assert_array_equal, restored, make_state(1))
     checkpoints.close()
@@ -53,7 +53,7 @@ def write() -> None:
         place = Path(folder) / "checkpoints"
         checkpoints = Checkpoints(place)
         state = parallel.put_replicated(make_state(1), parallel.make_mesh())
-        facts = {"config": {"seed": 0}, "versions": {}, "devices": "1 x cpu"}
+        facts = CheckpointFacts(config={"seed": 0}, devices="1 x cpu")
         checkpoints.save(7, state, facts, {"video_auc": 0.75})
         checkpoints.close()
         files = sorted(p for p in place.rglob("*") if p.is_file())
