@@ -697,7 +697,7 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         if training.metrics_file is not None:
             wait = {"input_wait": round(speed.input_wait, 4) if speed else 0.0}
             training.metrics_file.write(step, "val", {**measured, **wait})
-            scores = np.array([row["score"] for row in rows])
+            scores = np.array([row.score for row in rows])
             training.metrics_file.write_curve(step, "val/clips", labels, scores)
     elif said:
         run.terminal.say(f"Epoch {epoch}/{plan.num_epochs}\n  {said[0]}")
