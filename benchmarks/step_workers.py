@@ -63,7 +63,7 @@ def use_flax_layers() -> None:
     from fakedetect_jax.model import network
     from fakedetect_jax.model.kernels import max_pool
 
-    def conv(features, size, stride=1, dtype=None, *, name):
+    def conv(features, size, stride=1, dtype=None, *, name, **_):  # no cpu_kernels
         return nn.Conv(
             features,
             (size, size),

@@ -33,7 +33,7 @@ def run() -> None:
             facts["resident_mb"].append(resident_mb())
         return original(training, step, metrics)
 
-    def note(event: str, seconds: float, **_) -> None:
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
         if event.endswith("backend_compile_duration"):
             compiled.append(facts["steps"])
 

@@ -1,9 +1,9 @@
 """Small real video files of every kind, written with PyAV."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -11,14 +11,24 @@ import numpy as np
 FACELESS = {"face_finder": "none", "image_size": 32, "num_frames": 4}
 
 
-class Film(SimpleNamespace):
-    """What the search for faces uses of a decoded clip, of frames in memory."""
+@dataclass
+class Film:
+    """What the search for faces uses of a decoded clip, of frames in memory.
+
+    regions, points: where the parts of the face are in each frame, if that is known.
+    """
+
+    frames: list[np.ndarray]
+    indices: list[int]
+    regions: Sequence[dict[str, np.ndarray]] = ()
+    points: Sequence[np.ndarray] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def size(self, i: int) -> tuple[int, int]:
-        return self.frames[i].shape[:2]
+        height, width = self.frames[i].shape[:2]
+        return height, width
 
     def rgb(self, i: int, region: tuple[int, int, int, int] | None = None):
         y0, x0, y1, x1 = region or (0, 0, *self.size(i))

@@ -10,6 +10,7 @@ import pytest
 
 from fakedetect_jax.augment import selfblend
 from fakedetect_jax.data import reader
+from tests import true_faces
 from tests.made_records import stored_video
 from tests.made_videos import Film
 from tfds_ffpp.errors import DataError
@@ -35,8 +36,8 @@ def film_head(seed: int) -> Film:
     return Film(
         frames=frames,
         indices=[4 * i for i in range(FRAMES)],
-        regions=[rendering.true_regions(face, m, SIZE) for m in moments],
-        points=[rendering.true_points(face, m, SIZE) for m in moments],
+        regions=[true_faces.true_regions(face, m, SIZE) for m in moments],
+        points=[true_faces.true_points(face, m, SIZE) for m in moments],
     )
 
 

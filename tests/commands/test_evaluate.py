@@ -307,7 +307,7 @@ def test_a_split_without_a_method_keeps_to_its_records(tiny_run):
         frames = np.zeros((2, 4, 32, 32, 3), np.uint8)
         reader.read(order.ClipRef(place, 1, 1), 8, frames[0])
         whole.reader.read(order.ClipRef(number, 1, 1), 8, frames[1])
-        np.testing.assert_array_equal(*frames)
+        np.testing.assert_array_equal(frames[0], frames[1])
         assert frames[0].any()
 
 

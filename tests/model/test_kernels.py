@@ -116,7 +116,7 @@ def test_tiles_in_chunks_equal_those_at_once(monkeypatch):
 
 
 def test_a_batch_of_open_size_can_be_exported():
-    kernel = draw(1, 3, 3, 32, 32)
+    kernel = jnp.asarray(draw(1, 3, 3, 32, 32))
     (images,) = jax.export.symbolic_shape("images")
 
     @jax.jit

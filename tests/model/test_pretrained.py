@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 from safetensors.numpy import save_file
 
 from fakedetect_jax import settings, train
@@ -55,8 +54,9 @@ def test_the_shapes_are_those_of_the_model(model):
     )
     wanted = {}
     for collection in ("params", "batch_stats"):
-        flat = traverse_util.flatten_dict(made[collection]["backbone"])
-        wanted |= {(collection, *key): leaf.shape for key, leaf in flat.items()}
+        leaves = jax.tree_util.tree_leaves_with_path(made[collection]["backbone"])
+        for path, leaf in leaves:
+            wanted[collection, *(key.key for key in path)] = leaf.shape
     assert pretrained.backbone_shapes(model) == wanted
 
 

@@ -113,7 +113,7 @@ def test_the_update_is_that_of_its_formula(small, frame_weight):
 
     def parts(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+        mean, std = jnp.array([0.485, 0.456, 0.406]), jnp.array([0.229, 0.224, 0.225])
         logits, _ = step_settings.model.apply(
             variables,
             (batch["frames"].astype(np.float32) / 255 - mean) / std,
@@ -151,7 +151,8 @@ def test_clips_are_blended_for_an_evaluation_as_for_a_training(small):
     mesh = parallel.make_mesh(jax.devices()[:1])
     step_settings = steps.make_step_settings(small, num_steps=1)
     state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), small, mesh)
-    variables, batch = state.eval_variables(), random_batch(4)
+    variables = state.eval_variables()
+    batch = jax.tree.map(jnp.asarray, random_batch(4))
     found = steps.blended_eval_step(
         step_settings.model, 7, step_settings.stored, variables, batch
     )
@@ -163,7 +164,7 @@ def test_clips_are_blended_for_an_evaluation_as_for_a_training(small):
         index_B=batch["index"],
         stored=step_settings.stored,
     )
-    same = {**batch, "frames": np.round(255 * np.asarray(frames)).astype(np.uint8)}
+    same = {**batch, "frames": jnp.round(255 * frames).astype(jnp.uint8)}
     expected = steps.eval_step(step_settings.model, variables, same)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     plain = steps.eval_step(step_settings.model, variables, batch)
@@ -171,8 +172,8 @@ def test_clips_are_blended_for_an_evaluation_as_for_a_training(small):
 
 
 def test_without_frames_or_clips_a_mean_is_nothing():
-    assert float(steps.weighted_mean(np.ones(2), np.zeros(2, bool))) == 0.0
-    half = steps.weighted_mean(np.float32([1, 3]), np.array([True, True]))
+    assert float(steps.weighted_mean(jnp.ones(2), jnp.zeros(2, bool))) == 0.0
+    half = steps.weighted_mean(jnp.array([1.0, 3.0]), jnp.array([True, True]))
     assert float(half) == 2.0
 
 
@@ -184,13 +185,13 @@ def test_the_rate_at_each_step(warmup):
     rising = [0.2 * n / 4 for n in range(warmup)]
     falling = [0.1 * (1 + np.cos(np.pi * n / 8)) for n in range(9)]
     for rate, rest in ((constant, [0.2] * 9), (cosine, falling)):
-        found = [float(rate(n)) for n in range(warmup + 9)]
+        found = [np.asarray(rate(n)).item() for n in range(warmup + 9)]
         np.testing.assert_allclose(found, rising + rest, atol=1e-7)
 
 
 def test_padding_clips_count_for_nothing():
-    losses = steps.clip_losses(np.float32([3, -1]), np.float32([1, 1]))
-    mean = steps.weighted_mean(losses, np.array([True, False]))
+    losses = steps.clip_losses(jnp.array([3.0, -1.0]), jnp.array([1.0, 1.0]))
+    mean = steps.weighted_mean(losses, jnp.array([True, False]))
     np.testing.assert_allclose(mean, np.log1p(np.exp(-3.0)), rtol=1e-6)
 
 
@@ -223,7 +224,7 @@ def test_weights_and_statistics_are_averaged_slowly_and_at_first_less_so(small):
 
 
 def test_the_decay_warms_up():
-    decay = [float(steps.average_decay(0.999, t)) for t in (0, 90, 10**6)]
+    decay = [float(steps.average_decay(0.999, jnp.int32(t))) for t in (0, 90, 10**6)]
     np.testing.assert_allclose(decay, [0.1, 0.91, 0.999], rtol=1e-6)
 
 
@@ -245,7 +246,7 @@ def test_averaged_weights_score_as_with_statistics_estimated_anew(small):
     model = network.make_model(config)
     batches = [light_or_dark(8, n) for n in range(200, 220)]
     anew = averaged.estimate_statistics(model, stored, batches)
-    held = light_or_dark(64, 500)
+    held = jax.tree.map(jnp.asarray, light_or_dark(64, 500))
 
     def logits(batch_stats):
         variables = {"params": stored["params"], "batch_stats": batch_stats}
@@ -262,7 +263,8 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     rate = optimizer.learning_rate(
         peak=0.1, schedule="cosine", warmup_steps=10, num_steps=110
     )
-    np.testing.assert_allclose([rate(0), rate(10), rate(110)], [0, 0.1, 0], atol=1e-6)
+    found = [np.asarray(rate(n)) for n in (0, 10, 110)]
+    np.testing.assert_allclose(found, [0, 0.1, 0], atol=1e-6)
 
 
 def test_a_batch_that_does_not_divide_names_the_nearest_sizes():

@@ -5,6 +5,7 @@ import random
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -20,7 +21,7 @@ FACTS = CheckpointFacts(config={"seed": 0}, devices="1 x cpu")
 def make_state(step: int, width: int = 4) -> TrainState:
     params = {"head": {"kernel": np.full((3, width), step, np.float32)}}
     return TrainState(
-        step=np.int32(step),
+        step=jnp.int32(step),
         params=params,
         batch_stats={"bn": {"mean": np.arange(width, dtype=np.float32)}},
         opt_state=optax.adam(1e-3).init(params),
@@ -260,7 +261,9 @@ def test_two_are_kept_and_the_best_unless_asked_otherwise(folder):
     checkpoints.close()
 
 
-def test_a_leaf_that_is_read_otherwise_than_it_was_written_is_refused(folder):
+def test_a_leaf_that_is_read_otherwise_than_it_was_written_is_refused(
+    folder, monkeypatch
+):
     checkpoints = write(folder, [1])
     real = checkpoints._manager.restore
 
@@ -270,7 +273,7 @@ def test_a_leaf_that_is_read_otherwise_than_it_was_written_is_refused(folder):
             restored["model"]["params.head.kernel"][0, 0] += 1
         return restored
 
-    checkpoints._manager.restore = restore
+    monkeypatch.setattr(checkpoints._manager, "restore", restore)
     with pytest.raises(CheckpointError, match="params.head.kernel is not what was"):
         checkpoints.restore(1, make_state(0))
     checkpoints.close()

@@ -134,7 +134,8 @@ def test_a_clock_that_goes_back_changes_nothing(
     # All was written next week, and the older the later.
     for path in workdir.rglob("*"):
         older = next((int(x) for x in path.parts if x in map(str, steps)), 0)
-        os.utime(path, times=(time.time() + 7 * 86_400 - older,) * 2)
+        when = time.time() + 7 * 86_400 - older
+        os.utime(path, times=(when, when))
     code, out, err = launchpad.run(*command, backwards=True)
     assert code == 0 and "Traceback" not in err, err
     assert f"from {max(steps)}" in out

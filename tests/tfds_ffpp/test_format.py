@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,11 +23,13 @@ GOLDEN = Path(__file__).parents[1] / "golden_checkpoint_1.json"
 
 def make_state(scale: float) -> TrainState:
     kernel = np.arange(6, dtype=np.float32).reshape(2, 3) * np.float32(scale)
-    params = {"head": {"kernel": kernel, "bias": np.float32([1, 2, 3]) * scale}}
+    params = {
+        "head": {"kernel": kernel, "bias": np.array([1, 2, 3], np.float32) * scale}
+    }
     return TrainState(
-        step=np.int32(7 * scale),
+        step=jnp.int32(7 * scale),
         params=params,
-        batch_stats={"bn1": {"mean": np.float32([0.5]) * np.float32(scale)}},
+        batch_stats={"bn1": {"mean": np.array([0.5], np.float32) * np.float32(scale)}},
         opt_state=optax.adam(1e-3).init(params),
         ema_params=None,
         totals=zero_totals(),

@@ -535,6 +535,7 @@ def test_packets_are_not_held(tmp_path):
         noise = rng.integers(0, 256, (480, 640, 3), np.uint8)
         (packet,) = stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24"))
         step = packet.duration
+        assert step is not None
         for i in range(400):
             packet.pts = packet.dts = i * step
             file.mux(packet)

@@ -286,7 +286,7 @@ def test_fuzz_of_descriptions(tiny_run, exported, facts, tmp_path_factory):
         deadline=None,
         derandomize=True,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     @given(changes(facts))
     def attack(told):

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.frames.colours import Region
 from tfds_ffpp.frames.crops import Box, finish_crop, place_box
 from tfds_ffpp.frames.track import Track, make_track, place_points, unknown_track
-from tfds_ffpp.frames.video import DecodedVideo
 
 # How frames are looked at, until a lasting face is seen: longest side in pixels and how
 # much they may be enlarged. At last uncertain finds count too, if they last.
@@ -45,6 +45,27 @@ class FaceFinder(Protocol):
 
     def points(self, image: np.ndarray, box: Box) -> np.ndarray:
         """The five points float[5,2] of a face found there; see track.Track."""
+        ...
+
+
+class Frames(Protocol):
+    """What the search for faces uses of a video's decoded frames."""
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Their positions in the video."""
+        ...
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of one."""
+        ...
+
+    def rgb(self, i: int, region: Region | None = None) -> np.ndarray:
+        """One of them, or a region of it, as RGB uint8[H,W,3]."""
         ...
 
 
@@ -297,7 +318,7 @@ def _look(finder: FaceFinder, frame: np.ndarray, scale: float, *, faint: bool):
 
 def _look_at_all(
     finder: FaceFinder,
-    clip: DecodedVideo,
+    clip: Frames,
     looks: Sequence[int],
     reference: tuple[int, int],
     way: tuple[float, float],
@@ -321,7 +342,7 @@ def _look_at_all(
 
 
 def _find_tracks(
-    clip: DecodedVideo,
+    clip: Frames,
     looks: Sequence[int],
     *,
     finder: FaceFinder,
@@ -353,7 +374,7 @@ def _find_tracks(
 
 
 def _is_confirmed(
-    clip: DecodedVideo, box: Box, reference: tuple[int, int], finder: FaceFinder
+    clip: Frames, box: Box, reference: tuple[int, int], finder: FaceFinder
 ) -> bool:
     """Whether the crop at a box shows a face in enough frames of the clip."""
     count = min(CONFIRM_FRAMES, len(clip))
@@ -364,7 +385,7 @@ def _is_confirmed(
 
 
 def _crops(
-    clip: DecodedVideo, chosen: Iterable[int], box: Box, reference: tuple[int, int]
+    clip: Frames, chosen: Iterable[int], box: Box, reference: tuple[int, int]
 ) -> Iterable[np.ndarray]:
     """The box of some frames of a clip, in the size in which crops are looked at."""
     for i in chosen:
@@ -418,7 +439,7 @@ def follow(
 
 
 def follow_face(
-    clip: DecodedVideo, faces: Faces, *, finder: FaceFinder, margin: float
+    clip: Frames, faces: Faces, *, finder: FaceFinder, margin: float
 ) -> Track:
     """Where the chosen face of a clip is in each crop; without a box, or a finder
     that finds faces, it says the same of every frame."""
@@ -434,7 +455,7 @@ def follow_face(
 
 
 def clip_box(
-    clip: DecodedVideo,
+    clip: Frames,
     *,
     finder: FaceFinder,
     margin: float = 1.3,
@@ -452,7 +473,7 @@ def clip_box(
 
 
 def clip_boxes(
-    clip: DecodedVideo,
+    clip: Frames,
     *,
     finder: FaceFinder,
     margin: float = 1.3,

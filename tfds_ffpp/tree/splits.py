@@ -67,11 +67,6 @@ class Splits:
     warnings: tuple[str, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def split_of(self) -> dict[str, str]:
-        """Key -> split."""
-        return {r.key: s for s, records in self.records.items() for r in records}
-
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
