@@ -659,6 +659,9 @@ def _save_and_stop(training: Training, step: int, state) -> NoReturn:
     run = training.run
     _save(training, step, state)
     training.checkpoints.finish()
+    # Together: a launcher that sees one process end may signal the others once more,
+    # and a second signal would end process 0 before it has sealed the checkpoint.
+    run.hosts.meet(f"stopped with step {step} saved")
     run.terminal.say(f"saved step {step}; go on with: {run.command}")
     raise Interrupted(run.stop.signal or signal.SIGTERM)
 

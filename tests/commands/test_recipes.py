@@ -23,6 +23,21 @@ def recipe(first_words: str) -> str:
     return found
 
 
+def test_the_image_is_made_of_what_it_copies():
+    """Every file that the Dockerfile copies is there, and let in by .dockerignore."""
+    root = Path(__file__).parents[2]
+    lines = (root / "Dockerfile").read_text().splitlines()
+    let_in = (root / ".dockerignore").read_text().splitlines()
+    copied = [
+        w for line in lines if line.startswith("COPY ") for w in line.split()[1:-1]
+    ]
+    assert "fakedetect_jax" in copied and "constraints.txt" in copied
+    for name in copied:
+        assert (root / name).exists() and f"!{name}" in let_in
+    last = [line.split()[1] for line in lines if line.startswith("USER ")][-1]
+    assert last not in ("root", "0")
+
+
 def place_of(words: list[str]) -> hosts.Place:
     """What the flags of a command say of a process."""
     values = main.host_flags(["main", *words])
