@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fakedetect_jax.metrics import intervals, metrics, results
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.store.addresses import absolute
 
 
 class Entry(NamedTuple):
@@ -40,7 +41,7 @@ def find_evaluations(run: Path) -> list[Path]:
 def short_names(folders: Sequence[Path]) -> list[str]:
     """The ends of the paths that tell them apart, without the `eval` between."""
     parts = [
-        [part for part in folder.absolute().parts if part != "eval"]
+        [part for part in absolute(folder).parts if part != "eval"]
         for folder in folders
     ]
     for length in range(1, max(map(len, parts)) + 1):
@@ -145,8 +146,8 @@ def touches(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def _run_of(entry: Entry) -> Path:
     """The workdir of an evaluation, or its own folder where it lies in none."""
-    inside = entry.folder.absolute().parent
-    return inside.parent if inside.name == "eval" else entry.folder.absolute()
+    inside = absolute(entry.folder).parent
+    return inside.parent if inside.name == "eval" else absolute(entry.folder)
 
 
 def _shared(one: Entry, other: Entry) -> int:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from fakedetect_jax.files import read_lines, write_whole
 from fakedetect_jax.metrics import calibration, intervals, metrics, results
 from fakedetect_jax.pages import figures, render
+from tfds_ffpp.store.addresses import as_path
 from tfds_ffpp.text import cell
 
 Report = dict[str, Any]
@@ -40,7 +40,7 @@ def write_report(
     Raises:
       DataError: when a file is missing or damaged.
     """
-    folder = Path(eval_dir)
+    folder = as_path(eval_dir)
     evaluation = results.read_evaluation(folder)
     report = results.summarise(evaluation)
     with matplotlib.rc_context(figures.STYLE):
@@ -64,9 +64,9 @@ def write_report(
 
 def read_metrics(path: str | os.PathLike | None) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl; a damaged one costs itself alone."""
-    if path is None or not Path(path).exists():
+    if path is None or not as_path(path).exists():
         return []
-    return read_lines(Path(path), required=("step",)).rows
+    return read_lines(as_path(path), required=("step",)).rows
 
 
 # Figures and tables.

