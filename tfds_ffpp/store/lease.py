@@ -143,10 +143,10 @@ def _all(place: Path) -> list[_Held]:
         if not name.isdecimal():
             continue
         try:
-            content = json.loads(bucket.cat_file(os.fspath(place / name)))
+            content = dict(json.loads(bucket.cat_file(os.fspath(place / name))))
         except FileNotFoundError:  # given up meanwhile
             continue
-        except ValueError:
+        except (ValueError, TypeError):
             content = {}
         age = (now - _written(facts)).total_seconds()
         version = str(facts.get("generation"))
