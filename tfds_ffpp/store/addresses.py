@@ -92,6 +92,11 @@ def move(source: Path, target: Path) -> None:
     filesystem().mv(os.fspath(source), os.fspath(target), recursive=True)
 
 
+def remove(folder: Path) -> None:
+    """Removes what lies below a folder of a bucket."""
+    filesystem().rm(os.fspath(folder), recursive=True)
+
+
 def create(path: Path, content: bytes) -> bool:
     """Writes an object that is not there; whether it was this call that did."""
     try:
