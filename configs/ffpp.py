@@ -65,7 +65,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
     # How clips are read from the dataset.
     config.data = ConfigDict(
         {
-            "data_dir": "~/tensorflow_datasets",  # where built datasets lie
+            "data_dir": "~/tensorflow_datasets",  # of built datasets; or gs://BUCKET/FOLDER
             "manual_dir": "",  # raw videos; if set, a missing dataset is built from it
             "clip_frames": 10,  # frames per clip
             "frame_stride": 1,  # stored frames between two frames of a clip

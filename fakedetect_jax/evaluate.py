@@ -29,7 +29,7 @@ from fakedetect_jax.data.dataset import (
 from fakedetect_jax.data.feed import eval_feed
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.files import read_lines, write_json, write_lines
+from fakedetect_jax.files import read_lines, write_json, write_lines, write_whole
 from fakedetect_jax.metrics import metrics, results, trivial
 from fakedetect_jax.metrics.context import Context, TrainingSet
 from fakedetect_jax.metrics.records import (
@@ -496,12 +496,11 @@ def _count_touch(folder: Path, split: str, step: int, *, test: str) -> tuple[int
     Also returns a sentence on what is damaged in the file; empty if nothing is.
     """
     path = folder / "eval" / "touched.jsonl"
-    with open(path, "ab+") as file:
-        # After half a line of a full disk a new one begins.
-        file.seek(max(file.tell() - 1, 0))
-        start = "" if file.read() in (b"", b"\n") else "\n"
-        line = json.dumps({"split": split, "step": step})
-        file.write(f"{start}{line}\n".encode())
+    before = path.read_bytes() if path.exists() else b""
+    if not before.endswith(b"\n") and before:  # half a line of a full disk
+        before += b"\n"
+    line = json.dumps({"split": split, "step": step})
+    write_whole(path.parent, {path.name: before + f"{line}\n".encode()})
     lines = read_lines(path, required=("split",))
     # A line that cannot be read may have been of this test: it counts.
     touches = sum(row["split"] == test for row in lines.rows) + len(lines.damaged)

@@ -13,6 +13,7 @@ from pathlib import Path
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.serving import programs
 from tfds_ffpp import system
+from tfds_ffpp.store import addresses
 from tfds_ffpp.terminal import command
 
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
@@ -52,13 +53,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> list[Path]:
-    system.refuse_path("W", arguments.workdir)
+    system.refuse_path("W", arguments.workdir, bucket=True)
     system.refuse_path("OUT", arguments.out)
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from fakedetect_jax.trained.model import load_model, write_bundle
 
     out = Path(arguments.out).expanduser()
-    model = load_model(Path(arguments.workdir).expanduser(), step=arguments.step)
+    with addresses.one_sentence():
+        model = load_model(addresses.as_path(arguments.workdir), step=arguments.step)
     # Beside OUT, which gets nothing before all of it is there.
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:

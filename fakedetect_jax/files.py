@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfds_ffpp.files import Json, whole
+from tfds_ffpp.store import addresses
 
 
 def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Writes files of which each is whole or not there.
 
-    None is there before all are written, and the last one comes last.
+    None is there before all are written, and the last one comes last. In a bucket each
+    is whole by itself, and the last one comes last.
     """
+    if addresses.is_address(folder):
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            (folder / name).write_bytes(data)
+        return
     with contextlib.ExitStack() as stack:
         for name in reversed(list(files)):  # the stack renames the latest first
             content = files[name]

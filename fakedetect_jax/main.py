@@ -20,6 +20,7 @@ from fakedetect_jax.errors import ConfigError, PeerError, WorkerError
 from fakedetect_jax.run import hosts, process
 from tfds_ffpp import system
 from tfds_ffpp.errors import Interrupted, UserError
+from tfds_ffpp.store import addresses
 from tfds_ffpp.terminal import command
 
 if TYPE_CHECKING:
@@ -141,8 +142,10 @@ def _need_config(argv: list[str]) -> None:
 
     from fakedetect_jax.run import workdir
 
-    system.refuse_path("--workdir", early.workdir)
-    config = workdir.stored_config(Path(early.workdir).expanduser().absolute())
+    system.refuse_path("--workdir", early.workdir, bucket=True)
+    folder = addresses.absolute(addresses.as_path(early.workdir))
+    with addresses.one_sentence():
+        config = workdir.stored_config(folder)
     settings.check_overrides(config, argv[1:])
     del FLAGS.config  # of a file
     config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
@@ -175,6 +178,11 @@ def _read(argv: list[str]) -> _Asked:
         if FLAGS.mode != "train" and (FLAGS.dry_run or FLAGS.profile_steps):
             raise ConfigError("--dry_run and --profile_steps are for --mode train")
         _profiled(FLAGS.profile_steps)
+        if FLAGS.profile_steps and addresses.is_address(FLAGS.workdir or ""):
+            raise ConfigError(
+                f"--profile_steps writes its trace into a folder, and --workdir is "
+                f"{FLAGS.workdir}; trace with a --workdir on this machine"
+            )
         settings.check(FLAGS.config)
         settings.check_paths(FLAGS.config, FLAGS.workdir)
         if FLAGS.tune_malloc and process.will_run_on_cpu(FLAGS.config.accelerator):
@@ -193,7 +201,9 @@ def _start(asked: _Asked) -> int:
         )
     if problem is not None:
         raise problem
-    return _run(argv, _prepare(argv), hosts.Hosts())
+    with addresses.one_sentence():
+        ready = _prepare(argv)
+    return _run(argv, ready, hosts.Hosts())
 
 
 PEER_IS_GONE = (
@@ -222,10 +232,12 @@ def _one_of_several(
         from fakedetect_jax.run.workdir import shared_facts
 
         options = {f"--{name}": FLAGS[name].value for name in ("mode", "split", "step")}
-        facts = {**options, **shared_facts(FLAGS.config, _workdir())}
+        with addresses.one_sentence():
+            facts = {**options, **shared_facts(FLAGS.config, _workdir())}
         cure = "give all hosts the same command, config, packages and code"
         link = hosts.join(place, facts, cure=cure, say=Terminal().say)
-        ready = _prepare(argv)
+        with addresses.one_sentence():
+            ready = _prepare(argv)
 
         from fakedetect_jax.run import parallel
 
@@ -265,7 +277,7 @@ def _end_all(
 
 def _workdir() -> Path:
     if FLAGS.workdir:
-        return Path(FLAGS.workdir).expanduser().absolute()
+        return addresses.absolute(addresses.as_path(FLAGS.workdir))
     file = config_flags.get_config_filename(FLAGS["config"])
     return Path("runs", Path(file.split(":")[0]).stem).absolute()
 
@@ -336,8 +348,9 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
         profile = _profiled(FLAGS.profile_steps)
         run = Run(config, folder, mesh, terminal, stop, typed, link, writes, profile)
         try:
-            evaluation = _work(run)
-            report = _report(run, evaluation) if evaluation else None
+            with addresses.one_sentence():
+                evaluation = _work(run)
+                report = _report(run, evaluation) if evaluation else None
         except Interrupted as interrupted:
             return interrupted.exit_code
         except WorkerError:

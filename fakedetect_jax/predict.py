@@ -27,6 +27,7 @@ from fakedetect_jax.serving import sources
 from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError, Interrupted
+from tfds_ffpp.store import addresses
 from tfds_ffpp.terminal import command, progress
 from tfds_ffpp.text import printable
 
@@ -155,16 +156,19 @@ def _end_on_signal(*_: object) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     for option in ("workdir", "model", "output", "report", "compilation-cache"):
         path = getattr(arguments, option.replace("-", "_"))
-        system.refuse_path(f"--{option}", path)
+        is_model = option in ("workdir", "model")
+        system.refuse_path(f"--{option}", path, bucket=is_model)
     asked = sources.find(arguments.videos)
     for line in sources.skipped_lines(arguments.videos):
         print(line, file=sys.stderr)
-    model = Path(arguments.workdir or arguments.model).expanduser()
-    if not model.exists():  # said at once, before JAX is there
-        raise CheckpointError(f"{model} is not there; give a workdir or an export")
+    model = addresses.as_path(arguments.workdir or arguments.model)
+    with addresses.one_sentence():
+        if not model.exists():  # said at once, before JAX is there
+            raise CheckpointError(f"{model} is not there; give a workdir or an export")
     report = _folder(arguments.report)
     nothing = all(source.refusal for source in asked)
-    detector = None if nothing else _load(arguments, model)
+    with addresses.one_sentence():
+        detector = None if nothing else _load(arguments, model)
     warnings = _warnings(detector)
     results: list[VideoResult] = []
     with _open_output(arguments.output) as output, _Table(asked, output) as table:

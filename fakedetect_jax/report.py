@@ -14,6 +14,7 @@ from fakedetect_jax.metrics import comparison
 from fakedetect_jax.pages import comparison_page, evaluation_page, formats
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.store import addresses
 from tfds_ffpp.terminal import command
 
 
@@ -80,27 +81,33 @@ def main(
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    runs = [Path(run) for run in arguments.runs]
-    output = Path(arguments.output or runs[0] / "comparison.html")
-    system.refuse_path("--output", arguments.output)
+    output = arguments.output or f"{arguments.runs[0]}/comparison.html"
+    system.refuse_path("--output", arguments.output, bucket=True)
     for run in arguments.runs:
-        system.refuse_path("RUN", run)
+        system.refuse_path("RUN", run, bucket=True)
     try:
-        if arguments.rebuild:
-            for run in runs:
-                for folder in comparison.find_evaluations(run):
-                    evaluation_page.write_report(
-                        folder, metrics_file=folder / "../../metrics.jsonl"
-                    )
-        compared = comparison_page.write_comparison(
-            comparison.read_entries(runs), output
-        )
+        with addresses.one_sentence():
+            runs = [addresses.as_path(run) for run in arguments.runs]
+            output = addresses.as_path(output)
+            if arguments.rebuild:
+                _rebuild(runs)
+            compared = comparison_page.write_comparison(
+                comparison.read_entries(runs), output
+            )
     except OSError as error:
         raise DataError(f"{output} cannot be written ({error.strerror})") from error
     console = Console(highlight=False)
     print_comparison(compared, console)
-    console.print(f"page: {output.absolute()}", markup=False, soft_wrap=True)
+    page = addresses.absolute(output)
+    console.print(f"page: {page}", markup=False, soft_wrap=True)
     return 0
+
+
+def _rebuild(runs: Sequence[Path]) -> None:
+    for run in runs:
+        for folder in comparison.find_evaluations(run):
+            workdir = addresses.absolute(folder).parent.parent
+            evaluation_page.write_report(folder, metrics_file=workdir / "metrics.jsonl")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from fakedetect_jax.augment import fields as augment
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp import fields
+from tfds_ffpp.errors import SettingError
 from tfds_ffpp.fields import (
     SHARE,
     SWITCH,
@@ -25,6 +26,7 @@ from tfds_ffpp.fields import (
     Wholes,
 )
 from tfds_ffpp.files import Json
+from tfds_ffpp.store.addresses import is_address
 from tfds_ffpp.system import refuse_path
 
 
@@ -140,12 +142,21 @@ def check(config) -> None:
 
 
 def check_paths(config, workdir: str | None) -> None:
-    """Raises SettingError for a path that cannot be one, such as an address."""
-    refuse_path("--workdir", workdir)
-    paths = ("data.data_dir", "data.manual_dir", "init_from", "compilation_cache")
-    for field in paths:
-        group, _, name = field.rpartition(".")
-        refuse_path(f"config.{field}", (config[group] if group else config)[name])
+    """Raises SettingError for a path that cannot be one.
+
+    A workdir, a data_dir and an init_from may be gs://BUCKET/FOLDER.
+    """
+    refuse_path("--workdir", workdir, bucket=True)
+    refuse_path("config.data.data_dir", config.data.data_dir, bucket=True)
+    refuse_path("config.data.manual_dir", config.data.manual_dir)
+    refuse_path("config.init_from", config.init_from, bucket=True)
+    refuse_path("config.compilation_cache", config.compilation_cache)
+    if config.data.manual_dir and is_address(config.data.data_dir):
+        raise SettingError(
+            f"config.data.data_dir is {config.data.data_dir}, and a dataset cannot be "
+            "built into a bucket; build it into a folder, copy that "
+            "(gcloud storage cp -r), and set config.data.manual_dir=''"
+        )
 
 
 def field_names(config, prefix: str = "") -> list[str]:

@@ -43,6 +43,7 @@ from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
 from tfds_ffpp.errors import Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
+from tfds_ffpp.store import copies
 
 
 class Plan(NamedTuple):
@@ -84,7 +85,7 @@ def check_weights(config) -> None:
     Raises CheckpointError.
     """
     if config.init_from:
-        path = Path(config.init_from).expanduser()
+        path = copies.here(config.init_from)
         pretrained.check_fit(path, network.make_model(config))
 
 
@@ -119,7 +120,7 @@ def first_state(
     if not config.init_from:
         return state
     backbone, statistics = pretrained.load_backbone(
-        Path(config.init_from).expanduser(), step_settings.model
+        copies.here(config.init_from), step_settings.model
     )
     loaded = state.replace(
         params={**state.params, "backbone": backbone},

@@ -21,6 +21,12 @@ class SettingError(DataError):
     exit_code = 2
 
 
+class StoreError(DataError):
+    """A bucket that cannot be reached, or refuses."""
+
+    exit_code = 4
+
+
 class UnusableVideoError(DataError):
     """This file cannot be used; its text is the reason, without the path."""
 

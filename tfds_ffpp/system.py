@@ -26,12 +26,20 @@ def need_posix(work: str) -> None:
         )
 
 
-def refuse_path(name: str, path: str | None) -> None:
+# A bucket and a folder in it; gcsfs takes # for a version, * ? [ ] for a pattern.
+BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/#*?\[\]]+)+")
+
+
+def refuse_path(name: str, path: str | None, *, bucket: bool = False) -> None:
     """Raises SettingError for a path that cannot be one, or may not be looked at.
 
-    Of gs://bucket/x and its like Python would make a folder here.
+    bucket: whether it may be gs://BUCKET/FOLDER. Of any other address Python would make
+    a folder here.
     """
-    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+    if bucket and path and path.startswith("gs://"):
+        _check_address(name, path)
+        return
+    if path and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
         raise SettingError(
             f"{name} is {path}, which is no folder of this machine; mount it (gcsfuse, "
             "NFS) and give the path under which it is mounted"
@@ -45,6 +53,19 @@ def refuse_path(name: str, path: str | None) -> None:
         raise SettingError(
             f"{name} is {path!r}, which is no usable path ({reason}); give another"
         ) from error
+
+
+def _check_address(name: str, path: str) -> None:
+    if not BUCKET.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        raise SettingError(
+            f"{name} is {path}; an address must be gs://BUCKET/FOLDER, without "
+            "# * ? [ ], // or a last /"
+        )
+    if importlib.util.find_spec("gcsfs") is None:
+        raise SettingError(
+            f"{name} is {path}, and buckets need gcsfs: "
+            "pip install 'fakedetect-jax[gcs]', or mount it (gcsfuse)"
+        )
 
 
 _SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

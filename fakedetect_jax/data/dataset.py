@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fakedetect_jax.data import order, reader
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.files import Json
+from tfds_ffpp.store import addresses, copies
 
 
 class SplitFacts(NamedTuple):
@@ -138,6 +139,8 @@ def is_built(config) -> bool:
     """Whether the config's dataset is there, whatever its fields are."""
     from tfds_ffpp import build
 
+    if addresses.is_address(config.data.data_dir):  # where nothing can be built
+        return True
     data_dir = Path(config.data.data_dir).expanduser()
     return build.is_there(dataset_config(config), data_dir)
 
@@ -164,11 +167,12 @@ def count_videos(config) -> dict[str, int]:
 def open_dataset(config, name: str = ""):
     """The builder of the config's dataset, or of another one by its folder name.
 
-    Raises DataError with the command that builds it when it is not there.
+    Of one in a bucket this machine gets a copy. Raises DataError with the command that
+    builds it when it is not there.
     """
     from tfds_ffpp import build
 
-    data_dir = Path(config.data.data_dir).expanduser()
+    data_dir = _local_data_dir(config, name or config.dataset.name)
     if name and name != config.dataset.name:
         builder = build.open_named(
             name,
@@ -178,6 +182,17 @@ def open_dataset(config, name: str = ""):
         _check_fit(config, builder.builder_config, data_dir)
         return builder
     return build.open_dataset(dataset_config(config), data_dir=data_dir)
+
+
+def _local_data_dir(config, name: str) -> Path:
+    """The data_dir; for one in a bucket the place of copies, with this dataset."""
+    from tfds_ffpp import build
+
+    data_dir = config.data.data_dir
+    if addresses.is_address(data_dir):
+        copies.here(f"{data_dir}/{build.Builder.name}/{name}")
+        return copies.place(data_dir)
+    return Path(data_dir).expanduser()
 
 
 # How frames are taken from a video and stored: a model knows videos cut in its way.

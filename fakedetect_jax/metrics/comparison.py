@@ -11,6 +11,7 @@ from fakedetect_jax.metrics.report import Report, VideoSummary, read_report
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.files import Json
+from tfds_ffpp.store.addresses import absolute
 
 
 class Entry(NamedTuple):
@@ -117,7 +118,7 @@ def find_evaluations(run: Path) -> list[Path]:
 def short_names(folders: Sequence[Path]) -> list[str]:
     """The ends of the paths that tell them apart, without the `eval` between."""
     parts = [
-        [part for part in folder.absolute().parts if part != "eval"]
+        [part for part in absolute(folder).parts if part != "eval"]
         for folder in folders
     ]
     for length in range(1, max(map(len, parts)) + 1):
@@ -212,8 +213,8 @@ def touches(entries: Sequence[Entry]) -> list[Touches]:
 
 def _run_of(entry: Entry) -> Path:
     """The workdir of an evaluation, or its own folder where it lies in none."""
-    inside = entry.folder.absolute().parent
-    return inside.parent if inside.name == "eval" else entry.folder.absolute()
+    inside = absolute(entry.folder).parent
+    return inside.parent if inside.name == "eval" else absolute(entry.folder)
 
 
 def _shared(one: Entry, other: Entry) -> int:

@@ -5,7 +5,6 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -17,6 +16,7 @@ from fakedetect_jax.metrics import calibration, intervals, metrics, results
 from fakedetect_jax.metrics.records import Strip
 from fakedetect_jax.metrics.report import Report, to_text
 from fakedetect_jax.pages import figures, render
+from tfds_ffpp.store.addresses import as_path
 from tfds_ffpp.text import cell
 
 STRIP_HEIGHT = 96  # pixels; a page of strips at full size would weigh 5 MB
@@ -39,7 +39,7 @@ def write_report(
     Raises:
       DataError: when a file is missing or damaged.
     """
-    folder = Path(eval_dir)
+    folder = as_path(eval_dir)
     evaluation = results.read_evaluation(folder)
     report = results.summarise(evaluation)
     with matplotlib.rc_context(figures.STYLE):
@@ -67,9 +67,9 @@ def write_report(
 
 def read_metrics(path: str | os.PathLike | None) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl; a damaged one costs itself alone."""
-    if path is None or not Path(path).exists():
+    if path is None or not as_path(path).exists():
         return []
-    return read_lines(Path(path), required=("step",)).rows
+    return read_lines(as_path(path), required=("step",)).rows
 
 
 # Figures and tables.

@@ -6,7 +6,8 @@ A checkpoint is CHECKPOINTS/<step>/ as Orbax writes it, with three items: `model
 leaf).
 Orbax restores flipped bits in silence, so a manifest with the SHA-256 of each file,
 CHECKPOINTS/<step>.digest.json, is written when the save has ended; a step without a
-manifest that fits is no checkpoint. While a save is under way CHECKPOINTS/saving.json
+manifest that fits is no checkpoint. In a bucket the digests are the bucket's own, MD5,
+so that nothing is read again. While a save is under way CHECKPOINTS/saving.json
 names its step: a step that lacks its manifest and is not named there was whole once, so
 something has happened to the folder, and a run must not begin anew over it.
 """
@@ -35,19 +36,32 @@ from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digest, to_leaves
 from tfds_ffpp import records
 from tfds_ffpp.files import Json
+from tfds_ffpp.store import addresses
 
 FORMAT = 1
 METRIC = "video_auc"
 NOT_COMPLETED = "it was not completed"
 
 
-def _file_digests(folder: Path) -> dict[str, str]:
+MD5 = "md5:"  # before such a digest; one without is SHA-256
+
+
+def _file_digests(folder: Path, *, md5: bool) -> dict[str, str]:
+    """Relative name -> digest of every file; of one kind, wherever the folder lies."""
+    stored = addresses.objects(folder) if addresses.is_address(folder) else None
+    names = (
+        [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        if stored is None
+        else stored
+    )
     digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            digests[path.relative_to(folder).as_posix()] = digest
+    for name in sorted(names):
+        digest = addresses.md5(stored[name]) if stored and md5 else None
+        if digest is None:
+            with (folder / name).open("rb") as file:
+                kind = "md5" if md5 else "sha256"
+                digest = hashlib.file_digest(file, kind).hexdigest()  # pyright: ignore[reportArgumentType]
+        digests[name] = f"{MD5 if md5 else ''}{digest}"
     return digests
 
 
@@ -138,7 +152,10 @@ class Checkpoints:
 
         With read_only nothing is written: a run may be saving there meanwhile.
         """
-        self.directory = Path(os.path.abspath(directory))  # Orbax takes no relative one
+        self._in_bucket = addresses.is_address(directory)
+        self.directory = (  # Orbax takes no relative one
+            directory if self._in_bucket else Path(os.path.abspath(directory))
+        )
         self._pending: int | None = None
         if not read_only:
             _hide_late_reports()
@@ -161,7 +178,9 @@ class Checkpoints:
                 preservation_policy=keep,
                 best_fn=lambda metrics: metrics[METRIC],
                 best_mode="max",
-                cleanup_tmp_directories=not read_only,
+                # In a bucket a save under way has no name of its own, and Orbax
+                # removes it in a thread, while set_aside_damaged looks.
+                cleanup_tmp_directories=not (read_only or self._in_bucket),
                 create=not read_only,
                 read_only=read_only,
             ),
@@ -244,7 +263,8 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
-                files = _file_digests(self.directory / str(step))
+                folder = self.directory / str(step)
+                files = _file_digests(folder, md5=self._in_bucket)
                 write_json(self._manifest(step), _sealed(files))
                 self._saving.unlink(missing_ok=True)
                 self._drop_stale_manifests()
@@ -253,11 +273,15 @@ class Checkpoints:
             raise self._save_error(step, error) from error
 
     def _save_error(self, step: int, error: Exception) -> CheckpointError:
-        good = self.latest()
+        cure = "mend the connection" if self._in_bucket else "free some space"
+        try:
+            good = str(self.latest() or "none")
+        except (OSError, *addresses.errors()):
+            good = "still there"
         return CheckpointError(
             f"checkpoint {step} could not be written to {self.directory} "
-            f"({str(error).splitlines()[0]}); the last good one is "
-            f"{'none' if good is None else good}: free some space and run again"
+            f"({addresses.reason(error)}); the last good one is {good}: {cure} and run "
+            "again"
         )
 
     def _drop_stale_manifests(self) -> None:
@@ -277,14 +301,22 @@ class Checkpoints:
 
     # Looking ---------------------------------------------------------------------
 
+    def _folders(self) -> list[str]:
+        try:
+            return [p.name for p in self.directory.iterdir() if p.is_dir()]
+        except FileNotFoundError:
+            if self._in_bucket:  # where there is no empty folder
+                return []
+            raise
+
     def steps(self) -> list[int]:
         """The steps with a folder, whole or not, newest first."""
-        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
+        names = self._folders()
         return sorted((int(name) for name in names if _is_step(name)), reverse=True)
 
     def foreign(self) -> list[str]:
         """The names of folders that no checkpoint is in; they are left alone."""
-        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
+        names = self._folders()
         return sorted(n for n in names if not _is_step(n) and _LEFTOVER not in n)
 
     def damage(self, step: int) -> str | None:
@@ -297,7 +329,8 @@ class Checkpoints:
             files = _opened(json.loads(manifest.read_text()))
         except (ValueError, KeyError, TypeError):
             return f"{manifest.name} is damaged"
-        found = _file_digests(self.directory / str(step))
+        md5 = any(digest.startswith(MD5) for digest in files.values())
+        found = _file_digests(self.directory / str(step), md5=md5)
         for name, digest in files.items():
             if name not in found:
                 return f"its file {name} is missing"
@@ -363,16 +396,24 @@ class Checkpoints:
             self._manager.reload()
         return sentences
 
+    def _is_finished(self, step: int) -> bool:
+        """Whether Orbax had written all of a step into the bucket."""
+        return (self.directory / str(step) / "commit_success.txt").exists()
+
     def _set_aside(self, step: int) -> None:
+        if self._in_bucket and not self._is_finished(step):
+            addresses.remove(self.directory / str(step))
+            return
         damaged = self.directory.parent / "damaged"
+        move = addresses.move if self._in_bucket else shutil.move
         damaged.mkdir(exist_ok=True)
         # What was set aside before may be the only copy of something: it stays.
         numbered = (f"{step}-{n}" for n in itertools.count(2))
         names = itertools.chain([str(step)], numbered)
         folder = next(damaged / n for n in names if not (damaged / n).exists())
-        shutil.move(self.directory / str(step), folder)
+        move(self.directory / str(step), folder)
         if self._manifest(step).exists():
-            shutil.move(self._manifest(step), folder / self._manifest(step).name)
+            move(self._manifest(step), folder / self._manifest(step).name)
 
     def restore(self, step: int, template: Any) -> Any:
         """The whole state of a step, as host arrays in the structure of `template`.

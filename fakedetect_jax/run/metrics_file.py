@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from fakedetect_jax.files import read_lines, write_lines
 from fakedetect_jax.run.terminal import Terminal
+from tfds_ffpp.store import addresses
 
 # What TensorBoard's hyperparameter page compares runs by.
 COMPARED = ("val/video_auc", "val/loss")
@@ -23,7 +25,8 @@ class MetricsFile:
     """metrics.jsonl and events of the steps up to now, without gaps or repeats.
 
     A failure to write is said once and does not end a run: its metrics are worth less
-    than its state.
+    than its state. A bucket takes whole files only: they are written in a folder of
+    this machine and sent with every flush.
     """
 
     def __init__(
@@ -41,21 +44,36 @@ class MetricsFile:
         """
         self.path = workdir / "metrics.jsonl"
         self._failed = False
+        self._staged: tempfile.TemporaryDirectory | None = None
         self._file = None
         self._events = None
         self._attempt(self._open, workdir, resumed_step, fields or {})
         self._tracker = _Tracker(tracker, workdir, fields or {}) if tracker else None
 
     def _open(self, workdir: Path, resumed_step: int, fields: dict[str, Any]) -> None:
+        folder = workdir
+        if addresses.is_address(workdir):
+            self._staged = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            folder = Path(self._staged.name)
+        kept = []
         if self.path.exists():
             lines = read_lines(self.path, required=("step", "kind"))
             if lines.damaged:
                 Terminal().warn(lines.complaint(self.path))
             kept = [r for r in lines.rows if _is_up_to(r["step"], resumed_step)]
-            write_lines(self.path, kept)
-        self._file = open(self.path, "a")  # noqa: SIM115 - lives as long as the run
-        self._events = _Events(workdir / "events", resumed_step)
+        path = folder / self.path.name
+        write_lines(path, kept)
+        self._file = open(path, "a")  # noqa: SIM115 - lives as long as the run
+        self._events = _Events(folder / "events", resumed_step)
         self._events.add_fields(fields)
+
+    def _send(self) -> None:
+        """Puts the staged files into the bucket, each whole."""
+        if self._staged is not None:
+            folder = Path(self._staged.name)
+            for path in (folder / self.path.name, *(folder / "events").iterdir()):
+                target = self.path.parent / path.relative_to(folder).as_posix()
+                target.write_bytes(path.read_bytes())
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Adds the numbers of a step; kind is train or val."""
@@ -90,6 +108,7 @@ class MetricsFile:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._events.flush()
+            self._send()
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -102,11 +121,13 @@ class MetricsFile:
         if self._file is not None and self._events is not None:
             self._file.close()
             self._events.close()
+        if self._staged is not None:
+            self._staged.cleanup()
 
     def _attempt(self, action, *arguments) -> None:
         try:
             action(*arguments)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, *addresses.errors()) as error:
             if not self._failed:
                 Terminal().warn(
                     f"metrics cannot be written to {self.path} ({error}); "
@@ -192,7 +213,9 @@ class _Tracker:
         if name == "wandb":
             # The same run after a resume, which trackio knows by the name.
             short = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
-            options |= {"id": short, "dir": str(workdir)}
+            options |= {"id": short}
+            if not addresses.is_address(workdir):
+                options |= {"dir": str(workdir)}
         try:
             self._run = importlib.import_module(name).init(resume="allow", **options)
         except Exception as error:

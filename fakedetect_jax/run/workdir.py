@@ -9,6 +9,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -25,6 +26,7 @@ from fakedetect_jax.run.hosts import Hosts
 from fakedetect_jax.run.process import StopRequest
 from fakedetect_jax.run.terminal import Terminal
 from fakedetect_jax.settings import Config
+from tfds_ffpp.store import addresses, copies, lease
 
 PACKAGES = (
     "fakedetect-jax",
@@ -78,7 +80,7 @@ def shared_facts(config: Config, workdir: Path) -> dict[str, Any]:
 
 def _file_digest(name: str) -> str:
     try:
-        with open(Path(name).expanduser(), "rb") as file:
+        with open(copies.here(name), "rb") as file:
             return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
     except OSError:
         return "missing"
@@ -115,33 +117,39 @@ def _git(root: Path, *words: str) -> str:
 
 # Below a workdir, the longest name of a file is a checkpoint's under way: 127 bytes.
 DEEPEST = 200
+OBJECT_NAME = 1024  # bytes that a bucket allows
 
 
 def ensure_writable(workdir: Path, *, need_bytes: int = 0, make: bool = True) -> None:
     """Raises CheckpointError unless files can be made and `need_bytes` would fit.
 
-    Without `make` the folder is not made: the nearest one above it is tried.
+    Without `make` the folder is not made: the nearest one above it is tried. A bucket
+    has no folders to make, and no end.
     """
-    length = len(os.fsencode(workdir.absolute()))
+    is_address = addresses.is_address(workdir)
+    length = len(os.fsencode(addresses.absolute(workdir)))
     longest = os.pathconf("/", "PC_PATH_MAX") if hasattr(os, "pathconf") else math.inf
+    longest = OBJECT_NAME if is_address else longest
     if length + DEEPEST > longest:
         raise CheckpointError(
             f"the path of workdir {workdir} has {length:,} bytes; its files need "
             f"{DEEPEST} more, and this system allows {longest:,}: choose a shorter one"
         )
     folder = workdir
-    while not (make or folder.exists()):
+    while not (make or is_address or folder.exists()):
         folder = folder.parent
     probe = folder / f".probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
-        probe.unlink()
-    except OSError as error:
+        probe.unlink(missing_ok=True)  # another host's process may have our number
+    except (OSError, *addresses.errors()) as error:
+        why = getattr(error, "strerror", None) or addresses.reason(error)
         raise CheckpointError(
-            f"workdir {workdir} cannot be written ({error.strerror}); "
-            "choose another --workdir"
+            f"workdir {workdir} cannot be written ({why}); choose another --workdir"
         ) from error
+    if is_address:
+        return
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise CheckpointError(
@@ -157,11 +165,50 @@ def has_checkpoint(workdir: Path) -> bool:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for this process; the kernel frees it however we end.
+    """Holds the workdir for this process, however it ends.
 
     Raises CheckpointError naming the holder when another run has it. On Windows, where
     runs are evaluated but not trained, nothing is held.
     """
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    mine = f"process {os.getpid()} on {socket.gethostname()} since {started}"
+    held = _lease if addresses.is_address(workdir) else _flock
+    with held(workdir, mine):
+        yield
+
+
+def _in_use(workdir: Path, holder: str) -> CheckpointError:
+    return CheckpointError(
+        f"workdir {workdir} is in use by {holder}; "
+        "wait for that run or choose another --workdir"
+    )
+
+
+@contextlib.contextmanager
+def _lease(workdir: Path, mine: str) -> Iterator[None]:
+    def lost(holder: str) -> None:
+        # Not as after a signal: what would be saved now is another run's by now.
+        print(
+            f"error: workdir {workdir} was taken by {holder}: this process did not "
+            f"reach the bucket for {lease.STALE:.0f} s; its last checkpoint is whole",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(CheckpointError.exit_code)
+
+    with contextlib.ExitStack() as stack:
+        try:
+            held = lease.hold(workdir, mine, say=Terminal().say, lost=lost)
+            with addresses.one_sentence():
+                stack.enter_context(held)
+        except lease.Busy as error:
+            raise _in_use(workdir, str(error)) from error
+        yield
+
+
+@contextlib.contextmanager
+def _flock(workdir: Path, mine: str) -> Iterator[None]:
+    """The kernel frees it."""
     try:
         import fcntl
     except ImportError:
@@ -173,14 +220,10 @@ def lock(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise CheckpointError(
-                f"workdir {workdir} is in use by {holder}; "
-                "wait for that run or choose another --workdir"
-            ) from error
+            raise _in_use(workdir, holder) from error
         file.seek(0)
         file.truncate()
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
+        file.write(f"{mine}\n")
         file.flush()
         yield
 

@@ -45,6 +45,8 @@ from fakedetect_jax.trained.weights import (
 )
 from tfds_ffpp.files import Json
 from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.store import copies
+from tfds_ffpp.store.addresses import as_path, is_address
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 # The longest video of FaceForensics++, for models that do not say what they saw.
@@ -81,11 +83,12 @@ def load_model(path: str | Path, *, step: int | None = None) -> TrainedModel:
 
     Raises CheckpointError for anything else; nothing is unpickled.
     """
-    path = Path(path)
-    if os.path.lexists(path / FACTS):
+    path = as_path(path)
+    in_bucket = is_address(path)
+    if (path / FACTS).exists() if in_bucket else os.path.lexists(path / FACTS):
         if step is not None:
             raise ConfigError(f"{path} holds one model; --step is for a workdir")
-        return read_bundle(path)
+        return read_bundle(copies.here(path))
     if (path / "config.json").is_file() or (path / "checkpoints").is_dir():
         return read_workdir(path, step=step)
     raise CheckpointError(f"{path} is not a model of this project: {_what_is(path)}")
@@ -115,10 +118,10 @@ def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
 
     Raises CheckpointError telling what is there.
     """
-    folder = Path(path) / "checkpoints"
+    folder = path / "checkpoints"
     if not folder.is_dir() or not any(folder.iterdir()):
-        workdir.read_record(Path(path))  # says so where it is no workdir at all
-        there = ", ".join(sorted(p.name for p in Path(path).iterdir()))
+        workdir.read_record(path)  # says so where it is no workdir at all
+        there = ", ".join(sorted(p.name for p in path.iterdir()))
         raise CheckpointError(
             f"there is no checkpoint in {folder} ({path} holds {there}); train first"
         )
@@ -145,7 +148,7 @@ def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
         step=step,
         digest=weights_digest(variables),
         origin=Origin(facts.versions, facts.devices, {**measured}),
-        card=_card(Path(path), step, checkpoint_digest(facts)),
+        card=_card(path, step, checkpoint_digest(facts)),
         # A checkpoint that does not say was trained where its config made videos.
         made=bool(
             config.synthetic.num_identities if facts.made is None else facts.made

@@ -140,7 +140,7 @@ def test_hosts_with_other_configs_end_at_once_and_name_each_field(hosts, tmp_pat
     [
         ("--config.num_epochs=abc", "config.num_epochs is 'abc'; it must be"),
         ("--confg.seed=1", "Unknown command line flag 'confg.seed'"),
-        ("--config.data.data_dir=gs://bucket/x", "which is no folder of this machine"),
+        ("--config.data.data_dir=s3://bucket/x", "which is no folder of this machine"),
     ],
 )
 @pytest.mark.parametrize("failing", [0, 2])

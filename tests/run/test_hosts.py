@@ -1,8 +1,11 @@
 """Hosts agree, wait for each other and end together: real processes on loopback."""
 
 import json
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -290,29 +293,57 @@ def test_jax_takes_all_gpus_and_looks_for_no_cluster(launchpad, port, cluster):
 def test_addresses_are_no_paths(load_config):
     config = load_config("ffpp")
     settings.check_paths(config, "runs/a:b//c")
-    for name, value in [("data_dir", "gs://b/x"), ("manual_dir", "s3://b")]:
+    for name, value in [("data_dir", "s3://b/x"), ("manual_dir", "gs://b")]:
         wrong = config.copy_and_resolve_references()
         wrong.data[name] = value
         with pytest.raises(SettingError, match=f"config.data.{name} is {value}, which"):
             settings.check_paths(wrong, None)
-    with pytest.raises(SettingError, match="--workdir is gs://bucket/run.*gcsfuse"):
+    with pytest.raises(SettingError, match="--workdir is s3://bucket/run.*gcsfuse"):
+        settings.check_paths(config, "s3://bucket/run")
+
+
+def test_nothing_of_buckets_is_imported_without_an_address():
+    code = (
+        "import sys, fakedetect_jax.main, fakedetect_jax.predict, tfds_ffpp.__main__\n"
+        "print({'gcsfs', 'fsspec', 'aiohttp', 'google.auth'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_workdir_may_be_in_a_bucket_where_gcsfs_is_there(
+    load_config, monkeypatch, there
+):
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: name == "gcsfs" and there or None
+    )
+    config = load_config("ffpp")
+    if there:
         settings.check_paths(config, "gs://bucket/run")
+    else:
+        with pytest.raises(SettingError, match="need gcsfs: pip install"):
+            settings.check_paths(config, "gs://bucket/run")
+    wrong = ("gs://", "gs://b", "gs://bucket", "gs:/bucket/x", "gs://bucket/")
+    for address in (*wrong, "gs://bucket/a*", "gs://bucket/a/../b", "gs://bucket//a"):
+        with pytest.raises(SettingError, match=re.escape(f"is {address}")):
+            settings.check_paths(config, address)
 
 
 @pytest.mark.parametrize(
     ("main", "argv"),
     [
-        (predict.main, ["--workdir=gs://b/w", "x.mp4"]),
-        (predict.main, ["--model=gs://b/m", "x.mp4"]),
+        (predict.main, ["--workdir=s3://b/w", "x.mp4"]),
+        (predict.main, ["--model=s3://b/m", "x.mp4"]),
         (predict.main, ["--model=m", "--output=gs://b/o.jsonl", "x.mp4"]),
         (predict.main, ["--model=m", "--report=gs://b/pages", "x.mp4"]),
         (predict.main, ["--model=m", "--compilation-cache=gs://b/c", "x.mp4"]),
-        (report.main, ["gs://b/w"]),
-        (report.main, ["w", "--output=gs://b/page.html"]),
+        (report.main, ["s3://b/w"]),
+        (report.main, ["w", "--output=s3://b/page.html"]),
         (layout.main, ["gs://b/v"]),
         (layout.main, ["gs://b/v", "--write_csv"]),
         (synthetic.main, ["gs://b/v"]),
-        (export.main, ["gs://b/w", "out"]),
+        (export.main, ["s3://b/w", "out"]),
         (export.main, ["w", "gs://b/out"]),
         (tfds_ffpp.__main__.main, ["--manual_dir=gs://b/v"]),
         (tfds_ffpp.__main__.main, ["--manual_dir=v", "--data_dir=gs://b/d"]),

@@ -1,0 +1,1 @@
+"""Buckets: addresses as paths, copies of what lies there, the lock of a folder."""
