@@ -5,13 +5,22 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from fakedetect_jax.metrics.records import ClipScore, Strip, Video
 from tfds_ffpp.records import to_json
+
+T = TypeVar("T")
+
+
+def known(value: T | None) -> T:
+    """The value of a field that may be empty, and must not be here."""
+    assert value is not None
+    return value
+
 
 METHODS = {"Deepfakes": 3.4, "Face2Face": 2.8, "FaceSwap": 3.0, "NeuralTextures": 1.9}
 

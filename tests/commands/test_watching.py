@@ -107,12 +107,14 @@ def test_rates_are_in_metrics_and_on_the_terminal(undisturbed):
 
 def test_events_hold_rates_curves_fields_and_what_the_network_saw(undisturbed):
     """Read by protobuf from TensorBoard's record format: length, checksums, event."""
+    # protobuf makes its classes when it is imported.
+    read = event_pb2.Event.FromString  # pyright: ignore[reportAttributeAccessIssue]
     seen: dict[str, set[int]] = {}
     for path in (undisturbed / "events").iterdir():
         data, place = path.read_bytes(), 0
         while place < len(data):
             (size,) = struct.unpack_from("<Q", data, place)
-            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + size])
+            event = read(data[place + 12 : place + 12 + size])
             place += 16 + size
             for value in event.summary.value:
                 seen.setdefault(value.tag, set()).add(event.step)

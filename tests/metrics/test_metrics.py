@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.metrics.records import Unscored, Video
-from tests.made_scores import changed, made_rows
+from tests.made_scores import changed, known, made_rows
 from tfds_ffpp.errors import DataError
 
 # Scores in tenths have ties and fall on 0, 0.5 and 1.
@@ -132,7 +132,7 @@ def test_a_summary_of_one_class_says_why_it_has_no_auc():
     summary = metrics.summary(metrics.videos(metrics.clips(fakes)))
     assert summary.auc is summary.eer is summary.ap is None
     assert summary.balanced_accuracy is None
-    assert "no real" in summary.undefined
+    assert "no real" in known(summary.undefined)
     assert summary.accuracy is not None
 
 
@@ -182,11 +182,11 @@ def test_the_tail_behind_the_last_whole_batch_counts():
     summary = metrics.clip_summary(metrics.clips(rows))
     kept = metrics.clip_summary(metrics.clips(rows[:24]))
     assert summary.num_real + summary.num_fake == 25
-    assert summary.loss > kept.loss + 1
+    assert known(summary.loss) > known(kept.loss) + 1
     losses = [np.logaddexp(0, r.logit) - r.video.label * r.logit for r in rows]
     assert summary.loss == pytest.approx(np.mean(losses))
     of_batches = np.mean([np.mean(losses[i : i + 8]) for i in range(0, 25, 8)])
-    assert abs(summary.loss - of_batches) > 1  # a mean of batch means is wrong
+    assert abs(known(summary.loss) - of_batches) > 1  # a mean of batch means is wrong
 
 
 def test_the_auc_of_clips_is_not_the_auc_of_videos():
@@ -194,11 +194,13 @@ def test_the_auc_of_clips_is_not_the_auc_of_videos():
     rng = np.random.default_rng(0)
     for i, row in enumerate(rows):
         logit = row.logit + float(rng.normal(0, 6))
-        rows[i] = changed(row, logit=logit, score=float(metrics.sigmoid(logit)))
+        rows[i] = changed(
+            row, logit=logit, score=float(metrics.sigmoid(np.array(logit)))
+        )
     clips = metrics.clips(rows)
     videos = metrics.videos(clips)
     of_clips, of_videos = metrics.summary(clips), metrics.summary(videos)
-    assert of_videos.auc > of_clips.auc + 0.05
+    assert known(of_videos.auc) > known(of_clips.auc) + 0.05
     key = rows[0].video.key
     mean = np.mean([row.score for row in rows if row.video.key == key])
     assert videos.score[videos.keys().index(key)] == pytest.approx(mean)
@@ -296,7 +298,7 @@ def test_unscored_videos_are_left_out_or_decided_by_policy():
     as_fake = metrics.summary(metrics.add_unscored(videos, gone, policy="as_fake"))
     plain = metrics.summary(videos)
     assert as_real.num_fake == as_fake.num_fake == plain.num_fake + 2
-    assert as_real.auc < plain.auc < as_fake.auc
+    assert known(as_real.auc) < known(plain.auc) < known(as_fake.auc)
     assert as_real.confusion[1][0] == plain.confusion[1][0] + 2
     assert as_real.loss == as_fake.loss == plain.loss  # no probability given
     with pytest.raises(DataError, match="policy 'drop'"):

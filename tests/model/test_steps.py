@@ -2,6 +2,7 @@
 
 import functools
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -338,7 +339,7 @@ def test_the_rate_of_an_epoch_is_of_all_its_steps(monkeypatch):
 
 
 def test_the_peak_is_that_of_the_device_or_not_known():
-    def mesh(kind: str, devices: int):
+    def mesh(kind: str, devices: int) -> Any:
         places = np.array([types.SimpleNamespace(device_kind=kind)] * devices)
         return types.SimpleNamespace(devices=places)
 
@@ -386,11 +387,12 @@ def test_the_gradients_of_parts_are_summed(small, devices):
     found, (loss, logits, stats) = gradients(state, parallel.to_global(batch, mesh))
     # Of each two twos one goes to either part, of the second group the other way round.
     members = [[0, 1, 6, 7, 8, 9, 14, 15], [2, 3, 4, 5, 10, 11, 12, 13]]
-    whole, counts = settings._replace(accumulate=1), steps.Counts.of(batch)
+    whole = settings._replace(accumulate=1)
+    counts = steps.Counts.of(jax.tree.map(jnp.asarray, batch))
     expected, total, statistics = None, 0.0, state.batch_stats
     of_part = jax.jit(jax.grad(functools.partial(steps.objective, whole), has_aux=True))
     for rows in members:
-        part = {name: values[rows] for name, values in batch.items()}
+        part = {name: jnp.asarray(values[rows]) for name, values in batch.items()}
         frames, key = steps.prepare_inputs(whole, state.step, part)
         grads, (more, part_logits, statistics) = of_part(
             state.params, statistics, part, frames, key, counts
@@ -416,13 +418,14 @@ def test_parts_are_the_same_on_any_number_of_devices(small):
 @pytest.mark.parametrize("methods", [1, 2, 3, 4])
 def test_parts_mix_methods_that_take_turns_and_keep_twos_together(parts, methods):
     size = 2 * parts * 8
-    batch = {"row": np.arange(size)}
+    batch = {"row": jnp.arange(size)}
     taken = [
-        np.asarray(steps.take_part(batch, np.int32(k), parts)["row"])
+        np.asarray(steps.take_part(batch, jnp.int32(k), parts)["row"])
         for k in range(parts)
     ]
     assert sorted(np.concatenate(taken)) == list(range(size))
-    np.testing.assert_array_equal(steps.join_parts(np.stack(taken)), np.arange(size))
+    joined = steps.join_parts(jnp.asarray(np.stack(taken)))
+    np.testing.assert_array_equal(joined, np.arange(size))
     for rows in taken:
         first, second = rows.reshape(-1, 2).T
         assert (first % 2 == 0).all() and (second == first + 1).all()

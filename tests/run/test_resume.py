@@ -8,7 +8,6 @@ import signal
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from fakedetect_jax import train
@@ -16,8 +15,8 @@ from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 
 
-def final_leaves(workdir) -> dict[str, np.ndarray]:
-    """All leaves of a workdir's newest checkpoint, by name, as they lie on disk."""
+def final_leaves(workdir) -> dict[str, str]:
+    """The digests of all leaves of a workdir's newest checkpoint, by name."""
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     try:
         step = checkpoints.latest()
