@@ -123,6 +123,8 @@ def _update(
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in pool.map(copy, wanted):
                 pass
+        if wanted:
+            bar.line()  # of a short one too: whence the data came
 
 
 def _read(record: Path) -> dict[str, Any]:
