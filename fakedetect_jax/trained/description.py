@@ -24,7 +24,7 @@ from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.model import steps
 from fakedetect_jax.settings import RULES
 from tfds_ffpp import records
-from tfds_ffpp.fields import FIELDS, SHARE, SWITCH, Choice, Number, Whole
+from tfds_ffpp.fields import FIELDS, SHARE, SWITCH, Choice, Kind, Number, Whole
 from tfds_ffpp.files import Json
 from tfds_ffpp.frames import faces
 from tfds_ffpp.frames.prepare import Preparation
@@ -235,7 +235,7 @@ SCHEMA = {
         "window_frames": Whole(1, 10_000_000),
         # These follow from the rest, and are compared with what they must be.
         "input": Text(),
-        "rules": None,
+        "rules": Kind(dict, "an object"),
     },
     "calibration": _CALIBRATION,
     "step": Whole(0, 2**53),
@@ -253,8 +253,6 @@ SCHEMA = {
 
 def fault_in(value: Any, rule: Any, name: str = "") -> str | None:
     """The first field that breaks its rule, as a clause; None if none does."""
-    if rule is None:
-        return None
     if isinstance(rule, Maybe) and isinstance(rule.kind, dict):
         return None if value is None else fault_in(value, rule.kind, name)
     if not isinstance(rule, dict):

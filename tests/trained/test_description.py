@@ -82,6 +82,7 @@ def refusal(folder: Path, text: str) -> str:
         ("preprocessing.frames.face_finder", "yunet"),
         ("preprocessing.frames.face_finder_model", "/etc/passwd"),
         ("preprocessing.rules.track_overlap", 0.9),
+        ("preprocessing.rules", None),
         ("preprocessing.input", "BGR"),
         ("config.model.stage_sizes", [3000, 3000]),
         ("config.model.stage_sizes", [1] * 100),
