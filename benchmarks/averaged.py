@@ -26,7 +26,7 @@ from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.model import network, steps
 from fakedetect_jax.run import parallel
-from fakedetect_jax.run.terminal import Terminal
+from tfds_ffpp.terminal.lines import Terminal
 
 
 def estimate_statistics(

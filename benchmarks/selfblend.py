@@ -31,7 +31,7 @@ from fakedetect_jax.data.order import TrainOrder, covering_clips, frames_of
 from fakedetect_jax.data.reader import FrameReader, read_videos, smooth_points
 from fakedetect_jax.metrics import calibration, metrics
 from fakedetect_jax.model import steps
-from fakedetect_jax.run.terminal import Terminal
+from tfds_ffpp.terminal.lines import Terminal
 
 DRAWS = 4  # of each frame of an unseen person
 PER_VIDEO = 8  # frames

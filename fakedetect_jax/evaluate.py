@@ -29,7 +29,6 @@ from fakedetect_jax.data.dataset import (
 from fakedetect_jax.data.feed import eval_feed
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.files import read_lines, write_json, write_lines, write_whole
 from fakedetect_jax.metrics import metrics, results, trivial
 from fakedetect_jax.metrics.context import Context, TrainingSet
 from fakedetect_jax.metrics.records import (
@@ -47,6 +46,7 @@ from fakedetect_jax.trained import weights
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
+from tfds_ffpp.store.files import read_lines, write_json, write_lines, write_whole
 
 
 def score_clips(

@@ -228,8 +228,8 @@ def _one_of_several(
         if problem is not None:
             raise problem
         # Before the slow imports, so that no host waits for another's.
-        from fakedetect_jax.run.terminal import Terminal
         from fakedetect_jax.run.workdir import shared_facts
+        from tfds_ffpp.terminal.lines import Terminal
 
         options = {f"--{name}": FLAGS[name].value for name in ("mode", "split", "step")}
         with addresses.one_sentence():
@@ -323,8 +323,8 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     from fakedetect_jax.run import parallel
     from fakedetect_jax.run.memory import user_error_of
     from fakedetect_jax.run.process import StopRequest
-    from fakedetect_jax.run.terminal import Terminal
     from fakedetect_jax.run.workdir import Run, lock
+    from tfds_ffpp.terminal.lines import Terminal
 
     config, folder = ready.config, ready.workdir
     if config.compilation_cache:

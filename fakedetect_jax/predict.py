@@ -29,7 +29,7 @@ from tfds_ffpp import system
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.store import addresses
 from tfds_ffpp.terminal import command, progress
-from tfds_ffpp.text import printable
+from tfds_ffpp.terminal.text import printable
 
 if TYPE_CHECKING:
     from fakedetect_jax.serving.detector import Detector as Detector

@@ -47,8 +47,8 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
     from fakedetect_jax.pages.evaluation_page import write_report
     from fakedetect_jax.run import parallel
     from fakedetect_jax.run.process import StopRequest
-    from fakedetect_jax.run.terminal import Terminal
     from fakedetect_jax.run.workdir import Run, write_record
+    from tfds_ffpp.terminal.lines import Terminal
 
     folder = tmp_path_factory.mktemp("tiny_run")
     config = load_config("demo").copy_and_resolve_references()

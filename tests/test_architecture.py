@@ -23,7 +23,6 @@ LAYERS = {
         ["settings"],
         ["metrics", "augment", "video_result"],
         ["data"],
-        ["files"],
         ["errors"],
     ],
     "tfds_ffpp": [
@@ -35,7 +34,7 @@ LAYERS = {
         ["frames", "synthetic"],
         ["tree"],
         ["store"],
-        ["terminal", "text", "system", "files", "records", "fields"],
+        ["terminal", "system", "files", "records", "fields"],
         ["errors"],
     ],
 }
@@ -58,7 +57,7 @@ IMPORTERS = {
     "jinja2": {"pages.render"},
 }
 # What runs in data workers, or serves people without a device.
-WITHOUT_JAX = ("data", "metrics", "pages", "files", "errors", "settings", "report")
+WITHOUT_JAX = ("data", "metrics", "pages", "errors", "settings", "report")
 JAX = {"jax", "flax", "optax", "orbax"}
 
 

@@ -17,7 +17,7 @@ from tfds_ffpp.files import Json
 from tfds_ffpp.frames.faces import landmark_model, need_model
 from tfds_ffpp.frames.prepare import Preparation, file_digest
 from tfds_ffpp.frames.stored import Rejected, StoredVideo
-from tfds_ffpp.text import markdown
+from tfds_ffpp.terminal.text import markdown
 from tfds_ffpp.tree.scan import Scan
 from tfds_ffpp.tree.splits import Splits
 

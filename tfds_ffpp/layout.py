@@ -18,7 +18,7 @@ from rich.text import Text
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.terminal import command
-from tfds_ffpp.text import printable
+from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree import census, folders, hints, scan
 from tfds_ffpp.tree.naming import is_utf8, parse_name
 from tfds_ffpp.tree.scan import NoLevelError, OneClassError, Scan

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import matplotlib
 
-from fakedetect_jax import files
 from fakedetect_jax.metrics.comparison import Comparison, Entry, compare
 from fakedetect_jax.pages import figures, render
 from tfds_ffpp import records
+from tfds_ffpp.store import files
 
 # Several runs.
 

@@ -11,13 +11,13 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from fakedetect_jax.files import read_lines, write_whole
 from fakedetect_jax.metrics import calibration, intervals, metrics, results
 from fakedetect_jax.metrics.records import Strip
 from fakedetect_jax.metrics.report import Report, to_text
 from fakedetect_jax.pages import figures, render
 from tfds_ffpp.store.addresses import as_path
-from tfds_ffpp.text import cell
+from tfds_ffpp.store.files import read_lines, write_whole
+from tfds_ffpp.terminal.text import cell
 
 STRIP_HEIGHT = 96  # pixels; a page of strips at full size would weigh 5 MB
 STRIP_FRAMES = 10

@@ -6,7 +6,7 @@ import jinja2
 from markupsafe import Markup
 
 from fakedetect_jax.pages import formats
-from tfds_ffpp.text import markdown, printable
+from tfds_ffpp.terminal.text import markdown, printable
 
 # Templates.
 

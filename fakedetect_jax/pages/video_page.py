@@ -8,10 +8,10 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from fakedetect_jax import files
 from fakedetect_jax.pages import render
 from fakedetect_jax.pages.formats import clock
 from fakedetect_jax.video_result import FaceResult, Span, VideoResult
+from tfds_ffpp.store import files
 
 
 @dataclass(frozen=True)

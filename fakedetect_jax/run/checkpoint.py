@@ -30,13 +30,13 @@ import orbax.checkpoint as ocp
 
 from fakedetect_jax.data.dataset import DatasetFacts
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.files import write_json
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digest, to_leaves
 from tfds_ffpp import records
 from tfds_ffpp.files import Json
 from tfds_ffpp.store import addresses
+from tfds_ffpp.store.files import write_json
 
 FORMAT = 1
 METRIC = "video_auc"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fakedetect_jax.files import read_lines, write_lines
-from fakedetect_jax.run.terminal import Terminal
 from tfds_ffpp.store import addresses
+from tfds_ffpp.store.files import read_lines, write_lines
+from tfds_ffpp.terminal.lines import Terminal
 
 # What TensorBoard's hyperparameter page compares runs by.
 COMPARED = ("val/video_auc", "val/loss")

@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 
 from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.files import write_json
 from fakedetect_jax.run import fixed
 from fakedetect_jax.run.hosts import Hosts
 from fakedetect_jax.run.process import StopRequest
-from fakedetect_jax.run.terminal import Terminal
 from fakedetect_jax.settings import Config
 from tfds_ffpp.store import addresses, copies, lease
+from tfds_ffpp.store.files import write_json
+from tfds_ffpp.terminal.lines import Terminal
 
 PACKAGES = (
     "fakedetect-jax",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.video_result import VideoResult
-from tfds_ffpp.text import printable
+from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
 LIST_SUFFIX = ".txt"

@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from fakedetect_jax.data import dataset
 from fakedetect_jax.errors import CheckpointError, ConfigError
-from fakedetect_jax.files import write_json
 from fakedetect_jax.metrics import results
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.model import network
@@ -47,6 +46,7 @@ from tfds_ffpp.files import Json
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.store import copies
 from tfds_ffpp.store.addresses import as_path, is_address
+from tfds_ffpp.store.files import write_json
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 # The longest video of FaceForensics++, for models that do not say what they saw.

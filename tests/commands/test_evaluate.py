@@ -25,13 +25,13 @@ from fakedetect_jax.pages.evaluation_page import write_report
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.process import StopRequest
-from fakedetect_jax.run.terminal import Terminal
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import weights
 from tests.run.test_distributed import free_port
 from tfds_ffpp import build
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.records import to_json
+from tfds_ffpp.terminal.lines import Terminal
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from fakedetect_jax.files import read_lines
 from fakedetect_jax.run.checkpoint import Checkpoints
+from tfds_ffpp.store.files import read_lines
 
 
 def test_whole_lines_are_read_and_damaged_ones_numbered(tmp_path):

@@ -18,11 +18,11 @@ from fakedetect_jax.data.order import (
     held_in,
 )
 from fakedetect_jax.data.reader import FrameReader, need_both_classes, read_videos
-from fakedetect_jax.run.terminal import Terminal
 from tests.made_records import stored_video
 from tests.made_videos import write_video
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.stored import StoredVideo
+from tfds_ffpp.terminal.lines import Terminal
 
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap")
 

@@ -9,7 +9,7 @@ from fakedetect_jax.metrics import metrics
 from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.pages import evaluation_page
 from tfds_ffpp import card
-from tfds_ffpp.text import cell, markdown, printable
+from tfds_ffpp.terminal.text import cell, markdown, printable
 
 NASTY = "m]|(x)\x1b[31m<script>alert(1)</script>`*_\u202e"
 

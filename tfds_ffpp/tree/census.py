@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfds_ffpp.text import printable
+from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")

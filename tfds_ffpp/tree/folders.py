@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.fields import COMPRESSIONS
-from tfds_ffpp.text import printable
+from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
 METHODS = (

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfds_ffpp.text import printable
+from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree import census
 from tfds_ffpp.tree.naming import parse_name
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.fields import COMPRESSIONS
-from tfds_ffpp.text import printable
+from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree import census, hints
 from tfds_ffpp.tree.census import Passed
 from tfds_ffpp.tree.folders import (

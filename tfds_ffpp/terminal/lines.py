@@ -1,4 +1,4 @@
-"""What a run says to a person."""
+"""What a run says to a person, and how long its parts took."""
 
 import time
 

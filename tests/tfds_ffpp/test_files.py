@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fakedetect_jax.files import write_whole
 from tfds_ffpp.files import whole
+from tfds_ffpp.store.files import write_whole
 
 
 def test_a_file_that_could_not_be_written_is_as_it_was(tmp_path):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there; JSON lines of which each stands alone."""
+"""Files of a disk or a bucket, whole or not there; JSON lines, each by itself."""
 
 import contextlib
 import json
