@@ -170,7 +170,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_a_dead_one_is_not(launchpad, c
 def test_too_large_a_step_is_told_before_it_is_run(launchpad, command):
     code, out, err = launchpad.run(
         *command,
-        "--config.model.width=512",
+        "--config.model.width=64",
         "--config.batch_size=32768",
         "--config.data.train_clips_per_video=10000",
     )

@@ -299,26 +299,6 @@ def test_a_bucket_that_is_gone_for_a_while_is_waited_for(
     assert_same_run(server.download("outage/w", tmp_path / "w"), undisturbed)
 
 
-def test_a_bucket_that_is_gone_ends_the_run_and_nothing_is_lost(
-    server, launchpad, tiny_config, undisturbed, tmp_path
-):
-    command = ("--config", tiny_config, "--workdir", "gs://runs/gone/w")
-    process = launchpad.start(*command, env=environment(server))
-    process.until("train 5/")
-    server.stop()
-    try:
-        code = process.wait(500)
-        assert code == 4
-        said = [line for line in process.stderr.splitlines() if "error: " in line]
-        assert len(said) == 1 and "run again" in said[0]
-        assert "Traceback" not in process.stderr
-    finally:
-        server.start()
-    code, _, err = launchpad.run(*command, env=environment(server))
-    assert code == 0, err
-    assert_same_run(server.download("gone/w", tmp_path / "w"), undisturbed)
-
-
 def test_a_half_saved_step_is_removed_before_it_is_saved_again(folder, server):
     place = "locked/w/checkpoints"
     for name in ("_CHECKPOINT_METADATA", "facts/metadata", "model/_METADATA"):
