@@ -18,7 +18,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T that makes sigmoid(logits / T) most likely (Guo et al., ICML 2017).
 
     The targets are Platt's (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) instead of 1 and 0
-    (Platt, 1999), so that T stays above 0 when val is told apart without an error.
+    (Platt, 1999), so that T stays above 0 when val is separated without an error.
     Returns 1.0 when a class is missing.
     """
     if not metrics.has_both(labels):
