@@ -8,8 +8,8 @@ import jax
 from jax.sharding import Mesh
 
 # Dense bfloat16 operations a second of a device, by the start of JAX's device_kind; the
-# first that fits counts. From the makers' data sheets, without sparsity. A TPU v2 or v3
-# device is half a chip.
+# first that fits counts. As the makers state them, without sparsity; not measured here.
+# A TPU v2 or v3 device is half a chip.
 PEAKS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GH200": 989e12,
