@@ -180,7 +180,8 @@ def torch_sides(arguments) -> tuple[dict[str, Step], dict]:
         lstm_features = weights["lstm/forward/hi/bias"].shape[0]
         model = torch_model.Detector(arguments.model, lstm_features)
         torch_model.copy_weights(model, dict(weights))
-    model = model.to(device, memory_format=torch.channels_last)
+    # torch's own overloads of `to` leave the memory format out.
+    model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     clips = make_clips(arguments)
     frames = torch.from_numpy(clips["frames"]).to(device)
     label = torch.from_numpy(clips["label"]).to(device)

@@ -54,6 +54,11 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The convolutional part of a torchvision ResNet."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, name: str):
         """`name` is one of STAGES."""
         super().__init__()
@@ -86,7 +91,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = ResNet(name)
         self.lstm = nn.LSTM(self.backbone.features, lstm_features, batch_first=True)
-        self.lstm.bias_ih_l0.requires_grad_(False).zero_()
+        self.lstm.get_parameter("bias_ih_l0").requires_grad_(False).zero_()
         self.head = nn.Linear(lstm_features, 1)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
