@@ -339,7 +339,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
         terminal.say(ready.flags)
     typed = shlex.join(["python", "-m", "fakedetect_jax.main", *argv[1:]])
     writes = not FLAGS.dry_run
-    held = lock(folder) if first and writes else contextlib.nullcontext()
+    held = lock(folder, link) if first and writes else contextlib.nullcontext()
     with held, StopRequest() as stop:
         mesh = parallel.make_mesh()
         parts = config.accumulate

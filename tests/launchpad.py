@@ -10,7 +10,7 @@ on stdout by {"pid"} at once. {"wait": pid} asks for waitpid's status.
 A request may say where a signal shall come: "phase" is [place, nth call, signal], see
 PLACES. The signal is a real one; only its moment is chosen. With "bound" permissions
 hold for it though it is root's; with "backwards" its clock shows yesterday and goes
-back.
+back; with "patience" it waits for so many seconds for a bucket.
 """
 
 import ctypes
@@ -95,6 +95,10 @@ def run(request: dict) -> None:
         turn_clock_back()
     if request.get("bound"):
         give_up_capabilities()
+    if request.get("patience"):
+        from tfds_ffpp.store import lease
+
+        lease.PATIENCE = request["patience"]
     module = importlib.import_module(request.get("module", "fakedetect_jax.main"))
     sys.argv = [module.__file__, *request["argv"]]
     code = 1

@@ -408,6 +408,12 @@ class Hosts:
             self._ended.wait(LATE_SECONDS + FAREWELL_SECONDS)
         _leave(code)
 
+    def quit(self, sentence: str, code: int) -> NoReturn:
+        """Prints a sentence and ends every process, from any thread."""
+        self.claim_end()
+        print(f"error: {sentence}", file=sys.stderr)
+        self.fail(sentence, code)
+
     def await_reason(self) -> None:
         """Gives the hub time to say why a collective failed; it then ends us."""
         if self._line is not None:

@@ -9,7 +9,6 @@ import platform
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -164,16 +163,21 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
+def lock(workdir: Path, hosts: Hosts) -> Iterator[None]:
     """Holds the workdir for this process, however it ends.
+
+    All hosts end when a workdir in a bucket is lost meanwhile.
 
     Raises CheckpointError naming the holder when another run has it. On Windows, where
     runs are evaluated but not trained, nothing is held.
     """
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     mine = f"process {os.getpid()} on {socket.gethostname()} since {started}"
-    held = _lease if addresses.is_address(workdir) else _flock
-    with held(workdir, mine):
+    if addresses.is_address(workdir):
+        held = _lease(workdir, mine, hosts)
+    else:
+        held = _flock(workdir, mine)
+    with held:
         yield
 
 
@@ -185,16 +189,14 @@ def _in_use(workdir: Path, holder: str) -> CheckpointError:
 
 
 @contextlib.contextmanager
-def _lease(workdir: Path, mine: str) -> Iterator[None]:
-    def lost(holder: str) -> None:
-        # Not as after a signal: what would be saved now is another run's by now.
-        print(
-            f"error: workdir {workdir} was taken by {holder}: this process did not "
-            f"reach the bucket for {lease.STALE:.0f} s; its last checkpoint is whole",
-            file=sys.stderr,
-            flush=True,
+def _lease(workdir: Path, mine: str, hosts: Hosts) -> Iterator[None]:
+    def lost(reason: str) -> None:
+        # Not as after a signal: what would be saved now may be another run's.
+        hosts.quit(
+            f"workdir {workdir} {reason}; its last checkpoint is whole: mend the "
+            "connection and run the same command again",
+            CheckpointError.exit_code,
         )
-        os._exit(CheckpointError.exit_code)
 
     with contextlib.ExitStack() as stack:
         try:

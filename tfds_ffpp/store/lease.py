@@ -20,6 +20,7 @@ from tfds_ffpp.store import addresses
 
 RENEW = 10.0  # seconds between two renewals
 STALE = 60.0  # since the last renewal: the holder is gone
+PATIENCE = 300.0  # for a bucket that cannot be reached; some libraries wait for an hour
 
 
 class Busy(Exception):
@@ -68,7 +69,8 @@ def hold(
       folder: what is held.
       holder: who holds it, for others to read.
       say: is called with a sentence when another holder may be gone.
-      lost: is called, in a thread, with who took the folder from this process.
+      lost: is called, in a thread, when the folder is no longer this process's: with
+        "was taken by …" or "has not been reached for …".
 
     Raises Busy naming the holder when another process has it.
     """
@@ -76,19 +78,33 @@ def hold(
     content = {"holder": holder, "machine": _machine(), "pid": os.getpid()}
     number = _take(place, json.dumps(content).encode(), say)
     own, ended = place / str(number), threading.Event()
+    reached = time.monotonic()
 
     def renew() -> None:
+        nonlocal reached
         while not ended.wait(RENEW):
             # While the bucket is silent nobody else can take the folder either.
             with contextlib.suppress(OSError, *addresses.errors()):
                 others = [held for held in _all(place) if held.number > number]
                 if others and not ended.is_set():
-                    lost(others[0].content.get("holder", "another process"))
+                    holder = others[0].content.get("holder", "another process")
+                    lost(
+                        f"was taken by {holder}: this process did not reach the bucket "
+                        f"for {STALE:.0f} s"
+                    )
                     return
                 own.write_bytes(json.dumps(content).encode())
+                reached = time.monotonic()
+
+    def watch() -> None:  # a renewal may itself hang for as long
+        while not ended.wait(1):
+            if time.monotonic() - reached > PATIENCE:
+                lost(f"has not been reached for {PATIENCE:.0f} s")
+                return
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
