@@ -12,7 +12,7 @@ CLASS_COVERAGE_GAP = 0.05  # above, missing videos can themselves tell the class
 
 def warnings(report: Report, context: Context) -> list[str]:
     """What keeps the numbers from being taken at face value, a sentence each."""
-    found = _training_warnings(report) + _selection_warnings(report)
+    found = [*context.notes, *_training_warnings(report), *_selection_warnings(report)]
     if report.official_split is False:
         found.append(
             "This is not the data set's official split, so the numbers do not compare "
@@ -96,6 +96,12 @@ def _number_warnings(report: Report) -> list[str]:
         found.append(
             f"Only {num_clusters} {over}: the intervals are wide, and hold for people "
             "like these."
+        )
+    span = video.intervals.get("auc")
+    if span and span[1] < 0.5:
+        found.append(
+            f"The AUC lies below chance ({video.auc:.3f}): the scores seem to be those "
+            "of real, not of fake. Judge 1 - score, or the logit with its sign changed."
         )
     low, high = calibration.TEMPERATURE_BOUNDS
     temperature = report.temperature

@@ -33,7 +33,8 @@ class Context:
 
     scored_with: all that the scores depend on; config: the run's, flat.
     dataset_changed: how the run's own dataset is not what it was; cut_otherwise: how
-    another one was prepared otherwise. num_clips: the rows of scores.jsonl.
+    another one was prepared otherwise. num_clips: the rows of scores.jsonl. detector:
+    one that is not of this project; notes: what was found in its scores.
     """
 
     split: str | None = None
@@ -59,6 +60,8 @@ class Context:
     num_clips: int | None = None
     unscored: list[Unscored] = field(default_factory=list)
     unscored_policy: str = ""
+    detector: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def card(self) -> CardFacts:

@@ -181,6 +181,8 @@ def _trained_on(context: Context) -> TrainedOn:
 
 
 def _name(context: Context) -> str:
+    if context.detector:
+        return context.detector
     parts = map(context.config.get, ("model.backbone", "dataset.name"))
     return "-".join(["fakedetect", *(str(part) for part in parts if part)])
 

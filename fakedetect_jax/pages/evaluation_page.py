@@ -53,7 +53,8 @@ def write_report(
         temperature=report.temperature,
         threshold=report.threshold,
     )
-    files["MODEL_CARD.md"] = render.render("model_card.md", report=report)
+    if not evaluation.context.detector:
+        files["MODEL_CARD.md"] = render.render("model_card.md", report=report)
     files["report.html"] = render.render(
         "report.html",
         report=report,
