@@ -9,7 +9,6 @@ training goes on.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import table
 from fakedetect_jax import compiled, settings, train
 from fakedetect_jax.data.feed import empty_batch
 from fakedetect_jax.model import steps
@@ -49,11 +49,18 @@ def compiled_steps(config, mesh):
 
 
 def main() -> None:
-    """Prints both medians and the host's part as JSON."""
+    """Prints both medians and the host's part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--config", default="configs/demo.py")
+    table.add_option(parser)
     options = parser.parse_args()
+    with table.results(parser, options) as results:
+        measure(options, results)
+
+
+def measure(options: argparse.Namespace, results: table.Results) -> None:
+    """Both steps in turns."""
     config, mesh = settings.load(options.config), parallel.make_mesh()
     (guarded, state), (bare, other), batch = compiled_steps(config, mesh)
     with_them, without, host = [], [], []
@@ -79,18 +86,12 @@ def main() -> None:
     os.rmdir(folder)
     base = statistics.median(without)
     device = statistics.median(a - b for a, b in zip(with_them, without, strict=True))
-    print(
-        json.dumps(
-            {
-                "step_ms": round(1e3 * base, 3),
-                "device_ms": round(1e3 * device, 3),
-                "host_ms": round(1e3 * statistics.median(host), 4),
-                "share": round((device + statistics.median(host)) / base, 5),
-                "device": str(jax.devices()[0].device_kind),
-                "steps": options.steps,
-            }
-        )
-    )
+    on_host = statistics.median(host)
+    results.heads(f"median of {options.steps} steps", "ms")
+    results.row("step without safeguards", f"{1e3 * base:.2f}")
+    results.row("more on the device", f"{1e3 * device:.3f}")
+    results.row("more on the host", f"{1e3 * on_host:.3f}")
+    results.row("both, of the step", f"{(device + on_host) / base:.2%}")
 
 
 if __name__ == "__main__":

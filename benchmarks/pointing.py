@@ -10,13 +10,14 @@ are kept apart from all.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from benchmarks import table
 from fakedetect_jax import settings
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.order import covering_clips
@@ -45,8 +46,20 @@ def mask_crops(path: Path, video: StoredVideo, size: int) -> np.ndarray:
     return crops.mean(axis=-1) > INSIDE
 
 
-def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]:
-    """One row per frame: method, hits of heat and centre, shares of mask and heat."""
+class Frame(NamedTuple):
+    """A frame of a fake, beside its mask."""
+
+    method: str
+    called_fake: bool  # its clip
+    cold: bool  # no heat at all
+    hit: bool  # the hottest pixel lies in the mask
+    centre: bool  # the middle of the crop does
+    share: float  # of the crop that the mask covers
+    heat_inside: float  # share of the heat
+
+
+def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[Frame]:
+    """One row per frame that shows both what is forged and what is not."""
     config = detector.model.config
     size = config.dataset.image_size
     clips = covering_clips(
@@ -72,36 +85,36 @@ def play(detector: Detector, split, tree: Path, *, max_clips: int) -> list[dict]
             heat = cv2.resize(np.asarray(explained.heat[0, t]), (size, size))
             if mask.any() and not mask.all():
                 rows.append(
-                    {
-                        "method": video.method,
-                        "called_fake": called_fake,
-                        "cold": bool(heat.max() <= 0),
-                        "hit": bool(mask.flat[heat.argmax()]),
-                        "centre": bool(mask[size // 2, size // 2]),
-                        "share": float(mask.mean()),
-                        "heat_inside": float(heat[mask].sum() / max(heat.sum(), 1e-12)),
-                    }
+                    Frame(
+                        method=video.method,
+                        called_fake=called_fake,
+                        cold=bool(heat.max() <= 0),
+                        hit=bool(mask.flat[heat.argmax()]),
+                        centre=bool(mask[size // 2, size // 2]),
+                        share=float(mask.mean()),
+                        heat_inside=float(heat[mask].sum() / max(heat.sum(), 1e-12)),
+                    )
                 )
     return rows
 
 
-def summary(rows: list[dict]) -> dict[str, float]:
-    """Rates over frames. A frame without heat points nowhere: a miss."""
-    if not rows:
-        return {"frames": 0}
-    hits = [row["hit"] and not row["cold"] for row in rows]
-    return {
-        "frames": len(rows),
-        "hit_rate": round(float(np.mean(hits)), 4),
-        "chance": round(float(np.mean([row["share"] for row in rows])), 4),
-        "centre_rate": round(float(np.mean([row["centre"] for row in rows])), 4),
-        "heat_inside": round(float(np.mean([row["heat_inside"] for row in rows])), 4),
-        "without_heat": round(float(np.mean([row["cold"] for row in rows])), 4),
-    }
+HEADS = ("hits", "chance", "centre hits", "heat in the mask", "without heat")
+
+
+def rates(rows: list[Frame]) -> list[str]:
+    """Those of HEADS over frames. A frame without heat points nowhere: a miss."""
+    columns = (
+        [row.hit and not row.cold for row in rows],
+        [row.share for row in rows],
+        [row.centre for row in rows],
+        [row.heat_inside for row in rows],
+        [row.cold for row in rows],
+    )
+    return [f"{np.mean(column):.1%}" if rows else "–" for column in columns]
 
 
 def main() -> None:
-    """Prints the rates of all fakes and of each method as JSON."""
+    """Prints the rates of all fakes and of each method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("tree", type=Path, help="the made videos, with their masks")
@@ -113,6 +126,7 @@ def main() -> None:
         help="the built datasets; as in the run if not set, where a relative path is "
         "that of the folder in which the run was started",
     )
+    table.add_option(parser)
     arguments = parser.parse_args()
     try:
         detector = Detector.load(arguments.workdir, step=arguments.step)
@@ -126,18 +140,15 @@ def main() -> None:
         print(f"error: {error}{place}", file=sys.stderr)
         sys.exit(error.exit_code)
     rows = play(detector, split, arguments.tree, max_clips=arguments.clips)
-    found = [row for row in rows if row["called_fake"]]
-    methods = sorted({row["method"] for row in rows})
-    result = {
-        "step": detector.model.step,
-        "split": arguments.split,
-        "called_fake": summary(found),
-        "all_fakes": summary(rows),
-        "by_method": {
-            m: summary([row for row in found if row["method"] == m]) for m in methods
-        },
-    }
-    print(json.dumps(result, indent=1))
+    found = [row for row in rows if row.called_fake]
+    groups = {"all fakes": rows, "called fake": found}
+    for method in sorted({row.method for row in rows}):
+        groups[f"called fake, {method}"] = [r for r in found if r.method == method]
+    with table.results(parser, arguments) as results:
+        results.say(f"Step {detector.model.step}, split {arguments.split}.")
+        results.heads("frames of", "number", *HEADS)
+        for name, members in groups.items():
+            results.row(name, len(members), *rates(members))
 
 
 if __name__ == "__main__":

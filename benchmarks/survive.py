@@ -7,7 +7,6 @@ python -m benchmarks.survive [--quick] [--out runs/survive]
    every step, every leaf of the final state, bit for bit.
 2. 50 times one random bit of one file of the newest checkpoint is flipped. Counted: how
    often it is found, and how often the checkpoint before is used.
-Prints JSON, also written to OUT/survive.json.
 """
 
 import argparse
@@ -20,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import table
 
@@ -130,7 +130,16 @@ def leaves(workdir: Path) -> dict[str, str]:
         checkpoints.close()
 
 
-def flip_bits(workdir: Path, times: int, seed: int) -> dict[str, int]:
+class Bits(NamedTuple):
+    """What became of flipped bits; intact: the checkpoint is whole without them."""
+
+    flipped: int
+    found: int
+    recovered: int
+    intact: bool
+
+
+def flip_bits(workdir: Path, times: int, seed: int) -> Bits:
     """Flips one bit at a time; how many were found, how many left a good one."""
     from fakedetect_jax.run.checkpoint import Checkpoints
 
@@ -151,34 +160,44 @@ def flip_bits(workdir: Path, times: int, seed: int) -> dict[str, int]:
         path.write_bytes(whole)
     intact = checkpoints.latest() == newest
     checkpoints.close()
-    return {"flipped": times, "found": found, "recovered": recovered, "intact": intact}
+    return Bits(times, found, recovered, intact)
 
 
 def main() -> None:
-    """Runs all and prints what came of it."""
+    """Runs all; exit code 1 unless everything survived."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small model, 6 signals")
     parser.add_argument("--out", type=Path, default=Path("runs/survive"))
     parser.add_argument("--seed", type=int, default=0)
+    table.add_option(parser)
     options = parser.parse_args()
+    with table.results(parser, options) as results:
+        survived = measure(options, results)
+    sys.exit(0 if survived else 1)
+
+
+def measure(options: argparse.Namespace, results: table.Results) -> bool:
+    """Both runs and the flipped bits; whether nothing was lost."""
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     kills, terms = (4, 2) if options.quick else (20, 10)
     alone, hit = options.out / "alone", options.out / "hit"
-    result: dict = {"machine": table.machine()}
-    result["undisturbed_seconds"] = round(undisturbed(alone, options.quick), 1)
+    seconds = undisturbed(alone, options.quick)
     signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
-    result["signals"] = disturbed(hit, options.quick, signals, options.seed)
-    result["steps"] = steps_done(alone)
-    result["losses_bit_equal"] = losses(alone) == losses(hit)
-    result["state_bit_equal"] = leaves(alone) == leaves(hit)
-    result["bits"] = flip_bits(hit, 50, options.seed)
-    text = json.dumps(result, indent=1)
-    (options.out / "survive.json").write_text(text + "\n")
-    print(text)
-    bits = result["bits"]
-    whole = result["losses_bit_equal"] and result["state_bit_equal"]
-    sys.exit(0 if whole and bits["found"] == bits["recovered"] == 50 else 1)
+    sent = disturbed(hit, options.quick, signals, options.seed)
+    same_losses = losses(alone) == losses(hit)
+    same_state = leaves(alone) == leaves(hit)
+    bits = flip_bits(hit, 50, options.seed)
+    results.heads("what", "result")
+    results.row("steps, undisturbed", f"{steps_done(alone)} in {seconds:,.0f} s")
+    came = ", ".join(f"{name} {count}" for name, count in sent.items())
+    results.row("signals to the other run", came)
+    results.row("losses equal to the bit", "yes" if same_losses else "NO")
+    results.row("last state equal to the bit", "yes" if same_state else "NO")
+    results.row(f"of {bits.flipped} flipped bits found", bits.found)
+    results.row("the checkpoint before was used", bits.recovered)
+    found_all = bits.found == bits.recovered == bits.flipped
+    return same_losses and same_state and found_all and bits.intact
 
 
 if __name__ == "__main__":
