@@ -68,7 +68,7 @@ def training_batches(config, split: reader.Split, count: int, *, start: int = 0)
         split.videos,
         config.data,
         shape=settings.batch_shape(config, config.batch_size),
-        rows=parallel.local_rows(config.batch_size),
+        rows=slice(0, config.batch_size),
         start_step=start,
         num_steps=count,
     )

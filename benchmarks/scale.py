@@ -1,6 +1,6 @@
 """What a training step holds and sends, from the program compiled for 8 devices.
 
-python -m benchmarks.scale [--config configs/ffpp.py] [--per_device 32]
+python -m benchmarks.scale [--config FILE] [--per_device 32] [--shard_optimizer]
 
 Compiles on 8 virtual CPU devices; runs nothing. Prints memory per device, the
 collectives and their bytes, and what a ring all-reduce of them takes on links of a
@@ -32,12 +32,12 @@ def collectives(program: str) -> list[tuple[str, int]]:
     return found
 
 
-def collective_bytes(program: str) -> int:
-    """The bytes of all arrays that collectives yield."""
+def collective_bytes(program: str, kind: str) -> int:
+    """The bytes of all arrays that collectives of a kind yield."""
     total = 0
-    for shapes, _ in COLLECTIVE.findall(program):
-        for kind, dims in SHAPE.findall(shapes):
-            total += SIZES[kind] * math.prod(int(d) for d in dims.split(",") if d)
+    for shapes, this in COLLECTIVE.findall(program):
+        for dtype, dims in SHAPE.findall(shapes) if this == kind else ():
+            total += SIZES[dtype] * math.prod(int(d) for d in dims.split(",") if d)
     return total
 
 
@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/ffpp.py")
     parser.add_argument("--per_device", type=int, default=32)
+    parser.add_argument("--shard_optimizer", action="store_true")
     table.add_option(parser)
     options = parser.parse_args()
     with table.results(parser, options) as results:
@@ -58,7 +59,7 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
     import jax
 
     from fakedetect_jax import settings
-    from fakedetect_jax.compiled import compile_train_step
+    from fakedetect_jax.compiled import compile_train_step, state_places
     from fakedetect_jax.data.feed import empty_batch
     from fakedetect_jax.model import steps
     from fakedetect_jax.run import parallel
@@ -80,24 +81,30 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
         name: jax.ShapeDtypeStruct((config.batch_size, *rows.shape[1:]), rows.dtype)
         for name, rows in batch.items()
     }
-    compiled = compile_train_step(preparation, mesh).lower(state, batch).compile()
+    places = state_places(state, mesh, shard_optimizer=options.shard_optimizer)
+    step = compile_train_step(preparation, mesh, places)
+    compiled = step.lower(state, batch).compile()
     text = compiled.as_text()
     memory = compiled.memory_analysis()
 
     def size(tree) -> int:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
+    def part(x, place):
+        return jax.ShapeDtypeStruct(place.shard_shape(x.shape), x.dtype)
+
     results.heads("of a step", "")
     results.row("parameters", f"{size(state.params) / 4:,.0f}")
-    results.row("state", f"{size(state) / 1e6:,.1f} MB per device")
+    held = size(jax.tree.map(part, state, places))
+    results.row("state", f"{held / 1e6:,.1f} MB per device")
     results.row("batch", f"{size(batch) / 8e6:,.1f} MB per device")
     if memory is not None:
         held = f"{memory.temp_size_in_bytes / 1e9:,.1f} GB"
         results.row("activations (XLA, CPU)", held)
     counted = collections.Counter(kind for kind, _ in collectives(text))
     for kind, count in counted.items():
-        results.row(kind, f"{count} arrays")
-    results.row("summed", f"{collective_bytes(text) / 1e6:,.1f} MB per step")
+        sent = collective_bytes(text, kind) / 1e6
+        results.row(kind, f"{count} arrays, {sent:,.1f} MB per step")
 
 
 if __name__ == "__main__":

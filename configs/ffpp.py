@@ -142,6 +142,9 @@ def get_config(compression: str = "c23") -> ConfigDict:
     # one: the original's 32 clips on a small GPU. Same objective, but BatchNorm's
     # statistics are of a part. 1: at once.
     config.accumulate = 1
+    # Adam's moments split over the devices: two thirds of the state's memory less, for
+    # one exchange of the parameters a step. Same numbers to rounding.
+    config.shard_optimizer = False
     config.num_epochs = 50  # passes over the training videos
     config.num_steps = 0  # if > 0: train for so many steps instead of num_epochs
 

@@ -15,17 +15,13 @@ from fakedetect_jax.model import explain, steps
 from fakedetect_jax.run import memory, parallel
 
 
-def over_mesh(function: Callable, mesh: Mesh, *, donate: bool = False) -> Callable:
-    """Jits function(tree, batch): the batch sharded, tree and results on every device.
-
-    With `donate` the results take the memory of the tree, which is then gone.
-    """
+def over_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """Jits function(tree, batch): the batch sharded, all else on every device."""
     everywhere = parallel.replicated(mesh)
     return jax.jit(
         function,
         in_shardings=(everywhere, parallel.batch_sharded(mesh)),
         out_shardings=everywhere,
-        donate_argnums=(0,) if donate else (),
     )
 
 
@@ -48,10 +44,40 @@ def compile_explain_step(model: nn.Module, mesh: Mesh) -> Callable:
     return over_mesh(functools.partial(explain.explain_step, model), mesh)
 
 
-def compile_train_step(step_settings: steps.StepSettings, mesh: Mesh) -> Callable:
-    """train_step over the mesh: batch sharded, state replicated and donated."""
-    step = functools.partial(steps.train_step, step_settings)
-    return over_mesh(step, mesh, donate=True)
+def state_places(
+    state: steps.TrainState, mesh: Mesh, *, shard_optimizer: bool
+) -> steps.TrainState:
+    """The sharding of each leaf of a state: on every device.
+
+    With shard_optimizer Adam's moments are split over the devices, of which each then
+    updates a part of the parameters and sends it to the others (Rajbhandari et al.
+    2020, ZeRO stage 1).
+    """
+    everywhere = parallel.replicated(mesh)
+    places = jax.tree.map(lambda _: everywhere, state)
+    if not shard_optimizer:
+        return places
+    split = jax.tree.map(lambda x: parallel.shared_out(mesh, x.shape), state.opt_state)
+    return places.replace(opt_state=split)
+
+
+def compile_train_step(
+    step_settings: steps.StepSettings,
+    mesh: Mesh,
+    places: steps.TrainState | None = None,
+) -> Callable:
+    """train_step over the mesh: batch sharded, state donated.
+
+    The state lies as state_places says, on every device where that is not given.
+    """
+    everywhere = parallel.replicated(mesh)
+    state = everywhere if places is None else places
+    return jax.jit(
+        functools.partial(steps.train_step, step_settings),
+        in_shardings=(state, parallel.batch_sharded(mesh)),
+        out_shardings=(state, everywhere),
+        donate_argnums=0,
+    )
 
 
 class TrainProgram(NamedTuple):
@@ -95,7 +121,9 @@ def fit_train_step(
 
     def compiled(step_settings: steps.StepSettings, batch_size: int) -> TrainProgram:
         arguments = _step_arguments(abstract, config, batch_size, mesh)
-        return _compile_ahead(step_settings, mesh, arguments, have)
+        places = jax.tree.map(lambda x: x.sharding, arguments[0])
+        step = compile_train_step(step_settings, mesh, places)
+        return _compile_ahead(step, arguments, have, step_settings.accumulate)
 
     def is_too_large(program: TrainProgram) -> bool:
         need = program.need_bytes
@@ -131,13 +159,10 @@ def fit_train_step(
     )
 
 
-def _compile_ahead(
-    step_settings: steps.StepSettings, mesh: Mesh, arguments, have: int | None
-) -> TrainProgram:
-    lowered = compile_train_step(step_settings, mesh).lower(*arguments)
+def _compile_ahead(step, arguments, have: int | None, parts: int) -> TrainProgram:
+    lowered = step.lower(*arguments)
     counted: Any = lowered.cost_analysis() or {}
-    # The compiler counts what is in a loop once.
-    flops = counted.get("flops", 0.0) * step_settings.accumulate
+    flops = counted.get("flops", 0.0) * parts  # what is in a loop is counted once
     try:
         step = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -152,9 +177,12 @@ def _step_arguments(
     abstract: steps.TrainState, config: settings.Config, batch_size: int, mesh: Mesh
 ) -> tuple[Any, Any]:
     """Shapes, types and places of the state and of a batch of so many clips."""
-    everywhere, spread = parallel.replicated(mesh), parallel.batch_sharded(mesh)
+    spread = parallel.batch_sharded(mesh)
+    places = state_places(abstract, mesh, shard_optimizer=config.shard_optimizer)
     state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), abstract
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        abstract,
+        places,
     )
     empty = empty_batch(*settings.batch_shape(config, batch_size))
     batch = {

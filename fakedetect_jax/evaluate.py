@@ -71,7 +71,7 @@ def score_clips(
     )
     batch_size = config.eval.batch_size
     shape = settings.batch_shape(config, batch_size)
-    rows = parallel.local_rows(batch_size)
+    rows = parallel.local_rows(batch_size, mesh)
     feed = eval_feed(
         clips, split.reader, split.videos, config.data, shape=shape, rows=rows
     )

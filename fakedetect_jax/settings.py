@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     "init_from": TEXT,
     "batch_size": Whole(1, 2**20),
     "accumulate": Whole(1, 2**16),
+    "shard_optimizer": SWITCH,
     "num_epochs": Whole(1),
     "num_steps": Whole(0),
     "optimizer.learning_rate": Number(0, 10, above=True),

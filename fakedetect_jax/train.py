@@ -15,7 +15,12 @@ import numpy as np
 
 from fakedetect_jax import evaluate, settings
 from fakedetect_jax.augment.clips import parse
-from fakedetect_jax.compiled import TrainProgram, compile_eval_step, fit_train_step
+from fakedetect_jax.compiled import (
+    TrainProgram,
+    compile_eval_step,
+    fit_train_step,
+    state_places,
+)
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import (
     DatasetFacts,
@@ -114,9 +119,11 @@ def check_groups(config) -> None:
 def first_state(
     step_settings: steps.StepSettings, clip_shape, config, mesh
 ) -> steps.TrainState:
-    """The state before the first step, born on every device."""
+    """The state before the first step, born where it stays."""
     create = functools.partial(steps.create_train_state, step_settings, clip_shape)
-    state = jax.jit(create, out_shardings=parallel.replicated(mesh))()
+    split = config.shard_optimizer
+    places = state_places(jax.eval_shape(create), mesh, shard_optimizer=split)
+    state = jax.jit(create, out_shardings=places)()
     if not config.init_from:
         return state
     backbone, statistics = pretrained.load_backbone(
@@ -128,7 +135,11 @@ def first_state(
     )
     if step_settings.ema_decay:
         loaded = steps.start_average(loaded)
-    return parallel.put_replicated(loaded, mesh)
+    # The moments are where they belong.
+    moments = {"opt_state": loaded.opt_state}
+    return parallel.put_replicated(loaded.replace(opt_state=()), mesh).replace(
+        **moments
+    )
 
 
 def check_resume(
@@ -462,7 +473,9 @@ def _load_or_create(
         return state
     with run.terminal.phase("restore"):
         restored = checkpoints.restore(start, abstract)
-        return parallel.put_replicated(restored, run.mesh)
+        split = run.config.shard_optimizer
+        places = state_places(abstract, run.mesh, shard_optimizer=split)
+        return parallel.put(restored, places)
 
 
 def _check_disk(run: Run, done: Sequence[int], state: steps.TrainState) -> int:
@@ -535,7 +548,7 @@ def _run_steps(training: Training, state, start: int) -> None:
         training.data.train.videos,
         config.data,
         shape=settings.batch_shape(config, batch_size),
-        rows=parallel.local_rows(batch_size),
+        rows=parallel.local_rows(batch_size, run.mesh),
         start_step=start,
         num_steps=plan.num_steps,
     )

@@ -28,7 +28,8 @@ SCORING_FIELDS = (
 # An evaluation does not look at them, so it says nothing of them.
 TRAINING_FIELDS = (
     *("optimizer.", "loss.", "augment.", "checkpoint.", "init_from", "log_"),
-    *("batch_size", "accumulate", "num_epochs", "num_steps", "tracker"),
+    *("batch_size", "accumulate", "shard_optimizer", "num_epochs", "num_steps"),
+    "tracker",
     *("eval.every_epochs", "eval.final_split"),
     *("data.sampling", "data.train_clips_per_video", "data.max_frame_stride"),
 )

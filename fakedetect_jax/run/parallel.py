@@ -1,6 +1,7 @@
 """Devices: joining the hosts, the mesh, shardings, host-local batches to global."""
 
 import collections
+import functools
 import itertools
 import os
 import re
@@ -111,9 +112,22 @@ def require_accelerator(accelerator: str) -> None:
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices in one "data" axis."""
+    """All devices in one "data" axis, or that of each slice behind a "slice" axis.
+
+    Several slices of TPUs are joined by a network slower than their own links, so that
+    what is split within a slice alone (see shared_out) never crosses it.
+    """
+    found = list(devices or jax.devices())
+    slices: dict[int, list[Any]] = {}
+    for device in found:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    rows = [slices[number] for number in sorted(slices)]
+    if len(rows) == 1 or len({len(row) for row in rows}) > 1:
+        rows = [found]
     # Mesh, not jax.make_mesh: that one's default axis type differs between versions.
-    return Mesh(np.array(devices or jax.devices()), ("data",))
+    if len(rows) == 1:
+        return Mesh(np.array(found), ("data",))
+    return Mesh(np.array(rows), ("slice", "data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -123,7 +137,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     """The first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def shared_out(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """The longest axis that divides evenly is split over the devices of a slice.
+
+    Every device holds the whole array where there is no such axis.
+    """
+    count = mesh.shape["data"]
+    even = [i for i, length in enumerate(shape) if length % count == 0]
+    if count == 1 or not even:
+        return replicated(mesh)
+    split = max(even, key=lambda i: shape[i])
+    return NamedSharding(mesh, PartitionSpec(*[None] * split, "data"))
 
 
 def batch_unit(mesh: Mesh, parts: int = 1) -> int:
@@ -149,11 +176,12 @@ def check_divisible(field: str, batch_size: int, mesh: Mesh, parts: int = 1) -> 
         )
 
 
-def local_rows(batch_size: int) -> slice:
-    """The rows of a global batch that this process feeds."""
-    rows = batch_size // jax.process_count()
-    first = rows * jax.process_index()
-    return slice(first, first + rows)
+def local_rows(batch_size: int, mesh: Mesh) -> slice:
+    """The rows of a global batch that this process feeds: those of its devices."""
+    owners = [device.process_index for device in mesh.devices.flat]
+    places = [n for n, owner in enumerate(owners) if owner == jax.process_index()]
+    per_device = batch_size // len(owners)
+    return slice(places[0] * per_device, (places[-1] + 1) * per_device)
 
 
 def to_global(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
@@ -181,15 +209,33 @@ def put_ahead(
 
 def put_replicated(tree, mesh: Mesh):
     """Host arrays, the same in all processes, on every device."""
-    sharding = replicated(mesh)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
-    )
+    return jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
+
+
+def put(tree, places):
+    """Host arrays, the same in all processes, to their places, a tree of shardings."""
+    return jax.tree.map(_put, tree, places)
+
+
+def _put(array, place: NamedSharding) -> jax.Array:
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, place, lambda part: whole[part])
 
 
 def fetch(tree):
-    """Host copies (numpy) of replicated arrays."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+    """Host copies (numpy) of arrays; all processes must call it where one is split."""
+    return jax.tree.map(lambda x: np.asarray(_whole(x).addressable_data(0)), tree)
+
+
+def _whole(array: jax.Array) -> jax.Array:
+    if array.is_fully_replicated:
+        return array
+    return _join(array.sharding.mesh)(array)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@functools.cache
+def _join(mesh: Mesh) -> Callable:
+    return jax.jit(lambda array: array, out_shardings=replicated(mesh))
 
 
 def barrier(name: str) -> None:

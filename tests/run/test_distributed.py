@@ -74,7 +74,7 @@ def test_two_processes_then_four_devices_are_one_device(
     launchpad, tiny_config, hosts, undisturbed, tmp_path
 ):
     workdir = tmp_path / "w"
-    both = hosts(workdir)
+    both = hosts(workdir, "--config.shard_optimizer=True")
     both[0].until("train 3/")
     both[1].send(signal.SIGTERM)  # one host alone gets it; both stop at one step
     codes = [process.wait() for process in both]

@@ -1,8 +1,13 @@
-"""Memory: what is free, and the largest batch that fits into it."""
+"""Memory: what is free, and the largest batch that fits; the mesh."""
 
+from dataclasses import dataclass
+
+import jax
+import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from fakedetect_jax.run import memory
+from fakedetect_jax.run import memory, parallel
 
 GIB = 2**30
 
@@ -91,3 +96,42 @@ def test_the_fullest_device_has_what_a_step_may_take():
     first, second = Device(bytes_limit=80), Device(bytes_limit=80, bytes_in_use=30)
     assert memory.free_bytes([first, second]) == 50
     assert memory.free_bytes([first, Device()]) is None
+
+
+@dataclass(frozen=True)
+class Device:
+    """Of a pod: one has no such pods here, and a mesh asks no more of it."""
+
+    id: int
+    process_index: int
+    slice_index: int
+
+
+def test_devices_of_a_slice_stand_together_and_hosts_feed_their_own_rows(monkeypatch):
+    # Two hosts of two devices in each of two slices, met in another order.
+    devices = [Device(n, n // 2, n // 2 % 2) for n in range(8)]
+    mesh = parallel.make_mesh(devices)
+    assert dict(mesh.shape) == {"slice": 2, "data": 4}
+    assert [[d.slice_index for d in row] for row in mesh.devices] == [[0] * 4, [1] * 4]
+    fed = []
+    for process in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda p=process: p)
+        rows = parallel.local_rows(32, mesh)
+        fed += range(32)[rows]
+        owners = {mesh.devices.flat[row // 4].process_index for row in range(32)[rows]}
+        assert owners == {process}
+    assert sorted(fed) == list(range(32))
+    assert parallel.make_mesh(devices[:2]).axis_names == ("data",)
+
+
+def test_what_is_shared_out_is_the_longest_axis_that_divides():
+    mesh = parallel.make_mesh(jax.devices())
+    split = {
+        (3, 3, 16, 64): (None, None, None, "data"),
+        (64, 16): ("data",),
+        (3, 5): (),
+        (): (),
+    }
+    for shape, spec in split.items():
+        assert parallel.shared_out(mesh, shape).spec == PartitionSpec(*spec)
+    assert np.prod(parallel.shared_out(mesh, (64, 16)).shard_shape((64, 16))) == 128
