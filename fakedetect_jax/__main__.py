@@ -33,6 +33,9 @@ COMMANDS = {
     "build": Command("tfds_ffpp.__main__:main", (), "make a dataset of such a tree"),
     "train": Command(TRAIN, (), "train, and build first where nothing is built"),
     "eval": Command(TRAIN, ("--mode=eval",), "score a split and write a report"),
+    "robustness": Command(
+        TRAIN, ("--mode=robustness",), "score a split on worse and worse videos"
+    ),
     "predict": Command("fakedetect_jax.predict:main", (), "score any videos"),
     "report": Command("fakedetect_jax.report:main", (), "lay evaluations side by side"),
     "export": Command("fakedetect_jax.export:main", (), "write a model to hand over"),
@@ -44,7 +47,7 @@ USAGE = "\n".join(
         "",
         "Trains, judges and runs detectors of forged faces in video.",
         "",
-        *(f"  {name:<8} {one.what}" for name, one in COMMANDS.items()),
+        *(f"  {name:<10} {one.what}" for name, one in COMMANDS.items()),
         "",
         "fakedetect COMMAND --help shows what a command takes; --version the version.",
     ]

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from fakedetect_jax import settings
-from fakedetect_jax.augment import selfblend
+from fakedetect_jax.augment import degrade, selfblend
 from fakedetect_jax.data.feed import empty_batch
 from fakedetect_jax.model import explain, steps
 from fakedetect_jax.run import memory, parallel
@@ -37,6 +37,14 @@ def compile_eval_step(
         blended = functools.partial(steps.blended_eval_step, model, *blends)
         return over_mesh(blended, mesh)
     return over_mesh(functools.partial(steps.eval_step, model), mesh)
+
+
+def compile_degraded_step(
+    model: nn.Module, family: degrade.Family, mesh: Mesh
+) -> Callable:
+    """degraded_eval_step over the mesh; takes (variables, strength) for a tree."""
+    step = functools.partial(steps.degraded_eval_step, model, family)
+    return over_mesh(step, mesh)
 
 
 def compile_explain_step(model: nn.Module, mesh: Mesh) -> Callable:

@@ -51,7 +51,7 @@ from tfds_ffpp.store.files import read_lines, write_json, write_lines, write_who
 
 def score_clips(
     eval_step: Callable,
-    variables: dict[str, Any],
+    variables: Any,
     split: Split,
     config,
     *,
@@ -60,6 +60,7 @@ def score_clips(
 ) -> list[ClipScore]:
     """One row per clip in the order of the records.
 
+    `eval_step` takes `variables` and a batch, and gives logits.
     `between_batches` is called with (batches done, batches in all) and may raise.
     """
     clips = order.covering_clips(

@@ -39,8 +39,13 @@ def define_flags() -> None:
     )
     FLAGS["config"].parser = _ConfigFile()
     flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config> if not set.")
-    flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate.")
-    flags.DEFINE_string("split", "val", "Split to evaluate (--mode eval).")
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "eval", "robustness"],
+        "Train, evaluate, or evaluate on worse and worse videos too.",
+    )
+    flags.DEFINE_string("split", "val", "Split to evaluate (not in --mode train).")
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the best if not set.")
     flags.DEFINE_bool(
         "dry_run",
@@ -135,10 +140,11 @@ def _need_config(argv: list[str]) -> None:
     early(argv, known_only=True)
     if early.config is not None:
         return
-    if early.mode != "eval":
+    if early.mode in (None, "train"):
         raise ConfigError("--config is missing; for example --config demo")
     if not early.workdir:
-        raise ConfigError("--workdir is missing: say which run --mode eval is for")
+        mode = early.mode
+        raise ConfigError(f"--workdir is missing: say which run --mode {mode} is for")
 
     from fakedetect_jax.run import workdir
 
@@ -304,7 +310,7 @@ def _prepare(argv: list[str]) -> _Ready:
     # The libraries' notes on each save are not for our users; ours say what matters.
     logging.set_verbosity(logging.ERROR if FLAGS.debug else logging.FATAL)
     config, folder, other, flags = FLAGS.config, _workdir(), "", ""
-    if FLAGS.mode == "eval":
+    if FLAGS.mode != "train":
         config, other, flags = fixed.as_trained(
             config, read_record(folder), flags=settings.overridden(argv)
         )
@@ -350,7 +356,12 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
         try:
             with addresses.one_sentence():
                 evaluation = _work(run)
-                report = _report(run, evaluation) if evaluation else None
+                if evaluation is not None:
+                    report = _report(run, evaluation)
+                    terminal.say(formats.result_lines(report))
+                    terminal.say(f"report: {evaluation}/report.html")
+                    if FLAGS.mode == "robustness":
+                        _degrade(run, evaluation)
         except Interrupted as interrupted:
             return interrupted.exit_code
         except WorkerError:
@@ -364,9 +375,6 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
                     # Nothing of JAX can be closed without the others.
                     os._exit(128 + stop.signal)
             raise (fault or error) from error
-    if report is not None:
-        terminal.say(formats.result_lines(report))
-        terminal.say(f"report: {evaluation}/report.html")
     phases = {k: round(v, 1) for k, v in terminal.phases.items()}
     terminal.say(f"seconds: {json.dumps(phases)}")
     peak = system.peak_bytes()
@@ -386,13 +394,13 @@ def _work(run: "workdir.Run") -> Path | None:
         train.dry_run(run)
         return None
     splits = ("train", "val", *([final] if final else ()))
-    if FLAGS.mode == "eval":
+    if FLAGS.mode != "train":
         splits = ()
     if FLAGS.mode == "train" or other in ("", run.config.dataset.name):
         parallel.first_alone(
             lambda: dataset.prepare(run.config, run.terminal, splits=splits), run.hosts
         )
-    if FLAGS.mode == "eval":
+    if FLAGS.mode != "train":
         return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
     return train.train(run)
 
@@ -412,6 +420,17 @@ def _report(run: "workdir.Run", folder: Path) -> "Report":
     run.hosts.meet("report written")  # a collective would not wait as long
     parallel.barrier("report written")
     return read_report(folder)
+
+
+def _degrade(run: "workdir.Run", evaluation: Path) -> None:
+    """Measures robustness and shows it."""
+    from fakedetect_jax import robustness
+    from fakedetect_jax.pages import formats
+
+    found = robustness.measure(run, evaluation, FLAGS.split)
+    for line in formats.robustness_lines(found):
+        run.terminal.say(line)
+    run.terminal.say(f"robustness: {evaluation}/robustness/robustness.html")
 
 
 def run(argv: Sequence[str] | None = None, *, prog: str = "") -> NoReturn:

@@ -16,7 +16,7 @@ LAYERS = {
     "fakedetect_jax": [
         ["__main__"],
         ["main", "predict", "report", "export"],
-        ["train"],
+        ["train", "robustness"],
         ["evaluate", "serving"],
         ["trained", "compiled"],
         ["pages", "run", "model"],
@@ -45,7 +45,13 @@ IMPORTERS = {
     "tensorflow_datasets": {
         *("data.reader", "tfds_ffpp_dataset_builder", "build", "packaging"),
     },
-    "av": {"frames.video", "frames.colours", "workers.child", "synthetic.tree"},
+    "av": {
+        "frames.video",
+        "frames.colours",
+        "workers.child",
+        "synthetic.tree",
+        "data.reencode",
+    },
     "fsspec": {"store.addresses"},
     "gcsfs": {"store.addresses"},
     "dlib": {"frames.faces"},
@@ -53,7 +59,10 @@ IMPORTERS = {
     "tensorboardX": {"run.metrics_file"},
     "onnx": {"serving.onnx_graph"},
     "safetensors": {"trained.model", "model.pretrained"},
-    "matplotlib": {"pages.figures", "pages.evaluation_page", "pages.comparison_page"},
+    "matplotlib": {
+        *("pages.figures", "pages.evaluation_page", "pages.comparison_page"),
+        "pages.robustness_page",
+    },
     "jinja2": {"pages.render"},
 }
 # What runs in data workers, or serves people without a device.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fakedetect_jax.augment import selfblend
+from fakedetect_jax.augment import degrade, selfblend
 from fakedetect_jax.augment.clips import augment_clips
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import BACKBONES, FakeDetector
@@ -398,6 +398,20 @@ def eval_step(model: nn.Module, variables: dict[str, Any], batch: Batch) -> jax.
     """The logits float32[B] of the clips of a batch; its state is left alone."""
     frames = normalise(batch["frames"].astype(jnp.float32) / 255.0)
     return model.apply(variables, frames, batch["length"], train=False)  # pyright: ignore[reportReturnType]
+
+
+def degraded_eval_step(
+    model: nn.Module,
+    family: degrade.Family,
+    given: tuple[dict[str, Any], jax.Array],
+    batch: Batch,
+) -> jax.Array:
+    """eval_step of clips that a family made worse; given: variables and strength."""
+    variables, strength = given
+    frames = batch["frames"].astype(jnp.float32) / 255.0
+    if family.apply is not None:  # else they come as they are to be scored
+        frames = degrade.degrade_clips(frames, family, strength, batch["index"])
+    return model.apply(variables, normalise(frames), batch["length"], train=False)  # pyright: ignore[reportReturnType]
 
 
 def blended_eval_step(

@@ -5,6 +5,7 @@ or hatch as well as by colour, for print in black and white.
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from fakedetect_jax.metrics import metrics
+from fakedetect_jax.metrics.robustness import Curve
 
 # Stand for the page's text and paper; in SVG they become its CSS variables.
 INK, PAPER = "#010203", "#fefdfc"
@@ -155,6 +157,24 @@ def several_areas(named: Mapping[str, metrics.Summary]) -> Figure:
     axes.set_xlim(min(left, 0.9), 1.005)
     axes.set_yticks([])
     axes.grid(False, axis="y")
+    return figure
+
+
+def degraded(curve: Curve, untouched: float | None) -> Figure:
+    """AUC of a family's levels with their intervals, beside that of the untouched."""
+    figure, axes = _plot((SIZE[0] * 0.8, SIZE[1] * 0.75))
+    for place, level in enumerate(curve.levels, start=1):
+        if level.interval:
+            axes.plot([place] * 2, level.interval, "_-", color=INK, lw=1.2, ms=7)
+    areas = [math.nan if one.auc is None else one.auc for one in curve.levels]
+    axes.plot(range(1, len(areas) + 1), areas, "o-", color=FAKE, lw=1.8)
+    if untouched is not None:
+        axes.axhline(untouched, ls="--", color=REAL, lw=1.2, label="untouched")
+    axes.axhline(0.5, ls=":", color=INK, lw=0.8, label="chance")
+    axes.set(xlabel=curve.unit, ylabel="video AUC", ylim=(0.3, 1.02))
+    names = [f"{level.strength:g}" for level in curve.levels]
+    axes.set_xticks(range(1, len(names) + 1), names)
+    axes.legend(loc="lower left")
     return figure
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fakedetect_jax.metrics.comparison import Touches, Unpaired
 from fakedetect_jax.metrics.intervals import AucChange, Compared
 from fakedetect_jax.metrics.report import Area, Report
+from fakedetect_jax.metrics.robustness import Robustness
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -109,6 +110,19 @@ def result_lines(report: Report) -> str:
         f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
         f"{_trivial_lines(report.trivial)}"
     )
+
+
+def robustness_lines(found: Robustness) -> list[str]:
+    """A line per family: its AUCs from mild to severe."""
+    lines = [
+        f"untouched    video AUC {number(found.untouched)} {span(found.interval)}",
+        *(
+            f"{curve.family:<12} {' '.join(number(one.auc) for one in curve.levels)}"
+            f"   mean {number(curve.mean)}"
+            for curve in found.curves
+        ),
+    ]
+    return [*lines, f"mean of families {number(found.mean)}"]
 
 
 def _trivial_lines(reached: Mapping[str, Area]) -> str:

@@ -1,0 +1,31 @@
+"""How a detector bears worse videos, as a page."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+from fakedetect_jax.metrics.robustness import Robustness
+from fakedetect_jax.pages import figures, render
+from tfds_ffpp import records
+from tfds_ffpp.store import files
+
+
+def write_robustness(found: Robustness, folder: Path) -> None:
+    """Writes robustness.html, a PNG per family and, at last, robustness.json."""
+    with matplotlib.rc_context(figures.STYLE):
+        drawn = {
+            curve.family: figures.degraded(curve, found.untouched)
+            for curve in found.curves
+        }
+    written: dict[str, str | bytes] = {
+        f"{name.replace(' ', '_')}.png": figures.to_png(figure)
+        for name, figure in drawn.items()
+    }
+    svgs = {name: figures.to_svg(figure) for name, figure in drawn.items()}
+    written["robustness.html"] = render.render(
+        "robustness.html", found=found, figures=svgs
+    )
+    numbers = json.dumps(records.to_json(found), indent=1, allow_nan=False) + "\n"
+    written["robustness.json"] = numbers
+    files.write_whole(folder, written)

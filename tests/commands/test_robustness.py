@@ -1,0 +1,48 @@
+"""--mode robustness on made videos: whole, killed and gone on with."""
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+
+from fakedetect_jax.augment.degrade import FAMILIES
+
+
+@pytest.fixture
+def workdir(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run.workdir, tmp_path / "w")
+
+
+def test_every_family_is_scored_once_however_often_it_is_stopped(launchpad, workdir):
+    command = ("--workdir", workdir, "--mode=robustness", "--split=test")
+    process = launchpad.start(*command)
+    end = time.monotonic() + 120
+    while len(list(workdir.glob("eval/test@*/robustness/*-?.jsonl"))) < 9:
+        assert process.code() is None and time.monotonic() < end, process.stderr
+        time.sleep(0.02)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 143, process.stderr
+    assert "seconds" not in process.stdout
+    (folder,) = workdir.glob("eval/test@*/robustness")
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("*-?.jsonl")}
+    assert 5 <= len(done) < 5 * len(FAMILIES)
+    assert not (folder / "robustness.json").exists()
+    code, out, err = launchpad.run(*command)
+    assert code == 0, err
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+    found = json.loads((folder / "robustness.json").read_text())
+    assert [c["family"] for c in found["curves"]] == [f.name for f in FAMILIES]
+    assert all(len(curve["levels"]) == 5 for curve in found["curves"])
+    report = json.loads((folder.parent / "report.json").read_text())
+    assert found["untouched"] == pytest.approx(report["video"]["auc"], abs=1e-12)
+    assert found["interval"] == pytest.approx(report["video"]["intervals"]["auc"])
+    means = [curve["mean"] for curve in found["curves"]]
+    assert found["mean"] == pytest.approx(sum(means) / len(means))
+    for level in found["curves"][0]["levels"]:
+        assert level["change"] == pytest.approx(level["auc"] - found["untouched"])
+    page = (folder / "robustness.html").read_text()
+    assert page.count("<svg") == len(FAMILIES) and "mean of families" in out
+    code, out, err = launchpad.run(*command)  # nothing is scored again
+    assert code == 0 and "degrade" not in out + err, err
