@@ -65,10 +65,10 @@ def test_the_running_score_is_the_models(fields):
 def head_and_maps(**fields):
     """What contributions takes, but for the lengths, and the lengths."""
     model, variables, batch = make(**fields)
-    apply = functools.partial(model.apply, variables, train=False)
+    apply: Any = functools.partial(model.apply, variables, train=False)
     frames = steps.normalise(batch["frames"] / jnp.float32(255))
     maps = jnp.asarray(apply(frames, method="backbone_features"))
-    head = functools.partial(apply, method="head_from_features")
+    head: Any = functools.partial(apply, method="head_from_features")
     return head, maps, jnp.asarray(batch["length"])
 
 
