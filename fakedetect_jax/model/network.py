@@ -53,55 +53,75 @@ class Conv(nn.Module):
     cpu_kernels: bool = True
 
     @nn.compact
-    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-        """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),features]."""
+    def __call__(
+        self, x_NHWC: jax.Array, affine: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),features].
+
+        The result is multiplied and shifted by `affine`, each [features], where given.
+        """
         kernel = self.param(
             "kernel",
             nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             (self.size, self.size, x_NHWC.shape[-1], self.features),
         )
         pad = (self.size // 2, self.size // 2)
-        convolve = convolution.conv2d if self.cpu_kernels else convolution.plain_conv2d
-        return convolve(
-            x_NHWC.astype(self.dtype),
-            kernel.astype(self.dtype),
+        conv2d = functools.partial(
+            convolution.conv2d if self.cpu_kernels else convolution.plain_conv2d,
             strides=(self.stride, self.stride),
             padding=(pad, pad),
         )
+        x_NHWC = x_NHWC.astype(self.dtype)
+        if affine is None:
+            return conv2d(x_NHWC, kernel.astype(self.dtype))
+        return convolution.scaled_conv2d(conv2d, x_NHWC, kernel, *affine)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation with torch's constants, variables named as in flax.
 
-    `train` uses the batch's statistics, of all devices, and updates the running ones.
     `zero_scale` starts a residual branch as zero (Goyal et al. 2017, section 5.1).
     """
 
+    features: int
     zero_scale: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(self, x_NHWC: jax.Array, train: bool) -> jax.Array:
-        """[N,H,W,C] -> the same, in the same dtype."""
-        shape = (x_NHWC.shape[-1],)
+    def setup(self) -> None:
+        """Declares the variables."""
+        shape = (self.features,)
         initial = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
-        scale = self.param("scale", initial, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        variance = self.variable("batch_stats", "var", jnp.ones, shape)
-        if not train:
-            slope = scale * jax.lax.rsqrt(variance.value + self.epsilon)
-            y = x_NHWC.astype(jnp.float32) * slope + (bias - mean.value * slope)
-            return y.astype(x_NHWC.dtype)
+        self.scale = self.param("scale", initial, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
+        """[N,H,W,C] -> the same, in the same dtype, by the statistics of the batch.
+
+        They are those of all devices, and update the running ones.
+        """
         y, batch_mean, batch_variance = batch_norm.normalize_batch(
-            x_NHWC, scale, bias, self.epsilon
+            x_NHWC, self.scale, self.bias, self.epsilon
         )
         if not self.is_initializing():
-            for running, new in ((mean, batch_mean), (variance, batch_variance)):
+            for running, new in ((self.mean, batch_mean), (self.var, batch_variance)):
                 kept = self.momentum * running.value
                 running.value = kept + (1 - self.momentum) * new
         return y
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """Slope and shift [C] that normalise by the running statistics."""
+        slope = self.scale * jax.lax.rsqrt(self.var.value + self.epsilon)
+        return slope, self.bias - self.mean.value * slope
+
+
+def _normalised(conv: Conv, norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
+    """A convolution normalised by the batch's statistics, else by the running ones."""
+    if train or norm.is_initializing():
+        return norm(conv(x))
+    return conv(x, norm.affine())
 
 
 class Block(nn.Module):
@@ -127,13 +147,15 @@ class Block(nn.Module):
         y = x_NHWC
         for i, (features, size, stride) in enumerate(layers, start=1):
             last = i == len(layers)
-            y = conv(features, size, stride, name=f"conv{i}")(y)
-            y = BatchNorm(zero_scale=last, name=f"bn{i}")(y, train)
+            layer = conv(features, size, stride, name=f"conv{i}")
+            norm = BatchNorm(features, zero_scale=last, name=f"bn{i}")
+            y = _normalised(layer, norm, y, train)
             y = y if last else nn.relu(y)
         shortcut = x_NHWC
         if self.stride != 1 or x_NHWC.shape[-1] != width:
             project = conv(width, 1, self.stride, name="downsample_conv")
-            shortcut = BatchNorm(name="downsample_bn")(project(x_NHWC), train)
+            norm = BatchNorm(width, name="downsample_bn")
+            shortcut = _normalised(project, norm, x_NHWC, train)
         return nn.relu(y + shortcut)
 
 
@@ -160,8 +182,9 @@ class ResNet(nn.Module):
         size, stride, pool = STEMS[self.stem]
         training = train and self.freeze_stages == 0
         own = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels}
-        x = Conv(self.width, size, stride, name="conv1", **own)(x_NHWC)
-        x = nn.relu(BatchNorm(name="bn1")(x, training))
+        conv = Conv(self.width, size, stride, name="conv1", **own)
+        norm = BatchNorm(self.width, name="bn1")
+        x = nn.relu(_normalised(conv, norm, x_NHWC, training))
         if pool:
             x = max_pool.max_pool(x) if self.cpu_kernels else max_pool.plain_max_pool(x)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block

@@ -21,6 +21,7 @@ LOOPS = {TRAINED: 2, SCORED: 1, EXPLAINED: 4}
 class Program(NamedTuple):
     """A program as StableHLO, and what it was made of."""
 
+    platform: str
     kind: str
     dtype: str
     text: str
@@ -83,7 +84,7 @@ def traced(request, load_config):
 def program(request, traced) -> Program:
     kind, dtype, step, *sizes = traced
     lowered = step.lower(lowering_platforms=(request.param,))
-    return Program(kind, dtype, lowered.as_text(), *sizes)
+    return Program(request.param, kind, dtype, lowered.as_text(), *sizes)
 
 
 def test_each_convolution_is_one_of_the_compilers_in_the_models_type(program):
@@ -92,6 +93,15 @@ def test_each_convolution_is_one_of_the_compilers_in_the_models_type(program):
     assert program.count("convolution") == (times or program.conv_layers)
     short = {"float32": "f32", "bfloat16": "bf16"}[program.dtype]
     assert program.types("convolution") == {short}
+
+
+def test_without_training_a_gpu_normalises_as_it_convolves(program):
+    if program.kind == TRAINED or program.dtype == "float32":
+        pytest.skip("the statistics are the batch's, or no conversion shows the pass")
+    maps = r"tensor<\d+x\d+x\d+x\d+x"
+    widened = rf"stablehlo\.convert .*\({maps}bf16>\) -> {maps}f32>"
+    passes = len(re.findall(widened, program.text))
+    assert passes == {"cuda": 0, "tpu": program.conv_layers}[program.platform]
 
 
 def test_only_the_lstm_loops(program):
