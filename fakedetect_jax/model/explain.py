@@ -40,7 +40,7 @@ def explain_step(
     beyond = added_BTHW - jnp.mean(added_BTHW, axis=(2, 3), keepdims=True)
     return Explanation(
         logits=head(maps_BTHWC, batch["length"]),  # pyright: ignore
-        running=_running(apply, maps_BTHWC, batch["length"]),
+        running=_running(head, maps_BTHWC, batch["length"]),
         heat=_smooth(nn.relu(beyond)),
     )
 
@@ -53,15 +53,23 @@ def contributions(
     Integrated Grad-CAM (Sattarzadeh et al., ICASSP 2021): Grad-CAM (Selvaraju et al.,
     ICCV 2017) with the gradient averaged on the way from no features to these, so that
     a saturated LSTM still tells its reasons. Of a clip they sum to the logit less that
-    of no features.
+    of no features. The head sees no more of the maps than their mean over places, so it
+    is asked for the gradient of the mean, of which each place has an equal part.
     """
+    mean_BT11C = _mean_place(maps_BTHWC)
+    places = maps_BTHWC.shape[2] * maps_BTHWC.shape[3]
 
-    def total(maps: jax.Array) -> jax.Array:
-        return jnp.sum(head(maps, length_B))
+    def total(mean: jax.Array) -> jax.Array:
+        return jnp.sum(head(mean, length_B))
 
     shares = (jnp.arange(PATH_STEPS) + 0.5) / PATH_STEPS
-    gradients = jax.lax.map(lambda share: jax.grad(total)(share * maps_BTHWC), shares)
-    return jnp.sum(jnp.mean(gradients, axis=0) * maps_BTHWC, axis=-1)
+    gradients = jax.vmap(lambda share: jax.grad(total)(share * mean_BT11C))(shares)
+    return jnp.sum(jnp.mean(gradients, axis=0) / places * maps_BTHWC, axis=-1)
+
+
+def _mean_place(maps_BTHWC: jax.Array) -> jax.Array:
+    """Maps of one place, which the head takes for the whole, [B,T,1,1,C]."""
+    return jnp.mean(maps_BTHWC, axis=(2, 3), keepdims=True)
 
 
 def _smooth(heat_BTHW: jax.Array) -> jax.Array:
@@ -77,16 +85,11 @@ def _smooth(heat_BTHW: jax.Array) -> jax.Array:
     return heat_BTHW
 
 
-def _running(apply: Callable, maps_BTHWC: jax.Array, length_B: jax.Array) -> jax.Array:
+def _running(head: Callable, maps_BTHWC: jax.Array, length_B: jax.Array) -> jax.Array:
     """FakeDetector.frame_logits without a second pass through the backbone."""
     num_clips, num_frames = maps_BTHWC.shape[:2]
-    pooled = jnp.mean(maps_BTHWC, axis=(2, 3), keepdims=True)
     prefix_BT = jnp.minimum(
         jnp.arange(1, num_frames + 1), jnp.maximum(length_B, 1)[:, None]
     )
-    logits = apply(
-        jnp.repeat(pooled, num_frames, axis=0),
-        prefix_BT.reshape(-1),
-        method="head_from_features",
-    )
-    return logits.reshape(num_clips, num_frames)
+    repeated = jnp.repeat(_mean_place(maps_BTHWC), num_frames, axis=0)
+    return head(repeated, prefix_BT.reshape(-1)).reshape(num_clips, num_frames)

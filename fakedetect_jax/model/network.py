@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import recurrent
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.kernels import batch_norm, convolution, max_pool
@@ -53,55 +54,75 @@ class Conv(nn.Module):
     cpu_kernels: bool = True
 
     @nn.compact
-    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-        """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),features]."""
+    def __call__(
+        self, x_NHWC: jax.Array, affine: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),features].
+
+        The result is multiplied and shifted by `affine`, each [features], where given.
+        """
         kernel = self.param(
             "kernel",
             nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             (self.size, self.size, x_NHWC.shape[-1], self.features),
         )
         pad = (self.size // 2, self.size // 2)
-        convolve = convolution.conv2d if self.cpu_kernels else convolution.plain_conv2d
-        return convolve(
-            x_NHWC.astype(self.dtype),
-            kernel.astype(self.dtype),
+        conv2d = functools.partial(
+            convolution.conv2d if self.cpu_kernels else convolution.plain_conv2d,
             strides=(self.stride, self.stride),
             padding=(pad, pad),
         )
+        x_NHWC = x_NHWC.astype(self.dtype)
+        if affine is None:
+            return conv2d(x_NHWC, kernel.astype(self.dtype))
+        return convolution.scaled_conv2d(conv2d, x_NHWC, kernel, *affine)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation with torch's constants, variables named as in flax.
 
-    `train` uses the batch's statistics, of all devices, and updates the running ones.
     `zero_scale` starts a residual branch as zero (Goyal et al. 2017, section 5.1).
     """
 
+    features: int
     zero_scale: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(self, x_NHWC: jax.Array, train: bool) -> jax.Array:
-        """[N,H,W,C] -> the same, in the same dtype."""
-        shape = (x_NHWC.shape[-1],)
+    def setup(self) -> None:
+        """Declares the variables."""
+        shape = (self.features,)
         initial = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
-        scale = self.param("scale", initial, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        variance = self.variable("batch_stats", "var", jnp.ones, shape)
-        if not train:
-            slope = scale * jax.lax.rsqrt(variance.value + self.epsilon)
-            y = x_NHWC.astype(jnp.float32) * slope + (bias - mean.value * slope)
-            return y.astype(x_NHWC.dtype)
+        self.scale = self.param("scale", initial, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
+        """[N,H,W,C] -> the same, in the same dtype, by the statistics of the batch.
+
+        They are those of all devices, and update the running ones.
+        """
         y, batch_mean, batch_variance = batch_norm.normalize_batch(
-            x_NHWC, scale, bias, self.epsilon
+            x_NHWC, self.scale, self.bias, self.epsilon
         )
         if not self.is_initializing():
-            for running, new in ((mean, batch_mean), (variance, batch_variance)):
+            for running, new in ((self.mean, batch_mean), (self.var, batch_variance)):
                 kept = self.momentum * running.value
                 running.value = kept + (1 - self.momentum) * new
         return y
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """Slope and shift [C] that normalise by the running statistics."""
+        slope = self.scale * jax.lax.rsqrt(self.var.value + self.epsilon)
+        return slope, self.bias - self.mean.value * slope
+
+
+def _normalised(conv: Conv, norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
+    """A convolution normalised by the batch's statistics, else by the running ones."""
+    if train or norm.is_initializing():
+        return norm(conv(x))
+    return conv(x, norm.affine())
 
 
 class Block(nn.Module):
@@ -127,13 +148,15 @@ class Block(nn.Module):
         y = x_NHWC
         for i, (features, size, stride) in enumerate(layers, start=1):
             last = i == len(layers)
-            y = conv(features, size, stride, name=f"conv{i}")(y)
-            y = BatchNorm(zero_scale=last, name=f"bn{i}")(y, train)
+            layer = conv(features, size, stride, name=f"conv{i}")
+            norm = BatchNorm(features, zero_scale=last, name=f"bn{i}")
+            y = _normalised(layer, norm, y, train)
             y = y if last else nn.relu(y)
         shortcut = x_NHWC
         if self.stride != 1 or x_NHWC.shape[-1] != width:
             project = conv(width, 1, self.stride, name="downsample_conv")
-            shortcut = BatchNorm(name="downsample_bn")(project(x_NHWC), train)
+            norm = BatchNorm(width, name="downsample_bn")
+            shortcut = _normalised(project, norm, x_NHWC, train)
         return nn.relu(y + shortcut)
 
 
@@ -160,8 +183,9 @@ class ResNet(nn.Module):
         size, stride, pool = STEMS[self.stem]
         training = train and self.freeze_stages == 0
         own = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels}
-        x = Conv(self.width, size, stride, name="conv1", **own)(x_NHWC)
-        x = nn.relu(BatchNorm(name="bn1")(x, training))
+        conv = Conv(self.width, size, stride, name="conv1", **own)
+        norm = BatchNorm(self.width, name="bn1")
+        x = nn.relu(_normalised(conv, norm, x_NHWC, training))
         if pool:
             x = max_pool.max_pool(x) if self.cpu_kernels else max_pool.plain_max_pool(x)
         block_class = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
@@ -179,8 +203,68 @@ class ResNet(nn.Module):
         return x
 
 
+class HoistedLSTM(nn.Module):
+    """nn.RNN of an nn.LSTMCell, with its variables, but fewer products in the loop.
+
+    What the gates take from the frames is computed of all frames at once.
+    """
+
+    features: int
+    reverse: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, length_B: jax.Array) -> jax.Array:
+        """States [B,T,F] float32, in the order of the frames."""
+        dense = functools.partial(nn.Dense, self.features, dtype=self.dtype)
+        flip = functools.partial(
+            recurrent.flip_sequences,
+            seq_lengths=length_B,
+            num_batch_dims=1,
+            time_major=False,
+        )
+
+        def step(module: nn.Module, carry, from_frame):
+            c, h = carry
+            i, f, g, o = (
+                x + dense(kernel_init=nn.initializers.orthogonal(), name=f"h{gate}")(h)
+                for gate, x in zip("ifgo", from_frame, strict=True)
+            )
+            c = nn.sigmoid(f) * c + nn.sigmoid(i) * nn.tanh(g)
+            h = nn.sigmoid(o) * nn.tanh(c)
+            return (c, h), h
+
+        x_BTD = flip(x_BTD) if self.reverse else x_BTD
+        from_frames = [dense(use_bias=False, name=f"i{gate}")(x_BTD) for gate in "ifgo"]
+        zero_BF = jnp.zeros((x_BTD.shape[0], self.features))
+        over_time = nn.scan(
+            step,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+        )
+        _, states_BTF = over_time(self, (zero_BF, zero_BF), from_frames)
+        return flip(states_BTF) if self.reverse else states_BTF
+
+
+def _apply_hoisted(lstm: HoistedLSTM, params, x_BTD, length_B) -> jax.Array:
+    unbound = lstm.clone(parent=None, name=None)
+    return unbound.apply({"params": params}, x_BTD, length_B)  # pyright: ignore[reportReturnType]
+
+
+def _apply_plain(lstm: HoistedLSTM, params, x_BTD, length_B) -> jax.Array:
+    cell = nn.LSTMCell(lstm.features, dtype=lstm.dtype, parent=None)
+    rnn = nn.RNN(cell, reverse=lstm.reverse, keep_order=True, parent=None)
+    return rnn.apply({"params": {"cell": params}}, x_BTD, seq_lengths=length_B)  # pyright: ignore[reportReturnType]
+
+
 class TemporalLSTM(nn.Module):
-    """LSTM states over the frames of a clip, in one or both directions."""
+    """LSTM states over the frames of a clip, in one or both directions.
+
+    On a CPU, where a loop costs nothing, as flax computes it, so that runs go on with
+    the bits that they began with.
+    """
 
     features: int
     bidirectional: bool = False
@@ -191,15 +275,16 @@ class TemporalLSTM(nn.Module):
         """One [B,T,F] float32 array per direction, in the order of the frames."""
         states = []
         for name in ("forward", "backward")[: 1 + self.bidirectional]:
-            cell = nn.LSTMCell(self.features, dtype=self.dtype, name=name)
-            rnn = nn.RNN(
-                cell,
-                reverse=name == "backward",
-                keep_order=True,
-                name=f"{name}_scan",
-            )
-            states.append(jnp.float32(rnn(x_BTD, seq_lengths=length_B)))
-        return states
+            reverse = name == "backward"
+            lstm = HoistedLSTM(self.features, reverse, self.dtype, name=name)
+            if self.is_initializing():
+                states.append(lstm(x_BTD, length_B))
+                continue
+            ways = {"cpu": _apply_plain, "default": _apply_hoisted}
+            chosen = {k: functools.partial(way, lstm) for k, way in ways.items()}
+            arguments = lstm.variables["params"], x_BTD, length_B
+            states.append(jax.lax.platform_dependent(*arguments, **chosen))
+        return [jnp.float32(state) for state in states]
 
 
 class TemporalPool(nn.Module):

@@ -20,6 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from fakedetect_jax.data.dataset import DatasetFacts
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.run import parallel
-from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digest, to_leaves
+from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digests, to_leaves
 from tfds_ffpp import records
 from tfds_ffpp.files import Json
 from tfds_ffpp.store import addresses
@@ -157,6 +158,8 @@ class Checkpoints:
             directory if self._in_bucket else Path(os.path.abspath(directory))
         )
         self._pending: int | None = None
+        self._sealing: Future | None = None  # of the pending step, once it is written
+        self._thread = ThreadPoolExecutor(1)
         if not read_only:
             _hide_late_reports()
         policies = ocp.checkpoint_managers
@@ -223,8 +226,7 @@ class Checkpoints:
             self._forget(step)
         leaves = parallel.fetch(to_leaves(state))
         model, training = _split(leaves)
-        digests = {name: leaf_digest(leaf) for name, leaf in leaves.items()}
-        facts = replace(facts, format=FORMAT, digests=digests)
+        facts = replace(facts, format=FORMAT, digests=leaf_digests(leaves))
         known = {k: v for k, v in (metrics or {}).items() if v is not None}
         try:
             if jax.process_index() == 0:
@@ -252,7 +254,12 @@ class Checkpoints:
 
     def poll(self) -> None:
         """Completes the save under way if its files are written; never waits."""
-        if self._pending is not None and not self._manager.is_saving_in_progress():
+        if self._pending is None or self._manager.is_saving_in_progress():
+            return
+        if self._sealing is None:
+            # Reading all files again would keep the devices waiting.
+            self._sealing = self._thread.submit(self._seal, self._pending)
+        elif self._sealing.done():
             self.finish()
 
     def finish(self) -> None:
@@ -260,17 +267,24 @@ class Checkpoints:
         if self._pending is None:
             return
         step, self._pending = self._pending, None
+        sealing, self._sealing = self._sealing, None
         try:
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
-                folder = self.directory / str(step)
-                files = _file_digests(folder, md5=self._in_bucket)
-                write_json(self._manifest(step), _sealed(files))
-                self._saving.unlink(missing_ok=True)
-                self._drop_stale_manifests()
+            if sealing is None:
+                self._seal(step)
+            else:
+                sealing.result()
         except Exception as error:
             _raise_lost_peer(error)
             raise self._save_error(step, error) from error
+
+    def _seal(self, step: int) -> None:
+        """Writes the manifest of a step whose files are written."""
+        if jax.process_index() == 0:
+            files = _file_digests(self.directory / str(step), md5=self._in_bucket)
+            write_json(self._manifest(step), _sealed(files))
+            self._saving.unlink(missing_ok=True)
+            self._drop_stale_manifests()
 
     def _save_error(self, step: int, error: Exception) -> CheckpointError:
         cure = "mend the connection" if self._in_bucket else "free some space"
@@ -455,8 +469,8 @@ class Checkpoints:
                 f"({str(error).splitlines()[0]}); it is of another model, or damaged"
             ) from error
         leaves = {k: np.asarray(v) for item in items for k, v in restored[item].items()}
-        for name, leaf in leaves.items():
-            if leaf_digest(leaf) != digests[name]:
+        for name, digest in leaf_digests(leaves).items():
+            if digest != digests[name]:
                 raise CheckpointError(
                     f"checkpoint {step} in {self.directory}: {name} is not what was "
                     "written; delete that step's folder to use the one before"

@@ -223,14 +223,24 @@ def _put(array, place: NamedSharding) -> jax.Array:
 
 
 def fetch(tree):
-    """Host copies (numpy) of arrays; all processes must call it where one is split."""
-    return jax.tree.map(lambda x: np.asarray(_whole(x).addressable_data(0)), tree)
+    """Host copies (numpy) of arrays; all processes must call it where one is split.
+
+    The copies are under way at once, but for split arrays: of those each is joined on
+    the devices, so that they hold one of them whole at a time.
+    """
+    whole = jax.tree.map(
+        lambda x: x.addressable_data(0) if x.is_fully_replicated else x, tree
+    )
+    for array in jax.tree.leaves(whole):
+        if array.is_fully_replicated:
+            array.copy_to_host_async()
+    return jax.tree.map(_to_host, whole)
 
 
-def _whole(array: jax.Array) -> jax.Array:
-    if array.is_fully_replicated:
-        return array
-    return _join(array.sharding.mesh)(array)  # pyright: ignore[reportAttributeAccessIssue]
+def _to_host(array: jax.Array) -> np.ndarray:
+    if not array.is_fully_replicated:
+        array = _join(array.sharding.mesh)(array).addressable_data(0)  # pyright: ignore[reportAttributeAccessIssue]
+    return np.asarray(array)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """What an explanation says of a score is what the model did."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,22 +62,42 @@ def test_the_running_score_is_the_models(fields):
     np.testing.assert_allclose(found.running, np.asarray(expected), atol=1e-5)
 
 
+def head_and_maps(**fields):
+    """What contributions takes, but for the lengths, and the lengths."""
+    model, variables, batch = make(**fields)
+    apply: Any = functools.partial(model.apply, variables, train=False)
+    frames = steps.normalise(batch["frames"] / jnp.float32(255))
+    maps = jnp.asarray(apply(frames, method="backbone_features"))
+    head: Any = functools.partial(apply, method="head_from_features")
+    return head, maps, jnp.asarray(batch["length"])
+
+
 @pytest.mark.parametrize("fields", POOLINGS, ids=str)
 def test_what_the_places_add_sums_to_the_logit(fields):
-    model, variables, batch = make(**fields)
-    maps = model.apply(
-        variables,
-        steps.normalise(batch["frames"] / jnp.float32(255)),
-        train=False,
-        method="backbone_features",
-    )
-    head = functools.partial(
-        model.apply, variables, train=False, method="head_from_features"
-    )
-    added = explain.contributions(head, jnp.asarray(maps), batch["length"])
-    none = np.asarray(head(jnp.zeros_like(jnp.asarray(maps)), batch["length"]))
-    all_of_it = np.asarray(head(jnp.asarray(maps), batch["length"]))
+    head, maps, length = head_and_maps(**fields)
+    added = explain.contributions(head, maps, length)
+    none = np.asarray(head(jnp.zeros_like(maps), length))
+    all_of_it = np.asarray(head(maps, length))
     np.testing.assert_allclose(added.sum(axis=(1, 2, 3)), all_of_it - none, atol=5e-3)
+
+
+@pytest.mark.parametrize("fields", POOLINGS[-2:], ids=str)
+def test_each_place_adds_its_integrated_gradient(fields):
+    head, maps, length = head_and_maps(**fields)
+    slope = jax.jit(jax.grad(lambda maps: jnp.sum(head(maps, length))))
+    middles = (np.arange(explain.PATH_STEPS) + 0.5) / explain.PATH_STEPS
+    slopes = sum(slope(jnp.float32(share) * maps) for share in middles) / len(middles)
+    found = jax.jit(functools.partial(explain.contributions, head))(maps, length)
+    expected = np.asarray((slopes * maps).sum(axis=-1))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_way_is_not_walked_with_all_places_in_memory():
+    head, _, length = head_and_maps()
+    maps = jax.ShapeDtypeStruct((8, CLIP[0], 64, 64, 16), jnp.float32)
+    found = jax.jit(functools.partial(explain.contributions, head))
+    needs: Any = found.lower(maps, length).compile().memory_analysis()
+    assert needs.temp_size_in_bytes < 2 * 4 * maps.size
 
 
 def test_the_heat_lies_where_a_place_adds_most():

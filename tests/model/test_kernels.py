@@ -169,6 +169,19 @@ def test_bfloat16_keeps_its_dtype_and_sums_in_float32(images, size, channels, st
         assert error < 0.02 * jnp.abs(wanted).max()
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("bfloat16", 0.02)])
+def test_a_slope_may_be_in_the_kernel(dtype, error):
+    x = jnp.asarray(draw(0, 2, 9, 9, 16), dtype)
+    arguments: Any = draw(1, 3, 3, 16, 8), draw(2, 8), draw(3, 8)
+    geometry = {"strides": (2, 2), "padding": ((1, 1), (1, 1))}
+    conv2d = functools.partial(convolution.plain_conv2d, **geometry)
+    folded = convolution.folded_conv2d(conv2d, x, *arguments)
+    apart = convolution.scaled_conv2d(conv2d, x, *arguments)
+    assert folded.dtype == apart.dtype == x.dtype
+    differences = np.abs(np.float32(folded) - np.float32(apart))
+    assert 0 < differences.max() < error * np.abs(np.float32(apart)).max()
+
+
 def step(x, kernel):
     """The gradients of a padded, strided convolution and a pooling."""
 

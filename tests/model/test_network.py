@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network
-from fakedetect_jax.model.network import FakeDetector
+from fakedetect_jax.model.network import FakeDetector, HoistedLSTM
 
 TINY: dict[str, Any] = {
     "backbone": "resnet",
@@ -315,3 +316,29 @@ def test_a_config_builds_the_model():
 def test_fields_without_meaning_are_refused(fields, said):
     with pytest.raises(ConfigError, match=said):
         shapes(FakeDetector(**{**TINY, **fields}))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_lstm_of_other_platforms_is_flaxes(reverse):
+    rng = np.random.default_rng(0)
+    x, length = jnp.asarray(rng.normal(size=(5, 4, 12)), jnp.float32), jnp.arange(1, 6)
+    length = jnp.minimum(length, 4)
+    lstm = HoistedLSTM(6, reverse)
+    rnn = nn.RNN(nn.LSTMCell(6), reverse=reverse, keep_order=True)
+    variables = lstm.init(jax.random.key(0), x, length)
+    expected: Any = {"params": {"cell": variables["params"]}}
+    shapes_of = functools.partial(jax.tree.map, jnp.shape)
+    assert shapes_of(rnn.init(jax.random.key(0), x)) == shapes_of(expected)
+
+    def total(states):
+        return jnp.sum(states**3 * (jnp.arange(4) < length[:, None])[..., None])
+
+    found = jax.value_and_grad(lambda x: total(lstm.apply(variables, x, length)))(x)
+    wanted = jax.value_and_grad(
+        lambda x: total(rnn.apply(expected, x, seq_lengths=length))
+    )(x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        found,
+        wanted,
+    )

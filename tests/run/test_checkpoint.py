@@ -1,7 +1,10 @@
 """Checkpoints are what was written, or they are not used."""
 
+import hashlib
 import json
 import random
+import threading
+import time
 
 import flax.struct
 import jax
@@ -14,6 +17,7 @@ from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model.steps import TrainState, zero_totals
 from fakedetect_jax.run import checkpoint, parallel
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
+from fakedetect_jax.run.leaves import from_leaves, leaf_digests, to_leaves
 
 FACTS = CheckpointFacts(config={"seed": 0}, devices="1 x cpu")
 
@@ -200,6 +204,37 @@ def test_no_save_is_noted_as_under_way_after_it_was_sealed(folder):
     checkpoints.close()
 
 
+def test_nothing_waits_while_a_save_is_sealed(folder, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    digests = checkpoint._file_digests
+
+    def held(*arguments, **options):
+        begun.set()
+        assert go_on.wait(20)
+        return digests(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "_file_digests", held)
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, put(make_state(1)), FACTS)
+    while not begun.wait(0.01):
+        checkpoints.poll()  # as a step of the training does
+    checkpoints.poll()
+    assert not (folder / "1.digest.json").exists()
+    go_on.set()
+    checkpoints.finish()
+    assert checkpoints.latest() == 1
+
+
+def test_what_goes_wrong_while_sealing_is_said(folder, monkeypatch):
+    checkpoints = Checkpoints(folder)
+    (folder / "1.digest.json").mkdir()  # in the place of a file
+    checkpoints.save(1, put(make_state(1)), FACTS)
+    with pytest.raises(CheckpointError, match="checkpoint 1 could not be written"):
+        for _ in range(1000):
+            checkpoints.poll()
+            time.sleep(0.01)
+
+
 def test_what_was_set_aside_before_is_never_overwritten(folder):
     write(folder, [1, 2]).close()
     for _ in range(3):
@@ -330,9 +365,21 @@ def test_a_later_format_names_the_cure(folder, monkeypatch):
     checkpoints.close()
 
 
-def test_leaves_and_trees_are_inverse():
-    from fakedetect_jax.run.leaves import from_leaves, to_leaves
+def test_a_digest_is_that_of_type_shape_and_bytes():
+    leaves = {
+        "scalar": np.int32(7),
+        "none": np.zeros((0, 3), np.float32),
+        "short": np.asarray(jnp.arange(6, dtype=jnp.bfloat16)),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "flags": np.array([[True, False]]),
+    }
+    for name, digest in leaf_digests(leaves).items():
+        leaf = leaves[name]
+        whole = f"{leaf.dtype.name}{leaf.shape}".encode() + leaf.tobytes()
+        assert digest == hashlib.sha256(whole).hexdigest(), name
 
+
+def test_leaves_and_trees_are_inverse():
     class Pair(flax.struct.PyTreeNode):
         a: dict
         b: tuple

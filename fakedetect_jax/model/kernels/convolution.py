@@ -6,14 +6,15 @@ gradients (it convolves a gradient dilated with zeros). On a CPU nearly all beco
 matrix products, a few images at a time, so that what lies between never leaves the
 cache: 1x1 convolutions as they are, 3x3 convolutions of wide layers by Winograd's
 minimal filtering, other gradients, and in bfloat16 other convolutions, over unrolled
-windows. Other platforms get the plain operation and its own derivatives.
+windows. Other platforms get the plain operation and its own derivatives, NVIDIA's GPUs
+also, where statistics are constants, the normalisation that follows in the same one.
 
 Shape letters: N images, H W pixels, I input and O output channels, h w kernel size, P Q
 output pixels; of Winograd's method, K = 16 points and M tiles of 2x2 output pixels.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,44 @@ def plain_conv2d(
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def scaled_conv2d(
+    conv2d: Callable,
+    x_NHWI: jax.Array,
+    kernel_hwIO: jax.Array,
+    slope_O: jax.Array,
+    shift_O: jax.Array,
+) -> jax.Array:
+    """conv2d(images, kernel) times slope plus shift, in the type of the images.
+
+    Kernel, slope and shift are float32. On an NVIDIA GPU the kernel takes the slope.
+    """
+
+    def two_passes(x_NHWI, kernel_hwIO, slope_O, shift_O) -> jax.Array:
+        y_NPQO = conv2d(x_NHWI, kernel_hwIO.astype(x_NHWI.dtype))
+        scaled_NPQO = y_NPQO.astype(jnp.float32) * slope_O + shift_O
+        return scaled_NPQO.astype(x_NHWI.dtype)
+
+    arguments = (x_NHWI, kernel_hwIO, slope_O, shift_O)
+    folded = functools.partial(folded_conv2d, conv2d)
+    return lax.platform_dependent(*arguments, cuda=folded, default=two_passes)
+
+
+def folded_conv2d(
+    conv2d: Callable,
+    x_NHWI: jax.Array,
+    kernel_hwIO: jax.Array,
+    slope_O: jax.Array,
+    shift_O: jax.Array,
+) -> jax.Array:
+    """The same with the slope in the kernel and the shift in the images' type.
+
+    Of this form XLA can make cuDNN's convolution with bias and ReLU, which saves a pass
+    over what comes out; not measured yet. In bfloat16 it rounds at other places.
+    """
+    y_NPQO = conv2d(x_NHWI, (kernel_hwIO * slope_O).astype(x_NHWI.dtype))
+    return y_NPQO + shift_O.astype(x_NHWI.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

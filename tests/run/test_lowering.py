@@ -1,0 +1,138 @@
+"""What GPUs and TPUs would be given to compile, read off the lowered programs."""
+
+import re
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from fakedetect_jax import compiled
+from fakedetect_jax.data.feed import empty_batch
+from fakedetect_jax.model import steps
+from fakedetect_jax.run import parallel
+from fakedetect_jax.settings import batch_shape, clip_shape
+
+TRAINED, SCORED, EXPLAINED = "train", "eval", "explain"
+# Of the LSTM over time, forward; and backward for a gradient. An explanation has one
+# for the score, one for the score of each frame, and two for the gradient.
+LOOPS = {TRAINED: 2, SCORED: 1, EXPLAINED: 4}
+
+
+class Program(NamedTuple):
+    """A program as StableHLO, and what it was made of."""
+
+    platform: str
+    kind: str
+    dtype: str
+    text: str
+    tree_leaves: int
+    conv_layers: int
+
+    def types(self, operation: str) -> set[str]:
+        """The element types of all operands and results of an operation."""
+        lines = re.findall(rf"stablehlo\.{operation}\b.*? : (\(.*)", self.text)
+        return set(re.findall(r"[x<]([a-z]+\d+)>", " ".join(lines)))
+
+    def count(self, operation: str) -> int:
+        return len(re.findall(rf"stablehlo\.{operation}\b", self.text))
+
+    def main(self) -> tuple[list[str], list[str]]:
+        """Arguments and results of the program with their attributes."""
+        (line,) = re.findall(r"func\.func public @main\((.*)\{$", self.text, re.M)
+        arguments, results = line.split(") -> (")
+        return arguments.split("tensor<")[1:], results.split("tensor<")[1:]
+
+
+def small(load_config, dtype: str):
+    """The config with most kinds of operations, of a network with each kernel."""
+    config = load_config("ffpp_best")
+    with config.unlocked():
+        config.model.update(backbone="resnet", stage_sizes=(1, 1), block="bottleneck")
+        config.model.update(lstm_features=8, bidirectional=False, dtype=dtype)
+        config.dataset.image_size = 32
+        config.data.clip_frames = 3
+        config.batch_size = 16
+    return config
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(k, d) for d in ("float32", "bfloat16") for k in LOOPS],
+    ids=" ".join,
+)
+def traced(request, load_config):
+    """A step of a kind and type over eight devices, before it is lowered."""
+    kind, dtype = request.param
+    config = small(load_config, dtype)
+    mesh = parallel.make_mesh()
+    settings = steps.make_step_settings(config, num_steps=10)
+    state = jax.eval_shape(
+        lambda: steps.create_train_state(settings, clip_shape(config))
+    )
+    batch = empty_batch(*batch_shape(config, config.batch_size))
+    tree = state if kind == TRAINED else state.eval_variables()
+    step = {
+        TRAINED: lambda: compiled.compile_train_step(settings, mesh),
+        SCORED: lambda: compiled.compile_eval_step(settings.model, mesh),
+        EXPLAINED: lambda: compiled.compile_explain_step(settings.model, mesh),
+    }[kind]()
+    layers = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
+    return kind, dtype, step.trace(tree, batch), len(jax.tree.leaves(tree)), layers
+
+
+@pytest.fixture(scope="module", params=["cuda", "tpu"])
+def program(request, traced) -> Program:
+    kind, dtype, step, *sizes = traced
+    lowered = step.lower(lowering_platforms=(request.param,))
+    return Program(request.param, kind, dtype, lowered.as_text(), *sizes)
+
+
+def test_each_convolution_is_one_of_the_compilers_in_the_models_type(program):
+    # In training also of both gradients, but for that of the frames.
+    times = 3 * program.conv_layers - 1 if program.kind == TRAINED else 0
+    assert program.count("convolution") == (times or program.conv_layers)
+    short = {"float32": "f32", "bfloat16": "bf16"}[program.dtype]
+    assert program.types("convolution") == {short}
+
+
+def test_a_gpu_normalises_as_it_convolves(program):
+    if (program.kind, program.dtype) != (SCORED, "bfloat16"):
+        pytest.skip("a conversion to float32 shows the pass over the maps")
+    maps = r"tensor<\d+x\d+x\d+x\d+x"
+    widened = rf"stablehlo\.convert .*\({maps}bf16>\) -> {maps}f32>"
+    passes = len(re.findall(widened, program.text))
+    assert passes == {"cuda": 0, "tpu": program.conv_layers}[program.platform]
+
+
+def test_only_the_lstm_loops(program):
+    assert program.count("while") == LOOPS[program.kind]
+
+
+def test_the_loop_takes_no_product_of_what_does_not_depend_on_it(program):
+    # Of the 512 features of each of 16 clips' frames: of all frames at once.
+    products = re.findall(r"stablehlo\.dot_general .* : (\(.*)", program.text)
+    assert any("x3x512x" in product for product in products)
+    assert not any(product.startswith("(tensor<16x512x") for product in products)
+
+
+def test_nothing_is_called_that_the_compiler_does_not_make_itself(program):
+    assert program.count("custom_call") == 0
+
+
+def test_the_state_and_nothing_else_is_updated_in_place(program):
+    arguments, _ = program.main()
+    aliases = [re.search(r"tf\.aliasing_output = (\d+)", a) for a in arguments]
+    found = [None if alias is None else int(alias[1]) for alias in aliases]
+    given = program.tree_leaves if program.kind == TRAINED else 0
+    assert found == [*range(given), *[None] * (len(arguments) - given)]
+
+
+def test_the_batch_is_shared_out_and_the_rest_is_everywhere(program):
+    def is_split(values: list[str]) -> list[bool]:
+        axes = [re.findall(r"sdy\.sharding<@mesh, (.*?)>", value) for value in values]
+        return ['"data"' in axis for (axis,) in axes]
+
+    arguments, results = program.main()
+    rows = len(arguments) - program.tree_leaves
+    assert is_split(arguments) == [False] * program.tree_leaves + [True] * rows
+    assert not any(is_split(results))
