@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.model import steps
 from fakedetect_jax.model.network import BACKBONES, STEMS, FakeDetector, Variables
+from fakedetect_jax.model.pixels import MEAN, STD
 from fakedetect_jax.run.leaves import to_leaves
 
 OPSET = 17
@@ -106,8 +106,8 @@ def _detector(graph: _Graph, model: FakeDetector, clip_shape) -> None:
     x = graph.add("Reshape", x, graph.integers(-1, side, side, 3))
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     x = graph.add("Div", x, graph.constant(255.0))
-    x = graph.add("Sub", x, graph.constant(np.reshape(steps.MEAN, (1, 3, 1, 1))))
-    x = graph.add("Div", x, graph.constant(np.reshape(steps.STD, (1, 3, 1, 1))))
+    x = graph.add("Sub", x, graph.constant(np.reshape(MEAN, (1, 3, 1, 1))))
+    x = graph.add("Div", x, graph.constant(np.reshape(STD, (1, 3, 1, 1))))
     x, width = _backbone(graph, model, x)
     x = graph.add("GlobalAveragePool", x)
     features = graph.add("Reshape", x, graph.integers(-1, frames, width))

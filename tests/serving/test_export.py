@@ -16,7 +16,7 @@ from jax import export as jax_export
 from fakedetect_jax import export, settings
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import open_dataset
-from fakedetect_jax.model import network, steps
+from fakedetect_jax.model import network, pixels, steps
 from fakedetect_jax.model.network import FakeDetector
 from fakedetect_jax.serving import programs
 from fakedetect_jax.serving.detector import Detector
@@ -62,7 +62,7 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
         "cross_fitted_loss",
     }
     assert facts["trained_on_made_videos"] is True
-    assert facts["preprocessing"]["rules"]["normalise"]["mean"] == list(steps.MEAN)
+    assert facts["preprocessing"]["rules"]["normalise"]["mean"] == list(pixels.MEAN)
     assert facts["config"]["model"]["lstm_features"] == 8
     assert "Before you trust this" in (exported / "README.md").read_text()
     told = json.dumps(facts)
