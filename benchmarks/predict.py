@@ -158,7 +158,7 @@ from fakedetect_jax.trained.model import load_model; lap("import the detector")
 model = load_model(folder, cache=Path(cache)); lap("read the model")
 import jax; lap("import jax")
 network = detector.Network(model, cache=Path(cache)); lap("weights to the device")
-network._backend.program(network._rows(3)); lap("read the program")
+network._backend.program(network._backend.rows(3)); lap("read the program")
 from benchmarks.predict import read_clips
 from tfds_ffpp.frames.prepare import prepare; lap("(import this benchmark)")
 prepared = prepare(video, model.preparation); lap("decode, find faces, crop, JPEG")

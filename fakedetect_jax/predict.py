@@ -95,6 +95,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="cut videos into windows of at most N frames; the longest training "
         "video's length if not set",
     )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "jax", "onnxruntime", "openvino"),
+        default="jax",
+        help="what computes on a CPU (jax); auto measures for a second, once",
+    )
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="in clips")
     parser.add_argument(
         "--processes", type=_positive, metavar="N", help="that decode; one per core"
@@ -249,6 +255,7 @@ def _load(arguments: argparse.Namespace, model: Path, videos: int) -> "Detector"
         all_faces=arguments.faces == "all",
         num_processes=arguments.processes or os.cpu_count() or 1,
         started=videos,
+        backend=arguments.backend,
         limits=Limits(arguments.time_limit, int(arguments.memory_limit * 2**30)),
     )
 

@@ -53,12 +53,13 @@ class Detector:
         limits: Limits | None = None,
         devices: Sequence[Any] | None = None,
         cache: Path | None = None,
+        backend: str = "jax",
         pool: Pool | None = None,
     ):
         """See `load`; pool: of processes, perhaps started ones."""
         self.model = model
         self.network = Network(
-            model, batch_size=batch_size, devices=devices, cache=cache
+            model, batch_size=batch_size, devices=devices, cache=cache, backend=backend
         )
         asked = limits or Limits()
         num_processes, memory = share_memory(num_processes, most=asked.memory)
@@ -106,7 +107,8 @@ class Detector:
             window, by default those of the longest training video; all_faces: score
             every face (True) or the largest alone, as the evaluation does (False);
             limits: of decoding one video; devices: that
-            compute, all of this host if not given.
+            compute, all of this host if not given; backend: "jax", "onnxruntime",
+            "openvino", or "auto" for the fastest, as docs/predict.md tells.
 
         Raises CheckpointError, in one sentence, for what is not a model, and
         ConfigError in a process that was forked after another model was loaded.

@@ -1,9 +1,7 @@
 """A trained model in this process: clips in, logits and heat maps out."""
 
-import contextlib
 import functools
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ import numpy as np
 
 from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.serving.backends import JaxBackend
+from fakedetect_jax.serving import backends
 from fakedetect_jax.trained.model import TrainedModel
 
 if TYPE_CHECKING:
@@ -35,12 +33,13 @@ class Network:
         batch_size: int = 0,
         devices: Sequence[Any] | None = None,
         cache: Path | None = None,
+        backend: str = "jax",
     ):
         """See `detector.Detector.load`; a batch_size of 0 is one that suits."""
         refuse_fork()
         self.model = model
         self._clip_shape = settings.clip_shape(model.config)
-        self._backend = JaxBackend(model, devices, cache)
+        self._backend = backends.open_backend(backend, model, devices, cache)
         self.batch_size = batch_size or self._default_batch_size()
 
     def _default_batch_size(self) -> int:
@@ -50,19 +49,14 @@ class Network:
         usual = 8 if self._backend.on_cpu else 32
         return max(min(usual, fitting), self._backend.multiple)
 
+    @property
+    def backend(self) -> str:
+        """The name of what computes the logits."""
+        return self._backend.name
+
     def prepare(self, clips: int) -> None:
-        """Loads the program that so many clips will need, if it is kept, in a thread.
-
-        What is wrong with it is said when it is used.
-        """
-
-        def load() -> None:
-            with contextlib.suppress(Exception):
-                self._backend.program(rows)
-
-        rows = self._rows(min(clips, self.batch_size))
-        if self._backend.is_kept(rows):
-            threading.Thread(target=load).start()
+        """Reads meanwhile what so many clips will need."""
+        self._backend.prepare(self._backend.rows(min(clips, self.batch_size)))
 
     def logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Logits float32[B] of clips.
@@ -105,7 +99,7 @@ class Network:
         for first in range(0, len(frames), self.batch_size):
             some = slice(first, first + self.batch_size)
             count = len(frames[some])
-            more = (0, self._rows(count) - count)
+            more = (0, self._backend.rows(count) - count)
             yield (
                 (
                     np.pad(frames[some], (more, *[(0, 0)] * 4)),
@@ -113,13 +107,6 @@ class Network:
                 ),
                 count,
             )
-
-    def _rows(self, clips: int) -> int:
-        """The clips of a call: few sizes, so that few programs are compiled."""
-        rows = self._backend.multiple
-        while rows < clips:
-            rows *= 2
-        return rows
 
 
 @functools.cache

@@ -91,8 +91,8 @@ def stablehlo(model: TrainedModel) -> bytes:
 def write_onnx(model: TrainedModel, path: Path) -> None:
     """The same as an ONNX graph in float32. Raises ConfigError without onnx."""
     from fakedetect_jax.model.network import make_model
-    from fakedetect_jax.serving import onnx_graph
+    from fakedetect_jax.trained import onnx_graph
 
     network = make_model(model.config)
     shape = settings.clip_shape(model.config)
-    onnx_graph.write(path, network, model.variables, shape)
+    path.write_bytes(onnx_graph.serialised(network, model.variables, shape))

@@ -22,7 +22,8 @@ from tfds_ffpp.files import whole
 
 # Whose versions change what a model is made into, beside the code that is read here.
 _PACKAGES = ("flax", "jax", "jaxlib")
-_CODE = ("model", "serving/onnx_graph.py")
+_CODE = ("model", "trained/onnx_graph.py")
+_MOST_GRAPHS = 4  # ONNX, each as large as its model; what else is kept is small
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -67,6 +68,9 @@ def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as partial:
             partial.write_bytes(hashlib.sha256(content).digest() + content)
+        graphs = sorted(path.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)
+        for old in graphs[:-_MOST_GRAPHS]:
+            old.unlink(missing_ok=True)
 
 
 def abstract_variables(config: Any, folder: Path | None = None) -> dict[str, Any]:

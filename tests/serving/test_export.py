@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -122,7 +123,7 @@ VARIANTS = [
 def test_onnx_scores_any_number_of_clips(tmp_path, fields):
     pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
     runtime = pytest.importorskip("onnxruntime")
-    from fakedetect_jax.serving import onnx_graph
+    from fakedetect_jax.trained import onnx_graph, runtimes
 
     common = {"stage_sizes": (1, 2), "width": 8, "stem": "small", "lstm_features": 8}
     model = FakeDetector(
@@ -137,7 +138,7 @@ def test_onnx_scores_any_number_of_clips(tmp_path, fields):
         lambda x: x + np.square(rng.normal(0, 0.1, x.shape)).astype(x.dtype), variables
     )
     path = tmp_path / "model.onnx"
-    onnx_graph.write(path, model, variables, shape)
+    path.write_bytes(onnx_graph.serialised(model, variables, shape))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for count in (1, 5):
         frames = rng.integers(0, 256, (count, *shape)).astype(np.uint8)
@@ -146,6 +147,9 @@ def test_onnx_scores_any_number_of_clips(tmp_path, fields):
         expected = steps.eval_step(model, variables, batch)
         (logits,) = session.run(None, batch)
         np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4)
+        if find_spec("openvino") and not model.bidirectional:
+            logits = runtimes._openvino(path.read_bytes())(frames, length)
+            np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys):

@@ -58,6 +58,15 @@ def test_a_folder_that_cannot_be_written_changes_nothing(tmp_path):
     assert cache.kept(tmp_path / "file", "name", lambda: b"made") == b"made"
 
 
+def test_of_graphs_the_last_four_are_kept(tmp_path):
+    cache.kept(tmp_path, "other.stablehlo", bytes)
+    for i in range(6):
+        cache.kept(tmp_path, f"{i}.onnx", bytes)
+        os.utime(tmp_path / f"{i}.onnx", (i, i))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"other.stablehlo", *(f"{i}.onnx" for i in range(2, 6))}
+
+
 def test_a_damaged_or_old_program_is_made_anew(faceless, tmp_path, monkeypatch):
     device = jax.devices()[:1]
     frames = np.zeros((1, 4, 32, 32, 3), np.uint8)
