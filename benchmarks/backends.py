@@ -8,9 +8,9 @@ is left out (extras onnx, openvino).
 
 import argparse
 import statistics
-import tempfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
@@ -55,39 +55,42 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed calls of each")
     table.add_option(parser)
     options = parser.parse_args()
-    with table.results(parser, options) as results:
+    # One folder for all: JAX goes on with the first that it is given.
+    with table.results(parser, options) as results, TemporaryDirectory() as folder:
         results.say(", ".join(runtimes.versions()))
         results.heads(
             *("backbone", "backend", "frames/s (min to max)", "frames per CPU second"),
             *("load and first call, kept before", "logits from JAX's"),
         )
         for backbone in options.backbones:
-            measure(options, results, random_model(backbone))
+            measure(options, results, random_model(backbone), Path(folder))
 
 
 def measure(
-    options: argparse.Namespace, results: table.Results, model: TrainedModel
+    options: argparse.Namespace,
+    results: table.Results,
+    model: TrainedModel,
+    folder: Path,
 ) -> None:
     """The rows of a model."""
     shape = (options.clips, *settings.clip_shape(model.config))
     frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     batch = frames, np.full(options.clips, shape[1], np.int32)
     found, first, loaded = {}, {}, {}
-    with tempfile.TemporaryDirectory() as place:
-        for name in ("jax", *runtimes.installed()):
-            for _ in range(2):  # the second finds what the first kept
-                start = time.perf_counter()
-                loaded[name] = backends.open_backend(name, model, folder=Path(place))
-                found[name] = loaded[name].logits(*batch)
-                first[name] = time.perf_counter() - start
-        wall: dict[str, list[float]] = {name: [] for name in loaded}
-        used: dict[str, list[float]] = {name: [] for name in loaded}
-        for _ in range(options.rounds):
-            for name, backend in loaded.items():
-                start, cpu = time.perf_counter(), time.process_time()
-                backend.logits(*batch)
-                wall[name].append(shape[0] * shape[1] / (time.perf_counter() - start))
-                used[name].append(shape[0] * shape[1] / (time.process_time() - cpu))
+    for name in ("jax", *runtimes.installed()):
+        for _ in range(2):  # the second finds what the first kept
+            start = time.perf_counter()
+            loaded[name] = backends.open_backend(name, model, folder=folder)
+            found[name] = loaded[name].logits(*batch)
+            first[name] = time.perf_counter() - start
+    wall: dict[str, list[float]] = {name: [] for name in loaded}
+    used: dict[str, list[float]] = {name: [] for name in loaded}
+    for _ in range(options.rounds):
+        for name, backend in loaded.items():
+            start, cpu = time.perf_counter(), time.process_time()
+            backend.logits(*batch)
+            wall[name].append(shape[0] * shape[1] / (time.perf_counter() - start))
+            used[name].append(shape[0] * shape[1] / (time.process_time() - cpu))
     for name, rates in wall.items():
         results.row(
             model.config.model.backbone,

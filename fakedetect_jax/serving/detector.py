@@ -173,11 +173,10 @@ class Detector:
             tracks.Pending, are still there; returns the result to yield.
         """
         refuse_fork()
-        found = (
-            sources.find([str(videos)])
-            if isinstance(videos, str | Path)
-            else _as_sources(videos)
-        )
+        if isinstance(videos, str | Path):
+            found = videos = sources.find([str(videos)])
+        else:
+            found = _as_sources(videos)
         several = operator.length_hint(videos, self.network.batch_size)
         self.network.prepare(several * self.model.config.data.eval_clips_per_video)
         session = Session(
