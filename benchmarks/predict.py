@@ -1,17 +1,25 @@
 """How fast videos are scored, and where the time goes.
 
 python -m benchmarks.predict WORKDIR VIDEOS [--processes 2]
+python -m benchmarks.predict MODEL VIDEOS --start [--before CHECKOUT] [--results FILE]
 
-Prints JSON: videos per second end to end, the split of the work over decoding, faces,
-cropping with JPEG and the network (each measured alone, in one process), the time of
-`Detector.score` with a new decoding process and with a waiting one, and the time from
-starting the command to the first result for one made 10 s video of 1280x720.
+With --start: seconds of the whole command for one video and for twenty, with what was
+kept by an earlier start, in turns with the code of another checkout if one is given,
+and a start's phases.
+
+Otherwise prints JSON: videos per second end to end, the split of the work over
+decoding, faces, cropping with JPEG and the network (each measured alone, in one
+process), the time of `Detector.score` with a new decoding process and with a waiting
+one, and the time from starting the command to the first result for one made 10 s video
+of 1280x720.
 """
 
 import argparse
 import dataclasses
 import json
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +30,7 @@ import av
 import cv2
 import numpy as np
 
+from benchmarks import table
 from fakedetect_jax.serving import clips, sources
 from fakedetect_jax.serving.detector import Detector
 from tfds_ffpp.errors import UnusableVideoError
@@ -131,6 +140,87 @@ def first_result(model: Path, video: Path, cache: Path) -> dict[str, float]:
     return seconds
 
 
+# The start --------------------------------------------------------------------------
+
+# One after another, as in a process that waits for each; in truth decoding goes on
+# beside all from "read the model" on, and the program is read beside it.
+PHASES = """
+import sys, time
+from pathlib import Path
+def lap(name, since=[time.perf_counter(), time.process_time()]):
+    now = time.perf_counter(), time.process_time()
+    print(name, *(round(b - a, 2) for a, b in zip(since, now)), sep="|")
+    since[:] = now
+folder, video, cache = sys.argv[1:4]
+from fakedetect_jax import predict; lap("import the command")
+from fakedetect_jax.serving import clips, detector
+from fakedetect_jax.trained.model import load_model; lap("import the detector")
+model = load_model(folder, cache=Path(cache)); lap("read the model")
+import jax; lap("import jax")
+network = detector.Network(model, cache=Path(cache)); lap("weights to the device")
+network._backend.program(network._backend.rows(3)); lap("read the program")
+from benchmarks.predict import read_clips
+from tfds_ffpp.frames.prepare import prepare; lap("(import this benchmark)")
+prepared = prepare(video, model.preparation); lap("decode, find faces, crop, JPEG")
+import numpy as np, types
+read = read_clips(types.SimpleNamespace(model=model), prepared)
+batch = np.stack([c.frames for c in read]), np.array([c.length for c in read])
+lap("read the clips")
+network.logits(*batch); lap(f"network, {len(read)} clips, first time")
+network.logits(*batch); lap(f"network, {len(read)} clips, again")
+"""
+
+
+def timed(code: Path, words: list[str]) -> tuple[float, float, str]:
+    """Seconds, and of processors, of a command with the code of a checkout."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(code)},
+        cwd=tempfile.gettempdir(),
+    )
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, used, done.stdout
+
+
+def starts(options: argparse.Namespace, videos: list[str], out: table.Results) -> None:
+    """Tables of the whole command, and of a start's phases."""
+    here = Path(__file__).parents[1]
+    sides = {"before": options.before, "now": here} if options.before else {"now": here}
+    out.heads("videos", "code", "seconds (min to max)", "of processors", "same rows")
+    with tempfile.TemporaryDirectory() as place:
+        for some in (videos[:1], videos[:20]):
+            found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+            rows = {}
+            for turn in range(options.times + 1):
+                for name, code in sides.items():
+                    file, cache = Path(place, "rows"), Path(place, f"cache-{name}")
+                    words = ["-m", "fakedetect_jax.predict", "--model"]
+                    words += [str(options.workdir), *some, "--output", str(file)]
+                    words += ["--compilation-cache", str(cache)]
+                    seconds, used, _ = timed(code, words)
+                    rows[name] = file.read_text()
+                    if turn:  # the first fills the cache
+                        found[name].append((seconds, used))
+            same = "yes" if len(set(rows.values())) == 1 else "no"
+            for name, pairs in found.items():
+                seconds, used = zip(*pairs, strict=True)
+                middle, cpu = statistics.median(seconds), statistics.median(used)
+                span = f"{middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+                out.row(len(some), name, span, f"{cpu:.2f}", same)
+        out.heads("phase of a start, in one process", "seconds", "of processors")
+        words = ["-c", PHASES, str(options.workdir), videos[0]]
+        _, _, said = timed(here, [*words, str(Path(place, "cache-now"))])
+    for line in said.splitlines():
+        out.row(*line.split("|"))
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -138,9 +228,17 @@ def main() -> None:
     parser.add_argument("videos", help="a folder of videos of faces")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=int, default=100, help="videos")
+    parser.add_argument("--start", action="store_true", help="measure the start alone")
+    parser.add_argument("--before", type=Path, help="another checkout, to compare")
+    parser.add_argument("--times", type=int, default=5, help="of each command")
+    table.add_option(parser)
     arguments = parser.parse_args()
     found = [s.name for s in sources.find([arguments.videos]) if not s.refusal]
     videos = [v for v in found if "masks" not in Path(v).parts][: arguments.limit]
+    if arguments.start:
+        with table.results(parser, arguments, "start") as results:
+            starts(arguments, videos, results)
+        return
     detector = Detector.load(arguments.workdir, num_processes=arguments.processes)
     with tempfile.TemporaryDirectory() as place:
         big = Path(place, "720p.mp4")

@@ -42,7 +42,7 @@ from fakedetect_jax.model import network
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
-from fakedetect_jax.trained import weights
+from fakedetect_jax.trained import runtimes, weights
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.frames.stored import StoredVideo
@@ -226,7 +226,8 @@ def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]
     if there == wanted or not (plain / "report.json").exists():
         return plain, []
     short = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
-    differing = [name for name in wanted if there.get(name) != wanted[name]]
+    both = {**there, **wanted}
+    differing = [name for name in both if there.get(name) != wanted.get(name)]
     return plain.with_name(f"{plain.name}-{short}"), differing
 
 
@@ -264,8 +265,10 @@ class Subject(NamedTuple):
         return f"{self.prefix}{self.split_name}"
 
 
-def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
-    """Scores a split with a checkpoint.
+def evaluate(
+    run: Run, split_name: str, *, step: int | None = None, backend: str = "jax"
+) -> Path:
+    """Scores a split with a checkpoint; backend: jax, or a name of trained/runtimes.
 
     The result is WORKDIR/eval/<split>@<step>/ (with the dataset's name in front when it
     is another one than the run's own). One of the same weights, dataset and settings
@@ -278,7 +281,7 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
     """
     checkpoints = Checkpoints(run.workdir / "checkpoints")
     try:
-        subject = _choose_subject(run, checkpoints, split_name, step)
+        subject = _choose_subject(run, checkpoints, split_name, step, backend)
         if _is_there(run, subject):
             run.terminal.say(
                 f"{subject.folder.name} was scored before with these weights, this "
@@ -288,17 +291,22 @@ def evaluate(run: Run, split_name: str, *, step: int | None = None) -> Path:
         variables = weights.read_variables(run.config, checkpoints, subject.step)
     finally:
         checkpoints.close()
+    eval_step = _eval_step(run, variables, backend)
     variables = parallel.put_replicated(variables, run.mesh)
     _warn_of_differences(run, subject)
     split = _open_split(run, subject)
-    rows = _score_split(run, variables, split)
+    rows = _score_split(run, eval_step, variables, split)
     if jax.process_index() == 0:
         _write_result(run, subject, variables, split, rows)
     return subject.folder
 
 
 def _choose_subject(
-    run: Run, checkpoints: Checkpoints, split_name: str, step: int | None
+    run: Run,
+    checkpoints: Checkpoints,
+    split_name: str,
+    step: int | None,
+    backend: str,
 ) -> Subject:
     config = run.config
     step = weights.choose_step(checkpoints, step)
@@ -309,6 +317,8 @@ def _choose_subject(
     meet_on_data(run, builder, dataset)
     facts = checkpoints.facts(step)
     wanted = scored_with(config, facts, builder.data_dir)
+    if backend != "jax":
+        wanted["backend"] = backend
     plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
     folder, differing = choose_folder(plain, wanted)
     if differing and results.recorded(folder) != wanted:
@@ -380,10 +390,25 @@ def _open_split(run: Run, subject: Subject) -> Split:
     return split
 
 
-def _score_split(run: Run, variables: dict[str, Any], split: Split) -> list[ClipScore]:
+def _eval_step(run: Run, variables: dict[str, Any], backend: str) -> Callable:
+    """What score_clips calls with a batch; a runtime holds the weights itself."""
+    if backend == "jax":
+        return compiled.compile_eval_step(network.make_model(run.config), run.mesh)
+    cache = run.config.compilation_cache
+    folder = Path(cache).expanduser() if cache else None
+    score = runtimes.load(backend, run.config, variables, folder)
+
+    def eval_step(_, batch: dict[str, jax.Array]) -> jax.Array:
+        frames, length = np.asarray(batch["frames"]), np.asarray(batch["length"])
+        return parallel.put_replicated(score(frames, length), run.mesh)
+
+    return eval_step
+
+
+def _score_split(
+    run: Run, eval_step: Callable, variables: dict[str, Any], split: Split
+) -> list[ClipScore]:
     """score_clips with a bar; raises Interrupted when any host is asked to stop."""
-    model = network.make_model(run.config)
-    eval_step = compiled.compile_eval_step(model, run.mesh)
     total = -(-len(split.videos) // run.config.eval.batch_size)
     vote = parallel.Vote(run.mesh)
     with run.terminal.progress(f"evaluate {split.name}", total) as bar:

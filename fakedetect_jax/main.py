@@ -46,6 +46,12 @@ def define_flags() -> None:
         "Train, evaluate, or evaluate on worse and worse videos too.",
     )
     flags.DEFINE_string("split", "val", "Split to evaluate (not in --mode train).")
+    flags.DEFINE_enum(
+        "backend",
+        "jax",
+        ["auto", "jax", "onnxruntime", "openvino"],
+        "What computes on a CPU (--mode eval); auto measures for a second, once.",
+    )
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the best if not set.")
     flags.DEFINE_bool(
         "dry_run",
@@ -183,6 +189,10 @@ def _read(argv: list[str]) -> _Asked:
             system.need_posix("training")
         if FLAGS.mode != "train" and (FLAGS.dry_run or FLAGS.profile_steps):
             raise ConfigError("--dry_run and --profile_steps are for --mode train")
+        if FLAGS.backend != "jax" and (
+            FLAGS.mode != "eval" or where.distributed or where.coordinator
+        ):
+            raise ConfigError("--backend is for --mode eval on one host")
         _profiled(FLAGS.profile_steps)
         if FLAGS.profile_steps and addresses.is_address(FLAGS.workdir or ""):
             raise ConfigError(
@@ -401,8 +411,24 @@ def _work(run: "workdir.Run") -> Path | None:
             lambda: dataset.prepare(run.config, run.terminal, splits=splits), run.hosts
         )
     if FLAGS.mode != "train":
-        return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step)
+        backend = _backend(run)
+        return evaluate.evaluate(run, FLAGS.split, step=FLAGS.step, backend=backend)
     return train.train(run)
+
+
+def _backend(run: "workdir.Run") -> str:
+    """The backend asked for, the fastest of all for auto."""
+    if FLAGS.backend != "auto":
+        return FLAGS.backend
+    from fakedetect_jax.serving import backends
+    from fakedetect_jax.trained.model import read_workdir
+
+    cache = run.config.compilation_cache
+    folder = Path(cache).expanduser() if cache else None
+    model = read_workdir(run.workdir, step=FLAGS.step, cache=folder)
+    chosen = backends.choose(model, None, folder)
+    run.terminal.say(f"backend   {chosen}, the fastest here")
+    return chosen
 
 
 def _report(run: "workdir.Run", folder: Path) -> "Report":

@@ -95,6 +95,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="cut videos into windows of at most N frames; the longest training "
         "video's length if not set",
     )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "jax", "onnxruntime", "openvino"),
+        default="jax",
+        help="what computes on a CPU (jax); auto measures for a second, once",
+    )
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="in clips")
     parser.add_argument(
         "--processes", type=_positive, metavar="N", help="that decode; one per core"
@@ -166,9 +172,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if not model.exists():  # said at once, before JAX is there
             raise CheckpointError(f"{model} is not there; give a workdir or an export")
     report = _folder(arguments.report)
-    nothing = all(source.refusal for source in asked)
+    videos = sum(not source.refusal for source in asked)
     with addresses.one_sentence():
-        detector = None if nothing else _load(arguments, model)
+        detector = _load(arguments, model, videos) if videos else None
     warnings = _warnings(detector)
     results: list[VideoResult] = []
     with _open_output(arguments.output) as output, _Table(asked, output) as table:
@@ -236,21 +242,20 @@ def _write_index(
     video_page.write_index(report, summary(results), results, sentences)
 
 
-def _load(arguments: argparse.Namespace, model: Path) -> "Detector":
-    import jax
-
+def _load(arguments: argparse.Namespace, model: Path, videos: int) -> "Detector":
     from fakedetect_jax.serving.detector import Detector, Limits
 
-    if arguments.compilation_cache:
-        cache = str(Path(arguments.compilation_cache).expanduser())
-        jax.config.update("jax_compilation_cache_dir", cache)
+    cache = arguments.compilation_cache
     return Detector.load(
         model,
         step=arguments.step,
+        cache=Path(cache).expanduser() if cache else None,
         batch_size=arguments.batch_size or 0,
         window_frames=arguments.window_frames or 0,
         all_faces=arguments.faces == "all",
         num_processes=arguments.processes or os.cpu_count() or 1,
+        started=videos,
+        backend=arguments.backend,
         limits=Limits(arguments.time_limit, int(arguments.memory_limit * 2**30)),
     )
 

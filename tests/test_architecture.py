@@ -57,7 +57,9 @@ IMPORTERS = {
     "dlib": {"frames.faces"},
     "array_record": {"data.reader", "packaging"},
     "tensorboardX": {"run.metrics_file"},
-    "onnx": {"serving.onnx_graph"},
+    "onnx": {"trained.onnx_graph"},
+    "onnxruntime": {"trained.runtimes"},
+    "openvino": {"trained.runtimes"},
     "safetensors": {"trained.model", "model.pretrained"},
     "matplotlib": {
         *("pages.figures", "pages.evaluation_page", "pages.comparison_page"),

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from fakedetect_jax.model import network, pretrained
-from fakedetect_jax.serving import onnx_graph
+from fakedetect_jax.trained import onnx_graph
 from tests.conftest import ROOT
 from tests.made_videos import write_video
 from tfds_ffpp.tree import other_sets, scan

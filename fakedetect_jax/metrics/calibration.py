@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from fakedetect_jax.metrics import intervals, metrics
 from fakedetect_jax.metrics.records import ClipScore
@@ -30,7 +30,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         scaled = logits / np.exp(log_temperature)
         return float(np.mean(np.logaddexp(0, scaled) - target * scaled))
 
-    found = optimize.minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded"
     )
     return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 from fakedetect_jax.metrics import ranking
 from fakedetect_jax.metrics.metrics import Items, Span, log_losses
@@ -166,16 +166,16 @@ def interval(
     variance = finite.var(ddof=1)
     if variance < 1e-18:
         return None
-    t = stats.t.ppf(1 - tail, num_clusters - 1)
+    t = scipy.stats.t.ppf(1 - tail, num_clusters - 1)
     share = np.clip(estimate, step / 2, 1 - step / 2)
     outwards = 1 if share > 0.5 else -1
     flat = share * (1 - share)
     trials = flat / (t * t * variance)  # in units of t^2
     root = np.sqrt(flat / trials + 1 / (2 * trials) ** 2)
     near = (share + 1 / (2 * trials) + outwards * root) / (1 + 1 / trials)
-    own = special.logit(np.clip(finite, step / 2, 1 - step / 2)).var(ddof=1)
+    own = scipy.special.logit(np.clip(finite, step / 2, 1 - step / 2)).var(ddof=1)
     spread = np.sqrt((own + variance / flat**2) / 2)
-    far = special.expit(special.logit(share) - outwards * t * spread)
+    far = scipy.special.expit(scipy.special.logit(share) - outwards * t * spread)
     return sorted([float(near), float(far)])
 
 
@@ -206,7 +206,7 @@ def mean_interval(
     if error < 1e-9 * max(mean, 1e-9):
         return None
     slope = np.mean(own**3) / np.mean(own**2) ** 1.5 / np.sqrt(n)
-    t = stats.t.ppf((1 + level) / 2, n - 1) * np.array([1, -1]) - slope / 6
+    t = scipy.stats.t.ppf((1 + level) / 2, n - 1) * np.array([1, -1]) - slope / 6
     if abs(slope) > 1e-6:  # its limit without skewness is t itself
         t = 3 / slope * (np.cbrt(1 + slope * t) - 1)
     low, high = mean - t * error
@@ -241,7 +241,7 @@ def combined_interval(
     deviations = both.std(axis=1, ddof=1)
     alike = deviations.min() < 1e-9
     r = 0.0 if alike else -sign * float(np.corrcoef(both)[0, 1])
-    t = stats.t.ppf((1 + level) / 2, num_clusters - 1)
+    t = scipy.stats.t.ppf((1 + level) / 2, num_clusters - 1)
     apart = r * (t * (deviations[0] - deviations[1])) ** 2
     one, two = (
         span or [estimate, estimate]
@@ -365,10 +365,10 @@ def _components(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """
     components = np.empty(len(labels))
     fake = labels == 1
-    ranks = stats.rankdata(scores)
+    ranks = scipy.stats.rankdata(scores)
     reals, fakes = np.sum(~fake), np.sum(fake)
-    components[fake] = (ranks[fake] - stats.rankdata(scores[fake])) / reals
-    components[~fake] = 1 - (ranks[~fake] - stats.rankdata(scores[~fake])) / fakes
+    components[fake] = (ranks[fake] - scipy.stats.rankdata(scores[fake])) / reals
+    components[~fake] = 1 - (ranks[~fake] - scipy.stats.rankdata(scores[~fake])) / fakes
     return components
 
 
@@ -416,7 +416,7 @@ def auc_difference(
     if error == 0:
         p = 1.0 if difference == 0 else 0.0
     else:
-        p = float(2 * stats.norm.sf(abs(difference) / error))
+        p = float(2 * scipy.stats.norm.sf(abs(difference) / error))
     return AucDifference(difference, error, p)
 
 

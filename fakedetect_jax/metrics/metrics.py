@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from fakedetect_jax.metrics import ranking
 from fakedetect_jax.metrics.records import ClipScore, Unscored, Video
@@ -45,12 +45,12 @@ class Items(NamedTuple):
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probability of fake."""
-    return special.expit(logits)
+    return scipy.special.expit(logits)
 
 
 def logit(scores: np.ndarray | float) -> np.ndarray:
     """The inverse of sigmoid, held within +-34.5: a saturated mean stays finite."""
-    return special.logit(np.clip(scores, 1e-15, 1 - 1e-15))
+    return scipy.special.logit(np.clip(scores, 1e-15, 1 - 1e-15))
 
 
 # Grouping.

@@ -15,10 +15,7 @@ from fakedetect_jax.augment.clips import augment_clips
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import BACKBONES, FakeDetector
 from fakedetect_jax.model.optimizer import make_optimizer
-
-# ImageNet statistics of RGB in [0, 1], as torchvision's and timm's weights expect.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from fakedetect_jax.model.pixels import MEAN, STD
 
 GOLDEN = (5**0.5 - 1) / 2
 

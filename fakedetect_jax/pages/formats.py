@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fakedetect_jax.metrics.comparison import Touches, Unpaired
-from fakedetect_jax.metrics.intervals import AucChange, Compared
-from fakedetect_jax.metrics.report import Area, Report
-from fakedetect_jax.metrics.robustness import Robustness
+if TYPE_CHECKING:  # the command that scores videos shows times, and no metric
+    from fakedetect_jax.metrics.comparison import Touches, Unpaired
+    from fakedetect_jax.metrics.intervals import AucChange, Compared
+    from fakedetect_jax.metrics.report import Area, Report
+    from fakedetect_jax.metrics.robustness import Robustness
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -85,7 +86,7 @@ def validation_line(video_auc: float | None, labels: Sequence[int]) -> str:
     return f"validation video AUC {number(video_auc, 4)}, {constant_line(labels)}"
 
 
-def result_lines(report: Report) -> str:
+def result_lines(report: "Report") -> str:
     """Loss, accuracy and confusion matrix of a report's clips, then the video AUC.
 
     The last line, which the original recipe did not print, is a constant answer's.
@@ -112,7 +113,7 @@ def result_lines(report: Report) -> str:
     )
 
 
-def robustness_lines(found: Robustness) -> list[str]:
+def robustness_lines(found: "Robustness") -> list[str]:
     """A line per family: its AUCs from mild to severe."""
     lines = [
         f"untouched    video AUC {number(found.untouched)} {span(found.interval)}",
@@ -125,7 +126,7 @@ def robustness_lines(found: Robustness) -> list[str]:
     return [*lines, f"mean of families {number(found.mean)}"]
 
 
-def _trivial_lines(reached: Mapping[str, Area]) -> str:
+def _trivial_lines(reached: Mapping[str, "Area"]) -> str:
     """What trivial statistics reach on made videos, a line each."""
     return "".join(
         f"\n  a forest on {name} reaches {number(area.auc, 4)} "
@@ -134,7 +135,7 @@ def _trivial_lines(reached: Mapping[str, Area]) -> str:
     )
 
 
-def touch_line(touched: Touches) -> str:
+def touch_line(touched: "Touches") -> str:
     """One sentence about how often a test was looked at."""
     times, runs = touched.evaluations, touched.runs
     name = f"test of {touched.dataset}" if touched.dataset else "test"
@@ -146,7 +147,9 @@ def touch_line(touched: Touches) -> str:
     )
 
 
-def difference_line(run: str, reference: str, videos: Compared, area: AucChange) -> str:
+def difference_line(
+    run: str, reference: str, videos: "Compared", area: "AucChange"
+) -> str:
     """One sentence about the AUCs of two runs on the videos that both have."""
     reach = area.interval
     between = f" [{reach[0]:+.3f}, {reach[1]:+.3f}]" if reach else ""
@@ -158,7 +161,7 @@ def difference_line(run: str, reference: str, videos: Compared, area: AucChange)
     )
 
 
-def unpaired_line(alone: Unpaired) -> str:
+def unpaired_line(alone: "Unpaired") -> str:
     """Why an evaluation has no difference to another."""
     return (
         f"{alone.run} is paired with none: {alone.shared} of its "

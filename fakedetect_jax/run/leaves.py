@@ -1,12 +1,10 @@
 """The arrays of a state by their paths, each with its digest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import flax.serialization
-import flax.traverse_util
 import numpy as np
 
 Leaves = dict[str, np.ndarray]
@@ -14,19 +12,51 @@ Leaves = dict[str, np.ndarray]
 
 def to_leaves(tree: Any) -> dict[str, Any]:
     """A pytree of a flax structure as one flat dict: "params.head.kernel" -> leaf."""
-    nested = flax.serialization.to_state_dict(tree)
-    flat = flax.traverse_util.flatten_dict(nested, sep=".")
-    return {name: leaf for name, leaf in flat.items() if leaf is not None}
+    return {name: leaf for name, leaf in _flat(_as_dicts(tree)) if leaf is not None}
 
 
 def from_leaves(template: Any, leaves: Mapping[str, Any]) -> Any:
     """The structure of `template` with the given leaves; the inverse of to_leaves."""
-    nested = flax.serialization.to_state_dict(template)
-    flat = flax.traverse_util.flatten_dict(nested, sep=".", keep_empty_nodes=True)
-    filled = {name: leaves.get(name, leaf) for name, leaf in flat.items()}
-    return flax.serialization.from_state_dict(
-        template, flax.traverse_util.unflatten_dict(filled, sep=".")
-    )
+    filled = _filled(_as_dicts(template), leaves)
+    if _is_plain(template):
+        return filled
+    import flax.serialization
+
+    return flax.serialization.from_state_dict(template, filled)
+
+
+def _is_plain(tree: Any) -> bool:
+    """Whether it is dictionaries of numpy's arrays, which need no flax."""
+    if type(tree) is dict:
+        return all(map(_is_plain, tree.values()))
+    return isinstance(tree, np.ndarray)
+
+
+def _as_dicts(tree: Any) -> dict[str, Any]:
+    if _is_plain(tree):
+        return tree
+    import flax.serialization
+
+    return flax.serialization.to_state_dict(tree)
+
+
+def _flat(nested: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _filled(
+    nested: dict[str, Any], leaves: Mapping[str, Any], above: str = ""
+) -> dict[str, Any]:
+    return {
+        name: _filled(value, leaves, f"{above}{name}.")
+        if isinstance(value, dict)
+        else leaves.get(f"{above}{name}", value)
+        for name, value in nested.items()
+    }
 
 
 def leaf_digests(leaves: Mapping[str, Any]) -> dict[str, str]:
@@ -39,5 +69,5 @@ def leaf_digest(leaf: np.ndarray) -> str:
     """SHA-256 over dtype, shape and bytes."""
     leaf = np.asarray(leaf)
     digest = hashlib.sha256(f"{leaf.dtype.name}{leaf.shape}".encode())
-    digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

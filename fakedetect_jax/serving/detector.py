@@ -1,15 +1,15 @@
 """The public Detector: a trained model, and processes that decode, for any videos."""
 
 import dataclasses
+import operator
 import os
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fakedetect_jax.model.explain import Explanation
 from fakedetect_jax.serving import sources
 from fakedetect_jax.serving.network import Network, refuse_fork
 from fakedetect_jax.serving.session import (
@@ -26,6 +26,9 @@ from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp.files import Json
 from tfds_ffpp.workers.limits import share_memory
 from tfds_ffpp.workers.pool import Pool
+
+if TYPE_CHECKING:
+    from fakedetect_jax.model.explain import Explanation
 
 
 class Detector:
@@ -49,14 +52,19 @@ class Detector:
         num_processes: int = 1,
         limits: Limits | None = None,
         devices: Sequence[Any] | None = None,
+        cache: Path | None = None,
+        backend: str = "jax",
+        pool: Pool | None = None,
     ):
-        """See `load`."""
+        """See `load`; pool: of processes, perhaps started ones."""
         self.model = model
-        self.network = Network(model, batch_size=batch_size, devices=devices)
+        self.network = Network(
+            model, batch_size=batch_size, devices=devices, cache=cache, backend=backend
+        )
         asked = limits or Limits()
         num_processes, memory = share_memory(num_processes, most=asked.memory)
         self._decoder = Decoder(
-            Pool(num_processes),
+            pool or Pool(num_processes),
             num_processes,
             preparation=model.preparation,
             window_frames=window_frames or model.window_frames,
@@ -77,30 +85,50 @@ class Detector:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, step: int | None = None, **options: Any
+        cls,
+        path: str | Path,
+        *,
+        step: int | None = None,
+        cache: Path | None = None,
+        num_processes: int = 1,
+        started: int = 0,
+        **options: Any,
     ) -> "Detector":
         """The detector of a workdir or of an exported folder.
 
         Args:
           path: the folder; it is only read, and nothing is unpickled.
           step: of a workdir: the checkpoint; the best on val if None.
+          cache: a folder that keeps the network's program for the next start.
+          num_processes: that decode.
+          started: how many of them start now, while the model is read, and not with
+            the first video.
           options: batch_size: clips per call; window_frames: source frames of a
             window, by default those of the longest training video; all_faces: score
             every face (True) or the largest alone, as the evaluation does (False);
-            num_processes: that decode; limits: of decoding one video; devices: that
-            compute, all of this host if not given.
+            limits: of decoding one video; devices: that
+            compute, all of this host if not given; backend: "jax", "onnxruntime",
+            "openvino", or "auto" for the fastest, as docs/predict.md tells.
 
         Raises CheckpointError, in one sentence, for what is not a model, and
         ConfigError in a process that was forked after another model was loaded.
         """
         refuse_fork()
-        return cls(load_model(path, step=step), **options)
+        options |= {"cache": cache, "num_processes": num_processes}
+        pool = Pool(num_processes)
+        pool.start(min(started, num_processes))
+        try:
+            model = load_model(path, step=step, cache=cache)
+            return cls(model, pool=pool, **options)
+        except BaseException:
+            pool.close()
+            raise
 
     def logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Logits float32[B] of clips that are prepared already; see Network.logits."""
         return self.network.logits(frames, length)
 
-    def explain(self, frames: np.ndarray, length: np.ndarray) -> Explanation:
+    def explain(self, frames: np.ndarray, length: np.ndarray) -> "Explanation":
         """As `logits`, with the running score and the heat map of every frame."""
         return self.network.explain(frames, length)
 
@@ -145,11 +173,13 @@ class Detector:
             tracks.Pending, are still there; returns the result to yield.
         """
         refuse_fork()
-        found = (
-            sources.find([str(videos)])
-            if isinstance(videos, str | Path)
-            else _as_sources(videos)
-        )
+        if isinstance(videos, str | Path):
+            listed = sources.find([str(videos)])
+            found, several = iter(listed), len(listed)
+        else:
+            found = _as_sources(videos)
+            several = operator.length_hint(videos, self.network.batch_size)
+        self.network.prepare(several * self.model.config.data.eval_clips_per_video)
         session = Session(
             self.network, self._decoder, on_window=on_window, inspect=inspect
         )

@@ -1,21 +1,20 @@
-"""A trained model on its devices: clips in, logits and heat maps out."""
+"""A trained model in this process: clips in, logits and heat maps out."""
 
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from fakedetect_jax import compiled, settings
-from fakedetect_jax.data import feed
+from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.model.explain import Explanation
-from fakedetect_jax.model.network import make_model
-from fakedetect_jax.run import parallel
+from fakedetect_jax.serving import backends
 from fakedetect_jax.trained.model import TrainedModel
+
+if TYPE_CHECKING:
+    from fakedetect_jax.model.explain import Explanation
 
 # Of all frames in one call of the network: 33 clips of 10 frames of 224x224.
 MAX_BATCH_PIXELS = 1 << 24
@@ -33,19 +32,31 @@ class Network:
         *,
         batch_size: int = 0,
         devices: Sequence[Any] | None = None,
+        cache: Path | None = None,
+        backend: str = "jax",
     ):
         """See `detector.Detector.load`; a batch_size of 0 is one that suits."""
         refuse_fork()
         self.model = model
         self._clip_shape = settings.clip_shape(model.config)
-        self._mesh = parallel.make_mesh(list(devices or jax.local_devices()))
-        self.batch_size = batch_size or _default_batch_size(
-            self._mesh, self._clip_shape
-        )
-        network = make_model(model.config)
-        self._variables = parallel.put_replicated(model.variables, self._mesh)
-        self._eval_step = compiled.compile_eval_step(network, self._mesh)
-        self._explain_step = compiled.compile_explain_step(network, self._mesh)
+        self._backend = backends.open_backend(backend, model, devices, cache)
+        self.batch_size = batch_size or self._default_batch_size()
+
+    def _default_batch_size(self) -> int:
+        """Small on a CPU, where larger ones are no faster; few large ones."""
+        frames, height, width, _ = self._clip_shape
+        fitting = MAX_BATCH_PIXELS // (frames * height * width)
+        usual = 8 if self._backend.on_cpu else 32
+        return max(min(usual, fitting), self._backend.multiple)
+
+    @property
+    def backend(self) -> str:
+        """The name of what computes the logits."""
+        return self._backend.name
+
+    def prepare(self, clips: int) -> None:
+        """Reads meanwhile what so many clips will need."""
+        self._backend.prepare(self._backend.rows(min(clips, self.batch_size)))
 
     def logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Logits float32[B] of clips.
@@ -65,45 +76,37 @@ class Network:
                 f"uint8{list(shape)}"
             )
         found = [
-            parallel.fetch(self._eval_step(self._variables, batch))[:count]
+            self._backend.logits(*batch)[:count]
             for batch, count in self._batches(frames, length)
         ]
         return np.concatenate(found) if found else np.zeros(0, np.float32)
 
-    def explain(self, frames: np.ndarray, length: np.ndarray) -> Explanation:
+    def explain(self, frames: np.ndarray, length: np.ndarray) -> "Explanation":
         """As `logits`, with the running score and the heat map of every frame."""
+        from fakedetect_jax.model.explain import Explanation
+
         refuse_fork()
-        found = []
-        for batch, count in self._batches(frames, length):
-            parts = parallel.fetch(self._explain_step(self._variables, batch))
-            found.append([part[:count] for part in parts])
+        found = [
+            [part[:count] for part in self._backend.explain(*batch)]
+            for batch, count in self._batches(frames, length)
+        ]
         return Explanation(*map(np.concatenate, zip(*found, strict=True)))
 
     def _batches(
         self, frames: np.ndarray, length: np.ndarray
-    ) -> Iterator[tuple[dict[str, jax.Array], int]]:
-        """(batch on the devices, how many clips are in it)."""
+    ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], int]]:
+        """(frames and lengths, padded to one of few sizes; how many clips they are)."""
         for first in range(0, len(frames), self.batch_size):
             some = slice(first, first + self.batch_size)
-            yield self._batch(frames[some], length[some]), len(frames[some])
-
-    def _batch(self, frames: np.ndarray, length: np.ndarray) -> dict[str, jax.Array]:
-        """Clips padded to one of few sizes, so that few programs are compiled."""
-        rows = self._mesh.devices.size
-        while rows < len(frames):
-            rows *= 2
-        batch = feed.empty_batch(rows, frames.shape[1], frames.shape[2])
-        batch["frames"][: len(frames)] = frames
-        batch["length"][: len(frames)] = length
-        batch["valid"][: len(frames)] = True
-        return parallel.to_global(batch, self._mesh)
-
-
-def _default_batch_size(mesh: Mesh, clip_shape: Sequence[int]) -> int:
-    """Clips per call: small on CPU, where larger ones are no faster; few large ones."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    fitting = MAX_BATCH_PIXELS // (clip_shape[0] * clip_shape[1] * clip_shape[2])
-    return max(min(8 if on_cpu else 32, fitting), mesh.devices.size)
+            count = len(frames[some])
+            more = (0, self._backend.rows(count) - count)
+            yield (
+                (
+                    np.pad(frames[some], (more, *[(0, 0)] * 4)),
+                    np.pad(length[some], more, constant_values=1).astype(np.int32),
+                ),
+                count,
+            )
 
 
 @functools.cache

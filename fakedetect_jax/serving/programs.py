@@ -1,11 +1,66 @@
-"""A trained model as a program of other runtimes: StableHLO, ONNX."""
+"""A trained model as a program: of this process, or of others as StableHLO or ONNX."""
 
 from pathlib import Path
+from typing import Any
+
+from fakedetect_jax import settings
+from fakedetect_jax.trained import cache
+from fakedetect_jax.trained.model import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def stablehlo(model) -> bytes:
+def eval_step(model: TrainedModel, mesh: Any, folder: Path | None, rows: int) -> Any:
+    """The jitted (variables, batch of so many clips) -> logits over the mesh.
+
+    Where it has a place in the folder it is kept there as StableHLO: what Flax and the
+    tracing of the network take is spared at the next start. Both compile to the same.
+    """
+    import jax
+    from jax import export
+
+    def traced() -> Any:
+        from fakedetect_jax import compiled
+        from fakedetect_jax.model.network import make_model
+
+        return compiled.compile_eval_step(make_model(model.config), mesh)
+
+    def exported() -> bytes:
+        batch = abstract_batch(model, rows)
+        return bytes(export.export(traced())(model.variables, batch).serialize())
+
+    path = place(model, mesh, folder, rows)
+    if path is None:
+        return traced()
+    kept = cache.kept(path.parent, path.name, exported)
+    return jax.jit(export.deserialize(bytearray(kept)).call)
+
+
+def place(
+    model: TrainedModel, mesh: Any, folder: Path | None, rows: int
+) -> Path | None:
+    """Where the program of so many clips is kept; only those of one CPU are."""
+    import jax
+
+    if not folder or mesh.devices.size > 1 or mesh.devices.flat[0].platform != "cpu":
+        return None
+    clips = (rows, *settings.clip_shape(model.config))
+    facts = (model.config.model.to_dict(), clips, jax.device_count())
+    return folder / f"{cache.name_of('eval_step', *facts)}.stablehlo"
+
+
+def abstract_batch(model: TrainedModel, rows: int, sharding: Any = None) -> Any:
+    """Shapes and types of what eval_step takes."""
+    import jax
+
+    shape = (rows, *settings.clip_shape(model.config))
+    return {
+        "frames": jax.ShapeDtypeStruct(shape, "uint8", sharding=sharding),
+        "length": jax.ShapeDtypeStruct(shape[:1], "int32", sharding=sharding),
+    }
+
+
+def stablehlo(model: TrainedModel) -> bytes:
     """A program frames uint8[b,T,S,S,3], length int32[b] -> logits float32[b].
 
     b is free; the weights are in it; jax.export.deserialize reads it on a CPU, a GPU or
@@ -15,7 +70,6 @@ def stablehlo(model) -> bytes:
     import numpy as np
     from jax import export
 
-    from fakedetect_jax import settings
     from fakedetect_jax.model import steps
     from fakedetect_jax.model.network import make_model
 
@@ -34,12 +88,11 @@ def stablehlo(model) -> bytes:
     return bytes(program.serialize())
 
 
-def write_onnx(model, path: Path) -> None:
+def write_onnx(model: TrainedModel, path: Path) -> None:
     """The same as an ONNX graph in float32. Raises ConfigError without onnx."""
-    from fakedetect_jax import settings
     from fakedetect_jax.model.network import make_model
-    from fakedetect_jax.serving import onnx_graph
+    from fakedetect_jax.trained import onnx_graph
 
     network = make_model(model.config)
     shape = settings.clip_shape(model.config)
-    onnx_graph.write(path, network, model.variables, shape)
+    path.write_bytes(onnx_graph.serialised(network, model.variables, shape))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
-from fakedetect_jax.model import steps
+from fakedetect_jax.model import pixels
 from fakedetect_jax.settings import RULES
 from tfds_ffpp import records
 from tfds_ffpp.fields import FIELDS, SHARE, SWITCH, Choice, Kind, Number, Whole
@@ -418,8 +418,8 @@ def rules() -> Json:
         "and the last one is repeated; none is scored where m < clip_frames",
         "normalise": {
             "where": "in the program: (x / 255 - mean) / std",
-            "mean": steps.MEAN,
-            "std": steps.STD,
+            "mean": pixels.MEAN,
+            "std": pixels.STD,
         },
         "video_score": "mean over all clips of a face of sigmoid(logit); the highest "
         "of its faces",

@@ -12,23 +12,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from fakedetect_jax.data import dataset
 from fakedetect_jax.errors import CheckpointError, ConfigError
-from fakedetect_jax.metrics import results
 from fakedetect_jax.metrics.calibration import CrossFit
-from fakedetect_jax.model import network
-from fakedetect_jax.model.network import Variables
-from fakedetect_jax.run import workdir
-from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained import description
+from fakedetect_jax.trained.cache import abstract_variables
 from fakedetect_jax.trained.description import (
     Calibration,
     Clips,
@@ -37,7 +32,6 @@ from fakedetect_jax.trained.description import (
     Origin,
 )
 from fakedetect_jax.trained.weights import (
-    abstract_variables,
     checkpoint_digest,
     choose_step,
     read_variables,
@@ -47,6 +41,10 @@ from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.store import copies
 from tfds_ffpp.store.addresses import as_path, is_address
 from tfds_ffpp.store.files import write_json
+
+# An export is read without what only a workdir takes: Orbax, TFDS, Flax.
+if TYPE_CHECKING:
+    from fakedetect_jax.model.network import Variables
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 # The longest video of FaceForensics++, for models that do not say what they saw.
@@ -65,7 +63,7 @@ class TrainedModel(NamedTuple):
     """
 
     config: Config
-    variables: Variables
+    variables: "Variables"
     preparation: Preparation
     temperature: float | None
     threshold: float | None
@@ -78,8 +76,12 @@ class TrainedModel(NamedTuple):
     calibration: CrossFit | None = None
 
 
-def load_model(path: str | Path, *, step: int | None = None) -> TrainedModel:
+def load_model(
+    path: str | Path, *, step: int | None = None, cache: Path | None = None
+) -> TrainedModel:
     """The model of a workdir or a bundle, whichever lies at `path`.
+
+    cache: a folder that keeps what need not be found anew at the next start.
 
     Raises CheckpointError for anything else; nothing is unpickled.
     """
@@ -88,9 +90,9 @@ def load_model(path: str | Path, *, step: int | None = None) -> TrainedModel:
     if (path / FACTS).exists() if in_bucket else os.path.lexists(path / FACTS):
         if step is not None:
             raise ConfigError(f"{path} holds one model; --step is for a workdir")
-        return read_bundle(copies.here(path))
+        return read_bundle(copies.here(path), cache=cache)
     if (path / "config.json").is_file() or (path / "checkpoints").is_dir():
-        return read_workdir(path, step=step)
+        return read_workdir(path, step=step, cache=cache)
     raise CheckpointError(f"{path} is not a model of this project: {_what_is(path)}")
 
 
@@ -113,11 +115,17 @@ def _what_is(path: Path) -> str:
 # Workdirs --------------------------------------------------------------------------
 
 
-def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
+def read_workdir(
+    path: Path, *, step: int | None = None, cache: Path | None = None
+) -> TrainedModel:
     """The best checkpoint of a run, or the one of `step`; the workdir is only read.
 
     Raises CheckpointError telling what is there.
     """
+    from fakedetect_jax.data import dataset
+    from fakedetect_jax.run import workdir
+    from fakedetect_jax.run.checkpoint import Checkpoints
+
     folder = path / "checkpoints"
     if not folder.is_dir() or not any(folder.iterdir()):
         workdir.read_record(path)  # says so where it is no workdir at all
@@ -131,7 +139,7 @@ def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
         step = choose_step(checkpoints, step)
         facts = checkpoints.facts(step)
         config = as_config(facts.config)
-        variables = read_variables(config, checkpoints, step)
+        variables = read_variables(config, checkpoints, step, cache=cache)
         measured = checkpoints.metrics(step)
     finally:
         checkpoints.close()
@@ -180,7 +188,7 @@ def as_config(fields: Json) -> Config:
     return ConfigDict(restore(fields)).lock()
 
 
-def weights_digest(variables: Variables) -> str:
+def weights_digest(variables: "Variables") -> str:
     """SHA-256 over the names and values of all weights."""
     digest = hashlib.sha256()
     for name, leaf in sorted(to_leaves(variables).items()):
@@ -190,7 +198,7 @@ def weights_digest(variables: Variables) -> str:
     return digest.hexdigest()
 
 
-def _refuse_not_finite(variables: Variables, where: Path) -> None:
+def _refuse_not_finite(variables: "Variables", where: Path) -> None:
     for name, leaf in to_leaves(variables).items():
         if not np.isfinite(leaf).all():
             raise CheckpointError(
@@ -203,6 +211,8 @@ def _card(path: Path, step: int, weights: str) -> str:
     """The model card of an evaluation of these weights, test before val; else a short
     one.
     """
+    from fakedetect_jax.metrics import results
+
     for split in ("test", "val"):
         plain = path / "eval" / f"{split}@{step}"
         for folder in (plain, *sorted(plain.parent.glob(f"{plain.name}-*"))):
@@ -237,6 +247,8 @@ def write_bundle(model: TrainedModel, folder: str | Path) -> list[Path]:
 
 def describe(model: TrainedModel) -> Description:
     """The content of model.json."""
+    from fakedetect_jax.model import network
+
     config = model.config
     clips = Clips(**{name: config.data[name] for name in description.CLIP_FIELDS})
     return Description(
@@ -257,14 +269,14 @@ def describe(model: TrainedModel) -> Description:
     )
 
 
-def read_bundle(folder: str | Path) -> TrainedModel:
+def read_bundle(folder: str | Path, *, cache: Path | None = None) -> TrainedModel:
     """The model of a folder that write_bundle wrote, every part of it checked.
 
     Raises CheckpointError.
     """
     folder = Path(folder)
     described = description.read(folder / FACTS)
-    config, empty = _build(folder / FACTS, described.config)
+    config, empty = _build(folder / FACTS, described.config, cache)
     calibration = described.calibration
     model = TrainedModel(
         config=config,
@@ -297,14 +309,16 @@ def _read_card(path: Path) -> str:
         raise CheckpointError(f"{error}, too many for a card; shorten it") from error
 
 
-def _build(path: Path, groups: Groups) -> tuple[Config, Variables]:
+def _build(
+    path: Path, groups: Groups, cache: Path | None
+) -> tuple[Config, "Variables"]:
     """The config of a description and the shapes of its variables.
 
     Raises CheckpointError for what is no model.
     """
     try:
         config = as_config(asdict(groups))
-        empty = abstract_variables(config)
+        empty = abstract_variables(config, cache)
     except Exception as error:  # whatever comes of fields that are each in range
         said = description.shortened((str(error).splitlines() or ["?"])[0], 200)
         raise CheckpointError(
@@ -320,7 +334,7 @@ def _build(path: Path, groups: Groups) -> tuple[Config, Variables]:
     return config, empty
 
 
-def _read_weights(path: Path, empty: Variables) -> Variables:
+def _read_weights(path: Path, empty: "Variables") -> "Variables":
     """The variables of a model of these shapes. Raises CheckpointError."""
     wanted = to_leaves(empty)
     description.need_regular(path)

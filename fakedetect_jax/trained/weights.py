@@ -1,22 +1,21 @@
 """Which checkpoint, and its variables, without the optimiser."""
 
-import functools
 import hashlib
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
-
-from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.model import network
-from fakedetect_jax.model.network import Variables
-from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
+from fakedetect_jax.trained.cache import abstract_variables
+
+if TYPE_CHECKING:
+    from fakedetect_jax.model.network import Variables
+    from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 
 # Evaluating a checkpoint ---------------------------------------------------------
 
 
-def choose_step(checkpoints: Checkpoints, wanted: int | None) -> int:
+def choose_step(checkpoints: "Checkpoints", wanted: int | None) -> int:
     """The step to evaluate: the wanted one, else the best on val, else the newest.
 
     Raises CheckpointError with what is there.
@@ -45,22 +44,15 @@ def choose_step(checkpoints: Checkpoints, wanted: int | None) -> int:
     return chosen
 
 
-def abstract_variables(config) -> Variables:
-    """Shapes and types of the variables of a config's model."""
-    initialise = functools.partial(network.make_model(config).init, train=False)
-    frames = jax.ShapeDtypeStruct((1, *settings.clip_shape(config)), np.float32)
-    length = jax.ShapeDtypeStruct((1,), np.int32)
-    variables = jax.eval_shape(initialise, jax.random.key(0), frames, length)
-    return {"batch_stats": {}, **variables}
-
-
-def read_variables(config, checkpoints: Checkpoints, step: int) -> Variables:
+def read_variables(
+    config, checkpoints: "Checkpoints", step: int, *, cache: Path | None = None
+) -> "Variables":
     """The model's variables at a step, on the host; averaged ones where kept.
 
     Averaged parameters come with the averaged statistics, as in training's validation.
     Optimiser and schedule are not looked at, so those of another version don't matter.
     """
-    wanted = abstract_variables(config)
+    wanted = abstract_variables(config, cache)
     digests = checkpoints.facts(step).digests
     if any(name.startswith("ema_params.") for name in digests):
         wanted |= {f"ema_{name}": wanted[name] for name in ("params", "batch_stats")}
@@ -73,7 +65,7 @@ def read_variables(config, checkpoints: Checkpoints, step: int) -> Variables:
     return {**variables, **averaged}
 
 
-def checkpoint_digest(facts: CheckpointFacts) -> str:
+def checkpoint_digest(facts: "CheckpointFacts") -> str:
     """SHA-256 over the digests of a checkpoint's weights and statistics."""
     kept = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
     weights = {k: v for k, v in facts.digests.items() if k.startswith(kept)}

@@ -95,6 +95,22 @@ def alone(evaluated):
     return evaluated("alone")
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
+def test_another_backend_reports_the_same(evaluated, alone, backend):
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    folder, out = evaluated(backend, f"--backend={backend}")
+    left, right = read_scores(alone[0]), read_scores(folder)
+    assert [r["video"] for r in left] == [r["video"] for r in right]
+    np.testing.assert_allclose(
+        [r["logit"] for r in left], [r["logit"] for r in right], atol=1e-4
+    )
+    scored_with = json.loads((folder / "context.json").read_text())["scored_with"]
+    chosen = scored_with.get("backend", "jax")
+    assert (
+        chosen == "onnxruntime" if backend != "auto" else f"backend   {chosen}" in out
+    )
+
+
 def test_one_and_eight_devices_report_the_same(evaluated, alone):
     (folder, _), (eight, _) = alone, evaluated("eight", devices=8)
     left, right = read_scores(folder), read_scores(eight)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from jax import export as jax_export
 from fakedetect_jax import export, settings
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import open_dataset
-from fakedetect_jax.model import network, steps
+from fakedetect_jax.model import network, pixels, steps
 from fakedetect_jax.model.network import FakeDetector
 from fakedetect_jax.serving import programs
 from fakedetect_jax.serving.detector import Detector
@@ -62,7 +63,7 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
         "cross_fitted_loss",
     }
     assert facts["trained_on_made_videos"] is True
-    assert facts["preprocessing"]["rules"]["normalise"]["mean"] == list(steps.MEAN)
+    assert facts["preprocessing"]["rules"]["normalise"]["mean"] == list(pixels.MEAN)
     assert facts["config"]["model"]["lstm_features"] == 8
     assert "Before you trust this" in (exported / "README.md").read_text()
     told = json.dumps(facts)
@@ -122,7 +123,7 @@ VARIANTS = [
 def test_onnx_scores_any_number_of_clips(tmp_path, fields):
     pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
     runtime = pytest.importorskip("onnxruntime")
-    from fakedetect_jax.serving import onnx_graph
+    from fakedetect_jax.trained import onnx_graph, runtimes
 
     common = {"stage_sizes": (1, 2), "width": 8, "stem": "small", "lstm_features": 8}
     model = FakeDetector(
@@ -137,7 +138,7 @@ def test_onnx_scores_any_number_of_clips(tmp_path, fields):
         lambda x: x + np.square(rng.normal(0, 0.1, x.shape)).astype(x.dtype), variables
     )
     path = tmp_path / "model.onnx"
-    onnx_graph.write(path, model, variables, shape)
+    path.write_bytes(onnx_graph.serialised(model, variables, shape))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for count in (1, 5):
         frames = rng.integers(0, 256, (count, *shape)).astype(np.uint8)
@@ -146,6 +147,9 @@ def test_onnx_scores_any_number_of_clips(tmp_path, fields):
         expected = steps.eval_step(model, variables, batch)
         (logits,) = session.run(None, batch)
         np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4)
+        if find_spec("openvino") and not model.bidirectional:
+            logits = runtimes._openvino(path.read_bytes())(frames, length)
+            np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys):

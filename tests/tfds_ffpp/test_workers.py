@@ -25,7 +25,7 @@ from tfds_ffpp.workers.jobs import (
     job_from_json,
     result_from_json,
 )
-from tfds_ffpp.workers.pool import Worker, run_jobs
+from tfds_ffpp.workers.pool import Pool, Worker, run_jobs
 
 PREPARATION = Preparation(
     num_frames=4,
@@ -74,6 +74,18 @@ def test_jobs_give_entries(videos, tmp_path):
         assert meta is not None and meta["num_valid"] == 4
         assert len(entry.read_frames(Path(j.entry))) == 4
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_processes_started_ahead_do_the_first_jobs(videos, tmp_path):
+    pool, parent = Pool(2), psutil.Process()
+    before = set(parent.children())
+    pool.start(2)
+    started = set(parent.children()) - before
+    done = list(run_jobs([job(p, tmp_path) for p in videos[0]], 2, pool=pool))
+    assert all(result.seconds for _, result in done)
+    assert len(started) == 2 and set(parent.children()) - before == started
+    pool.close()
+    assert set(parent.children()) == before
 
 
 def test_a_job_and_a_result_are_the_same_as_lines():

@@ -42,21 +42,22 @@ class Worker:
         """Starts nothing yet."""
         self._process: subprocess.Popen | None = None
         self._rest = b""
+        self._is_ready = False
 
-    def _start(self) -> subprocess.Popen:
+    def start(self) -> None:
+        """Starts the process ahead of its first job; does not wait for it."""
         # -P and a path of our own: what lies in the working directory is not imported.
         path = os.pathsep.join(
             p for p in (_PACKAGE_PARENT, os.environ.get("PYTHONPATH")) if p
         )
-        process = subprocess.Popen(  # noqa: S603
+        self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-m", "tfds_ffpp.workers.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
-        self._process, self._rest = process, b""
-        return process
+        self._rest, self._is_ready = b"", False
 
     def run(self, job: Job, more: Callable[[Result], None] = lambda _: None) -> Result:
         """The job's last result, with a reason if the process died or took too long.
@@ -64,12 +65,15 @@ class Worker:
         The results before are handed to `more`.
         """
         if self._process is None:
-            # The time to start is not the video's.
-            ready = self._read_line(self._start(), START_LIMIT)
-            if ready and ready.endswith(b"\n"):
-                say_open(tuple(json.loads(ready)["open"]))
+            self.start()
         process = self._process
         assert process is not None and process.stdin is not None  # noqa: S101
+        if not self._is_ready:
+            # The time to start is not the video's.
+            ready = self._read_line(process, START_LIMIT)
+            if ready and ready.endswith(b"\n"):
+                say_open(tuple(json.loads(ready)["open"]))
+            self._is_ready = True
         with suppress(OSError):  # it is dead; reading says so
             process.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
             process.stdin.flush()
@@ -137,6 +141,14 @@ class Pool:
         self._size = size
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
+
+    def start(self, count: int) -> None:
+        """Starts so many processes ahead of their first jobs; waits for none."""
+        workers = [Worker() for _ in range(count)]
+        for worker in workers:
+            worker.start()
+        with self._lock:
+            self._idle += workers
 
     def take(self) -> Worker:
         """An idle worker, or a new one."""

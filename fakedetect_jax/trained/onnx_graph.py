@@ -4,14 +4,13 @@ The general converter for JAX needs an older Orbax than ours; and ONNX has an LS
 takes lengths, which says more than a traced loop.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.model import steps
 from fakedetect_jax.model.network import BACKBONES, STEMS, FakeDetector, Variables
+from fakedetect_jax.model.pixels import MEAN, STD
 from fakedetect_jax.run.leaves import to_leaves
 
 OPSET = 17
@@ -21,8 +20,8 @@ EPSILON = 1e-5  # of every BatchNorm, as in models.py
 GATES = "iofg"
 
 
-def write(path: Path, model: FakeDetector, variables: Variables, clip_shape) -> None:
-    """Writes frames uint8[clips,T,S,S,3], length int32[clips] -> logits float32[clips].
+def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
+    """The graph of frames uint8[clips,T,S,S,3], length int32[clips] -> float32[clips].
 
     The graph computes in float32 whatever the model's dtype, takes any number of
     clips, and holds the weights.
@@ -34,7 +33,8 @@ def write(path: Path, model: FakeDetector, variables: Variables, clip_shape) -> 
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ConfigError(
-            "--onnx needs the package onnx; in the clone, pip install -e '.[onnx]'"
+            "an ONNX graph needs the package onnx; in the clone, "
+            "pip install -e '.[onnx]'"
         ) from error
     graph = _Graph(to_leaves(variables), helper.make_node)
     _detector(graph, model, clip_shape)
@@ -56,7 +56,7 @@ def write(path: Path, model: FakeDetector, variables: Variables, clip_shape) -> 
         producer_name="fakedetect-jax",
     )
     onnx.checker.check_model(whole, full_check=True)
-    onnx.save_model(whole, str(path))
+    return whole.SerializeToString()
 
 
 class _Graph:
@@ -106,8 +106,8 @@ def _detector(graph: _Graph, model: FakeDetector, clip_shape) -> None:
     x = graph.add("Reshape", x, graph.integers(-1, side, side, 3))
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     x = graph.add("Div", x, graph.constant(255.0))
-    x = graph.add("Sub", x, graph.constant(np.reshape(steps.MEAN, (1, 3, 1, 1))))
-    x = graph.add("Div", x, graph.constant(np.reshape(steps.STD, (1, 3, 1, 1))))
+    x = graph.add("Sub", x, graph.constant(np.reshape(MEAN, (1, 3, 1, 1))))
+    x = graph.add("Div", x, graph.constant(np.reshape(STD, (1, 3, 1, 1))))
     x, width = _backbone(graph, model, x)
     x = graph.add("GlobalAveragePool", x)
     features = graph.add("Reshape", x, graph.integers(-1, frames, width))
@@ -185,23 +185,39 @@ def _lstm(
         graph.constant(np.stack([np.concatenate(parts) for parts in directions]))
         for directions in (inputs, states, biases)
     ]
-    last = model.pooling == "last"
+    # Backwards an LSTM begins where a clip ends; forwards what follows changes nothing,
+    # and OpenVINO, which ignores lengths, gives the same.
+    lengths = [length] if model.bidirectional else []
+    ends = model.pooling == "last" and model.bidirectional
     y = graph.add(
         "LSTM",
         graph.add("Transpose", features, perm=[1, 0, 2]),
         *packed,
-        length,
-        output=1 if last else 0,  # the states at the ends, or all
+        *lengths,
+        output=1 if ends else 0,  # the states at the ends, or all
         hidden_size=model.lstm_features,
         direction="bidirectional" if model.bidirectional else "forward",
     )
     width = model.lstm_features * len(names)
-    if last:
+    if ends:
         y = graph.add("Transpose", y, perm=[1, 0, 2])  # from directions first
         return graph.add("Reshape", y, graph.integers(-1, width))
     y = graph.add("Transpose", y, perm=[2, 0, 1, 3])  # from [T,directions,B,F]
     y = graph.add("Reshape", y, graph.integers(-1, frames, width))
+    if model.pooling == "last":
+        return _at_the_end(graph, y, length, frames)
     return _weighted(graph, model, y, _mask(graph, length, frames))
+
+
+def _at_the_end(graph: _Graph, states: str, length: str, frames: int) -> str:
+    """The state [B,F] of the last frame that counts."""
+    steps_T = graph.constant(np.arange(1, frames + 1), np.int32)
+    end = graph.add("Unsqueeze", length, graph.integers(1))
+    weight = graph.add("Cast", graph.add("Equal", steps_T, end), to=1)
+    pooled = graph.add(
+        "MatMul", graph.add("Unsqueeze", weight, graph.integers(1)), states
+    )
+    return graph.add("Squeeze", pooled, graph.integers(1))
 
 
 def _mask(graph: _Graph, length: str, frames: int) -> str:

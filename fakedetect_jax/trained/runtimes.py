@@ -1,0 +1,105 @@
+"""A model's ONNX graph run on CPUs by onnxruntime or OpenVINO; both are optional."""
+
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fakedetect_jax import settings
+from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.trained import cache
+
+if TYPE_CHECKING:
+    from fakedetect_jax.model.network import Variables
+
+NAMES = ("onnxruntime", "openvino")
+# frames uint8[B,T,S,S,3], length int32[B] -> logits float32[B]
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def installed() -> list[str]:
+    """The runtimes that are there, with what writes their graph."""
+    if importlib.util.find_spec("onnx") is None:
+        return []
+    return [name for name in NAMES if importlib.util.find_spec(name) is not None]
+
+
+def versions() -> list[str]:
+    """What is there, with versions: on these the choice of a backend depends."""
+    return [f"{name} {metadata.version(name)}" for name in installed()]
+
+
+def load(name: str, config: Any, variables: "Variables", folder: Path | None) -> Run:
+    """A runtime with a model, which computes in float32 whatever the config says.
+
+    Args:
+      name: onnxruntime or openvino.
+      config, variables: the model; host arrays.
+      folder: keeps the graph, by the digest of the weights, for the next start.
+
+    Raises ConfigError without the runtime, or without onnx where a graph is made.
+    """
+    if importlib.util.find_spec(name) is None:
+        extra = "onnx" if name == "onnxruntime" else "openvino"
+        raise ConfigError(
+            f"backend {name} needs the package {name}; in the clone, "
+            f"pip install -e '.[{extra}]', or use --backend jax"
+        )
+    if name == "openvino" and config.model.bidirectional:
+        raise ConfigError(
+            "backend openvino ignores how many frames of a clip count, which a "
+            "bidirectional LSTM must know; use --backend onnxruntime or jax"
+        )
+    graph = _graph(config, variables, folder)
+    return _onnxruntime(graph) if name == "onnxruntime" else _openvino(graph)
+
+
+def _graph(config: Any, variables: "Variables", folder: Path | None) -> bytes:
+    from fakedetect_jax.trained.model import weights_digest
+
+    def make() -> bytes:
+        from fakedetect_jax.model.network import make_model
+        from fakedetect_jax.trained import onnx_graph
+
+        shape = settings.clip_shape(config)
+        return onnx_graph.serialised(make_model(config), variables, shape)
+
+    facts = config.model.to_dict(), settings.clip_shape(config)
+    name = cache.name_of("onnx", *facts, weights_digest(variables))
+    return cache.kept(folder, f"{name}.onnx", make)
+
+
+def _onnxruntime(graph: bytes) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+    def run(frames: np.ndarray, length: np.ndarray) -> np.ndarray:
+        (logits,) = session.run(None, {"frames": frames, "length": length})
+        return np.asarray(logits)
+
+    return run
+
+
+def _openvino(graph: bytes) -> Run:
+    # It would tell its makers of each graph that is read; without it nothing is sent.
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    core = openvino.Core()
+    # Of itself it computes in bfloat16 where the processor can.
+    precise = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    model = core.compile_model(core.read_model(graph), "CPU", precise)
+    request, lock = model.create_infer_request(), threading.Lock()
+
+    def run(frames: np.ndarray, length: np.ndarray) -> np.ndarray:
+        with lock:  # one request, several threads
+            found = request.infer({"frames": frames, "length": length})
+            return np.array(found["logits"])
+
+    return run

@@ -1,0 +1,179 @@
+"""Runtimes of ONNX graphs score as JAX does, or say what they lack."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from fakedetect_jax import predict, settings
+from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.serving import backends
+from fakedetect_jax.serving.detector import Detector
+from fakedetect_jax.trained import onnx_graph, runtimes
+from fakedetect_jax.trained.model import load_model
+from tests.serving.videos import reals
+
+
+def need(name: str) -> None:
+    pytest.importorskip(name, reason=f"the package {name} is not installed")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return load_model(tiny_run.workdir)
+
+
+def some_clips(model, count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(count)
+    shape = (count, *settings.clip_shape(model.config))
+    frames = rng.integers(0, 256, shape, np.uint8)
+    return frames, rng.integers(1, shape[1] + 1, count).astype(np.int32)
+
+
+def moved(model):
+    """The model with other weights."""
+    variables = jax.tree.map(lambda leaf: leaf * np.float32(1.1), model.variables)
+    return model._replace(variables=variables)
+
+
+@pytest.mark.parametrize("name", runtimes.NAMES)
+def test_a_runtime_scores_videos_as_jax_does(detector, tiny_run, tmp_path, name):
+    need(name)
+    videos = reals(tiny_run)[:3]
+    with Detector.load(tiny_run.workdir, backend=name, cache=tmp_path) as other:
+        assert other.network.backend == name
+        found = list(other.score_all(videos))
+    for row, expected in zip(found, detector.score_all(videos), strict=True):
+        assert row["outcome"] == expected["outcome"] == "scored"
+        for face, wanted in zip(row["faces"], expected["faces"], strict=True):
+            logits = [clip["logit"] for clip in face["clips"]]
+            wished = [clip["logit"] for clip in wanted["clips"]]
+            np.testing.assert_allclose(logits, wished, atol=1e-4)
+        assert abs(row["score"] - expected["score"]) < 1e-4
+
+
+@pytest.mark.parametrize("name", runtimes.NAMES)
+def test_a_graph_is_kept_for_its_weights_alone(model, tmp_path, name, monkeypatch):
+    need(name)
+    frames, length = some_clips(model, 3)
+    made = []
+    serialised = onnx_graph.serialised
+    monkeypatch.setattr(
+        onnx_graph, "serialised", lambda *a: made.append(1) or serialised(*a)
+    )
+
+    def logits(model) -> np.ndarray:
+        run = runtimes.load(name, model.config, model.variables, tmp_path)
+        return run(frames, length)
+
+    first, again, other = logits(model), logits(model), logits(moved(model))
+    np.testing.assert_array_equal(first, again)
+    assert len(made) == 2 and len(list(tmp_path.glob("*.onnx"))) == 2
+    jax_device = jax.devices()[:1]
+    expected = backends.JaxBackend(moved(model), jax_device, None).logits(
+        frames, length
+    )
+    np.testing.assert_allclose(other, expected, atol=1e-4)
+    assert np.abs(other - first).max() > 1e-4
+
+
+def test_a_kept_graph_needs_no_jax(faceless, tiny_run, tmp_path):
+    need("onnxruntime")
+    words = ["--model", faceless, reals(tiny_run)[0], "--backend=onnxruntime"]
+    words += ["--compilation-cache", tmp_path]
+    code = (
+        "import sys; from fakedetect_jax import predict\n"
+        "assert predict.main(sys.argv[1:]) == 0\n"
+        "print('jax' in sys.modules)"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "XLA_FLAGS": ""},
+        ).stdout.split()[-1]
+        for _ in range(2)
+    ]
+    assert said == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "missing", "extra"),
+    [
+        ("onnxruntime", "onnxruntime", "onnx"),
+        ("openvino", "openvino", "openvino"),
+        ("onnxruntime", "onnx", "onnx"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(
+    faceless, tmp_path, capsys, monkeypatch, backend, missing, extra
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    words = ["--model", str(faceless), __file__, "--backend", backend]
+    assert predict.main([*words, "--compilation-cache", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"needs the package {missing}; " in said and f".[{extra}]'" in said
+    assert said.count("\n") == 1 and list(tmp_path.glob("*.onnx")) == []
+
+
+def test_openvino_takes_no_bidirectional_model(model):
+    need("openvino")
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.bidirectional = True
+    with pytest.raises(ConfigError, match="use --backend onnxruntime or jax"):
+        runtimes.load("openvino", config, {}, None)
+
+
+class TestChoosing:
+    """auto, with runtimes that are made slower, faster or wrong."""
+
+    def choose(self, model, tmp_path, monkeypatch, run) -> str:
+        monkeypatch.setattr(runtimes, "installed", lambda: ["onnxruntime"])
+        monkeypatch.setattr(runtimes, "load", lambda *_: run)
+        return backends.choose(model, jax.devices()[:1], tmp_path)
+
+    def instant(self, model, off: float):
+        """What gives JAX's logits, a little off, at once."""
+        step = backends.JaxBackend(model, jax.devices()[:1], None)
+        known = {}
+
+        def run(frames, length):
+            if len(frames) not in known:
+                known[len(frames)] = step.logits(frames, length) + np.float32(off)
+            return known[len(frames)]
+
+        return run
+
+    def test_the_fastest_is_taken_and_kept(self, model, tmp_path, monkeypatch):
+        run = self.instant(model, 1e-6)
+        assert self.choose(model, tmp_path, monkeypatch, run) == "onnxruntime"
+        # Not measured again: this one would lose.
+        assert self.choose(model, tmp_path, monkeypatch, None) == "onnxruntime"
+
+    def test_one_that_differs_is_not_taken(self, model, tmp_path, monkeypatch):
+        run = self.instant(model, 1e-3)
+        assert self.choose(model, tmp_path, monkeypatch, run) == "jax"
+
+    def test_jax_where_nothing_else_is_there(self, model, monkeypatch):
+        monkeypatch.setattr(runtimes, "installed", list)
+        assert backends.choose(model, None, None) == "jax"
+
+
+def test_an_explanation_is_the_same(detector, model, tmp_path):
+    need("onnxruntime")
+    clips = some_clips(model, 2)
+    with Detector(model, backend="onnxruntime", cache=tmp_path) as other:
+        found = other.explain(*clips)
+    for part, expected in zip(found, detector.explain(*clips), strict=True):
+        np.testing.assert_allclose(part, expected, atol=1e-5)
+
+
+def test_a_name_that_is_none(model):
+    with pytest.raises(ConfigError, match="backend tensorrt is none of auto, jax"):
+        Detector(model, backend="tensorrt")
