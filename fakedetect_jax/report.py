@@ -145,7 +145,7 @@ def _known_videos(labels: str | None, runs: Sequence[Path]) -> list[Video]:
         raise DataError(
             f"{run} has several evaluations ({names}): give one of them as --labels"
         )
-    rows = results.read_rows(folder / "scores.jsonl", ClipScore.from_json)
+    rows = results.read_rows(folder / "scores.jsonl", ClipScore)
     missing = results.read_evaluation(folder).context.unscored
     return sorted({row.video for row in [*rows, *missing]})
 

@@ -8,10 +8,10 @@ import flax.serialization
 import flax.traverse_util
 import numpy as np
 
-Leaves = dict[str, np.ndarray]
+Leaves = dict[str, Any]  # arrays of the host or of devices, or their shapes
 
 
-def to_leaves(tree: Any) -> dict[str, Any]:
+def to_leaves(tree: Any) -> Leaves:
     """A pytree of a flax structure as one flat dict: "params.head.kernel" -> leaf."""
     nested = flax.serialization.to_state_dict(tree)
     flat = flax.traverse_util.flatten_dict(nested, sep=".")

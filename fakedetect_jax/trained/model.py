@@ -12,11 +12,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from ml_collections import ConfigDict
 
 from fakedetect_jax.data import dataset
 from fakedetect_jax.errors import CheckpointError, ConfigError
@@ -27,7 +26,7 @@ from fakedetect_jax.model.network import Variables
 from fakedetect_jax.run import workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
-from fakedetect_jax.settings import Config
+from fakedetect_jax.settings import Config, as_config
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.description import (
     Calibration,
@@ -42,7 +41,6 @@ from fakedetect_jax.trained.weights import (
     choose_step,
     read_variables,
 )
-from tfds_ffpp.files import Json
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.store import copies
 from tfds_ffpp.store.addresses import as_path, is_address
@@ -120,7 +118,7 @@ def read_workdir(path: Path, *, step: int | None = None) -> TrainedModel:
     """
     folder = path / "checkpoints"
     if not folder.is_dir() or not any(folder.iterdir()):
-        workdir.read_record(path)  # says so where it is no workdir at all
+        workdir.read_config(path)  # says so where it is no workdir at all
         there = ", ".join(sorted(p.name for p in path.iterdir()))
         raise CheckpointError(
             f"there is no checkpoint in {folder} ({path} holds {there}); train first"
@@ -167,17 +165,6 @@ def _without_notes() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def as_config(fields: Json) -> Config:
-    """A config out of JSON: lists become the tuples that they were."""
-
-    def restore(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: restore(v) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return ConfigDict(restore(fields)).lock()
 
 
 def weights_digest(variables: Variables) -> str:
@@ -231,7 +218,7 @@ def write_bundle(model: TrainedModel, folder: str | Path) -> list[Path]:
     (folder / WEIGHTS).write_bytes(content)
     (folder / CARD).write_text(model.card)
     # Last: without it the folder is no model.
-    write_json(folder / FACTS, describe(model).to_json())
+    write_json(folder / FACTS, describe(model))
     return [folder / name for name in (WEIGHTS, FACTS, CARD)]
 
 
