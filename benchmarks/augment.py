@@ -23,6 +23,7 @@ import simplejpeg
 from benchmarks import table
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.augment.clips import OPERATIONS, augment_clips
+from fakedetect_jax.augment.fields import parse
 from fakedetect_jax.model import steps
 from tfds_ffpp.frames.faces import DlibFinder, follow, usual_box
 from tfds_ffpp.frames.track import place_points
@@ -38,7 +39,7 @@ def augmentation(config: dict, seed: int = 0) -> Operation:
     """augment_clips of a config as a compiled function of frames and indices."""
     return jax.jit(
         lambda frames, index: augment_clips(
-            frames, key=jax.random.key(seed), index_B=index, config=config
+            frames, key=jax.random.key(seed), index_B=index, settings=parse(config)
         )
     )
 

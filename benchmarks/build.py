@@ -99,7 +99,7 @@ def ours(videos: Sequence[Path], seconds: Any) -> list[list[bytes]]:
     faces, stored = None, []
     for path in videos:
         prepared = prepare(path, CONFIG.preparation, faces)
-        faces = faces or prepared.faces
+        faces = faces or prepared.found.faces
         seconds.update(prepared.seconds)
         stored.append(prepared.frames)
     return stored

@@ -86,7 +86,7 @@ def calls(detector: Detector, video: str, *, count: int = 10) -> dict[str, float
 
 def read_clips(detector: Detector, prepared: Prepared) -> list[clips.Clip]:
     """The clips that the detector would score of a prepared video."""
-    facts, config = prepared.facts, detector.model.config
+    facts, config = prepared.found.facts, detector.model.config
     y0, x0, y1, x1 = facts.box
     face = StoredFace(
         window=0,

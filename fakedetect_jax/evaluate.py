@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,12 +39,13 @@ from fakedetect_jax.metrics.records import (
     Video,
 )
 from fakedetect_jax.model import network
+from fakedetect_jax.model.network import Variables
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import runtimes, weights
-from tfds_ffpp import records
 from tfds_ffpp.errors import DataError, Interrupted
+from tfds_ffpp.fields import Fields
 from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.store.files import read_lines, write_json, write_lines, write_whole
 
@@ -204,7 +205,7 @@ def trivial_rows(split: Split, config) -> list[TrivialScore]:
 
 def scored_with(
     config, facts: CheckpointFacts, dataset_dir: str | os.PathLike
-) -> dict[str, Any]:
+) -> Fields:
     """All that a result depends on, as JSON: two of the same need one scoring."""
     fields = settings.flatten(config.to_dict())
     return {
@@ -216,7 +217,7 @@ def scored_with(
     }
 
 
-def choose_folder(plain: Path, wanted: dict[str, Any]) -> tuple[Path, list[str]]:
+def choose_folder(plain: Path, wanted: Fields) -> tuple[Path, list[str]]:
     """Where a result belongs: the plain folder, unless one of other settings is there.
 
     Returns:
@@ -254,7 +255,7 @@ class Subject(NamedTuple):
     dataset: DatasetFacts
     facts: CheckpointFacts
     selected: dict[str, float]  # the numbers on val that chose it
-    scored_with: dict[str, Any]
+    scored_with: Fields
     folder: Path
     changed: str  # how the run's own dataset is not what it was
     cut_otherwise: str  # how another one was prepared otherwise
@@ -390,7 +391,7 @@ def _open_split(run: Run, subject: Subject) -> Split:
     return split
 
 
-def _eval_step(run: Run, variables: dict[str, Any], backend: str) -> Callable:
+def _eval_step(run: Run, variables: Variables, backend: str) -> Callable:
     """What score_clips calls with a batch; a runtime holds the weights itself."""
     if backend == "jax":
         return compiled.compile_eval_step(network.make_model(run.config), run.mesh)
@@ -406,7 +407,7 @@ def _eval_step(run: Run, variables: dict[str, Any], backend: str) -> Callable:
 
 
 def _score_split(
-    run: Run, eval_step: Callable, variables: dict[str, Any], split: Split
+    run: Run, eval_step: Callable, variables: Variables, split: Split
 ) -> list[ClipScore]:
     """score_clips with a bar; raises Interrupted when any host is asked to stop."""
     total = -(-len(split.videos) // run.config.eval.batch_size)
@@ -432,7 +433,7 @@ def _score_split(
 def _write_result(
     run: Run,
     subject: Subject,
-    variables: dict[str, Any],
+    variables: Variables,
     split: Split,
     rows: Sequence[ClipScore],
 ) -> None:
@@ -440,8 +441,8 @@ def _write_result(
     config, folder = run.config, subject.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").unlink(missing_ok=True)
-    _write_rows(folder / "scores.jsonl", rows)
-    _write_rows(folder / "strips.jsonl", strips(rows, split, config))
+    write_lines(folder / "scores.jsonl", rows)
+    write_lines(folder / "strips.jsonl", strips(rows, split, config))
     card = read_card(Path(subject.builder.data_dir))
     if card.get("made"):
         _write_trivial(folder, split, run)
@@ -476,7 +477,7 @@ def _write_result(
         unscored=unscored(split, config),
         unscored_policy=config.eval.unscored,
     )
-    write_json(folder / "context.json", records.to_json(context))
+    write_json(folder / "context.json", context)
 
 
 def _write_trivial(folder: Path, split: Split, run: Run) -> None:
@@ -486,11 +487,7 @@ def _write_trivial(folder: Path, split: Split, run: Run) -> None:
     except DataError as error:
         run.terminal.warn(f"what trivial statistics reach is not measured: {error}")
         return
-    _write_rows(folder / "trivial.jsonl", rows)
-
-
-def _write_rows(path: Path, rows: Iterable[ClipScore | Strip | TrivialScore]) -> None:
-    write_lines(path, (row.to_json() for row in rows))
+    write_lines(folder / "trivial.jsonl", rows)
 
 
 def _changed(old: DatasetFacts | None, new: DatasetFacts) -> str:

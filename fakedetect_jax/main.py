@@ -157,7 +157,7 @@ def _need_config(argv: list[str]) -> None:
     system.refuse_path("--workdir", early.workdir, bucket=True)
     folder = addresses.absolute(addresses.as_path(early.workdir))
     with addresses.one_sentence():
-        config = workdir.stored_config(folder)
+        config = workdir.whole_config(folder)
     settings.check_overrides(config, argv[1:])
     del FLAGS.config  # of a file
     config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
@@ -315,14 +315,14 @@ def _prepare(argv: list[str]) -> _Ready:
 
     from fakedetect_jax import train
     from fakedetect_jax.run import fixed
-    from fakedetect_jax.run.workdir import ensure_writable, has_checkpoint, read_record
+    from fakedetect_jax.run.workdir import ensure_writable, has_checkpoint, read_config
 
     # The libraries' notes on each save are not for our users; ours say what matters.
     logging.set_verbosity(logging.ERROR if FLAGS.debug else logging.FATAL)
     config, folder, other, flags = FLAGS.config, _workdir(), "", ""
     if FLAGS.mode != "train":
         config, other, flags = fixed.as_trained(
-            config, read_record(folder), flags=settings.overridden(argv)
+            config, read_config(folder), flags=settings.overridden(argv)
         )
     settings.check(config)
     train.check_groups(config)

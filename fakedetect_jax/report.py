@@ -124,7 +124,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 comparison.read_entries(runs), output
             )
     except OSError as error:
-        raise DataError(f"{output} cannot be written ({error.strerror})") from error
+        raise DataError(
+            f"{error.filename} cannot be written ({error.strerror})"
+        ) from error
     console = Console(highlight=False)
     print_comparison(compared, console)
     page = addresses.absolute(output)
@@ -145,7 +147,7 @@ def _known_videos(labels: str | None, runs: Sequence[Path]) -> list[Video]:
         raise DataError(
             f"{run} has several evaluations ({names}): give one of them as --labels"
         )
-    rows = results.read_rows(folder / "scores.jsonl", ClipScore.from_json)
+    rows = results.read_rows(folder / "scores.jsonl", ClipScore)
     missing = results.read_evaluation(folder).context.unscored
     return sorted({row.video for row in [*rows, *missing]})
 

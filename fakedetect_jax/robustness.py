@@ -66,10 +66,10 @@ def measure(run: Run, evaluation: Path, split_name: str) -> robustness.Robustnes
     parallel.barrier("all levels are scored")
     scored: dict[tuple[str, str], dict[float, list[ClipScore]]] = {}
     for task in tasks:
-        rows = results.read_rows(task.path, ClipScore.from_json)
+        rows = results.read_rows(task.path, ClipScore)
         levels = scored.setdefault((task.family.name, task.family.unit), {})
         levels[task.strength] = rows
-    untouched = results.read_rows(evaluation / "scores.jsonl", ClipScore.from_json)
+    untouched = results.read_rows(evaluation / "scores.jsonl", ClipScore)
     with run.terminal.phase("report"):
         found = robustness.summarise(
             str(context.split), context.step or 0, untouched, scored
@@ -140,7 +140,7 @@ def _score(run: Run, tasks: list[_Task], split_name: str, step: int | None) -> N
                 between_batches=between,
             )
             if jax.process_index() == 0:
-                write_lines(task.path, (row.to_json() for row in rows))
+                write_lines(task.path, rows)
             bar.update(done + 1)
 
 

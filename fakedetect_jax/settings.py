@@ -4,7 +4,7 @@ import difflib
 import re
 import runpy
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from tfds_ffpp.fields import (
     SWITCH,
     TEXT,
     Choice,
+    Fields,
     Number,
     Rule,
     Texts,
     Whole,
     Wholes,
 )
-from tfds_ffpp.files import Json
 from tfds_ffpp.store.addresses import is_address
 from tfds_ffpp.system import refuse_path
 
@@ -343,8 +343,19 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def flatten(tree: Json, prefix: str = "") -> Json:
-    """{"model": {"width": 64}} -> {"model.width": 64}."""
+def as_config(tree: Fields) -> Config:
+    """A config out of JSON: lists become the tuples that they were."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: restore(v) for k, v in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ConfigDict(restore(tree)).lock()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Fields:
+    """{"model": {"width": 64}} -> {"model.width": 64}; lists for tuples, as in JSON."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -354,7 +365,7 @@ def flatten(tree: Json, prefix: str = "") -> Json:
     return flat
 
 
-def differences(old: Json, new: Json) -> dict[str, tuple]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple]:
     """The fields of two configs that differ: field -> (old value, new value)."""
     before, after = flatten(old), flatten(new)
     return {

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
 from fakedetect_jax import evaluate, settings
-from fakedetect_jax.augment.clips import parse
+from fakedetect_jax.augment.fields import parse
 from fakedetect_jax.compiled import (
     TrainProgram,
     compile_eval_step,
@@ -126,12 +126,12 @@ def first_state(
     state = jax.jit(create, out_shardings=places)()
     if not config.init_from:
         return state
-    backbone, statistics = pretrained.load_backbone(
+    backbone = pretrained.load_backbone(
         copies.here(config.init_from), step_settings.model
     )
     loaded = state.replace(
-        params={**state.params, "backbone": backbone},
-        batch_stats={**state.batch_stats, "backbone": statistics},
+        params={**state.params, "backbone": backbone.params},
+        batch_stats={**state.batch_stats, "backbone": backbone.batch_stats},
     )
     if step_settings.ema_decay:
         loaded = steps.start_average(loaded)
@@ -230,7 +230,7 @@ class Data(NamedTuple):
     """What a run is trained and validated on."""
 
     dataset: DatasetFacts
-    card: dict[str, Any]
+    made: bool  # of made videos
     train: reader.Split
     val: reader.Split
     blended_val: bool  # val's fakes are copies of its reals, to be self-blended
@@ -368,8 +368,8 @@ def _open_data(run: Run) -> Data:
     if final and not config.eval.dataset:  # said now, not after the last step
         videos = reader.read_videos(Path(builder.data_dir), final)
         reader.need_both_classes(videos, final, one_is_enough=one_is_enough)
-    card = read_card(Path(builder.data_dir))
-    return Data(dataset, card, train_split, val_split, blended_val)
+    made = bool(read_card(Path(builder.data_dir)).get("made"))
+    return Data(dataset, made, train_split, val_split, blended_val)
 
 
 def _agree_on_start(run: Run, plan: Plan, checkpoints: Checkpoints) -> int:
@@ -406,7 +406,7 @@ def _facts(run: Run, plan: Plan, data: Data) -> CheckpointFacts:
         devices=parallel.describe_devices(run.mesh),
         source_frames=_source_frames(data.train.videos),
         val_fakes=reader.SELF_BLENDED if data.blended_val else "forged",
-        made=data.card.get("made", False),
+        made=data.made,
         dataset=data.dataset,
         steps_per_epoch=plan.steps_per_epoch,
     )
@@ -491,9 +491,8 @@ def _check_disk(run: Run, done: Sequence[int], state: steps.TrainState) -> int:
     return size * missing
 
 
-def learns_from_nothing(config, card: dict[str, Any]) -> bool:
+def learns_from_nothing(config, *, made: bool) -> bool:
     """Whether a full-size backbone begins on real videos with random weights."""
-    made = card.get("made", False)
     return config.model.backbone in network.BACKBONES and not (config.init_from or made)
 
 
@@ -527,7 +526,7 @@ def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
             "val       its fakes are all held out: checkpoint, threshold and "
             "temperature are chosen by its real videos against self-blended copies"
         )
-    if not start and learns_from_nothing(config, data.card):
+    if not start and learns_from_nothing(config, made=data.made):
         run.terminal.warn(
             f"{config.model.backbone} begins with random weights, but published "
             "results on real videos begin with ImageNet's: set "

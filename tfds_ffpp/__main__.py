@@ -11,7 +11,7 @@ from typing import Any
 from tfds_ffpp import card, packaging, system
 from tfds_ffpp.build import BuildOptions, build
 from tfds_ffpp.errors import SettingError
-from tfds_ffpp.files import Json
+from tfds_ffpp.fields import Fields
 from tfds_ffpp.terminal import command
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, FfppConfig
 from tfds_ffpp.workers import limits
@@ -23,7 +23,7 @@ def make_config(text: str, changes: Sequence[str]) -> FfppConfig:
     Raises SettingError.
     """
     fields = {f.name: f for f in dataclasses.fields(FfppConfig)}
-    values: Json = {}
+    values: Fields = {}
     if text.startswith("{"):
         try:
             values = json.loads(text)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.files import Json
+from tfds_ffpp.fields import Fields
 from tfds_ffpp.frames.faces import landmark_model, need_model
 from tfds_ffpp.frames.prepare import Preparation, file_digest
 from tfds_ffpp.frames.stored import Rejected, StoredVideo
@@ -99,7 +100,7 @@ class Card:
     layout: str
     test_list: ListFile | None
     face_finder: str
-    config: Json
+    config: Fields
     versions: dict[str, str]
 
     def to_json(self) -> str:
@@ -370,10 +371,18 @@ def as_markdown(card: Card) -> str:
 # A finished dataset ----------------------------------------------------------------
 
 
-def _config_of(card_file: Path) -> Json:
+class _Known(NamedTuple):
+    """What is read again of a card, which an older version may have written."""
+
+    config: Fields
+    splits: dict[str, Counts]
+    warnings: list[str]
+
+
+def _read(card_file: Path) -> _Known:
     try:
-        return json.loads(card_file.read_text())["config"]
-    except (OSError, ValueError, KeyError):
+        return records.from_json(_Known, json.loads(card_file.read_text()))
+    except (OSError, ValueError, TypeError, KeyError):
         raise DataError(
             f"{card_file} is missing or damaged; "
             f"remove {card_file.parent} and build again"
@@ -383,13 +392,13 @@ def _config_of(card_file: Path) -> Json:
 def built_config(card_file: Path, config_class: Callable[..., Any]) -> Any:
     """The config that a dataset was built from."""
     names = {f.name for f in dataclasses.fields(config_class)}  # pyright: ignore
-    known = {k: v for k, v in _config_of(card_file).items() if k in names}
+    known = {k: v for k, v in _read(card_file).config.items() if k in names}
     return config_class(**known)
 
 
 def check_same_config(dataset_dir: Path, config) -> None:
     """Raises DataError when the dataset there was built from another config."""
-    built = _config_of(Path(dataset_dir) / "card.json")
+    built = _read(Path(dataset_dir) / "card.json").config
     asked = {**json.loads(json.dumps(config.content())), "max_examples_per_split": None}
     # A field that was not there yet had the value that is its default now.
     built = {**type(config)(name=config.name).content(), **built}
@@ -408,8 +417,7 @@ def check_same_config(dataset_dir: Path, config) -> None:
 
 def summary(dataset_dir: str | os.PathLike) -> str:
     """What was built, in a few lines."""
-    card = json.loads((Path(dataset_dir) / "card.json").read_text())
-    splits = {split: Counts(**c) for split, c in card["splits"].items()}
-    counts = ", ".join(f"{s} {c.real} real + {c.fake} fake" for s, c in splits.items())
-    warnings = "".join(f"warning: {warning}\n" for warning in card["warnings"])
-    return f"{dataset_dir}: {counts}\n{warnings}"
+    card = _read(Path(dataset_dir) / "card.json")
+    counts = [f"{s} {c.real} real + {c.fake} fake" for s, c in card.splits.items()]
+    warnings = "".join(f"warning: {warning}\n" for warning in card.warnings)
+    return f"{dataset_dir}: {', '.join(counts)}\n{warnings}"

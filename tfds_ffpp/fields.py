@@ -3,6 +3,10 @@
 import math
 from typing import Any, NamedTuple, Protocol
 
+# The values of a config's fields by their names. A group's are an object of their own,
+# as in to_dict(), or have dotted names, as settings.flatten gives them.
+Fields = dict[str, Any]
+
 
 class Rule(Protocol):
     """What the values of a field must be."""

@@ -16,16 +16,10 @@ from typing import Any
 from tfds_ffpp import card
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.cache import cache_folder
-from tfds_ffpp.frames.entry import entry_name, read_meta
-from tfds_ffpp.frames.faces import Faces
-from tfds_ffpp.frames.prepare import faces_to_json, read_prepared
-from tfds_ffpp.frames.stored import (
-    Rejected,
-    StoredVideo,
-    VideoFacts,
-    stored_video,
-    write_lines,
-)
+from tfds_ffpp.frames.entry import entry_name, read_found
+from tfds_ffpp.frames.prepare import FoundInVideo
+from tfds_ffpp.frames.stored import Rejected, StoredVideo, stored_video, write_lines
+from tfds_ffpp.records import to_json
 from tfds_ffpp.terminal.progress import Progress
 from tfds_ffpp.tree import splits
 from tfds_ffpp.tree.naming import VideoRecord
@@ -87,9 +81,8 @@ class Packed:
         """
         contents = self.contents
         for split, videos in contents.videos.items():
-            write_lines(folder / f"videos-{split}.jsonl", (v.to_json() for v in videos))
-        rejected = (r.to_json() for r in contents.rejected)
-        write_lines(folder / "rejected.jsonl", rejected)
+            write_lines(folder / f"videos-{split}.jsonl", videos)
+        write_lines(folder / "rejected.jsonl", contents.rejected)
         made = card.make_card(contents, config, most=most, version=version)
         (folder / "card.json").write_text(made.to_json())
         (folder / "card.md").write_text(card.as_markdown(made))
@@ -214,9 +207,10 @@ class _Outcome:
     reasons: dict[Path, str] = field(default_factory=dict)
     seconds: Counter = field(default_factory=Counter)
 
-    def prepared(self, path: Path) -> tuple[VideoFacts, Faces] | None:
+    def prepared(self, path: Path) -> FoundInVideo | None:
         """What the entry of a video says of it; None when there is no whole one."""
-        return read_prepared(self.entries.get(path))
+        entry = self.entries.get(path)
+        return entry and read_found(entry, FoundInVideo)
 
 
 def cache_of(config, root: Path) -> Path:
@@ -235,7 +229,7 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
     def job(record: VideoRecord) -> EntryJob:
         """Raises OSError where the video cannot be read."""
         path, own = os.path.abspath(record.path), faces.get(record.original_key)
-        facts = [asdict(config.preparation), own and faces_to_json(own)]
+        facts = [asdict(config.preparation), own and to_json(own)]
         return EntryJob(
             path=path,
             entry=str(cache / entry_name(path, facts)),
@@ -249,7 +243,7 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
         _run(first, job, outcome, means=means, bar=bar)
         for path, record in originals.items():
             if (found := outcome.prepared(path)) is not None:
-                faces[record.key] = found[1]
+                faces[record.key] = found.faces
         _run(second, job, outcome, means=means, bar=bar)
     return _pack(chosen, outcome, faces, config, ledger=cache.parent)
 
@@ -293,7 +287,7 @@ def _run(
             path = Path(os.path.abspath(record.path))
             outcome.reasons[path] = error.strerror or "cannot be read"
             continue
-        if read_meta(Path(job.entry)) is not None:
+        if read_found(Path(job.entry), FoundInVideo) is not None:
             outcome.entries[Path(job.path)] = Path(job.entry)
         else:
             jobs.append(job)
@@ -359,7 +353,7 @@ def _sort(
             path = Path(os.path.abspath(record.path))
             found = outcome.prepared(path)
             if found is not None:
-                video = stored_video(record, found[0])
+                video = stored_video(record, found.facts)
                 entries[split].append(Entry(video, outcome.entries[path]))
             elif path not in seen:
                 seen.add(path)
@@ -376,7 +370,7 @@ def _refuse_many(
     total = len(bad) + sum(len(e) for e in entries.values())
     if len(bad) <= most * total:
         return
-    write_lines(ledger, (r.to_json() for r in rejected))
+    write_lines(ledger, rejected)
     reason, count = Counter(r.reason for r in bad).most_common(1)[0]
     raise DataError(
         f"{len(bad)} of {total} videos cannot be used, more than max_rejected={most:g} "

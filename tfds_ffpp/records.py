@@ -21,42 +21,65 @@ def to_json(value: Any) -> Any:
 
 
 def by_field(record: Any) -> dict[str, Any]:
-    """A record as an object of its fields in their order."""
-    return {name: to_json(getattr(record, name)) for name in _hints(type(record))}
+    """A record as an object of its fields in their order.
+
+    What its class may say of them: in place of a field in INLINE stand the fields of
+    that record; one in OMIT is left out, and with OMIT_NONE each that is None.
+    """
+    plain = {}
+    for name in _hints(type(record)):
+        value = to_json(getattr(record, name))
+        if name in _inline(record):
+            plain |= value
+        elif value is not None or not getattr(record, "OMIT_NONE", False):
+            plain[name] = value
+    for name in getattr(record, "OMIT", ()):
+        del plain[name]
+    return plain
 
 
 def from_json(kind: Any, value: Any) -> Any:
     """What to_json made of a value of some type; a type with a from_json is asked.
 
     An object may have more fields than the record. One that is absent, or null where
-    the record has another default, takes its default. Raises TypeError naming a field
-    that has none.
+    the record has another default, takes its default. Raises TypeError for what is no
+    object, and naming a field that has no default.
     """
-    if value is None:
-        return None
-    if hasattr(kind, "from_json"):
+    origin = get_origin(kind)
+    if hasattr(kind, "from_json") and value is not None:
         return kind.from_json(value)
+    if _is_record(kind) or origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{value!r} is no object")
+    elif value is None or kind in (bool, float, int, str):
+        return value
     if _is_record(kind):
         given = {
             name: from_json(hint, value[name])
             for name, hint in _hints(kind).items()
+            if name not in _inline(kind)
             if name in value and (value[name] is not None or _may_be_none(hint))
         }
-        return kind(**given)
+        inline = {n: from_json(_hints(kind)[n], value) for n in _inline(kind)}
+        return kind(**given, **inline)
     inner = [hint for hint in get_args(kind) if hint not in (type(None), ...)]
-    if get_origin(kind) in (Union, types.UnionType) and len(inner) == 1:
+    if origin in (Union, types.UnionType) and len(inner) == 1:
         return from_json(inner[0], value)
-    if get_origin(kind) in (dict, Mapping):
+    if origin in (dict, Mapping):
         return {name: from_json(inner[1], item) for name, item in value.items()}
-    if get_origin(kind) in (list, tuple, Sequence):
+    if origin in (list, tuple, Sequence):
         hints = inner * len(value) if len(inner) == 1 else inner
         items = (from_json(h, item) for h, item in zip(hints, value, strict=True))
-        return tuple(items) if get_origin(kind) is tuple else list(items)
+        return tuple(items) if origin is tuple else list(items)
     return value
 
 
 def _is_record(value: Any) -> bool:
     return is_dataclass(value) or hasattr(value, "_fields")
+
+
+def _inline(record: Any) -> tuple[str, ...]:
+    return getattr(record, "INLINE", ())
 
 
 @functools.cache

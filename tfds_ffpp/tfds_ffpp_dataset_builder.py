@@ -14,8 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from tfds_ffpp import card, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
-from tfds_ffpp.fields import FIELDS
-from tfds_ffpp.files import Json
+from tfds_ffpp.fields import FIELDS, Fields
 from tfds_ffpp.frames import cache
 from tfds_ffpp.frames.entry import read_frames
 from tfds_ffpp.frames.prepare import Preparation
@@ -106,7 +105,7 @@ class FfppConfig(tfds.core.BuilderConfig):
         names = [f.name for f in dataclasses.fields(Preparation)]
         return Preparation(**{name: getattr(self, name) for name in names})
 
-    def content(self) -> Json:
+    def content(self) -> Fields:
         """The fields that decide what the dataset holds, as plain JSON data."""
         ours = [f.name for f in dataclasses.fields(FfppConfig)][_INHERITED:]
         values = {name: getattr(self, name) for name in ours}

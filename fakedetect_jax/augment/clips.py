@@ -5,14 +5,12 @@ which batch the clip stands, nor on which other operations are on.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fakedetect_jax.augment import pixels
-from fakedetect_jax.augment.fields import OPERATIONS, Augmentation, parse
+from fakedetect_jax.augment.fields import OPERATIONS, Augmentation
 
 
 def augment_clips(
@@ -20,20 +18,16 @@ def augment_clips(
     *,
     key: jax.Array,
     index_B: jax.Array,
-    config: Mapping[str, Any],
+    settings: Augmentation,
 ) -> jax.Array:
-    """The clips, changed as config says; same shape and type, still in [0, 1].
+    """The clips, changed as settings say; same shape and type, still in [0, 1].
 
     Args:
       frames_BTHWC: float RGB in [0, 1].
       key: of the run's seed and the step.
       index_B: int32[B], the clips' indices; equal index and key give equal draws.
-      config: fields of Augmentation.
-
-    Raises:
-      ConfigError: a field of config is unknown or out of range.
+      settings: what is done, and how strongly.
     """
-    settings = parse(config)
     if not any(getattr(settings, name) for name in OPERATIONS):
         return frames_BTHWC
 

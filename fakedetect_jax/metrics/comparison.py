@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 from fakedetect_jax.metrics import intervals, metrics, results
 from fakedetect_jax.metrics.report import Report, VideoSummary, read_report
-from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.files import Json
 from tfds_ffpp.store.addresses import absolute
 
 
@@ -57,15 +55,7 @@ class Difference:
     reference: str
     videos: intervals.Compared
     by_method: dict[str, intervals.Compared]
-
-    def to_json(self) -> Json:
-        """As comparison.json has it."""
-        return {
-            "run": self.run,
-            "reference": self.reference,
-            **self.videos.to_json(),
-            "by_method": records.to_json(self.by_method),
-        }
+    INLINE = ("videos",)
 
 
 @dataclass(frozen=True)

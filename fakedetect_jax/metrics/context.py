@@ -1,11 +1,11 @@
 """What an evaluation is of: the content of context.json."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.records import Unscored
 from tfds_ffpp import records
+from tfds_ffpp.fields import Fields
 from tfds_ffpp.files import Json
 
 
@@ -45,8 +45,8 @@ class Context:
     trained_on: TrainingSet = TrainingSet()
     cut_otherwise: str = ""
     val_video_auc: float | None = None
-    scored_with: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
+    scored_with: Fields = field(default_factory=dict)
+    config: Fields = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
     command: str | None = None

@@ -17,9 +17,7 @@ import scipy
 
 from fakedetect_jax.metrics import ranking
 from fakedetect_jax.metrics.metrics import Items, Span, log_losses
-from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.files import Json
 from tfds_ffpp.tree.splits import FFPP_IDS, SAME_SOURCE
 
 REPLICATES = 1000
@@ -473,10 +471,7 @@ class Compared:
     auc: AucChange | None = None
     accuracy: Change | None = None
     balanced_accuracy: Change | None = None
-
-    def to_json(self) -> Json:
-        """As comparison.json has it."""
-        return {k: v for k, v in records.by_field(self).items() if v is not None}
+    OMIT_NONE = True
 
 
 def compare(

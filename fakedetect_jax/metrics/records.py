@@ -43,7 +43,7 @@ class Video(NamedTuple):
             label=video.label,
         )
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, str | int]:
         """As every row begins."""
         return {
             "dataset": self.dataset,
@@ -81,17 +81,7 @@ class ClipScore(NamedTuple):
     length: int
     logit: float
     score: float
-
-    def to_json(self) -> Json:
-        """A row of scores.jsonl."""
-        return {
-            **self.video.to_json(),
-            "clip": self.clip,
-            "start": self.start,
-            "length": self.length,
-            "logit": self.logit,
-            "score": self.score,
-        }
+    INLINE = ("video",)
 
     @classmethod
     def from_json(cls, row: Json) -> "ClipScore":
@@ -110,16 +100,8 @@ class Unscored(NamedTuple):
     """A video that no clip can be taken from."""
 
     video: Video
-    reason: str
-
-    def to_json(self) -> Json:
-        """As context.json has it."""
-        return {**self.video.to_json(), "reason": self.reason}
-
-    @classmethod
-    def from_json(cls, row: Json) -> "Unscored":
-        """As context.json has it. Raises KeyError naming a field that is missing."""
-        return cls(Video.from_json(row), row.get("reason", ""))
+    reason: str = ""
+    INLINE = ("video",)
 
 
 class Strip(NamedTuple):
@@ -128,27 +110,9 @@ class Strip(NamedTuple):
     video: Video
     clip: int
     score: float
-    frames: Sequence[str]
-
-    def to_json(self) -> Json:
-        """A row of strips.jsonl."""
-        video = self.video
-        return {
-            "dataset": video.dataset,
-            "method": video.method,
-            "video": video.name,
-            "compression": video.compression,
-            "label": video.label,
-            "clip": self.clip,
-            "score": self.score,
-            "frames": self.frames,
-        }
-
-    @classmethod
-    def from_json(cls, row: Json) -> "Strip":
-        """A row of strips.jsonl. Raises KeyError naming a field that is missing."""
-        frames = row.get("frames") or []
-        return cls(Video.from_json(row), row["clip"], row["score"], frames)
+    frames: Sequence[str] = ()
+    INLINE = ("video",)
+    OMIT = ("target", "source")
 
 
 class TrivialScore(NamedTuple):
@@ -156,13 +120,5 @@ class TrivialScore(NamedTuple):
 
     video: Video
     scores: dict[str, float]
-
-    def to_json(self) -> Json:
-        """A row of trivial.jsonl."""
-        video = {k: v for k, v in self.video.to_json().items() if k != "source"}
-        return {**video, "scores": self.scores}
-
-    @classmethod
-    def from_json(cls, row: Json) -> "TrivialScore":
-        """A row of trivial.jsonl. Raises KeyError naming a field that is missing."""
-        return cls(Video.from_json(row), row["scores"])
+    INLINE = ("video",)
+    OMIT = ("source",)

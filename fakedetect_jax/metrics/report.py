@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.metrics import Coverage, Span, Summary
 from fakedetect_jax.metrics.records import Unscored
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.fields import Fields
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Report:
     device: str | None
     command: str | None
     versions: dict[str, str]
-    config: dict[str, Any]
+    config: Fields
     calibration: CrossFit | None
     calibration_note: str
     warnings: list[str] = field(default_factory=list)

@@ -1,10 +1,10 @@
 """One evaluation's files as numbers: a report, with nothing drawn."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from fakedetect_jax.metrics.report import (
 )
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.files import Json
+from tfds_ffpp.fields import Fields
 
 Row = TypeVar("Row")
 
@@ -39,8 +39,8 @@ class Evaluation(NamedTuple):
     trivial: Sequence[TrivialScore] = ()  # of made videos
 
 
-def read_rows(path: Path, read: Callable[[Json], Row]) -> list[Row]:
-    """The records of a JSON-lines file, each of an object by `read`.
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """The records of a JSON-lines file.
 
     Raises DataError naming the line that gives none.
     """
@@ -53,7 +53,7 @@ def read_rows(path: Path, read: Callable[[Json], Row]) -> list[Row]:
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            rows.append(read(json.loads(line)))
+            rows.append(records.from_json(kind, json.loads(line)))
             continue
         except json.JSONDecodeError:
             fault = "is not JSON"
@@ -70,7 +70,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
     Raises DataError for a file that is missing or damaged, or has no clip.
     """
-    rows = read_rows(folder / "scores.jsonl", ClipScore.from_json)
+    rows = read_rows(folder / "scores.jsonl", ClipScore)
     if not rows:
         raise DataError(
             f"{folder / 'scores.jsonl'} has no clip; evaluate another split"
@@ -82,8 +82,8 @@ def read_evaluation(folder: Path) -> Evaluation:
         folder,
         clips,
         context,
-        read_rows(strips, Strip.from_json) if strips.exists() else [],
-        read_rows(trivial, TrivialScore.from_json) if trivial.exists() else [],
+        read_rows(strips, Strip) if strips.exists() else [],
+        read_rows(trivial, TrivialScore) if trivial.exists() else [],
     )
 
 
@@ -97,7 +97,7 @@ def _read_context(path: Path) -> Context:
         ) from error
 
 
-def recorded(folder: Path) -> dict[str, Any]:
+def recorded(folder: Path) -> Fields:
     """What the result in a folder was scored with; empty where none is whole."""
     if not (folder / "report.json").exists():
         return {}

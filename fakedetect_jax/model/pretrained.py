@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
@@ -31,12 +31,15 @@ MAX_NAMES = 8
 Shapes = dict[tuple[str, ...], tuple[int, ...]]
 
 
-def load_backbone(
-    path: Path, model: FakeDetector
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The backbone's parameters and running statistics from a .safetensors file.
+class Backbone(NamedTuple):
+    """Parameters and running statistics: trees of float32 numpy leaves."""
 
-    The result has the trees of the model's backbone with float32 numpy leaves.
+    params: Any
+    batch_stats: Any
+
+
+def load_backbone(path: Path, model: FakeDetector) -> Backbone:
+    """The model's backbone from a .safetensors file.
 
     torchvision and timm name a ResNet's tensors alike; their classifier `fc` is left
     out. Everything else must fit. Raises CheckpointError for another kind of file, a
@@ -44,8 +47,7 @@ def load_backbone(
     numbers.
     """
     loaded = read_tensors(path, backbone_shapes(model))
-    tree = traverse_util.unflatten_dict(loaded)
-    return tree["params"], tree["batch_stats"]
+    return Backbone(**traverse_util.unflatten_dict(loaded))
 
 
 def check_fit(path: Path, model: FakeDetector) -> None:

@@ -12,8 +12,9 @@ import optax
 
 from fakedetect_jax.augment import degrade, selfblend
 from fakedetect_jax.augment.clips import augment_clips
+from fakedetect_jax.augment.fields import Augmentation, parse
 from fakedetect_jax.model import network
-from fakedetect_jax.model.network import BACKBONES, FakeDetector
+from fakedetect_jax.model.network import BACKBONES, FakeDetector, Variables
 from fakedetect_jax.model.optimizer import make_optimizer
 from fakedetect_jax.model.pixels import MEAN, STD
 
@@ -43,7 +44,7 @@ class TrainState(flax.struct.PyTreeNode):
     totals: Totals
     ema_batch_stats: Any = None  # averaged as the parameters are
 
-    def eval_variables(self) -> dict[str, Any]:
+    def eval_variables(self) -> Variables:
         """The variables that evaluation uses: the averaged ones where kept.
 
         Parameters and BatchNorm statistics always come as the pair that belongs
@@ -60,7 +61,7 @@ class StepSettings(NamedTuple):
     model: FakeDetector
     optimizer: optax.GradientTransformation
     seed: int
-    augment: dict[str, Any]
+    augment: Augmentation
     label_smoothing: float
     frame_weight: float
     self_blend: bool  # whether batches hold clips to be blended
@@ -82,7 +83,7 @@ def make_step_settings(config, *, num_steps: int) -> StepSettings:
             freeze_stages=model.freeze_stages,
         ),
         seed=config.seed,
-        augment=config.augment.to_dict(),
+        augment=parse(config.augment.to_dict()),
         label_smoothing=config.loss.label_smoothing,
         frame_weight=config.loss.frame_weight,
         self_blend=config.loss.self_blend > 0,
@@ -286,7 +287,7 @@ def prepare_inputs(
             stored=step_settings.stored,
         )
     frames = augment_clips(
-        frames, key=augment_key, index_B=batch["index"], config=step_settings.augment
+        frames, key=augment_key, index_B=batch["index"], settings=step_settings.augment
     )
     return normalise(frames), dropout_key
 
@@ -391,7 +392,7 @@ def update(
     )
 
 
-def eval_step(model: nn.Module, variables: dict[str, Any], batch: Batch) -> jax.Array:
+def eval_step(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
     """The logits float32[B] of the clips of a batch; its state is left alone."""
     frames = normalise(batch["frames"].astype(jnp.float32) / 255.0)
     return model.apply(variables, frames, batch["length"], train=False)  # pyright: ignore[reportReturnType]
@@ -415,7 +416,7 @@ def blended_eval_step(
     model: nn.Module,
     seed: int,
     stored: selfblend.Stored,
-    variables: dict[str, Any],
+    variables: Variables,
     batch: Batch,
 ) -> jax.Array:
     """eval_step of clips that are all real: those with label 1 are self-blended first.

@@ -4,8 +4,7 @@ import base64
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -48,29 +47,29 @@ def write_report(
         f"{name}.png": figures.to_png(figure) for name, (_, figure) in drawn.items()
     }
     svgs = {n: (title, figures.to_svg(f)) for n, (title, f) in drawn.items()}
-    files["videos.csv"] = videos_csv(
-        results.videos_of(evaluation),
-        temperature=report.temperature,
-        threshold=report.threshold,
-    )
     if not evaluation.context.detector:
-        files["MODEL_CARD.md"] = render.render("model_card.md", report=report)
-    files["report.html"] = render.render(
-        "report.html",
-        report=report,
-        figures=svgs,
-        strips=strips(evaluation.strips),
-    )
-    files["report.json"] = to_text(report)
+        files |= {"MODEL_CARD.md": render.render("model_card.md", report=report)}
+    files |= {
+        "videos.csv": videos_csv(
+            results.videos_of(evaluation),
+            temperature=report.temperature,
+            threshold=report.threshold,
+        ),
+        "report.html": render.render(
+            "report.html", report=report, figures=svgs, strips=strips(evaluation.strips)
+        ),
+        "report.json": to_text(report),
+    }
     write_whole(folder, files)
     return report
 
 
-def read_metrics(path: str | os.PathLike | None) -> list[dict[str, Any]]:
+def read_metrics(path: str | os.PathLike | None) -> list[figures.Measured]:
     """The whole lines of metrics.jsonl; a damaged one costs itself alone."""
     if path is None or not as_path(path).exists():
         return []
-    return read_lines(as_path(path), required=("step",)).rows
+    rows = read_lines(as_path(path), required=("step", "kind")).rows
+    return [figures.Measured(r.pop("step"), r.pop("kind"), r) for r in rows]
 
 
 # Figures and tables.
@@ -79,7 +78,7 @@ def read_metrics(path: str | os.PathLike | None) -> list[dict[str, Any]]:
 def draw(
     evaluation: results.Evaluation,
     report: Report,
-    training_rows: Sequence[Mapping[str, Any]],
+    training_rows: Sequence[figures.Measured],
 ) -> dict[str, tuple[str, Figure]]:
     """Name -> (title, figure), in the page's order."""
     videos, video = results.videos_of(evaluation), report.video

@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -346,20 +346,28 @@ def _averaged(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
     )
 
 
+class Measured(NamedTuple):
+    """A line of metrics.jsonl; kind: train or val."""
+
+    step: int
+    kind: str
+    values: Mapping[str, Any]
+
+
 def _series(
-    rows: Sequence[Mapping[str, Any]], kind: str, name: str
+    rows: Sequence[Measured], kind: str, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     found = [
-        (row["step"], row[name])
+        (row.step, row.values[name])
         for row in rows
-        if row.get("kind") == kind and isinstance(row.get(name), int | float)
+        if row.kind == kind and isinstance(row.values.get(name), int | float)
     ]
     table = np.array(found, dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
 
 def training(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[tuple[str, str, str, str]]
+    rows: Sequence[Measured], names: Sequence[tuple[str, str, str, str]]
 ) -> Figure | None:
     """Curves over the steps; names are (kind, field, label, line style).
 

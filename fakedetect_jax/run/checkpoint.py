@@ -35,7 +35,7 @@ from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digests, to_leaves
 from tfds_ffpp import records
-from tfds_ffpp.files import Json
+from tfds_ffpp.fields import Fields
 from tfds_ffpp.store import addresses
 from tfds_ffpp.store.files import write_json
 
@@ -57,7 +57,7 @@ def _file_digests(folder: Path, *, md5: bool) -> dict[str, str]:
     )
     digests = {}
     for name in sorted(names):
-        digest = addresses.md5(stored[name]) if stored and md5 else None
+        digest = stored[name].md5 if stored and md5 else None
         if digest is None:
             with (folder / name).open("rb") as file:
                 kind = "md5" if md5 else "sha256"
@@ -66,7 +66,7 @@ def _file_digests(folder: Path, *, md5: bool) -> dict[str, str]:
     return digests
 
 
-def _split(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(leaves: Mapping[str, Any]) -> tuple[Leaves, Leaves]:
     groups = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
     model = {k: v for k, v in leaves.items() if k.startswith(groups)}
     return model, {k: v for k, v in leaves.items() if k not in model}
@@ -119,7 +119,7 @@ class CheckpointFacts:
     see calibration.Fitted. format, digests: of its arrays; the checkpoint adds them.
     """
 
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Fields = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     devices: str = ""
     source_frames: SourceFrames | None = None
@@ -132,10 +132,7 @@ class CheckpointFacts:
     calibration: CrossFit | None = None
     format: int = 1
     digests: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> Json:
-        """As plain data, without what is not known."""
-        return {k: v for k, v in records.by_field(self).items() if v is not None}
+    OMIT_NONE = True
 
 
 class Checkpoints:
@@ -236,7 +233,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(model),
                     training=ocp.args.StandardSave(training),
-                    facts=ocp.args.JsonSave(facts.to_json()),
+                    facts=ocp.args.JsonSave(records.to_json(facts)),
                 ),
                 metrics=known if METRIC in known else None,
                 force=True,
@@ -282,7 +279,7 @@ class Checkpoints:
         """Writes the manifest of a step whose files are written."""
         if jax.process_index() == 0:
             files = _file_digests(self.directory / str(step), md5=self._in_bucket)
-            write_json(self._manifest(step), _sealed(files))
+            write_json(self._manifest(step), Manifest.of(files))
             self._saving.unlink(missing_ok=True)
             self._drop_stale_manifests()
 
@@ -340,8 +337,8 @@ class Checkpoints:
             saving = self._is_being_saved(step)
             return NOT_COMPLETED if saving else f"its {manifest.name} is missing"
         try:
-            files = _opened(json.loads(manifest.read_text()))
-        except (ValueError, KeyError, TypeError):
+            files = Manifest.read(manifest).files
+        except (ValueError, TypeError):
             return f"{manifest.name} is damaged"
         md5 = any(digest.startswith(MD5) for digest in files.values())
         found = _file_digests(self.directory / str(step), md5=md5)
@@ -443,7 +440,7 @@ class Checkpoints:
         """Parameters and statistics alone, without the optimiser's state."""
         return from_leaves(template, self._read(step, {"model": to_leaves(template)}))
 
-    def _read(self, step: int, items: dict[str, dict[str, Any]]) -> Leaves:
+    def _read(self, step: int, items: dict[str, Leaves]) -> Leaves:
         facts = self.facts(step)
         if facts.format > FORMAT:
             raise CheckpointError(
@@ -499,12 +496,22 @@ def _some(names: set[str]) -> str:
     return ", ".join(shown) + (" …" if len(names) > 4 else "") if shown else "nothing"
 
 
-def _sealed(files: Mapping[str, str]) -> dict[str, Any]:
-    body = json.dumps(files, sort_keys=True)
-    return {"files": files, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+class Manifest(NamedTuple):
+    """The digests of a step's files, and the SHA-256 of them all."""
 
+    files: dict[str, str]
+    sha256: str
 
-def _opened(manifest: dict[str, Any]) -> dict[str, str]:
-    if manifest != _sealed(manifest["files"]):
-        raise ValueError("the manifest does not fit its own digest")
-    return manifest["files"]
+    @classmethod
+    def of(cls, files: dict[str, str]) -> "Manifest":
+        """Of files in any order."""
+        body = json.dumps(files, sort_keys=True)
+        return cls(files, hashlib.sha256(body.encode()).hexdigest())
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Raises ValueError or TypeError for one that is damaged."""
+        found = records.from_json(cls, json.loads(path.read_text()))
+        if found != cls.of(found.files):
+            raise ValueError("it does not fit its own digest")
+        return found

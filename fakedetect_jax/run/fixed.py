@@ -6,7 +6,6 @@ from typing import Any
 from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.settings import Config
-from tfds_ffpp.files import Json
 
 # How clips are cut; weights do not say it.
 CLIP_FIELDS = ("data.clip_frames", "data.frame_stride")
@@ -44,9 +43,9 @@ def is_fixed(name: str) -> bool:
 
 
 def as_trained(
-    config: Config, record: Json, *, flags: Collection[str] = ()
+    config: Config, own: Config, *, flags: Collection[str] = ()
 ) -> tuple[Config, str, str]:
-    """The config of a trained run, with the fields that `flags` names from `config`.
+    """A trained run's own config, with the fields that `flags` names from `config`.
 
     What the model depends on is the run's whatever was asked for. A field that the run
     did not have yet keeps the value in `config`.
@@ -55,10 +54,8 @@ def as_trained(
       The config; a sentence about what it has otherwise than `config`, and one about
       what it has otherwise than the run; empty where there is nothing.
     """
-    trained, given = (
-        settings.flatten(record["config"]),
-        settings.flatten(config.to_dict()),
-    )
+    trained = settings.flatten(own.to_dict())
+    given = settings.flatten(config.to_dict())
     lacking = [name for name in given if is_fixed(name) and name not in trained]
     if lacking:
         raise CheckpointError(

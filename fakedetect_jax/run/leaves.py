@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-Leaves = dict[str, np.ndarray]
+Leaves = dict[str, Any]  # arrays of the host or of devices, or their shapes
 
 
-def to_leaves(tree: Any) -> dict[str, Any]:
+def to_leaves(tree: Any) -> Leaves:
     """A pytree of a flax structure as one flat dict: "params.head.kernel" -> leaf."""
     return {name: leaf for name, leaf in _flat(_as_dicts(tree)) if leaf is not None}
 

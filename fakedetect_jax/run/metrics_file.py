@@ -7,12 +7,13 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfds_ffpp.fields import Fields
 from tfds_ffpp.store import addresses
 from tfds_ffpp.store.files import read_lines, write_lines
 from tfds_ffpp.terminal.lines import Terminal
@@ -34,7 +35,7 @@ class MetricsFile:
         workdir: Path,
         *,
         resumed_step: int,
-        fields: dict[str, Any] | None = None,
+        fields: Fields | None = None,
         tracker: str = "",
     ):
         """Cuts what a lost piece of the run wrote after `resumed_step`.
@@ -50,7 +51,7 @@ class MetricsFile:
         self._attempt(self._open, workdir, resumed_step, fields or {})
         self._tracker = _Tracker(tracker, workdir, fields or {}) if tracker else None
 
-    def _open(self, workdir: Path, resumed_step: int, fields: dict[str, Any]) -> None:
+    def _open(self, workdir: Path, resumed_step: int, fields: Fields) -> None:
         folder = workdir
         if addresses.is_address(workdir):
             self._staged = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -75,13 +76,13 @@ class MetricsFile:
                 target = self.path.parent / path.relative_to(folder).as_posix()
                 target.write_bytes(path.read_bytes())
 
-    def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Adds the numbers of a step; kind is train or val."""
         self._attempt(self._write, step, kind, values)
         if self._tracker is not None:
             self._tracker.add(step, _scalars(kind, values))
 
-    def _write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+    def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         if self._file is None or self._events is None:
             return
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
@@ -182,7 +183,7 @@ class _Events:
         curve = self._summaries.pr_curve(tag, np.asarray(labels), scores)
         self._write(step=step, summary=curve)
 
-    def add_fields(self, fields: dict[str, Any]) -> None:
+    def add_fields(self, fields: Fields) -> None:
         """Adds the fields of a config."""
         known = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -207,7 +208,7 @@ class _Tracker:
     the run.
     """
 
-    def __init__(self, name: str, workdir: Path, fields: dict[str, Any]):
+    def __init__(self, name: str, workdir: Path, fields: Fields):
         self._name, self._run = name, None
         options = {"project": "fakedetect-jax", "name": workdir.name, "config": fields}
         if name == "wandb":
@@ -245,7 +246,7 @@ class _Tracker:
         )
 
 
-def _scalars(kind: str, values: dict[str, Any]) -> dict[str, float]:
+def _scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
     numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
     return {f"{kind}/{k}": v for k, v in numbers.items()}
 

@@ -15,12 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.run import fixed
 from fakedetect_jax.run.hosts import Hosts
+from fakedetect_jax.run.messages import Facts
 from fakedetect_jax.run.process import StopRequest
 from fakedetect_jax.settings import Config
 from tfds_ffpp.store import addresses, copies, lease
@@ -60,7 +59,7 @@ HOSTS_OWN = (
 )
 
 
-def shared_facts(config: Config, workdir: Path) -> dict[str, Any]:
+def shared_facts(config: Config, workdir: Path) -> Facts:
     """What must be the same on all hosts, by names that a message can use."""
     facts = {f"config.{k}": v for k, v in settings.flatten(config.to_dict()).items()}
     for field in HOSTS_OWN:
@@ -230,15 +229,15 @@ def _flock(workdir: Path, mine: str) -> Iterator[None]:
         yield
 
 
-def read_record(workdir: Path) -> dict[str, Any]:
-    """The config.json of a workdir: {"config", "versions", "devices", "name"}."""
+def read_config(workdir: Path) -> Config:
+    """The config in a workdir's config.json. Raises CheckpointError."""
     path = workdir / "config.json"
     try:
-        record = json.loads(path.read_text())
-        groups = [record["config"][name] for name in fixed.TRAINED_GROUPS]
+        config = json.loads(path.read_text())["config"]
+        groups = [config[name] for name in fixed.TRAINED_GROUPS]
         if not all(isinstance(group, dict) for group in groups):
             raise TypeError("a group of its config is none")
-        return record
+        return settings.as_config(config)
     except FileNotFoundError as error:
         there = sorted(p.name for p in workdir.iterdir()) if workdir.is_dir() else []
         raise CheckpointError(
@@ -254,28 +253,17 @@ def read_record(workdir: Path) -> dict[str, Any]:
         ) from error
 
 
-def stored_config(workdir: Path) -> Config:
-    """The config in a workdir's config.json. Raises CheckpointError."""
-    stored = _with_tuples(read_record(workdir)["config"])
-    lacking = sorted(settings.RULES.keys() - settings.flatten(stored).keys())
+def whole_config(workdir: Path) -> Config:
+    """A run's config, to be used as it is. Raises CheckpointError."""
+    stored = read_config(workdir)
+    fields = settings.flatten(stored.to_dict())
+    lacking = sorted(settings.RULES.keys() - fields.keys())
     if lacking:
         raise CheckpointError(
             f"{workdir / 'config.json'} lacks {', '.join(lacking[:3])}: it is damaged, "
             "or of another version; give --config too, which may have what it lacks"
         )
-    return ConfigDict(stored).lock()
-
-
-def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that configs have."""
-    return {
-        name: _with_tuples(value)
-        if isinstance(value, dict)
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for name, value in tree.items()
-    }
+    return stored
 
 
 class Run(NamedTuple):

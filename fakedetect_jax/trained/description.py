@@ -24,7 +24,16 @@ from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.model import pixels
 from fakedetect_jax.settings import RULES
 from tfds_ffpp import records
-from tfds_ffpp.fields import FIELDS, SHARE, SWITCH, Choice, Kind, Number, Whole
+from tfds_ffpp.fields import (
+    FIELDS,
+    SHARE,
+    SWITCH,
+    Choice,
+    Fields,
+    Kind,
+    Number,
+    Whole,
+)
 from tfds_ffpp.files import Json
 from tfds_ffpp.frames import faces
 from tfds_ffpp.frames.prepare import Preparation
@@ -54,8 +63,8 @@ class Clips:
 class Groups:
     """The groups of the config that a model needs."""
 
-    model: Json
-    dataset: Json
+    model: Fields
+    dataset: Fields
     data: Clips
 
 

@@ -12,16 +12,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from ml_collections import ConfigDict
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
-from fakedetect_jax.settings import Config
+from fakedetect_jax.settings import Config, as_config
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.cache import abstract_variables
 from fakedetect_jax.trained.description import (
@@ -36,7 +35,6 @@ from fakedetect_jax.trained.weights import (
     choose_step,
     read_variables,
 )
-from tfds_ffpp.files import Json
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.store import copies
 from tfds_ffpp.store.addresses import as_path, is_address
@@ -128,7 +126,7 @@ def read_workdir(
 
     folder = path / "checkpoints"
     if not folder.is_dir() or not any(folder.iterdir()):
-        workdir.read_record(path)  # says so where it is no workdir at all
+        workdir.read_config(path)  # says so where it is no workdir at all
         there = ", ".join(sorted(p.name for p in path.iterdir()))
         raise CheckpointError(
             f"there is no checkpoint in {folder} ({path} holds {there}); train first"
@@ -175,17 +173,6 @@ def _without_notes() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def as_config(fields: Json) -> Config:
-    """A config out of JSON: lists become the tuples that they were."""
-
-    def restore(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: restore(v) for k, v in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return ConfigDict(restore(fields)).lock()
 
 
 def weights_digest(variables: "Variables") -> str:
@@ -241,7 +228,7 @@ def write_bundle(model: TrainedModel, folder: str | Path) -> list[Path]:
     (folder / WEIGHTS).write_bytes(content)
     (folder / CARD).write_text(model.card)
     # Last: without it the folder is no model.
-    write_json(folder / FACTS, describe(model).to_json())
+    write_json(folder / FACTS, describe(model))
     return [folder / name for name in (WEIGHTS, FACTS, CARD)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.network import BACKBONES, STEMS, FakeDetector, Variables
 from fakedetect_jax.model.pixels import MEAN, STD
-from fakedetect_jax.run.leaves import to_leaves
+from fakedetect_jax.run.leaves import Leaves, to_leaves
 
 OPSET = 17
 IR_VERSION = 8  # of OPSET's time, so that older runtimes read it
@@ -62,7 +62,7 @@ def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
 class _Graph:
     """Nodes and constants in the making."""
 
-    def __init__(self, leaves: dict[str, Any], make_node):
+    def __init__(self, leaves: Leaves, make_node):
         self._leaves, self._make_node = leaves, make_node
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}

@@ -15,6 +15,7 @@ from fakedetect_jax.augment.clips import (
     augment_clips,
     near_gaussian,
 )
+from fakedetect_jax.augment.fields import parse
 from fakedetect_jax.errors import ConfigError
 from tests.augment.test_pixels import picture
 
@@ -59,7 +60,7 @@ def compiled(items: tuple):
     config = dict(items)
     return jax.jit(
         lambda frames, index, seed: augment_clips(
-            frames, key=jax.random.key(seed), index_B=index, config=config
+            frames, key=jax.random.key(seed), index_B=index, settings=parse(config)
         )
     )
 
@@ -111,7 +112,7 @@ def test_the_range_is_kept_at_the_strongest(still, name):
 def test_an_operation_that_is_off_is_not_compiled(still):
     def program(config):
         function = functools.partial(
-            augment_clips, key=jax.random.key(0), config=config
+            augment_clips, key=jax.random.key(0), settings=parse(config)
         )
         return str(
             jax.make_jaxpr(lambda f, i: function(f, index_B=i))(
@@ -193,8 +194,9 @@ def test_a_lost_frame_shows_the_last_one_kept():
 
 def test_the_type_is_kept():
     frames = jax.ShapeDtypeStruct((2, 3, 20, 24, 3), jnp.bfloat16)
+    settings = parse({**ALL_BUT_JPEG, "jpeg": 1})
     function = functools.partial(
-        augment_clips, key=jax.random.key(0), config={**ALL_BUT_JPEG, "jpeg": 1}
+        augment_clips, key=jax.random.key(0), settings=settings
     )
     out = jax.eval_shape(lambda f: function(f, index_B=jnp.arange(2)), frames)
     assert (out.shape, out.dtype) == (frames.shape, frames.dtype)

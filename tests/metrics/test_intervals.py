@@ -8,6 +8,7 @@ from fakedetect_jax.metrics import intervals, metrics, ranking
 from fakedetect_jax.metrics.records import ClipScore, Unscored
 from tests.made_scores import changed, known, made_rows
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.records import to_json
 
 
 def videos_of(rows):
@@ -414,7 +415,7 @@ def test_runs_that_disagree_on_a_label_are_not_compared():
 def test_runs_without_a_shared_video_have_no_difference():
     one, two = made_rows(num_identities=4), made_rows(num_identities=4, dataset="dfd")
     found = intervals.compare(videos_of(one), videos_of(two))
-    assert found.to_json() == {"num_videos": 0, "left_out": [20, 20]}
+    assert to_json(found) == {"num_videos": 0, "left_out": [20, 20]}
 
 
 def test_a_flawless_result_is_not_certain():

@@ -353,12 +353,12 @@ def test_weights_that_cannot_work_are_refused_before_devices_and_data(
 @pytest.mark.parametrize("name", ["ffpp", "ffpp_best"])
 def test_the_full_configs_know_when_they_learn_from_nothing(load_config, name):
     config = load_config(name)
-    assert train.learns_from_nothing(config, {"made": False})
-    assert not train.learns_from_nothing(config, {"made": True})
+    assert train.learns_from_nothing(config, made=False)
+    assert not train.learns_from_nothing(config, made=True)
     with config.unlocked():
         config.init_from = "resnet50.safetensors"
-    assert not train.learns_from_nothing(config, {})
-    assert not train.learns_from_nothing(load_config("demo"), {})
+    assert not train.learns_from_nothing(config, made=False)
+    assert not train.learns_from_nothing(load_config("demo"), made=False)
 
 
 def test_a_resnet_50_on_real_videos_warns_of_random_weights(

@@ -12,7 +12,6 @@ import yaml
 
 from fakedetect_jax.metrics import calibration, metrics, results
 from fakedetect_jax.metrics.context import Context
-from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.metrics.report import Methods, read_report, to_text
 from fakedetect_jax.pages import evaluation_page, formats
 from tests.made_scores import (
@@ -24,7 +23,7 @@ from tests.made_scores import (
     write_run,
 )
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.records import from_json
+from tfds_ffpp.records import from_json, to_json
 
 FIGURES = {
     "roc",
@@ -341,7 +340,7 @@ def test_a_context_of_the_least_is_enough(tmp_path):
     (folder / "scores.jsonl").write_text(
         "\n".join(
             json.dumps({k: v for k, v in row.items() if k not in {"source", "length"}})
-            for row in map(ClipScore.to_json, made_rows(num_identities=6))
+            for row in map(to_json, made_rows(num_identities=6))
         )
     )
     assert evaluation_page.write_report(folder).threshold is None
@@ -374,7 +373,7 @@ def test_scores_of_a_part_of_the_clips_are_refused(tmp_path):
 def test_a_half_written_line_of_metrics_is_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "kind": "train", "loss": 0.5}\n{"step": 2, "ki')
-    assert [row["step"] for row in evaluation_page.read_metrics(path)] == [1]
+    assert [row.step for row in evaluation_page.read_metrics(path)] == [1]
     assert evaluation_page.read_metrics(tmp_path / "none.jsonl") == []
 
 

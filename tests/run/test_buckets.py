@@ -188,9 +188,9 @@ ELSEWHERE = json.dumps({"holder": "process 7 on other", "machine": "x", "pid": 7
 def test_a_lock_is_an_object_that_its_holder_renews_and_removes(folder, server):
     with hold(folder):
         assert server.names("locked") == ["locked/w/lock/1"]
-        first = addresses.objects(folder)["lock/1"]["generation"]
+        first = addresses.objects(folder)["lock/1"].generation
         end = time.monotonic() + 20
-        while addresses.objects(folder)["lock/1"]["generation"] == first:
+        while addresses.objects(folder)["lock/1"].generation == first:
             assert time.monotonic() < end
         assert json.loads(server.read("locked/w/lock/1"))["holder"] == "me"
     assert server.names("locked") == []

@@ -283,11 +283,20 @@ def test_a_manifest_that_does_not_fit_its_own_digest_is_damage(folder):
     checkpoints.close()
 
 
-def test_a_manifest_may_hold_its_files_in_any_order():
+@pytest.mark.parametrize("content", ["null", "3", "[]", '{"files": 3, "sha256": "a"}'])
+def test_a_manifest_that_is_none_is_damage(folder, content):
+    checkpoints = write(folder, [1])
+    (folder / "1.digest.json").write_text(content)
+    assert checkpoints.damage(1) == "1.digest.json is damaged"
+    checkpoints.close()
+
+
+def test_a_manifest_may_hold_its_files_in_any_order(tmp_path):
     files = {"a/c": "1", "a-b": "2"}  # the order of paths is not that of their letters
-    sealed = checkpoint._sealed(files)
-    turned = {**sealed, "files": dict(reversed(files.items()))}
-    assert checkpoint._opened(turned) == files
+    sealed = checkpoint.Manifest.of(files)
+    turned = sealed._replace(files=dict(reversed(files.items())))
+    (tmp_path / "manifest").write_text(json.dumps(turned._asdict()))
+    assert checkpoint.Manifest.read(tmp_path / "manifest") == sealed
 
 
 def test_two_are_kept_and_the_best_unless_asked_otherwise(folder):

@@ -62,6 +62,31 @@ def test_what_is_absent_or_null_has_its_default_and_more_fields_are_passed_over(
     assert from_json(Point, {"x": 1, "y": None}) == (1, None)
 
 
+@dataclass(frozen=True)
+class Row:
+    point: Point
+    note: str | None = None
+    more: str | None = "m"
+    INLINE = ("point",)
+    OMIT = ("y",)
+    OMIT_NONE = True
+
+
+def test_a_class_says_what_stands_in_its_place_and_what_is_left_out():
+    assert to_json(Row(Point(1, None))) == {"x": 1, "more": "m"}
+    assert list(to_json(Row(Point(1, None), note="n"))) == ["x", "note", "more"]
+    again = from_json(Row, {"x": 1, "y": 2.0, "note": "n", "more": None})
+    assert again == Row(Point(1, 2.0), "n", None)
+
+
+@pytest.mark.parametrize("value", [None, 3, [], "points"])
+def test_what_is_no_object_is_no_record(value):
+    for kind in (Whole, Point, dict[str, int]):
+        with pytest.raises(TypeError, match="is no object"):
+            from_json(kind, value)
+    assert from_json(Whole | None, None) is None
+
+
 def test_a_field_without_a_default_is_named():
     with pytest.raises(TypeError, match="'points'"):
         from_json(Whole, {k: v for k, v in to_json(WHOLE).items() if k != "points"})

@@ -14,8 +14,9 @@ import pytest
 from tests.made_videos import write_video
 from tests.tfds_ffpp import test_workers
 from tests.tfds_ffpp.test_workers import PREPARATION, pid_of
+from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 from tfds_ffpp.workers import child, limits, sandbox
-from tfds_ffpp.workers.jobs import EntryJob, Result, result_from_json
+from tfds_ffpp.workers.jobs import EntryJob, Result, result_from_json, to_line
 from tfds_ffpp.workers.pool import Worker
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Landlock, seccomp")
@@ -46,10 +47,10 @@ def taken_over(job: EntryJob, code: str) -> Result:
     script = TAKEN_OVER + textwrap.dedent(code)
     script += """
 *_, last = worker.run_confined(jobs.job_from_json(job))
-print(json.dumps(last.to_json()))
+print(jobs.to_line(last).decode())
 """
     run = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(job.to_json())],
+        [sys.executable, "-c", script, to_line(job).decode()],
         capture_output=True,
         text=True,
         timeout=60,
@@ -303,7 +304,9 @@ def test_free_memory_is_the_containers(tmp_path, version):
 def test_a_decoder_may_name_only_files_of_its_folder(tmp_path, entry, strays):
     """Its parent reads what it names, and removes what is damaged."""
     (tmp_path / "link").symlink_to("/etc/passwd")
-    face = {"entry": str(tmp_path / entry), "box": [0, 0, 1, 1]}
-    result = {"more": True, "window": {"stop": 3, "faces": [face]}}
+    face = StoredFace(0, str(tmp_path / entry), 1, [1], (0, 0, 1, 1), 1.0, 1)
+    window = PreparedWindow(0, 0, 3, 3, [0], [0.0], [face])
+    result = result_from_json(json.loads(to_line(Result(more=True, window=window))))
     assert child._strays(result, str(tmp_path)) == strays
-    assert not child._strays({"summary": {"frames": 3}}, "")
+    assert child._strays(result, "")
+    assert not child._strays(Result(reason="x"), "")

@@ -15,7 +15,7 @@ from tests.made_videos import write_video
 from tfds_ffpp.errors import DataError, IrregularVideoError
 from tfds_ffpp.frames import entry
 from tfds_ffpp.frames.faces import Faces
-from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.frames.prepare import FoundInVideo, Preparation
 from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.workers.child import fault
 from tfds_ffpp.workers.jobs import (
@@ -24,6 +24,7 @@ from tfds_ffpp.workers.jobs import (
     WindowsJob,
     job_from_json,
     result_from_json,
+    to_line,
 )
 from tfds_ffpp.workers.pool import Pool, Worker, run_jobs
 
@@ -70,8 +71,8 @@ def test_jobs_give_entries(videos, tmp_path):
     done = dict((j.path, r) for j, r in run_jobs(jobs, 2))
     assert len(done) == 6 and all(r.seconds for r in done.values())
     for j in jobs:
-        meta = entry.read_meta(Path(j.entry))
-        assert meta is not None and meta["num_valid"] == 4
+        found = entry.read_found(Path(j.entry), FoundInVideo)
+        assert found is not None and found.facts.num_valid == 4
         assert len(entry.read_frames(Path(j.entry))) == 4
     assert not list(tmp_path.glob("*.partial"))
 
@@ -99,11 +100,11 @@ def test_a_job_and_a_result_are_the_same_as_lines():
     )
     windows = WindowsJob("a", "b", PREPARATION, 9, True, 60.0, 5.0, None, 7)
     for one in (job(path, path), job(path, path, faces=faces), windows):
-        line = json.dumps(one.to_json())
+        line = to_line(one)
         again = job_from_json(json.loads(line))
-        assert json.dumps(again.to_json()) == line and type(again) is type(one)
+        assert to_line(again) == line and type(again) is type(one)
     for result in (Result(more=True), Result(seconds={}), Result(reason="x", memory=9)):
-        assert result_from_json(json.loads(result.line())) == result
+        assert result_from_json(json.loads(to_line(result))) == result
     for row in ({"other": 1}, [], 3, None, "reason"):
         with pytest.raises(ValueError, match="no result of a job"):
             result_from_json(row)

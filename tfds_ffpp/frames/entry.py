@@ -1,7 +1,7 @@
 """What is made of one video, kept in a file until the dataset is whole.
 
-An entry is a line of JSON, then the encoded frames one after another. It is written
-beside its place and renamed, so an entry that is there is whole.
+An entry is a record as a line of JSON, then the encoded frames one after another. It is
+written beside its place and renamed, so an entry that is there is whole.
 """
 
 import hashlib
@@ -10,9 +10,13 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.files import Json, whole
+from tfds_ffpp.files import whole
+
+Found = TypeVar("Found")
 
 
 def entry_name(path: str, how: object) -> str:
@@ -22,10 +26,10 @@ def entry_name(path: str, how: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def write_entry(path: Path, meta: Json, frames: Sequence[bytes]) -> None:
-    """Writes an entry so that it is there whole or not at all."""
-    blob = b"".join(frames)
-    line = json.dumps({**meta, "_sizes": [len(f) for f in frames], "_crc": _crc(blob)})
+def write_entry(path: Path, found: Any, frames: Sequence[bytes]) -> None:
+    """Writes an entry of a record so that it is there whole or not at all."""
+    blob, plain = b"".join(frames), records.to_json(found)
+    line = json.dumps({**plain, "_sizes": [len(f) for f in frames], "_crc": _crc(blob)})
     with whole(path) as place:
         place.write_bytes(line.encode() + b"\n" + blob)
 
@@ -34,15 +38,15 @@ def _crc(blob: bytes) -> int:
     return zlib.crc32(blob)
 
 
-def read_meta(path: Path) -> Json | None:
-    """The JSON of an entry; None when there is no whole entry."""
+def read_found(path: Path, kind: type[Found]) -> Found | None:
+    """The record of an entry; None when there is no whole entry."""
     try:
         with path.open("rb") as file:
             meta = json.loads(file.readline())
             whole = file.tell() + sum(meta["_sizes"]) == os.fstat(file.fileno()).st_size
-    except (OSError, ValueError, KeyError):
+        return records.from_json(kind, meta) if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {k: v for k, v in meta.items() if k[0] != "_"} if whole else None
 
 
 def read_frames(path: Path) -> list[bytes]:

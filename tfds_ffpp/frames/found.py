@@ -1,8 +1,6 @@
 """What is found of a video of any length: its file, its windows and their faces."""
 
-from dataclasses import asdict, dataclass
-
-from tfds_ffpp.files import Json
+from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1 in pixels of the source
 
@@ -62,11 +60,6 @@ class StoredFace:
     def side(self) -> float:
         """Of its square in the source, in pixels."""
         return self.box[2] - self.box[0]
-
-    @property
-    def meta(self) -> Json:
-        """What its entry holds beside the frames."""
-        return {k: v for k, v in asdict(self).items() if k not in ("window", "entry")}
 
 
 @dataclass(frozen=True)

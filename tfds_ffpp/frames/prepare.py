@@ -1,16 +1,15 @@
 """One video -> its frames as stored: decode, detect, crop, encode."""
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 
-from tfds_ffpp.files import Json
 from tfds_ffpp.frames.crops import Box, clip_crops
-from tfds_ffpp.frames.entry import read_meta
 from tfds_ffpp.frames.faces import (
     FaceFinder,
     Faces,
@@ -20,7 +19,7 @@ from tfds_ffpp.frames.faces import (
     usual_box,
 )
 from tfds_ffpp.frames.stored import VideoFacts
-from tfds_ffpp.frames.track import Track, unknown_track
+from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.frames.video import DecodedVideo, Plan, even_plan, read_clip, run_plan
 
 
@@ -40,31 +39,21 @@ class Preparation:
     jpeg_subsampling: str
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A video's stored frames and what is known of it.
-
-    faces: what its fakes take over. seconds: what was spent on which step.
-    """
+class FoundInVideo(NamedTuple):
+    """What an entry holds beside the frames. faces: what its fakes take over."""
 
     facts: VideoFacts
     faces: Faces
+    INLINE = ("facts",)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A video's stored frames. seconds: what was spent on which step."""
+
+    found: FoundInVideo
     frames: list[bytes]
     seconds: dict[str, float]
-
-    @property
-    def meta(self) -> Json:
-        """What its entry holds beside the frames."""
-        return {**self.facts.to_json(), "faces": faces_to_json(self.faces)}
-
-
-def read_prepared(entry: Path | None) -> tuple[VideoFacts, Faces] | None:
-    """What an entry says of its video; None where there is no whole entry."""
-    meta = read_meta(entry) if entry is not None else None
-    if meta is None:
-        return None
-    faces = faces_from_json(meta.pop("faces"))
-    return VideoFacts(**meta), faces
 
 
 def encode(image: np.ndarray, preparation: Preparation) -> bytes:
@@ -210,28 +199,4 @@ def prepare(
         "crop": process_time() - detected - encoding,
         "encode": encoding,
     }
-    return Prepared(facts, faces, frames, seconds)
-
-
-def faces_to_json(faces: Faces) -> Json:
-    """Faces with their track as plain data, which faces_from_json reads back."""
-    assert faces.track is not None  # noqa: S101
-    return {
-        "box": faces.box and list(faces.box),
-        "reference": list(faces.reference),
-        "coverage": faces.coverage,
-        "num_faces": faces.num_faces,
-        "track": faces.track.to_json(),
-    }
-
-
-def faces_from_json(row: Json) -> Faces:
-    """The faces of faces_to_json."""
-    box, reference, coverage, num_faces, track = (row[f.name] for f in fields(Faces))
-    return Faces(
-        box=box and tuple(box),
-        reference=tuple(reference),
-        coverage=coverage,
-        num_faces=num_faces,
-        track=Track.from_json(track),
-    )
+    return Prepared(FoundInVideo(facts, faces), frames, seconds)

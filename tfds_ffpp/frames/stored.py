@@ -41,10 +41,6 @@ class VideoFacts:
     bit_rate: int
     source_frames: int
 
-    def to_json(self) -> Json:
-        """As plain data."""
-        return {name: getattr(self, name) for name in _FACTS}
-
 
 _FACTS = tuple(f.name for f in fields(VideoFacts))
 
@@ -78,7 +74,7 @@ _NAMES = tuple(f.name for f in fields(StoredVideo) if f.name not in _FACTS)
 def stored_video(record: VideoRecord, facts: VideoFacts) -> StoredVideo:
     """The example that a prepared video becomes."""
     names = {name: getattr(record, name) for name in _NAMES}
-    return StoredVideo(**names, **facts.to_json())
+    return StoredVideo(**names, **vars(facts))
 
 
 def read_table(path: Path) -> list[StoredVideo]:
@@ -95,13 +91,6 @@ def read_table(path: Path) -> list[StoredVideo]:
     return videos
 
 
-def write_lines(path: Path, rows: Iterable[Json]) -> None:
-    """Writes rows as lines of JSON."""
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 @dataclass(frozen=True)
 class Rejected:
     """A video that is not in the dataset. expected: it should have been one."""
@@ -111,7 +100,7 @@ class Rejected:
     expected: bool = True
     record: VideoRecord | None = None
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, str | int]:
         """As a line of rejected.jsonl."""
         record = self.record
         return {
@@ -122,3 +111,10 @@ class Rejected:
             "video_id": record.video_id if record else "",
             "label": record.label if record else -1,
         }
+
+
+def write_lines(path: Path, rows: Iterable[StoredVideo | Rejected]) -> None:
+    """Writes lines of JSON."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfds_ffpp.files import Json
-
 # Where the points lie in a box of dlib's frontal detector, as (y, x) in its sides: the
 # mean of 120 made heads of known geometry. On a photograph, dlib's five-point model
 # puts the eyes at a height of 0.22 to 0.31 and the nose at 0.60 to 0.66.
@@ -75,13 +73,13 @@ class Track:
             face_points=padded(np.round(self.points, DIGITS)),
         )
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, list]:
         """As plain data, which from_json reads back."""
         features = self.features(len(self.index))
         return {"index": list(self.index), **features._asdict()}
 
     @classmethod
-    def from_json(cls, row: Json) -> "Track":
+    def from_json(cls, row: dict[str, list]) -> "Track":
         """The track of to_json."""
         index = row["index"]
         seen, boxes, points = (row[name] for name in FaceFeatures._fields)

@@ -146,7 +146,7 @@ def _store_face(
         coverage=face.coverage,
         num_faces=face.num_faces,
     )
-    write_entry(entry, stored.meta, frames)
+    write_entry(entry, stored, frames)
     return stored
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tfds_ffpp.errors import StoreError
 
@@ -70,21 +70,47 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def objects(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the bucket says of every object below a folder, by relative name."""
+class Object(NamedTuple):
+    """What a bucket says of an object.
+
+    md5: in hex; None of a composed one. generation: another one with every write.
+    updated: when it was written, by the bucket's clock, as ISO 8601 has it.
+    """
+
+    size: int
+    md5: str | None
+    generation: str
+    updated: str
+
+    @classmethod
+    def of(cls, facts: Any) -> "Object":
+        """What gcsfs says of it."""
+        md5 = facts.get("md5Hash")
+        return cls(
+            facts["size"],
+            base64.b64decode(md5).hex() if md5 else None,
+            str(facts.get("generation")),
+            str(facts.get("updated")),
+        )
+
+
+def one_object(path: str | os.PathLike) -> Object:
+    """Raises FileNotFoundError where there is no such object."""
+    facts = filesystem().info(os.fspath(path))
+    if facts["type"] != "file":
+        raise FileNotFoundError(path)
+    return Object.of(facts)
+
+
+def objects(folder: Path) -> dict[str, Object]:
+    """Every object below a folder, by relative name."""
     root = os.fspath(folder).removeprefix(SCHEME).rstrip("/") + "/"
     found = filesystem().find(os.fspath(folder), detail=True)
     return {
-        name.removeprefix(root): facts
+        name.removeprefix(root): Object.of(facts)
         for name, facts in found.items()
         if name.startswith(root) and not name.endswith("/")
     }
-
-
-def md5(facts: dict[str, Any]) -> str | None:
-    """The MD5 in hex that a bucket has of an object; it has none of composed ones."""
-    known = facts.get("md5Hash")
-    return base64.b64decode(known).hex() if known else None
 
 
 def move(source: Path, target: Path) -> None:

@@ -16,11 +16,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.files import whole
 from tfds_ffpp.store import addresses
+from tfds_ffpp.store.addresses import Object
 from tfds_ffpp.terminal.progress import Progress
 
 PIECE = 8 * 2**20  # bytes that progress counts by
@@ -50,7 +50,8 @@ def _copy(address: str) -> Path:
     target = place(address)
     there = addresses.objects(addresses.as_path(address))
     if not there:
-        there = _one_object(address)
+        with contextlib.suppress(FileNotFoundError):
+            there = {address.rpartition("/")[2]: addresses.one_object(address)}
         root, target_root = address.rpartition("/")[0], target.parent
     else:
         root, target_root = address, target
@@ -70,14 +71,6 @@ def _copy(address: str) -> Path:
     return target
 
 
-def _one_object(address: str) -> dict[str, dict[str, Any]]:
-    try:
-        facts = addresses.filesystem().info(address)
-    except FileNotFoundError:
-        return {}
-    return {address.rpartition("/")[2]: facts} if facts["type"] == "file" else {}
-
-
 @contextlib.contextmanager
 def _alone(path: Path, address: str) -> Iterator[None]:
     """Waits until no other process of this machine copies the same."""
@@ -92,9 +85,7 @@ def _alone(path: Path, address: str) -> Iterator[None]:
         yield
 
 
-def _update(
-    root: str, folder: Path, there: dict[str, dict[str, Any]], target: Path
-) -> None:
+def _update(root: str, folder: Path, there: dict[str, Object], target: Path) -> None:
     """Copies what is not there as the bucket has it; removes what it has no longer."""
     record = target.with_name(f"{target.name}.copied.json")
     done = _read(record)
@@ -103,13 +94,13 @@ def _update(
         del done[name]
     wanted = [
         name
-        for name, facts in there.items()
-        if done.get(name) != _digest(facts)
+        for name, found in there.items()
+        if done.get(name) != _digest(found)
         or not (folder / name).is_file()
-        or (folder / name).stat().st_size != facts["size"]
+        or (folder / name).stat().st_size != found.size
     ]
-    _need_space(root, folder, sum(there[name]["size"] for name in wanted))
-    pieces = sum(-(-there[name]["size"] // PIECE) for name in wanted)
+    _need_space(root, folder, sum(there[name].size for name in wanted))
+    pieces = sum(-(-there[name].size // PIECE) for name in wanted)
     writing = threading.Lock()
     with Progress(f"copy {root} (8 MiB)", pieces) as bar:
 
@@ -127,16 +118,16 @@ def _update(
             bar.line()  # of a short one too: whence the data came
 
 
-def _read(record: Path) -> dict[str, Any]:
+def _read(record: Path) -> dict[str, list]:
     try:
         return dict(json.loads(record.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
 
 
-def _digest(facts: dict[str, Any]) -> list[Any]:
-    """What tells whether an object is still the same; composed ones have no MD5."""
-    return [facts["size"], addresses.md5(facts) or str(facts.get("generation"))]
+def _digest(found: Object) -> list:
+    """What tells whether an object is still the same."""
+    return [found.size, found.md5 or found.generation]
 
 
 def _need_space(root: str, folder: Path, size: int) -> None:
@@ -152,7 +143,7 @@ def _need_space(root: str, folder: Path, size: int) -> None:
 def _copy_file(
     address: str,
     path: Path,
-    facts: dict[str, Any],
+    found: Object,
     bar: Progress,
     counting: threading.Lock,
 ) -> None:
@@ -160,18 +151,17 @@ def _copy_file(
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.md5(usedforsecurity=False), 0
     with whole(path) as partial, open(partial, "wb") as file:
-        for start in range(0, facts["size"], PIECE):
-            stop = min(start + PIECE, facts["size"])
+        for start in range(0, found.size, PIECE):
+            stop = min(start + PIECE, found.size)
             content = addresses.filesystem().cat_file(address, start=start, end=stop)
             digest.update(content)
             size += file.write(content)
             with counting:
                 bar.step()
-        wanted = addresses.md5(facts)
-        if size != facts["size"] or wanted not in (None, digest.hexdigest()):
+        if size != found.size or found.md5 not in (None, digest.hexdigest()):
             raise DataError(
-                f"{address} is damaged: the bucket has {facts['size']:,} bytes with "
-                f"the MD5 {wanted}, and sent {size:,} with {digest.hexdigest()}; put "
-                "the file there again"
+                f"{address} is damaged: the bucket has {found.size:,} bytes with "
+                f"the MD5 {found.md5}, and sent {size:,} with {digest.hexdigest()}; "
+                "put the file there again"
             )
         file.flush()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfds_ffpp.files import Json, whole
+from tfds_ffpp.records import to_json
 from tfds_ffpp.store import addresses
 
 
@@ -29,14 +30,14 @@ def write_whole(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that is either whole or not there."""
-    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    """Writes a record as a JSON file that is either whole or not there."""
+    text = json.dumps(to_json(value), indent=1, sort_keys=True) + "\n"
     write_whole(path.parent, {path.name: text})
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON lines to a file that is either whole or not there."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Writes records as JSON lines to a file that is either whole or not there."""
+    text = "".join(json.dumps(to_json(row)) + "\n" for row in rows)
     write_whole(path.parent, {path.name: text})
 
 

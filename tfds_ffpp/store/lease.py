@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfds_ffpp import records
 from tfds_ffpp.store import addresses
 
 RENEW = 10.0  # seconds between two renewals
@@ -27,17 +28,25 @@ class Busy(Exception):
     """Another process holds the folder; the text names it."""
 
 
+class _Holder(NamedTuple):
+    """Who holds a folder: the content of a lock, which others may have damaged."""
+
+    holder: str = "another process"
+    machine: str = ""
+    pid: Any = None
+
+
 class _Held(NamedTuple):
     number: int
     version: str  # another one with every renewal
     age: float  # in seconds
-    content: dict[str, Any]  # {"holder", "machine", "pid"}
+    by: _Holder
 
     @property
     def is_gone(self) -> bool:
         """Whether it was not renewed for long, or its process is seen to be gone."""
-        here = self.content.get("machine") == _machine()
-        return self.age > STALE or (here and not _runs(self.content.get("pid")))
+        here = self.by.machine == _machine()
+        return self.age > STALE or (here and not _runs(self.by.pid))
 
 
 def _machine() -> str:
@@ -75,8 +84,9 @@ def hold(
     Raises Busy naming the holder when another process has it.
     """
     place = folder / "lock"
-    content = {"holder": holder, "machine": _machine(), "pid": os.getpid()}
-    number = _take(place, json.dumps(content).encode(), say)
+    mine = _Holder(holder, _machine(), os.getpid())
+    content = json.dumps(records.to_json(mine)).encode()
+    number = _take(place, content, say)
     own, ended = place / str(number), threading.Event()
     reached = time.monotonic()
 
@@ -87,13 +97,12 @@ def hold(
             with contextlib.suppress(OSError, *addresses.errors()):
                 others = [held for held in _all(place) if held.number > number]
                 if others and not ended.is_set():
-                    holder = others[0].content.get("holder", "another process")
                     lost(
-                        f"was taken by {holder}: this process did not reach the bucket "
-                        f"for {STALE:.0f} s"
+                        f"was taken by {others[0].by.holder}: this process did not "
+                        f"reach the bucket for {STALE:.0f} s"
                     )
                     return
-                own.write_bytes(json.dumps(content).encode())
+                own.write_bytes(content)
                 reached = time.monotonic()
 
     def watch() -> None:  # a renewal may itself hang for as long
@@ -127,11 +136,11 @@ def _take(place: Path, content: bytes, say: Callable[[str], None]) -> int:
                 return number
             continue  # another one was faster
         if seen is not None and seen[:2] != last[:2]:
-            raise Busy(last.content.get("holder", "another process"))
+            raise Busy(last.by.holder)
         if seen is None:
             seen = last
             say(
-                f"{place.parent} is held by {last.content.get('holder')}, which was "
+                f"{place.parent} is held by {last.by.holder}, which was "
                 f"there {last.age:.0f} s ago: waiting for up to "
                 f"{max(STALE - last.age, 0):.0f} s to see whether it still is"
             )
@@ -143,7 +152,7 @@ def _settle(place: Path, number: int) -> None:
     for other in _all(place):
         if other.number != number and not other.is_gone:
             (place / str(number)).unlink(missing_ok=True)
-            raise Busy(other.content.get("holder", "another process"))
+            raise Busy(other.by.holder)
     for other in _all(place):
         if other.number < number:
             (place / str(other.number)).unlink(missing_ok=True)
@@ -155,18 +164,18 @@ def _all(place: Path) -> list[_Held]:
     if not any(name.isdecimal() for name in there):
         return []
     now, bucket, found = _now(place), addresses.filesystem(), []
-    for name, facts in there.items():
+    for name, one in there.items():
         if not name.isdecimal():
             continue
         try:
-            content = dict(json.loads(bucket.cat_file(os.fspath(place / name))))
+            content = json.loads(bucket.cat_file(os.fspath(place / name)))
+            by = records.from_json(_Holder, dict(content))
         except FileNotFoundError:  # given up meanwhile
             continue
         except (ValueError, TypeError):
-            content = {}
-        age = (now - _written(facts)).total_seconds()
-        version = str(facts.get("generation"))
-        found.append(_Held(int(name), version, age, content))
+            by = _Holder()
+        age = (now - _written(one)).total_seconds()
+        found.append(_Held(int(name), one.generation, age, by))
     return sorted(found, reverse=True, key=lambda held: held.number)
 
 
@@ -174,10 +183,10 @@ def _now(place: Path) -> datetime.datetime:
     """The bucket's clock; that of this machine may be wrong."""
     probe = place / f"clock-{os.getpid()}-{threading.get_ident()}"
     probe.write_text("now")
-    now = _written(addresses.filesystem().info(os.fspath(probe)))
+    now = _written(addresses.one_object(probe))
     probe.unlink(missing_ok=True)
     return now
 
 
-def _written(facts: dict[str, Any]) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(str(facts["updated"]))
+def _written(one: addresses.Object) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(one.updated)

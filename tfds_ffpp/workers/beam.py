@@ -7,13 +7,9 @@ from typing import Any
 
 import apache_beam  # pyright: ignore[reportMissingImports]
 
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.workers.jobs import (
-    EntryJob,
-    Result,
-    job_from_json,
-    result_from_json,
-)
+from tfds_ffpp.workers.jobs import EntryJob, Result, result_from_json, to_line
 from tfds_ffpp.workers.pool import Worker
 
 
@@ -28,13 +24,13 @@ class PrepareVideo(apache_beam.DoFn):
         """Once in each Beam worker."""
         self._worker = Worker()
 
-    def process(self, element: str) -> None:
+    def process(self, element: bytes) -> None:
         """Prepares a video; leaves the result beside its entry."""
-        row = json.loads(element)
-        result = self._worker.run(job_from_json(row))
+        job: EntryJob = records.from_json(EntryJob, json.loads(element))
+        result = self._worker.run(job)
         if result.fatal:
             raise DataError(result.fatal)
-        _result_file(row["entry"]).write_bytes(result.line())
+        _result_file(job.entry).write_bytes(to_line(result))
 
     def teardown(self) -> None:
         """Ends the process."""
@@ -48,7 +44,7 @@ def run_jobs(
     with apache_beam.Pipeline(runner, options=options) as pipeline:
         _ = (
             pipeline
-            | apache_beam.Create([json.dumps(job.to_json()) for job in jobs])
+            | apache_beam.Create(list(map(to_line, jobs)))
             | apache_beam.Reshuffle()
             | apache_beam.ParDo(PrepareVideo())
         )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import av.subtitles.stream  # noqa: F401  with it, not again in each fork
 import cv2
@@ -39,6 +39,7 @@ from tfds_ffpp.workers.jobs import (
     WindowsJob,
     job_from_json,
     result_from_json,
+    to_line,
 )
 from tfds_ffpp.workers.limits import entry_bytes, limit_process
 
@@ -53,7 +54,7 @@ def run_job(job: EntryJob) -> Result:
     except Exception as error:
         return fault(error)
     try:
-        write_entry(Path(job.entry), prepared.meta, prepared.frames)
+        write_entry(Path(job.entry), prepared.found, prepared.frames)
     except OSError as error:
         if error.errno == errno.EFBIG:
             return Result(
@@ -139,9 +140,8 @@ def _fork(job: Job) -> Iterator[Result]:
     last: Result | None = None
     with os.fdopen(reading, "rb") as lines, suppress(ValueError):
         while last is None and (line := lines.readline(MAX_LINE)):
-            row = json.loads(line)
-            result = result_from_json(row)
-            if _strays(row, job.folder if isinstance(job, WindowsJob) else ""):
+            result = result_from_json(json.loads(line))
+            if _strays(result, job.folder if isinstance(job, WindowsJob) else ""):
                 last = Result(
                     reason="the decoding process named a file that is not its"
                 )
@@ -161,20 +161,17 @@ def _fork(job: Job) -> Iterator[Result]:
     yield replace(last, memory=used.ru_maxrss)
 
 
-def _strays(result: Any, folder: str) -> bool:
+def _strays(result: Result, folder: str) -> bool:
     """Whether a result names stored frames that do not lie in the folder of its job.
 
     A decoder that a video took over could otherwise have its parent read any file.
     """
-    if isinstance(result, list):
-        return any(_strays(part, folder) for part in result)
-    if not isinstance(result, dict):
-        return False
-    if "entry" in result:
-        path = Path(str(result["entry"]))
-        if path.parent != Path(folder) or ".." in path.parts or path.is_symlink():
-            return True
-    return any(_strays(part, folder) for part in result.values())
+    faces = result.window.faces if result.window else []
+    paths = [Path(str(face.entry)) for face in faces]
+    return any(
+        path.parent != Path(folder) or ".." in path.parts or path.is_symlink()
+        for path in paths
+    )
 
 
 def _death(job: Job, code: int) -> Result:
@@ -206,7 +203,7 @@ def _decode(job: Job, writing: int, parent: int) -> NoReturn:
         with os.fdopen(writing, "wb") as results:
 
             def write(result: Result) -> None:
-                results.write(result.line())
+                results.write(to_line(result))
                 results.flush()
 
             for result in _results(job, write):
@@ -289,7 +286,7 @@ def serve(jobs: BinaryIO, results: BinaryIO) -> None:
     results.flush()
     for line in jobs:
         for result in run_confined(job_from_json(json.loads(line))):
-            results.write(result.line())
+            results.write(to_line(result))
             results.flush()
 
 

@@ -1,15 +1,14 @@
 """What goes to the process that prepares videos, and what comes back: lines of JSON."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfds_ffpp import records
-from tfds_ffpp.files import Json
 from tfds_ffpp.frames.faces import Faces
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow
-from tfds_ffpp.frames.prepare import Preparation, faces_from_json, faces_to_json
+from tfds_ffpp.frames.prepare import Preparation
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,6 @@ class EntryJob:
     def place(self) -> Path:
         """The folder that its frames are written to."""
         return Path(self.entry).parent
-
-    def to_json(self) -> Json:
-        """As plain data."""
-        faces = self.faces and faces_to_json(self.faces)
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**plain, "preparation": asdict(self.preparation), "faces": faces}
 
 
 @dataclass(frozen=True)
@@ -62,21 +55,13 @@ class WindowsJob:
         """The folder that its frames are written to."""
         return Path(self.folder)
 
-    def to_json(self) -> Json:
-        """As plain data."""
-        return asdict(self)
-
 
 Job = EntryJob | WindowsJob
 
 
-def job_from_json(row: Json) -> Job:
-    """The job of to_json."""
-    preparation = Preparation(**row["preparation"])
-    if "folder" in row:
-        return WindowsJob(**{**row, "preparation": preparation})
-    faces = row["faces"] and faces_from_json(row["faces"])
-    return EntryJob(**{**row, "preparation": preparation, "faces": faces})
+def job_from_json(row: Any) -> Job:
+    """The job of a line."""
+    return records.from_json(WindowsJob if "folder" in row else EntryJob, row)
 
 
 @dataclass(frozen=True)
@@ -97,21 +82,16 @@ class Result:
     fatal: str = ""
     memory: int = 0
 
-    def to_json(self) -> Json:
-        """As plain data, without what is not known."""
-        named = records.by_field(self)
-        return {name: value for name, value in named.items() if value or value == {}}
 
-    def line(self) -> bytes:
-        """As a line of JSON."""
-        return json.dumps(self.to_json()).encode() + b"\n"
+def to_line(record: Job | Result) -> bytes:
+    """As a line of JSON."""
+    return json.dumps(records.to_json(record)).encode() + b"\n"
 
 
 def result_from_json(row: Any) -> Result:
-    """The result of to_json. Raises ValueError where it is none."""
+    """The result of a line. Raises ValueError where it is none."""
     try:
-        window = records.from_json(PreparedWindow, row.get("window"))
-        summary = records.from_json(FileSummary, row.get("summary"))
-        return Result(**{**row, "window": window, "summary": summary})
-    except (TypeError, AttributeError) as error:
+        Result(**row)  # refuses a field that results do not have
+        return records.from_json(Result, row)
+    except TypeError as error:
         raise ValueError(f"no result of a job: {error}") from None

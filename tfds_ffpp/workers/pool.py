@@ -17,7 +17,14 @@ from typing import TypeVar
 
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.workers.child import death
-from tfds_ffpp.workers.jobs import EntryJob, Job, Result, WindowsJob, result_from_json
+from tfds_ffpp.workers.jobs import (
+    EntryJob,
+    Job,
+    Result,
+    WindowsJob,
+    result_from_json,
+    to_line,
+)
 
 OneJob = TypeVar("OneJob", EntryJob, WindowsJob)
 START_LIMIT = 120.0  # seconds
@@ -75,7 +82,7 @@ class Worker:
                 say_open(tuple(json.loads(ready)["open"]))
             self._is_ready = True
         with suppress(OSError):  # it is dead; reading says so
-            process.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
+            process.stdin.write(to_line(job))
             process.stdin.flush()
         end = time.monotonic() + job.time_limit
         stall = job.stall_limit if isinstance(job, WindowsJob) else job.time_limit
