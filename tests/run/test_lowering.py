@@ -95,9 +95,9 @@ def test_each_convolution_is_one_of_the_compilers_in_the_models_type(program):
     assert program.types("convolution") == {short}
 
 
+@pytest.mark.parametrize("traced", [(SCORED, "bfloat16")], ids=" ".join, indirect=True)
 def test_a_gpu_normalises_as_it_convolves(program):
-    if (program.kind, program.dtype) != (SCORED, "bfloat16"):
-        pytest.skip("a conversion to float32 shows the pass over the maps")
+    # A conversion to float32 shows the pass over the maps.
     maps = r"tensor<\d+x\d+x\d+x\d+x"
     widened = rf"stablehlo\.convert .*\({maps}bf16>\) -> {maps}f32>"
     passes = len(re.findall(widened, program.text))
