@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks import table
 from fakedetect_jax import compiled, evaluate, settings, train
 from fakedetect_jax.data import dataset, reader
-from fakedetect_jax.data.feed import Batch, train_feed
+from fakedetect_jax.data.batch import Batch
+from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.model import network, steps
@@ -49,7 +50,7 @@ def estimate_statistics(
         )
         return updated["batch_stats"]
 
-    seen = [of_batch(batch["frames"], batch["length"]) for batch in batches]
+    seen = [of_batch(batch.frames, batch.length) for batch in batches]
     return jax.tree.map(lambda *parts: sum(parts) / len(parts) / (1 - momentum), *seen)
 
 

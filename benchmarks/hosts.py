@@ -249,7 +249,7 @@ def _step_cost_of_one(number: int, count: int, port: int) -> None:
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     # As in a training, the processes have to sum something in each step.
     rows = jax.local_device_count() * 64
-    batch = parallel.to_global({"x": np.ones((rows, 64), np.float32)}, mesh)["x"]
+    batch = parallel.to_global(np.ones((rows, 64), np.float32), mesh)
     update = jax.jit(lambda x, y: jnp.tanh(x + (y.T @ y)), out_shardings=replicated)
     vote, state = parallel.Vote(mesh), update(jnp.zeros((64, 64)), batch)
 

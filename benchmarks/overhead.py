@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import table
 from fakedetect_jax import compiled, settings, train
-from fakedetect_jax.data.feed import empty_batch
+from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
 from fakedetect_jax.run import parallel, process
 from fakedetect_jax.run.checkpoint import Checkpoints
@@ -32,8 +32,8 @@ def compiled_steps(config, mesh):
     step_settings = steps.make_step_settings(config, num_steps=10)
     batch = empty_batch(*batch_shape(config, config.batch_size))
     rng = np.random.default_rng(0)
-    batch["frames"][:] = rng.integers(0, 256, batch["frames"].shape)
-    batch["valid"][:] = True
+    batch.frames[:] = rng.integers(0, 256, batch.frames.shape)
+    batch.valid[:] = True
     device_batch = parallel.to_global(batch, mesh)
     state = train.first_state(step_settings, clip_shape(config), config, mesh)
     other = jax.tree.map(jnp.copy, state)
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
             other, _ = bare(other, batch)
             jax.block_until_ready(other)
             without.append(time.perf_counter() - started)
-            finite = parallel.fetch(metrics["finite"])
+            finite = parallel.fetch(metrics.finite)
             started = time.perf_counter()
             checkpoints.poll()
             _ = vote(stop.signal is not None) or not finite.item()

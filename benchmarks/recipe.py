@@ -51,7 +51,8 @@ from scipy import stats
 from benchmarks import table
 from fakedetect_jax import compiled, evaluate, settings
 from fakedetect_jax.augment import pixels, selfblend
-from fakedetect_jax.data import dataset, feed, reader
+from fakedetect_jax.data import dataset, reader
+from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.data.order import covering_clips
 from fakedetect_jax.metrics import intervals, metrics, trivial
 from fakedetect_jax.model import network
@@ -342,14 +343,14 @@ def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
     change = jax.jit(jax.vmap(regrade))
     scores = []
     for start in range(0, len(clips), rows):
-        batch = feed.empty_batch(rows, frames, size)
+        batch = empty_batch(rows, frames, size)
         part = clips[start : start + rows]
         for row, clip in enumerate(part):
-            batch["length"][row] = split.reader.read(
-                clip, split.videos[clip.video].num_valid, batch["frames"][row]
+            batch.length[row] = split.reader.read(
+                clip, split.videos[clip.video].num_valid, batch.frames[row]
             )
         keys = jax.random.split(jax.random.key(start), rows)
-        batch["frames"] = np.asarray(change(batch["frames"], keys))
+        batch.frames[:] = np.asarray(change(batch.frames, keys))
         logits = eval_step(variables, parallel.to_global(batch, mesh))
         scores.append(metrics.sigmoid(parallel.fetch(logits))[: len(part)])
     return np.concatenate(scores)

@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
 
     from fakedetect_jax import settings
     from fakedetect_jax.compiled import compile_train_step, state_places
-    from fakedetect_jax.data.feed import empty_batch
+    from fakedetect_jax.data.batch import empty_batch
     from fakedetect_jax.model import steps
     from fakedetect_jax.run import parallel
     from fakedetect_jax.settings import batch_shape, clip_shape
@@ -73,14 +73,10 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
     state = jax.eval_shape(
         lambda: steps.create_train_state(preparation, clip_shape(config))
     )
-    batch = {
-        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype)
-        for name, rows in empty_batch(*batch_shape(config, 8)).items()
-    }
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *rows.shape[1:]), rows.dtype)
-        for name, rows in batch.items()
-    }
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype),
+        empty_batch(*batch_shape(config, 8)),
+    )
     places = state_places(state, mesh, shard_optimizer=options.shard_optimizer)
     step = compile_train_step(preparation, mesh, places)
     compiled = step.lower(state, batch).compile()

@@ -26,7 +26,8 @@ from benchmarks import table
 from fakedetect_jax import settings
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.data import dataset
-from fakedetect_jax.data.feed import empty_batch, train_feed
+from fakedetect_jax.data.batch import empty_batch
+from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import TrainOrder, covering_clips, frames_of
 from fakedetect_jax.data.reader import FrameReader, read_videos, smooth_points
 from fakedetect_jax.metrics import calibration, metrics
@@ -97,16 +98,16 @@ def train(config, builder, *, num_steps: int, untreated: bool):
     def treat(batch, step):
         """Blends alone made beforehand, so that the step passes reals by."""
         made = selfblend.self_blend(
-            batch["frames"] / 255.0,
-            batch["blend"],
-            batch["face"],
+            batch.frames / 255.0,
+            batch.blend,
+            batch.face,
             key=jax.random.fold_in(jax.random.key(config.seed), step),
-            index_B=batch["index"],
+            index_B=batch.index,
             stored=step_settings.stored,
         )
-        blend = batch["blend"][:, None, None, None, None]
+        blend = batch.blend[:, None, None, None, None]
         levels = jnp.round(255 * made).astype(jnp.uint8)
-        return {**batch, "frames": jnp.where(blend, levels, batch["frames"])}
+        return batch._replace(frames=jnp.where(blend, levels, batch.frames))
 
     step_recipe = (
         step_settings._replace(self_blend=False) if untreated else step_settings
@@ -123,7 +124,7 @@ def train(config, builder, *, num_steps: int, untreated: bool):
     seen = []
     for batch in feed:
         state, numbers = update(state, batch)
-        seen.append(numbers["accuracy"])
+        seen.append(numbers.accuracy)
     print(f"training accuracy, last 100 steps: {np.mean(seen[-100:]):.3f}")
     return step_settings, {"params": state.params, "batch_stats": state.batch_stats}
 
@@ -172,23 +173,23 @@ def score(
     )
     batch = empty_batch(len(clips), config.data.clip_frames, config.dataset.image_size)
     for row, clip in enumerate(clips):
-        batch["length"][row] = reader.read(
-            clip, videos[clip.video].num_valid, batch["frames"][row]
+        batch.length[row] = reader.read(
+            clip, videos[clip.video].num_valid, batch.frames[row]
         )
         video = videos[clip.video]
         frames, _ = frames_of(clip, video.num_valid, config.data.clip_frames)
-        batch["face"][row] = smooth_points(video)[frames]
+        batch.face[row] = smooth_points(video)[frames]
     scores = {}
-    for name, way in ways(step_settings, jnp.asarray(batch["face"])).items():
+    for name, way in ways(step_settings, jnp.asarray(batch.face)).items():
 
         @jax.jit
         def logits(frames, key, way=way):
             changed = jnp.round(255 * way(frames / 255.0, key)).astype(jnp.uint8)
-            clips = {"frames": changed, "length": jnp.asarray(batch["length"])}
-            return steps.eval_step(step_settings.model, variables, clips)
+            length = jnp.asarray(batch.length)
+            return steps.clip_logits(step_settings.model, variables, (changed, length))
 
         drawn = [
-            logits(jnp.asarray(batch["frames"]), jax.random.key(1000 + draw))
+            logits(jnp.asarray(batch.frames), jax.random.key(1000 + draw))
             for draw in range(DRAWS)
         ]
         scores[name] = metrics.sigmoid(np.concatenate(drawn))

@@ -19,24 +19,27 @@ from typing import Any
 
 import numpy as np
 
+from fakedetect_jax.data.batch import Batch
+
 ROOT = Path(__file__).parent.parent
 LEARNING_RATE = 1e-3
 MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 Step = Callable[[], float]
 
 
-def make_clips(arguments) -> dict[str, np.ndarray]:
+def make_clips(arguments) -> Batch[np.ndarray]:
     """The batch of both sides: noise frames, alternating labels."""
     shape = (arguments.clips, arguments.frames, arguments.size, arguments.size, 3)
     draw = np.random.default_rng(0)
-    return {
-        "frames": draw.integers(0, 256, shape, dtype=np.uint8),
-        "face": np.full((*shape[:2], 5, 2), 0.5, np.float32),
-        "length": np.full(arguments.clips, arguments.frames, np.int32),
-        "label": np.arange(arguments.clips, dtype=np.float32) % 2,
-        "index": np.arange(arguments.clips, dtype=np.int32),
-        "valid": np.ones(arguments.clips, bool),
-    }
+    return Batch(
+        blend=np.zeros(arguments.clips, bool),
+        face=np.full((*shape[:2], 5, 2), 0.5, np.float32),
+        frames=draw.integers(0, 256, shape, dtype=np.uint8),
+        index=np.arange(arguments.clips, dtype=np.int32),
+        label=np.arange(arguments.clips, dtype=np.float32) % 2,
+        length=np.full(arguments.clips, arguments.frames, np.int32),
+        valid=np.ones(arguments.clips, bool),
+    )
 
 
 def project_config(arguments):
@@ -130,7 +133,7 @@ def jax_sides(arguments) -> tuple[dict[str, Step], dict]:
     config = project_config(arguments)
     step_settings = steps.make_step_settings(config, num_steps=10**6)
     batch = jax.device_put(make_clips(arguments))
-    clip_shape = batch["frames"].shape[1:]
+    clip_shape = batch.frames.shape[1:]
     state = jax.jit(
         functools.partial(steps.create_train_state, step_settings, clip_shape)
     )()
@@ -150,7 +153,7 @@ def jax_sides(arguments) -> tuple[dict[str, Step], dict]:
 
     def train_once() -> float:
         holder["state"], metrics = train(holder["state"], batch)
-        return float(metrics["loss"])
+        return float(metrics.loss)
 
     def infer_once() -> float:
         return float(infer(variables, batch).sum())
@@ -183,8 +186,8 @@ def torch_sides(arguments) -> tuple[dict[str, Step], dict]:
     # torch's own overloads of `to` leave the memory format out.
     model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     clips = make_clips(arguments)
-    frames = torch.from_numpy(clips["frames"]).to(device)
-    label = torch.from_numpy(clips["label"]).to(device)
+    frames = torch.from_numpy(clips.frames).to(device)
+    label = torch.from_numpy(clips.label).to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, LEARNING_RATE, fused=True)
     mean = torch.tensor([0.485, 0.456, 0.406], device=device)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from fakedetect_jax import settings
 from fakedetect_jax.augment import degrade, selfblend
-from fakedetect_jax.data.feed import empty_batch
+from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import explain, steps
 from fakedetect_jax.run import memory, parallel
 
@@ -37,6 +37,11 @@ def compile_eval_step(
         blended = functools.partial(steps.blended_eval_step, model, *blends)
         return over_mesh(blended, mesh)
     return over_mesh(functools.partial(steps.eval_step, model), mesh)
+
+
+def compile_clip_logits(model: nn.Module, mesh: Mesh) -> Callable:
+    """clip_logits over the mesh; the logits come back whole on every process."""
+    return over_mesh(functools.partial(steps.clip_logits, model), mesh)
 
 
 def compile_degraded_step(
@@ -192,9 +197,8 @@ def _step_arguments(
         abstract,
         places,
     )
-    empty = empty_batch(*settings.batch_shape(config, batch_size))
-    batch = {
-        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread)
-        for name, rows in empty.items()
-    }
+    batch = jax.tree.map(
+        lambda rows: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread),
+        empty_batch(*settings.batch_shape(config, batch_size)),
+    )
     return state, batch

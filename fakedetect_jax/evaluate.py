@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from fakedetect_jax import compiled, settings
 from fakedetect_jax.data import order, reader
+from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.dataset import (
     DatasetFacts,
     cut_otherwise,
@@ -399,8 +400,8 @@ def _eval_step(run: Run, variables: Variables, backend: str) -> Callable:
     folder = Path(cache).expanduser() if cache else None
     score = runtimes.load(backend, run.config, variables, folder)
 
-    def eval_step(_, batch: dict[str, jax.Array]) -> jax.Array:
-        frames, length = np.asarray(batch["frames"]), np.asarray(batch["length"])
+    def eval_step(_, batch: Batch[jax.Array]) -> jax.Array:
+        frames, length = np.asarray(batch.frames), np.asarray(batch.length)
         return parallel.put_replicated(score(frames, length), run.mesh)
 
     return eval_step

@@ -22,6 +22,7 @@ from fakedetect_jax.compiled import (
     state_places,
 )
 from fakedetect_jax.data import reader
+from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.dataset import (
     DatasetFacts,
     check_unchanged,
@@ -43,7 +44,6 @@ from fakedetect_jax.pages import formats
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints, SourceFrames
 from fakedetect_jax.run.metrics_file import MetricsFile
-from fakedetect_jax.run.parallel import Batch
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
 from tfds_ffpp.errors import Interrupted
@@ -560,7 +560,8 @@ def _run_steps(training: Training, state, start: int) -> None:
                 trace.begin(step)
                 asked = time.perf_counter()
                 host_batch, batch = next(batches)
-                clock.count_wait(time.perf_counter() - asked, running)
+                waited = time.perf_counter() - asked
+                clock.count_wait(waited, running and running.loss)
                 state, metrics = training.program.step(state, batch)
                 trace.end(step, metrics)
                 if step in (start + 1, plan.epoch_begin(step)):
@@ -593,7 +594,7 @@ def _show_clips(training: Training, step: int, batch: Batch) -> None:
     """Puts the first clips of a batch, as the network sees them, beside the metrics."""
     shown = training.run.config.log_clips
     if shown and training.metrics_file is not None:
-        first = {name: rows[:shown] for name, rows in batch.items()}
+        first = jax.tree.map(lambda rows: rows[:shown], batch)
         sheet = np.asarray(training.pictures(np.int32(step - 1), first))
         training.metrics_file.write_picture(step, "train/clips", sheet)
 
@@ -613,25 +614,24 @@ def _record(training: Training, step: int, metrics: steps.Metrics, clock: Clock)
     numbers = fetch_numbers(training, step, metrics)
     speed = clock.count_step()
     if training.metrics_file is not None:
-        rate = {"learning_rate": float(training.learning_rates[step - 1])}
-        training.metrics_file.write(
-            step, "train", {**numbers, **rate, **speed.numbers()}
-        )
-    return f"loss {numbers['loss']:.4f}  {speed}"
+        values = {k: v for k, v in numbers._asdict().items() if k != "finite"}
+        values |= {"learning_rate": float(training.learning_rates[step - 1])}
+        training.metrics_file.write(step, "train", {**values, **speed.numbers()})
+    return f"loss {numbers.loss:.4f}  {speed}"
 
 
 def fetch_numbers(
     training: Training, step: int, metrics: steps.Metrics
-) -> dict[str, float]:
+) -> steps.Metrics:
     """The metrics of a step as numbers of the host; waits until the step has ended.
 
     Raises NonFiniteError naming the step and its videos.
     """
-    numbers = {name: value.item() for name, value in parallel.fetch(metrics).items()}
-    if not numbers.pop("finite"):
+    numbers = steps.Metrics(*(value.item() for value in parallel.fetch(metrics)))
+    if not numbers.finite:
         raise NonFiniteError(
-            f"step {step}: the loss is {numbers['loss']} and the gradient norm "
-            f"{numbers['gradient_norm']}; the last good checkpoint is kept; its "
+            f"step {step}: the loss is {numbers.loss} and the gradient norm "
+            f"{numbers.gradient_norm}; the last good checkpoint is kept; its "
             f"batch held {_name_videos(training, step)}; lower "
             "optimizer.learning_rate, set optimizer.clip_norm, or look at these videos"
         )

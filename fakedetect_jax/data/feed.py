@@ -17,30 +17,15 @@ import grain
 import numpy as np
 from absl import flags
 
+from fakedetect_jax.data.batch import Batch, empty_batch
 from fakedetect_jax.data.order import ClipRef, TrainOrder, frames_of
 from fakedetect_jax.data.reader import FrameReader, smooth_points
 from fakedetect_jax.errors import WorkerError
 from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.system import watch_parent
 
-Batch = dict[str, np.ndarray]
-
 # A run that was asked to stop has ended by then; see run.process.DEADLINE_SECONDS.
 GRACE_SECONDS = 30
-
-
-def empty_batch(rows: int, clip_frames: int, image_size: int) -> Batch:
-    """A batch of padding: no clip in it is valid."""
-    side = image_size
-    return {
-        "frames": np.zeros((rows, clip_frames, side, side, 3), np.uint8),
-        "face": np.zeros((rows, clip_frames, 5, 2), np.float32),
-        "length": np.ones(rows, np.int32),
-        "label": np.zeros(rows, np.float32),
-        "index": np.zeros(rows, np.int32),
-        "blend": np.zeros(rows, bool),
-        "valid": np.zeros(rows, bool),
-    }
 
 
 class _Batches:
@@ -58,7 +43,7 @@ class _Batches:
     def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch[np.ndarray]:
         first = int(number) * self._batch_size + self._rows.start
         count = self._rows.stop - self._rows.start
         batch = empty_batch(count, self._clip_frames, self._image_size)
@@ -68,15 +53,13 @@ class _Batches:
             if clip is None:
                 continue
             num_valid, label = self._facts[clip.video]
-            batch["length"][row] = self._reader.read(
-                clip, num_valid, batch["frames"][row]
-            )
+            batch.length[row] = self._reader.read(clip, num_valid, batch.frames[row])
             frames, _ = frames_of(clip, num_valid, self._clip_frames)
-            batch["face"][row] = self._faces[clip.video][frames]
-            batch["label"][row] = 1 if clip.blend else label
-            batch["blend"][row] = clip.blend
-            batch["index"][row] = position % 2**31
-            batch["valid"][row] = True
+            batch.face[row] = self._faces[clip.video][frames]
+            batch.label[row] = 1 if clip.blend else label
+            batch.blend[row] = clip.blend
+            batch.index[row] = position % 2**31
+            batch.valid[row] = True
         return batch
 
 
@@ -116,7 +99,7 @@ class _Feed:
     def __iter__(self) -> "_Feed":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch[np.ndarray]:
         try:
             return next(self._batches)
         except RuntimeError as error:
@@ -166,7 +149,7 @@ def train_feed(
     rows: slice,
     start_step: int,
     num_steps: int,
-) -> Iterator[Batch]:
+) -> Iterator[Batch[np.ndarray]]:
     """The batches of steps start_step .. num_steps-1, this process's rows of each.
 
     Args:
@@ -193,7 +176,7 @@ def eval_feed(
     *,
     shape: tuple[int, int, int],
     rows: slice,
-) -> Iterator[Batch]:
+) -> Iterator[Batch[np.ndarray]]:
     """Each clip exactly once in order; the last batch padded with valid=False.
 
     Every process gets the same number of batches. Threads only: a pass over an

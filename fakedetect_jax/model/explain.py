@@ -29,18 +29,19 @@ class Explanation(NamedTuple):
 
 
 def explain_step(
-    model: nn.Module, variables: Variables, batch: steps.Batch
+    model: nn.Module, variables: Variables, clips: steps.Clips
 ) -> Explanation:
-    """Scores a batch and says why."""
-    frames = steps.normalise(batch["frames"].astype(jnp.float32) / 255.0)
+    """Scores clips and says why."""
+    frames, length = jnp.asarray(clips[0], jnp.float32), jnp.asarray(clips[1])
+    frames = steps.normalise(frames / 255.0)
     apply = functools.partial(model.apply, variables, train=False)
     maps_BTHWC = apply(frames, method="backbone_features").astype(jnp.float32)  # pyright: ignore
     head = functools.partial(apply, method="head_from_features")
-    added_BTHW = contributions(head, maps_BTHWC, batch["length"])
+    added_BTHW = contributions(head, maps_BTHWC, length)
     beyond = added_BTHW - jnp.mean(added_BTHW, axis=(2, 3), keepdims=True)
     return Explanation(
-        logits=head(maps_BTHWC, batch["length"]),  # pyright: ignore
-        running=_running(head, maps_BTHWC, batch["length"]),
+        logits=head(maps_BTHWC, length),  # pyright: ignore
+        running=_running(head, maps_BTHWC, length),
         heat=_smooth(nn.relu(beyond)),
     )
 

@@ -13,6 +13,7 @@ import optax
 from fakedetect_jax.augment import degrade, selfblend
 from fakedetect_jax.augment.clips import augment_clips
 from fakedetect_jax.augment.fields import Augmentation, parse
+from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import BACKBONES, FakeDetector, Variables
 from fakedetect_jax.model.optimizer import make_optimizer
@@ -20,8 +21,18 @@ from fakedetect_jax.model.pixels import MEAN, STD
 
 GOLDEN = (5**0.5 - 1) / 2
 
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]  # of a step, on the devices
+
+# RGB uint8[B,T,H,W,3], and int32[B], how many frames of each count.
+Clips = tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]
+
+
+class Metrics(NamedTuple):
+    """Scalars of a step; finite: whether loss and gradients are numbers."""
+
+    accuracy: Any
+    finite: Any
+    gradient_norm: Any
+    loss: Any
 
 
 class Totals(flax.struct.PyTreeNode):
@@ -162,17 +173,14 @@ def train_step(
     """One update of all parameters on a global batch.
 
     A batch whose loss or gradients are not finite changes nothing: the returned state
-    is the given one, and metrics["finite"] says so.
-
-    Returns:
-      The next state and scalars: loss, accuracy, gradient_norm, finite.
+    is the given one, and metrics.finite says so.
     """
     grads, (loss, logits, batch_stats) = gradients(step_settings, state, batch)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     proposed = update(step_settings, state, grads, batch_stats)
-    correct = ((logits > 0) == (batch["label"] > 0.5)) & batch["valid"]
-    clips = jnp.sum(batch["valid"]).astype(jnp.float32)
+    correct = ((logits > 0) == (batch.label > 0.5)) & batch.valid
+    clips = jnp.sum(batch.valid).astype(jnp.float32)
     totals = Totals(
         loss=state.totals.loss + loss * clips,
         correct=state.totals.correct + jnp.sum(correct),
@@ -185,13 +193,8 @@ def train_step(
         proposed.replace(totals=totals),
         state,
     )
-    metrics = {
-        "loss": loss,
-        "accuracy": weighted_mean(correct.astype(jnp.float32), batch["valid"]),
-        "gradient_norm": gradient_norm,
-        "finite": finite,
-    }
-    return kept, metrics
+    accuracy = weighted_mean(correct.astype(jnp.float32), batch.valid)
+    return kept, Metrics(accuracy, finite, gradient_norm, loss)
 
 
 def gradients(
@@ -276,18 +279,18 @@ def prepare_inputs(
     run_key = jax.random.fold_in(jax.random.key(step_settings.seed), 1)
     key = jax.random.fold_in(run_key, step)
     augment_key, blend_key, dropout_key = jax.random.split(key, 3)
-    frames = batch["frames"].astype(jnp.float32) / 255.0
+    frames = batch.frames.astype(jnp.float32) / 255.0
     if step_settings.self_blend:
         frames = selfblend.self_blend(
             frames,
-            batch["blend"],
-            batch["face"],
+            batch.blend,
+            batch.face,
             key=blend_key,
-            index_B=batch["index"],
+            index_B=batch.index,
             stored=step_settings.stored,
         )
     frames = augment_clips(
-        frames, key=augment_key, index_B=batch["index"], settings=step_settings.augment
+        frames, key=augment_key, index_B=batch.index, settings=step_settings.augment
     )
     return normalise(frames), dropout_key
 
@@ -321,29 +324,29 @@ def objective(
     output, updated = step_settings.model.apply(
         {"params": params, "batch_stats": batch_stats},
         frames,
-        batch["length"],
+        batch.length,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": dropout_key},
         method="frame_logits" if step_settings.frame_weight else None,
     )
     # The running logit after the last frame is the clip's.
-    logits = _at_end(output, batch["length"]) if step_settings.frame_weight else output
-    smoothing, valid = step_settings.label_smoothing, batch["valid"]
-    losses = clip_losses(logits, batch["label"], smoothing)
+    logits = _at_end(output, batch.length) if step_settings.frame_weight else output
+    smoothing, valid = step_settings.label_smoothing, batch.valid
+    losses = clip_losses(logits, batch.label, smoothing)
     loss = jnp.sum(losses * valid) / counts.clips
     aside = (loss, logits, updated["batch_stats"])
     if not step_settings.frame_weight:
         return loss, aside
-    per_frame = clip_losses(output, batch["label"][:, None], smoothing)
+    per_frame = clip_losses(output, batch.label[:, None], smoothing)
     frame_loss = jnp.sum(per_frame * valid_frames(batch)) / counts.frames
     return loss + step_settings.frame_weight * frame_loss, aside
 
 
 def valid_frames(batch: Batch) -> jax.Array:
     """Which frames of a batch are those of a clip, bool[B,T]."""
-    in_clip = jnp.arange(batch["frames"].shape[1]) < batch["length"][:, None]
-    return in_clip & batch["valid"][:, None]
+    in_clip = jnp.arange(batch.frames.shape[1]) < batch.length[:, None]
+    return in_clip & batch.valid[:, None]
 
 
 class Counts(NamedTuple):
@@ -355,7 +358,7 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, batch: Batch) -> "Counts":
         """Of a whole batch."""
-        valid = batch["valid"], valid_frames(batch)
+        valid = batch.valid, valid_frames(batch)
         return cls(*(jnp.maximum(jnp.sum(one), 1) for one in valid))
 
 
@@ -394,22 +397,28 @@ def update(
 
 def eval_step(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
     """The logits float32[B] of the clips of a batch; its state is left alone."""
-    frames = normalise(batch["frames"].astype(jnp.float32) / 255.0)
-    return model.apply(variables, frames, batch["length"], train=False)  # pyright: ignore[reportReturnType]
+    return clip_logits(model, variables, (batch.frames, batch.length))
+
+
+def clip_logits(model: nn.Module, variables: Variables, clips: Clips) -> jax.Array:
+    """The logits float32[B] of clips of which nothing else is known."""
+    frames, length = clips
+    frames = normalise(jnp.asarray(frames, jnp.float32) / 255.0)
+    return model.apply(variables, frames, length, train=False)  # pyright: ignore[reportReturnType]
 
 
 def degraded_eval_step(
     model: nn.Module,
     family: degrade.Family,
-    given: tuple[dict[str, Any], jax.Array],
+    given: tuple[Variables, jax.Array],
     batch: Batch,
 ) -> jax.Array:
     """eval_step of clips that a family made worse; given: variables and strength."""
     variables, strength = given
-    frames = batch["frames"].astype(jnp.float32) / 255.0
+    frames = batch.frames.astype(jnp.float32) / 255.0
     if family.apply is not None:  # else they come as they are to be scored
-        frames = degrade.degrade_clips(frames, family, strength, batch["index"])
-    return model.apply(variables, normalise(frames), batch["length"], train=False)  # pyright: ignore[reportReturnType]
+        frames = degrade.degrade_clips(frames, family, strength, batch.index)
+    return model.apply(variables, normalise(frames), batch.length, train=False)  # pyright: ignore[reportReturnType]
 
 
 def blended_eval_step(
@@ -425,12 +434,12 @@ def blended_eval_step(
     seed and the clip's index, so each evaluation of a run sees the same clips.
     """
     frames = selfblend.self_blend(
-        batch["frames"].astype(jnp.float32) / 255.0,
-        batch["label"] > 0.5,
-        batch["face"],
+        batch.frames.astype(jnp.float32) / 255.0,
+        batch.label > 0.5,
+        batch.face,
         # fold_in(seed, 2): apart from the keys of parameters and training.
         key=jax.random.fold_in(jax.random.key(seed), 2),
-        index_B=batch["index"],
+        index_B=batch.index,
         stored=stored,
     )
-    return model.apply(variables, normalise(frames), batch["length"], train=False)  # pyright: ignore[reportReturnType]
+    return model.apply(variables, normalise(frames), batch.length, train=False)  # pyright: ignore[reportReturnType]

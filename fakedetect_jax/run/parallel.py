@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.run.hosts import Hosts, Place
 
@@ -27,8 +28,6 @@ def describe_devices(mesh: Mesh) -> str:
         f"{hosts} process{'es' if hosts > 1 else ''}"
     )
 
-
-Batch = dict[str, np.ndarray]
 
 # JAX ends the survivors of a dead peer after this long; hosts.py does so before.
 HEARTBEAT_TIMEOUT_SECONDS = 60
@@ -184,18 +183,17 @@ def local_rows(batch_size: int, mesh: Mesh) -> slice:
     return slice(places[0] * per_device, (places[-1] + 1) * per_device)
 
 
-def to_global(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+def to_global(batch: Any, mesh: Mesh) -> Any:
     """Puts this process's rows on its devices as part of the global batch."""
     sharding = batch_sharded(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows)
-        for name, rows in batch.items()
-    }
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+    )
 
 
 def put_ahead(
-    batches: Iterable[Batch], mesh: Mesh, depth: int
-) -> Iterator[tuple[Batch, dict[str, jax.Array]]]:
+    batches: Iterable[Batch[np.ndarray]], mesh: Mesh, depth: int
+) -> Iterator[tuple[Batch[np.ndarray], Batch[jax.Array]]]:
     """Yields (host batch, device batch) with `depth` transfers started ahead."""
     source = iter(batches)
     waiting: collections.deque = collections.deque()
@@ -296,6 +294,6 @@ class Vote:
         if jax.process_count() == 1:
             return mine
         ballots = np.full(jax.local_device_count(), mine)
-        cast = self._any(to_global({"ballots": ballots}, self._mesh)["ballots"])
+        cast = self._any(to_global(ballots, self._mesh))
         before, self._pending = self._pending, cast
         return before is not None and bool(fetch(before))

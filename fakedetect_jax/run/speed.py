@@ -93,13 +93,15 @@ class Clock:
         self._steps = 0
         self._waited = 0.0
 
-    def count_wait(self, seconds: float, running: dict[str, jax.Array] | None) -> None:
+    def count_wait(self, seconds: float, running: jax.Array | None) -> None:
         """Adds the time that a batch took, unless a step ran until after it came.
+
+        running: a result of the step that was under way.
 
         An upper bound of the time for which the devices had nothing to do.
         """
         # Every array has is_ready(); jax's type stubs leave it out.
-        if running is None or cast(Any, running["loss"]).is_ready():
+        if running is None or cast(Any, running).is_ready():
             self._waited += seconds
 
     def count_step(self) -> Speed:

@@ -187,15 +187,15 @@ class JaxBackend:
             threading.Thread(target=load).start()
 
     def program(self, rows: int) -> Callable:
-        """(variables, batch of so many clips) -> logits, compiled."""
+        """(variables, so many clips) -> logits, compiled."""
         from fakedetect_jax.run import parallel
 
         with self._lock:  # the thread that prepares may be at it
             if rows not in self._programs:
                 step = programs.eval_step(self._model, self._mesh, self._folder, rows)
                 spread = parallel.batch_sharded(self._mesh)
-                batch = programs.abstract_batch(self._model, rows, spread)
-                lowered = step.lower(self._variables, batch)
+                clips = programs.abstract_clips(self._model, rows, spread)
+                lowered = step.lower(self._variables, clips)
                 self._programs[rows] = lowered.compile()
             return self._programs[rows]
 
@@ -217,5 +217,5 @@ class JaxBackend:
     def _run(self, program: Callable, frames: np.ndarray, length: np.ndarray) -> Any:
         from fakedetect_jax.run import parallel
 
-        batch = parallel.to_global({"frames": frames, "length": length}, self._mesh)
-        return parallel.fetch(program(self._variables, batch))
+        clips = parallel.to_global((frames, length), self._mesh)
+        return parallel.fetch(program(self._variables, clips))

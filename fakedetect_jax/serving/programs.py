@@ -11,7 +11,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def eval_step(model: TrainedModel, mesh: Any, folder: Path | None, rows: int) -> Any:
-    """The jitted (variables, batch of so many clips) -> logits over the mesh.
+    """The jitted (variables, so many clips) -> logits over the mesh.
 
     Where it has a place in the folder it is kept there as StableHLO: what Flax and the
     tracing of the network take is spared at the next start. Both compile to the same.
@@ -23,11 +23,11 @@ def eval_step(model: TrainedModel, mesh: Any, folder: Path | None, rows: int) ->
         from fakedetect_jax import compiled
         from fakedetect_jax.model.network import make_model
 
-        return compiled.compile_eval_step(make_model(model.config), mesh)
+        return compiled.compile_clip_logits(make_model(model.config), mesh)
 
     def exported() -> bytes:
-        batch = abstract_batch(model, rows)
-        return bytes(export.export(traced())(model.variables, batch).serialize())
+        clips = abstract_clips(model, rows)
+        return bytes(export.export(traced())(model.variables, clips).serialize())
 
     path = place(model, mesh, folder, rows)
     if path is None:
@@ -49,15 +49,15 @@ def place(
     return folder / f"{cache.name_of('eval_step', *facts)}.stablehlo"
 
 
-def abstract_batch(model: TrainedModel, rows: int, sharding: Any = None) -> Any:
-    """Shapes and types of what eval_step takes."""
+def abstract_clips(model: TrainedModel, rows: int, sharding: Any = None) -> Any:
+    """Shapes and types of what eval_step takes, frames and lengths."""
     import jax
 
     shape = (rows, *settings.clip_shape(model.config))
-    return {
-        "frames": jax.ShapeDtypeStruct(shape, "uint8", sharding=sharding),
-        "length": jax.ShapeDtypeStruct(shape[:1], "int32", sharding=sharding),
-    }
+    return (
+        jax.ShapeDtypeStruct(shape, "uint8", sharding=sharding),
+        jax.ShapeDtypeStruct(shape[:1], "int32", sharding=sharding),
+    )
 
 
 def stablehlo(model: TrainedModel) -> bytes:
@@ -76,8 +76,7 @@ def stablehlo(model: TrainedModel) -> bytes:
     network = make_model(model.config)
 
     def score(frames, length):
-        batch = {"frames": frames, "length": length}
-        return steps.eval_step(network, model.variables, batch)
+        return steps.clip_logits(network, model.variables, (frames, length))
 
     (clips,) = export.symbolic_shape("clips")
     shape = settings.clip_shape(model.config)

@@ -15,7 +15,7 @@ from tensorflow_datasets.core import BuilderConfig
 
 from fakedetect_jax import settings, train
 from fakedetect_jax.augment import fields as augment
-from fakedetect_jax.data import feed
+from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import steps
 from fakedetect_jax.model.network import FakeDetector
@@ -37,11 +37,11 @@ def test_every_config_is_valid_and_takes_a_step(load_config, name):
     shape = clip_shape(config)
     state = jax.eval_shape(lambda: steps.create_train_state(step_settings, shape))
     rows = config.batch_size
-    batch = jax.eval_shape(lambda: feed.empty_batch(rows, shape[0], shape[1]))
+    batch = jax.eval_shape(lambda: empty_batch(rows, shape[0], shape[1]))
     update = lambda s, b: steps.train_step(step_settings, s, b)  # noqa: E731
     after, metrics = jax.eval_shape(update, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    assert metrics["loss"].shape == ()
+    assert metrics.loss.shape == ()
 
 
 def test_the_base_config_is_the_original_recipe(load_config):

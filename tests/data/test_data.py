@@ -10,6 +10,7 @@ import simplejpeg
 from tensorflow_datasets.proto import tf_example_pb2
 
 from fakedetect_jax.data import dataset
+from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import (
     ClipRef,
@@ -445,8 +446,9 @@ def batches(load_config, *, rows, start=0, batch_size=8, steps=5, workers=0):
         feed.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def stack(parts):
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+def same(left, right):
+    for one, other in zip(left, right, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_resumed_feed_goes_on_where_the_run_stopped(load_config):
@@ -454,8 +456,7 @@ def test_a_resumed_feed_goes_on_where_the_run_stopped(load_config):
     rest = batches(load_config, rows=slice(0, 8), start=3)
     assert len(whole) == 5 and len(rest) == 2
     for left, right in zip(whole[3:], rest, strict=True):
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name])
+        same(left, right)
 
 
 def test_the_rows_of_all_processes_are_the_global_batch(load_config):
@@ -464,9 +465,8 @@ def test_the_rows_of_all_processes_are_the_global_batch(load_config):
         batches(load_config, rows=slice(first, first + 2)) for first in (0, 2, 4, 6)
     ]
     for step, batch in enumerate(whole):
-        together = stack([part[step] for part in parts])
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], together[name])
+        rows = zip(*(part[step] for part in parts), strict=True)
+        same(batch, Batch(*map(np.concatenate, rows)))
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -474,8 +474,7 @@ def test_worker_processes_give_the_same_batches(load_config, workers):
     alone = batches(load_config, rows=slice(0, 8))
     shared = batches(load_config, rows=slice(0, 8), workers=workers)
     for left, right in zip(alone, shared, strict=True):
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name])
+        same(left, right)
 
 
 # Pixels --------------------------------------------------------------------------

@@ -24,7 +24,7 @@ POOLINGS = [
 
 
 def make(**fields):
-    """A small model with running statistics that are not trivial, and a batch."""
+    """A small model with running statistics that are not trivial, and clips."""
     model = FakeDetector(
         backbone="resnet",
         stage_sizes=(1, 1),
@@ -40,36 +40,33 @@ def make(**fields):
     variables = jax.tree.map(
         lambda x: x + jnp.asarray(rng.normal(0, 0.1, x.shape) ** 2, x.dtype), variables
     )
-    batch = {
-        "frames": rng.integers(0, 256, (8, *CLIP)).astype(np.uint8),
-        "length": np.array([4, 4, 3, 2, 1, 4, 4, 2], np.int32),
-    }
-    return model, variables, batch
+    frames = rng.integers(0, 256, (8, *CLIP)).astype(np.uint8)
+    return model, variables, (frames, np.array([4, 4, 3, 2, 1, 4, 4, 2], np.int32))
 
 
 @pytest.mark.parametrize("fields", POOLINGS, ids=str)
 def test_the_running_score_is_the_models(fields):
-    model, variables, batch = make(**fields)
-    found = jax.jit(explain.explain_step, static_argnums=0)(model, variables, batch)
-    logits = steps.eval_step(model, variables, batch)
+    model, variables, clips = make(**fields)
+    found = jax.jit(explain.explain_step, static_argnums=0)(model, variables, clips)
+    logits = steps.clip_logits(model, variables, clips)
     np.testing.assert_allclose(found.logits, logits, atol=1e-5)
-    ends = np.asarray(found.running)[np.arange(8), batch["length"] - 1]
+    ends = np.asarray(found.running)[np.arange(8), clips[1] - 1]
     np.testing.assert_allclose(ends, logits, atol=1e-5)
-    frames = steps.normalise(batch["frames"] / jnp.float32(255))
+    frames = steps.normalise(clips[0] / jnp.float32(255))
     expected = model.apply(
-        variables, frames, batch["length"], train=False, method="frame_logits"
+        variables, frames, clips[1], train=False, method="frame_logits"
     )
     np.testing.assert_allclose(found.running, np.asarray(expected), atol=1e-5)
 
 
 def head_and_maps(**fields):
     """What contributions takes, but for the lengths, and the lengths."""
-    model, variables, batch = make(**fields)
+    model, variables, clips = make(**fields)
     apply: Any = functools.partial(model.apply, variables, train=False)
-    frames = steps.normalise(batch["frames"] / jnp.float32(255))
+    frames = steps.normalise(clips[0] / jnp.float32(255))
     maps = jnp.asarray(apply(frames, method="backbone_features"))
     head: Any = functools.partial(apply, method="head_from_features")
-    return head, maps, jnp.asarray(batch["length"])
+    return head, maps, jnp.asarray(clips[1])
 
 
 @pytest.mark.parametrize("fields", POOLINGS, ids=str)
@@ -101,27 +98,27 @@ def test_the_way_is_not_walked_with_all_places_in_memory():
 
 
 def test_the_heat_lies_where_a_place_adds_most():
-    model, variables, batch = make()
-    heat = np.asarray(explain.explain_step(model, variables, batch).heat)
+    model, variables, clips = make()
+    heat = np.asarray(explain.explain_step(model, variables, clips).heat)
     assert heat.shape[:2] == (8, CLIP[0]) and heat.min() == 0 < heat.max()
     flat = jnp.ones((1, 1, 5, 5))
     np.testing.assert_allclose(explain._smooth(flat), flat)
 
 
 def test_frames_beyond_the_clip_are_cold():
-    model, variables, batch = make(pooling="attention")
-    heat = np.asarray(explain.explain_step(model, variables, batch).heat)
-    beyond = np.arange(CLIP[0]) >= batch["length"][:, None]
+    model, variables, clips = make(pooling="attention")
+    heat = np.asarray(explain.explain_step(model, variables, clips).heat)
+    beyond = np.arange(CLIP[0]) >= clips[1][:, None]
     assert (heat[beyond] == 0).all() and (heat[~beyond] > 0).any()
 
 
 def test_eight_devices_explain_as_one_does():
-    model, variables, batch = make()
+    model, variables, clips = make()
     found = []
     for devices in (1, 8):
         mesh = parallel.make_mesh(jax.devices()[:devices])
         step = compiled.compile_explain_step(model, mesh)
         on_mesh = parallel.put_replicated(variables, mesh)
-        found.append(parallel.fetch(step(on_mesh, parallel.to_global(batch, mesh))))
+        found.append(parallel.fetch(step(on_mesh, parallel.to_global(clips, mesh))))
     for one, eight in zip(*found, strict=True):
         np.testing.assert_allclose(one, eight, atol=1e-5)

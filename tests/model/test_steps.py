@@ -12,7 +12,7 @@ import pytest
 from benchmarks import averaged
 from fakedetect_jax import compiled, train
 from fakedetect_jax.augment import selfblend
-from fakedetect_jax.data import feed
+from fakedetect_jax.data.batch import Batch, empty_batch
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network, optimizer, steps
 from fakedetect_jax.run import parallel, speed
@@ -34,19 +34,19 @@ def small(load_config):
     return config
 
 
-def random_batch(rows: int, seed: int = 0) -> feed.Batch:
+def random_batch(rows: int, seed: int = 0) -> Batch:
     """Clips of noise with alternating labels."""
     rng = np.random.default_rng(seed)
-    batch = feed.empty_batch(rows, FRAMES, SIZE)
-    batch["frames"][:] = rng.integers(0, 256, batch["frames"].shape)
-    batch["length"][:] = rng.integers(1, FRAMES + 1, rows)
-    batch["label"][:] = np.arange(rows) % 2
-    batch["index"][:] = np.arange(rows)
-    batch["valid"][:] = True
+    batch = empty_batch(rows, FRAMES, SIZE)
+    batch.frames[:] = rng.integers(0, 256, batch.frames.shape)
+    batch.length[:] = rng.integers(1, FRAMES + 1, rows)
+    batch.label[:] = np.arange(rows) % 2
+    batch.index[:] = np.arange(rows)
+    batch.valid[:] = True
     return batch
 
 
-def run_steps(config, devices: int, batches: list[feed.Batch]):
+def run_steps(config, devices: int, batches: list[Batch]):
     """Trains on the first so many devices; the losses and the last state."""
     mesh = parallel.make_mesh(jax.devices()[:devices])
     step_settings = steps.make_step_settings(config, num_steps=len(batches))
@@ -56,7 +56,7 @@ def run_steps(config, devices: int, batches: list[feed.Batch]):
     losses = []
     for batch in batches:
         state, metrics = update(state, parallel.to_global(batch, mesh))
-        losses.append(float(metrics["loss"]))
+        losses.append(float(metrics.loss))
     return losses, parallel.fetch(state)
 
 
@@ -109,7 +109,7 @@ def test_a_state_survives_a_batch_that_is_not_finite(small):
     for batch in batches:
         before = parallel.fetch(state)
         state, metrics = update(state, parallel.to_global(batch, mesh))
-        finite.append(bool(metrics["finite"]))
+        finite.append(bool(metrics.finite))
         if not finite[-1]:
             jax.tree.map(np.testing.assert_array_equal, before, parallel.fetch(state))
     assert finite[0] and not all(finite)
@@ -126,29 +126,29 @@ def test_the_update_is_that_of_its_formula(small, frame_weight):
     step_settings = steps.make_step_settings(config, num_steps=1)
     state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
     batch = random_batch(8)
-    batch["valid"][3] = False
-    batch["length"][:] = [1, 2, 3, 3, 2, 1, 3, 2]
+    batch.valid[3] = False
+    batch.length[:] = [1, 2, 3, 3, 2, 1, 3, 2]
 
     def parts(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         mean, std = jnp.array([0.485, 0.456, 0.406]), jnp.array([0.229, 0.224, 0.225])
         logits, _ = step_settings.model.apply(
             variables,
-            (batch["frames"].astype(np.float32) / 255 - mean) / std,
-            batch["length"],
+            (batch.frames.astype(np.float32) / 255 - mean) / std,
+            batch.length,
             train=True,
             mutable=["batch_stats"],
             method="frame_logits",
         )
         of_clips, of_frames, right = [], [], []
-        for n in np.flatnonzero(batch["valid"]):
-            target = 0.95 if batch["label"][n] else 0.05
-            shown = logits[n, : batch["length"][n]]
+        for n in np.flatnonzero(batch.valid):
+            target = 0.95 if batch.label[n] else 0.05
+            shown = logits[n, : batch.length[n]]
             losses = -target * jax.nn.log_sigmoid(shown)
             losses -= (1 - target) * jax.nn.log_sigmoid(-shown)
             of_clips.append(losses[-1])
             of_frames += list(losses)
-            right.append((shown[-1] > 0) == (batch["label"][n] == 1))
+            right.append((shown[-1] > 0) == (batch.label[n] == 1))
         loss, frames = sum(of_clips) / 7, sum(of_frames) / len(of_frames)
         return loss + frame_weight * frames, (loss, sum(right))
 
@@ -157,9 +157,9 @@ def test_the_update_is_that_of_its_formula(small, frame_weight):
     after, metrics = jax.jit(functools.partial(steps.train_step, step_settings))(
         state, batch
     )
-    np.testing.assert_allclose(metrics["gradient_norm"], squares**0.5, rtol=1e-4)
-    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
-    np.testing.assert_allclose(metrics["accuracy"], right / 7, rtol=1e-6)
+    np.testing.assert_allclose(metrics.gradient_norm, squares**0.5, rtol=1e-4)
+    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics.accuracy, right / 7, rtol=1e-6)
     totals = [float(x) for x in (after.totals.correct, after.totals.clips)]
     assert totals == [float(right), 7.0] and after.step == 1
     np.testing.assert_allclose(after.totals.loss, 7 * loss, rtol=1e-5)
@@ -175,14 +175,14 @@ def test_clips_are_blended_for_an_evaluation_as_for_a_training(small):
         step_settings.model, 7, step_settings.stored, variables, batch
     )
     frames = selfblend.self_blend(
-        batch["frames"] / np.float32(255),
-        batch["label"] == 1,
-        batch["face"],
+        batch.frames / np.float32(255),
+        batch.label == 1,
+        batch.face,
         key=jax.random.fold_in(jax.random.key(7), 2),
-        index_B=batch["index"],
+        index_B=batch.index,
         stored=step_settings.stored,
     )
-    same = {**batch, "frames": jnp.round(255 * frames).astype(jnp.uint8)}
+    same = batch._replace(frames=jnp.round(255 * frames).astype(jnp.uint8))
     expected = steps.eval_step(step_settings.model, variables, same)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     plain = steps.eval_step(step_settings.model, variables, batch)
@@ -246,12 +246,12 @@ def test_the_decay_warms_up():
     np.testing.assert_allclose(decay, [0.1, 0.91, 0.999], rtol=1e-6)
 
 
-def light_or_dark(rows: int, seed: int) -> feed.Batch:
+def light_or_dark(rows: int, seed: int) -> Batch:
     """Clips of noise; the fakes are a little lighter, all of a drifting brightness."""
     batch = random_batch(rows, seed)
-    noise = batch["frames"].astype(np.float32) / 4 + 80
-    lift = 12 * batch["label"][:, None, None, None, None]
-    batch["frames"][:] = np.clip(noise + lift + 6 * np.sin(seed), 0, 255)
+    noise = batch.frames.astype(np.float32) / 4 + 80
+    lift = 12 * batch.label[:, None, None, None, None]
+    batch.frames[:] = np.clip(noise + lift + 6 * np.sin(seed), 0, 255)
     return batch
 
 
@@ -334,10 +334,10 @@ def test_only_time_without_a_running_step_counts_as_waiting_for_input():
     x = jnp.ones((1024, 1024))
     long_step(x).block_until_ready()
     running = long_step(x)
-    clock.count_wait(10.0, {"loss": running})
+    clock.count_wait(10.0, running)
     assert clock._waited == 1.0
     running.block_until_ready()
-    clock.count_wait(100.0, {"loss": running})
+    clock.count_wait(100.0, running)
     assert clock._waited == 101.0
 
 
@@ -374,8 +374,8 @@ def test_clips_marked_as_blends_are_blended(small, devices):
     with config.unlocked():
         config.loss.self_blend = 0.5
     batch = random_batch(8)
-    marked = {**batch, "blend": np.arange(8) % 4 == 1}
-    assert marked["label"][marked["blend"]].all()
+    marked = batch._replace(blend=np.arange(8) % 4 == 1)
+    assert marked.label[marked.blend].all()
     plain, _ = run_steps(config, 1, [batch])
     blended, _ = run_steps(config, devices, [marked])
     assert abs(plain[0] - blended[0]) > 1e-4
@@ -396,7 +396,7 @@ def test_the_gradients_of_parts_are_summed(small, devices):
     """Each part by its own statistics, all else over the whole batch."""
     config = in_parts(small, parts=2, rows=16)
     batch = random_batch(16)
-    batch["valid"][[3, 4, 12]] = False
+    batch.valid[[3, 4, 12]] = False
     mesh = parallel.make_mesh(jax.devices()[:devices])
     settings = steps.make_step_settings(config, num_steps=1)
     state = train.first_state(settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
@@ -409,7 +409,7 @@ def test_the_gradients_of_parts_are_summed(small, devices):
     expected, total, statistics = None, 0.0, state.batch_stats
     of_part = jax.jit(jax.grad(functools.partial(steps.objective, whole), has_aux=True))
     for rows in members:
-        part = {name: jnp.asarray(values[rows]) for name, values in batch.items()}
+        part = Batch(*(jnp.asarray(values[rows]) for values in batch))
         frames, key = steps.prepare_inputs(whole, state.step, part)
         grads, (more, part_logits, statistics) = of_part(
             state.params, statistics, part, frames, key, counts

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.scale import collectives
 from fakedetect_jax.compiled import compile_train_step, state_places
-from fakedetect_jax.data.feed import empty_batch
+from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
 from fakedetect_jax.run import parallel
 from fakedetect_jax.settings import batch_shape, clip_shape
@@ -54,7 +54,7 @@ def program(request, load_config) -> Program:
     create = lambda: steps.create_train_state(step_settings, clip_shape(config))  # noqa: E731
     state = jax.eval_shape(create)
     batch = empty_batch(*batch_shape(config, config.batch_size))
-    abstract = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     places = state_places(state, mesh, shard_optimizer=split)
     update = compile_train_step(step_settings, mesh, places)
     compiled = update.lower(state, abstract).compile()

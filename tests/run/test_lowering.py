@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from fakedetect_jax import compiled
-from fakedetect_jax.data.feed import empty_batch
+from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
 from fakedetect_jax.run import parallel
 from fakedetect_jax.settings import batch_shape, clip_shape
@@ -70,6 +70,8 @@ def traced(request, load_config):
         lambda: steps.create_train_state(settings, clip_shape(config))
     )
     batch = empty_batch(*batch_shape(config, config.batch_size))
+    if kind == EXPLAINED:
+        batch = batch.frames, batch.length
     tree = state if kind == TRAINED else state.eval_variables()
     step = {
         TRAINED: lambda: compiled.compile_train_step(settings, mesh),

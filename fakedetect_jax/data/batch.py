@@ -1,0 +1,39 @@
+"""A batch of clips, on the host and on the devices."""
+
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+Array = TypeVar("Array")  # NumPy's on the host, JAX's on the devices
+
+
+class Batch(NamedTuple, Generic[Array]):
+    """B clips of T frames of S pixels a side.
+
+    blend: bool[B], whether a clip is to be self-blended; face: float32[B,T,5,2], the
+    face's points, see frames.track; frames: RGB uint8[B,T,S,S,3]; index: int32[B], a
+    clip's place in the order; label: float32[B], 1 = fake; length: int32[B], how many
+    frames count; valid: bool[B], False for padding.
+    """
+
+    blend: Array
+    face: Array
+    frames: Array
+    index: Array
+    label: Array
+    length: Array
+    valid: Array
+
+
+def empty_batch(rows: int, clip_frames: int, image_size: int) -> Batch[np.ndarray]:
+    """A batch of padding: no clip in it is valid."""
+    side = image_size
+    return Batch(
+        blend=np.zeros(rows, bool),
+        face=np.zeros((rows, clip_frames, 5, 2), np.float32),
+        frames=np.zeros((rows, clip_frames, side, side, 3), np.uint8),
+        index=np.zeros(rows, np.int32),
+        label=np.zeros(rows, np.float32),
+        length=np.ones(rows, np.int32),
+        valid=np.zeros(rows, bool),
+    )
