@@ -67,6 +67,8 @@ def from_json(kind: Any, value: Any) -> Any:
         return from_json(inner[0], value)
     if origin in (dict, Mapping):
         return {name: from_json(inner[1], item) for name, item in value.items()}
+    if origin in (list, Sequence) and inner[0] in (bool, float, int, str):
+        return list(value)
     if origin in (list, tuple, Sequence):
         hints = inner * len(value) if len(inner) == 1 else inner
         items = (from_json(h, item) for h, item in zip(hints, value, strict=True))
