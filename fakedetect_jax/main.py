@@ -450,8 +450,8 @@ def _report(run: "workdir.Run", folder: Path) -> "Report":
 
 def _degrade(run: "workdir.Run", evaluation: Path) -> None:
     """Measures robustness and shows it."""
-    from fakedetect_jax import robustness
     from fakedetect_jax.pages import formats
+    from fakedetect_jax.protocols import robustness
 
     found = robustness.measure(run, evaluation, FLAGS.split)
     for line in formats.robustness_lines(found):

@@ -16,7 +16,7 @@ LAYERS = {
     "fakedetect_jax": [
         ["__main__"],
         ["main", "predict", "report", "export"],
-        ["train", "robustness"],
+        ["train", "protocols"],
         ["evaluate", "serving"],
         ["trained", "compiled"],
         ["pages", "run", "model"],

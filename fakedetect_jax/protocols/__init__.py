@@ -1,0 +1,1 @@
+"""Ways to judge a detector beyond one evaluation of one set."""
