@@ -228,7 +228,7 @@ def choose_folder(plain: Path, wanted: Fields) -> tuple[Path, list[str]]:
     if there == wanted or not (plain / "report.json").exists():
         return plain, []
     short = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
-    both = {**there, **wanted}
+    both = {**wanted, **there}
     differing = [name for name in both if there.get(name) != wanted.get(name)]
     return plain.with_name(f"{plain.name}-{short}"), differing
 

@@ -219,7 +219,8 @@ class Checkpoints:
           metrics: of this very state on val; video_auc decides which is best.
         """
         self.finish()
-        if step in self.steps():
+        # As process 0 sees it: another may look when that one has removed it already.
+        if parallel.from_first(step in self.steps()):
             self._forget(step)
         leaves = parallel.fetch(to_leaves(state))
         model, training = _split(leaves)
