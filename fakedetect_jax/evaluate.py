@@ -45,6 +45,7 @@ from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import runtimes, weights
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.fields import Fields
 from tfds_ffpp.frames.stored import StoredVideo
@@ -214,6 +215,7 @@ def scored_with(
         "dataset": dataset_digest(dataset_dir),
         "weights": weights.checkpoint_digest(facts),
         "threshold": facts.threshold,
+        "band": records.to_json(facts.band),
         "temperature": facts.temperature,
     }
 
@@ -470,6 +472,7 @@ def _write_result(
         parameters=network.count_parameters(variables["params"]),
         temperature=facts.temperature,
         threshold=facts.threshold,
+        band=facts.band,
         calibration=facts.calibration,
         dataset_card=card,
         dataset_digest=subject.dataset.digest,

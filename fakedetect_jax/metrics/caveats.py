@@ -110,6 +110,8 @@ def _number_warnings(report: Report) -> list[str]:
             f"The temperature ended at its bound ({temperature:.3g}): val's scores "
             "hardly tell the classes apart, so calibrated probabilities mean little."
         )
+    if report.band is not None and not report.band.is_promised:
+        found.append(report.band_note)
     total = video.num_real + video.num_fake
     constant = max(video.num_real, video.num_fake) / total
     if video.accuracy is not None and video.accuracy <= constant < 1:

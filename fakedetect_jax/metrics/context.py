@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.records import Unscored
 from tfds_ffpp import records
 from tfds_ffpp.fields import Fields
@@ -53,6 +54,7 @@ class Context:
     parameters: int | None = None
     temperature: float | None = None
     threshold: float | None = None
+    band: Band | None = None
     calibration: CrossFit | None = None
     dataset_card: Json = field(default_factory=dict)
     dataset_digest: str | None = None
