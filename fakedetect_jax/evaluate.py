@@ -31,7 +31,7 @@ from fakedetect_jax.data.feed import eval_feed
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics import metrics, results, trivial
-from fakedetect_jax.metrics.context import Context, TrainingSet
+from fakedetect_jax.metrics.context import CardFacts, Context, TrainingSet
 from fakedetect_jax.metrics.records import (
     ClipScore,
     Strip,
@@ -446,8 +446,8 @@ def _write_result(
     (folder / "report.json").unlink(missing_ok=True)
     write_lines(folder / "scores.jsonl", rows)
     write_lines(folder / "strips.jsonl", strips(rows, split, config))
-    card = read_card(Path(subject.builder.data_dir))
-    if card.get("made"):
+    card = records.from_json(CardFacts, read_card(Path(subject.builder.data_dir)))
+    if card.made:
         _write_trivial(folder, split, run)
     facts, test = subject.facts, f"{subject.prefix}test"
     touches, complaint = _count_touch(

@@ -28,7 +28,7 @@ def warnings(report: Report, context: Context) -> list[str]:
     found += _number_warnings(report)
     found += _trivial_warnings(report)
     found += _coverage_warnings(report)
-    found += [f"Dataset: {sentence}" for sentence in context.card.warnings]
+    found += [f"Dataset: {sentence}" for sentence in context.dataset_card.warnings]
     if context.cut_otherwise:
         found.append(
             "The videos were cut otherwise than those of the training: "

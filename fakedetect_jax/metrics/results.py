@@ -125,7 +125,7 @@ def videos_of(evaluation: Evaluation) -> metrics.Items:
 def summarise(evaluation: Evaluation) -> Report:
     """The content of report.json: a pure function of the evaluation's files."""
     context, videos = evaluation.context, videos_of(evaluation)
-    card, missing = context.card, context.unscored
+    card, missing = context.dataset_card, context.unscored
     report = Report(
         name=_name(context),
         split=context.split,
