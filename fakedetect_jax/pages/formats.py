@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command that scores videos shows times, and no metric
     from fakedetect_jax.metrics.comparison import Touches, Unpaired
     from fakedetect_jax.metrics.intervals import AucChange, Compared
-    from fakedetect_jax.metrics.report import Area, Report
+    from fakedetect_jax.metrics.report import Area, Report, Unfamiliar
     from fakedetect_jax.metrics.robustness import Robustness
 
 
@@ -110,7 +110,17 @@ def result_lines(report: "Report") -> str:
         f"{name} Video AUC: {number(video.auc, 4)}{between}\n"
         f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
         f"{_trivial_lines(report.trivial)}"
+        f"{_unfamiliar_line(report.unfamiliar)}"
     )
+
+
+def _unfamiliar_line(far: "Unfamiliar | None") -> str:
+    """How many videos are unlike those of the training, or why that is not known."""
+    if far is None:
+        return ""
+    if far.share is None:
+        return f"\nUnfamiliar: not known, guard: none ({far.reason})"
+    return f"\nUnfamiliar: {far.videos} of {far.of} videos ({100 * far.share:.1f} %)"
 
 
 def robustness_lines(found: "Robustness") -> list[str]:

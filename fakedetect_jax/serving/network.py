@@ -68,6 +68,12 @@ class Network:
 
         Raises ConfigError for frames of another shape or type, and in a fork.
         """
+        return self.judge(frames, length)[0]
+
+    def judge(
+        self, frames: np.ndarray, length: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `logits`, with the guard's distances float64[B]; None without a guard."""
         refuse_fork()
         shape = self._clip_shape
         if frames.shape[1:] != shape or frames.dtype != np.uint8:
@@ -75,11 +81,17 @@ class Network:
                 f"clips are {frames.dtype}{list(frames.shape[1:])}, the model takes "
                 f"uint8{list(shape)}"
             )
-        found = [
-            self._backend.logits(*batch)[:count]
-            for batch, count in self._batches(frames, length)
-        ]
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+        guard, logits, distances = self.model.guard, [], []
+        for batch, count in self._batches(frames, length):
+            some, features = self._backend.outputs(*batch)
+            logits.append(some[:count])
+            if guard is not None:
+                distances.append(guard.distances(features[:count]))
+        none = np.zeros(0, np.float32)
+        return (
+            np.concatenate([none, *logits]),
+            None if guard is None else np.concatenate([none, *distances]),
+        )
 
     def explain(self, frames: np.ndarray, length: np.ndarray) -> "Explanation":
         """As `logits`, with the running score and the heat map of every frame."""

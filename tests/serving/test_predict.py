@@ -157,7 +157,9 @@ def test_a_folder_of_pages_has_an_index(faceless, tmp_path, capsys):
 def test_a_line_has_words_and_one_number():
     clip = ClipResult(0, 0, 4, (0, 3), (61.0, 62.5), logit=0.0, score=0.456)
     verdict, box = "not called fake", (0.0, 0.0, 9.0, 9.0)
-    face = FaceResult(0.456, 0.123, verdict, clip.seconds, box, 1.0, [clip])
+    face = FaceResult(
+        *("scored", 0.456, 0.123, None, verdict, clip.seconds, box, 1.0, [clip])
+    )
     result = VideoResult(
         "a.mp4",
         "scored",
