@@ -241,9 +241,10 @@ def read(path: Path, facts: GuardFacts, width: int) -> Guard:
         raise
     except Exception as error:  # safetensors, the file system, numpy
         said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = said if isinstance(error, ValueError) else shortened(said, 200)
         raise CheckpointError(
-            f"{path} is not the guard of this model ({shortened(said, 200)}); copy the "
-            "whole folder again"
+            f"{path} is not the guard of this model ({said}); copy the whole folder "
+            "again"
         ) from error
 
 
@@ -267,7 +268,7 @@ def _checked(content: bytes, facts: GuardFacts, width: int) -> Sequence[np.ndarr
         raise ValueError("its numbers are not float32")
     shapes = means.ndim == axes.ndim == 2 and 1 <= len(means) <= 2
     if not shapes or {means.shape[1], axes.shape[1]} != {width}:
-        raise ValueError(f"the model's features are {width}, its are others")
+        raise ValueError(f"it does not fit the model's {width} features")
     if variances.shape != (len(axes) + 1,) or len(axes) > width:
         raise ValueError("its variances do not fit its axes")
     if not all(np.isfinite(array).all() for array in arrays.values()):
