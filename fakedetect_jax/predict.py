@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
-from fakedetect_jax.pages.formats import clock
+from fakedetect_jax.pages.formats import MADE_WARNING, clock
 from fakedetect_jax.serving import sources
 from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp import system
@@ -204,8 +204,6 @@ def _warnings(detector: "Detector | None") -> list[str]:
     """Sentences on all results."""
     if detector is None:
         return []
-    from fakedetect_jax.serving.summary import MADE_WARNING
-
     model = detector.model
     said = [MADE_WARNING] if model.made else []
     if model.guard is None:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:  # the command that scores videos shows times, and no metric
     from fakedetect_jax.metrics.robustness import Robustness
 
 
+MADE_WARNING = (
+    "the model was trained on made videos: its scores mean nothing on real ones"
+)
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """0.9871 -> "0.987"; None -> an em dash."""
     return "—" if value is None else f"{value:.{digits}f}"

@@ -6,15 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fakedetect_jax.metrics.calibration import apply_temperature
+from fakedetect_jax.pages.formats import MADE_WARNING
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
 from fakedetect_jax.video_result import FaceResult, ModelFacts, VideoResult
 
-MADE_WARNING = (
-    "the model was trained on made videos: its scores mean nothing on real ones"
-)
 FAKE, NOT_FAKE = "called fake", "not called fake"
 UNFAMILIAR = "unfamiliar"
 WARN_ENLARGEMENT = 2.0
