@@ -50,7 +50,8 @@ def test_one_bad_file_among_a_hundred(faceless, tmp_path, capsys):
     assert "050-bad.mp4: " in table
     assert table.startswith("warning: the model was trained on made videos")
     assert re.search(r"\n99 (not )?called fake, 1 unreadable\n\Z", table)
-    assert table.count("\n") == 103
+    assert table.splitlines()[1].startswith("warning: guard: none (")
+    assert table.count("\n") == 104
 
 
 def test_addresses_devices_and_playlists_are_refused(faceless, web, tmp_path, capsys):
