@@ -2,8 +2,9 @@
 
 python score_with_onnx.py EXPORTED VIDEO
 
-Needs av, dlib-bin, numpy, onnxruntime, opencv-python-headless and simplejpeg. It takes
-the largest face of each window, as `predict --faces largest`; see docs/predict.md.
+Needs av, dlib-bin, numpy, onnxruntime, opencv-python-headless, safetensors and
+simplejpeg. It takes the largest face of each window, as `predict --faces largest`; see
+docs/predict.md.
 """
 
 import json
@@ -16,6 +17,7 @@ import dlib
 import numpy as np
 import onnxruntime
 import simplejpeg
+from safetensors.numpy import load_file
 
 DLIB = dlib.get_frontal_face_detector()
 
@@ -171,13 +173,29 @@ def clips(images, seen, data):
         yield {"frames": clip[None], "length": length}
 
 
+def distance(features, means, axes, variances):
+    """How far the features [D] of a clip lie from those of the training."""
+    off = features.astype(np.float64) - means  # of each class
+    along = off @ axes.T.astype(np.float64)
+    beside = np.maximum((off**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+    squares = (along**2 / variances[:-1]).sum(axis=1) + beside / variances[-1]
+    return np.sqrt(squares.min() / len(features))
+
+
 def score(folder, path):
-    """The logits of all clips, the score and the probability of fake."""
+    """Of all clips the logits, the score and the probability of fake.
+
+    And whether the face is unlike those of the training, so that they mean nothing;
+    None where the model has no guard.
+    """
     facts = json.loads(Path(folder, "model.json").read_text())
     prepared, data = facts["preprocessing"], facts["config"]["data"]
     preparation, rules = prepared["frames"], prepared["rules"]
     session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")))
+    guard, limit = Path(folder, "guard.safetensors"), facts["guard"]["threshold"]
+    known = load_file(guard) if guard.exists() else None
     total, logits, margin = read(path)[1], [], preparation["margin"]
+    far = []
     parts = max(-(-total // prepared["window_frames"]), 1)
     for i in range(parts):
         wanted = stored(i * total // parts, (i + 1) * total // parts, preparation)
@@ -192,13 +210,24 @@ def score(folder, path):
         crops = [crop(p, box, preparation["image_size"]) for p in pictures]
         images = np.stack([through_jpeg(image, preparation) for image in crops])
         for feed in clips(images, seen, data):
-            logits.append(float(session.run(None, feed)[0][0]))
+            logit, features = session.run(["logits", "features"], feed)
+            logits.append(float(logit[0]))
+            if known is not None:
+                far.append(distance(features[0], **known))
     if not logits:
-        return {"logits": [], "score": None, "probability": None}
+        return {"logits": [], "score": None, "probability": None, "unfamiliar": None}
     mean = float(np.mean(1 / (1 + np.exp(-np.array(logits)))))
     odds = (mean / (1 - mean)) ** (1 / (facts["calibration"]["temperature"] or 1))
-    return {"logits": logits, "score": mean, "probability": odds / (1 + odds)}
+    return {
+        "logits": logits,
+        "score": mean,
+        "probability": odds / (1 + odds),
+        "unfamiliar": bool(np.mean(far) > limit) if far else None,
+    }
 
 
 if __name__ == "__main__":
+    described = json.loads(Path(sys.argv[1], "model.json").read_text())
+    if described["trained_on_made_videos"]:
+        print("trained on made videos: scores mean nothing on real ones")
     print(json.dumps(score(*sys.argv[1:])))

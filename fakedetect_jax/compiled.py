@@ -39,9 +39,14 @@ def compile_eval_step(
     return over_mesh(functools.partial(steps.eval_step, model), mesh)
 
 
-def compile_clip_logits(model: nn.Module, mesh: Mesh) -> Callable:
-    """clip_logits over the mesh; the logits come back whole on every process."""
-    return over_mesh(functools.partial(steps.clip_logits, model), mesh)
+def compile_eval_outputs(model: nn.Module, mesh: Mesh) -> Callable:
+    """eval_outputs over the mesh; they come back whole on every process."""
+    return over_mesh(functools.partial(steps.eval_outputs, model), mesh)
+
+
+def compile_clip_outputs(model: nn.Module, mesh: Mesh) -> Callable:
+    """clip_outputs over the mesh; they come back whole on every process."""
+    return over_mesh(functools.partial(steps.clip_outputs, model), mesh)
 
 
 def compile_degraded_step(

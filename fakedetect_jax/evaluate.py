@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import os
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import simplejpeg
-from jax.sharding import Mesh
 
 from fakedetect_jax import compiled, settings
 from fakedetect_jax.data import order, reader
@@ -27,7 +25,6 @@ from fakedetect_jax.data.dataset import (
     open_dataset,
     read_card,
 )
-from fakedetect_jax.data.feed import eval_feed
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics import metrics, results, trivial
@@ -44,79 +41,14 @@ from fakedetect_jax.model.network import Variables
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
+from fakedetect_jax.scoring import ensure_guard, has_guard, score_clips, stoppable
 from fakedetect_jax.trained import runtimes, weights
+from fakedetect_jax.trained.guard import Guard
+from fakedetect_jax.trained.model import feature_width, read_guard
 from tfds_ffpp import records
-from tfds_ffpp.errors import DataError, Interrupted
+from tfds_ffpp.errors import DataError
 from tfds_ffpp.fields import Fields
-from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.store.files import read_lines, write_json, write_lines, write_whole
-
-
-def score_clips(
-    eval_step: Callable,
-    variables: Any,
-    split: Split,
-    config,
-    *,
-    mesh: Mesh,
-    between_batches: Callable[[int, int], None] = lambda done, total: None,
-) -> list[ClipScore]:
-    """One row per clip in the order of the records.
-
-    `eval_step` takes `variables` and a batch, and gives logits.
-    `between_batches` is called with (batches done, batches in all) and may raise.
-    """
-    clips = order.covering_clips(
-        split.videos,
-        clip_frames=config.data.clip_frames,
-        frame_stride=config.data.frame_stride,
-        per_video=config.data.eval_clips_per_video,
-        min_coverage=config.data.min_coverage,
-    )
-    batch_size = config.eval.batch_size
-    shape = settings.batch_shape(config, batch_size)
-    rows = parallel.local_rows(batch_size, mesh)
-    feed = eval_feed(
-        clips, split.reader, split.videos, config.data, shape=shape, rows=rows
-    )
-    total = -(-len(clips) // batch_size)
-    logits: list[np.ndarray] = []
-    lengths = [_valid_frames(split.videos[c.video], c, config) for c in clips]
-    try:
-        pending = None
-        batches = parallel.put_ahead(feed, mesh, config.data.device_prefetch)
-        for done, (_, batch) in enumerate(batches):
-            between_batches(done, total)
-            dispatched = eval_step(variables, batch)
-            if pending is not None:
-                logits.append(parallel.fetch(pending))
-            pending = dispatched
-        if pending is not None:
-            logits.append(parallel.fetch(pending))
-    finally:
-        feed.close()  # pyright: ignore[reportAttributeAccessIssue]
-    flat = np.concatenate(logits)[: len(clips)] if logits else np.zeros(0)
-    named = [Video.of(video) for video in split.videos]
-    scores = metrics.sigmoid(flat.astype(np.float64))
-    columns = (lengths, _numbers(clips), flat.tolist(), scores.tolist())
-    return [
-        ClipScore(named[clip.video], number, clip.start, length, logit, score)
-        for clip, length, number, logit, score in zip(clips, *columns, strict=True)
-    ]
-
-
-def _valid_frames(video: StoredVideo, clip: order.ClipRef, config) -> int:
-    left = -(-(video.num_valid - clip.start) // clip.stride)
-    return max(min(left, config.data.clip_frames), 1)
-
-
-def _numbers(clips: Sequence[order.ClipRef]) -> list[int]:
-    """The number of each clip within its video."""
-    numbers, previous = [], None
-    for clip in clips:
-        numbers.append(numbers[-1] + 1 if clip.video == previous else 0)
-        previous = clip.video
-    return numbers
 
 
 class Validation(NamedTuple):
@@ -286,23 +218,54 @@ def evaluate(
     checkpoints = Checkpoints(run.workdir / "checkpoints")
     try:
         subject = _choose_subject(run, checkpoints, split_name, step, backend)
-        if _is_there(run, subject):
-            run.terminal.say(
-                f"{subject.folder.name} was scored before with these weights, this "
-                "dataset and these settings: its result is shown"
-            )
-            return subject.folder
+        is_there = _is_there(run, subject)
+        if is_there and has_guard(run, subject.step, subject.facts):
+            return _shown_again(run, subject)
         variables = weights.read_variables(run.config, checkpoints, subject.step)
     finally:
         checkpoints.close()
-    eval_step = _eval_step(run, variables, backend)
-    variables = parallel.put_replicated(variables, run.mesh)
+    on_devices = parallel.put_replicated(variables, run.mesh)
+    guard = _guard(run, subject, on_devices)
+    if is_there:
+        return _shown_again(run, subject)
+    familiar = guard if isinstance(guard, Guard) else None
+    eval_step = _eval_step(run, variables, backend, guarded=familiar is not None)
     _warn_of_differences(run, subject)
     split = _open_split(run, subject)
-    rows = _score_split(run, eval_step, variables, split)
+    rows = _score_split(run, eval_step, on_devices, split, familiar)
     if jax.process_index() == 0:
-        _write_result(run, subject, variables, split, rows)
+        _write_result(run, subject, on_devices, split, rows, guard)
     return subject.folder
+
+
+def _shown_again(run: Run, subject: Subject) -> Path:
+    run.terminal.say(
+        f"{subject.folder.name} was scored before with these weights, this "
+        "dataset and these settings: its result is shown"
+    )
+    return subject.folder
+
+
+def _guard(run: Run, subject: Subject, variables: Variables) -> Guard | str:
+    """The guard of the checkpoint, fitted where it was not; or why there is none."""
+    facts, step = subject.facts, subject.step
+    return ensure_guard(run, step, facts, variables) or read_guard(
+        run.workdir, step, facts, feature_width(variables)
+    )
+
+
+def fit_guard(run: Run) -> None:
+    """Fits a guard to the run's best checkpoint, unless it has one."""
+    checkpoints = Checkpoints(run.workdir / "checkpoints")
+    try:
+        step = weights.choose_step(checkpoints, None)
+        facts = checkpoints.facts(step)
+        if has_guard(run, step, facts):
+            return
+        variables = weights.read_variables(run.config, checkpoints, step)
+    finally:
+        checkpoints.close()
+    ensure_guard(run, step, facts, parallel.put_replicated(variables, run.mesh))
 
 
 def _choose_subject(
@@ -394,42 +357,45 @@ def _open_split(run: Run, subject: Subject) -> Split:
     return split
 
 
-def _eval_step(run: Run, variables: Variables, backend: str) -> Callable:
+def _eval_step(
+    run: Run, variables: Variables, backend: str, *, guarded: bool
+) -> Callable:
     """What score_clips calls with a batch; a runtime holds the weights itself."""
     if backend == "jax":
-        return compiled.compile_eval_step(network.make_model(run.config), run.mesh)
+        model = network.make_model(run.config)
+        if guarded:
+            return compiled.compile_eval_outputs(model, run.mesh)
+        return compiled.compile_eval_step(model, run.mesh)
     cache = run.config.compilation_cache
     folder = Path(cache).expanduser() if cache else None
     score = runtimes.load(backend, run.config, variables, folder)
 
-    def eval_step(_, batch: Batch[jax.Array]) -> jax.Array:
+    def eval_step(_, batch: Batch[jax.Array]) -> Any:
         frames, length = np.asarray(batch.frames), np.asarray(batch.length)
-        return parallel.put_replicated(score(frames, length), run.mesh)
+        outputs = parallel.put_replicated(score(frames, length), run.mesh)
+        return outputs if guarded else outputs[0]
 
     return eval_step
 
 
 def _score_split(
-    run: Run, eval_step: Callable, variables: Variables, split: Split
+    run: Run,
+    eval_step: Callable,
+    variables: Variables,
+    split: Split,
+    familiar: Guard | None,
 ) -> list[ClipScore]:
     """score_clips with a bar; raises Interrupted when any host is asked to stop."""
     total = -(-len(split.videos) // run.config.eval.batch_size)
-    vote = parallel.Vote(run.mesh)
     with run.terminal.progress(f"evaluate {split.name}", total) as bar:
-
-        def between(done: int, total: int) -> None:
-            if vote(run.stop.signal is not None):
-                raise Interrupted(run.stop.signal or signal.SIGTERM)
-            bar.resize(total)
-            bar.update(done)
-
         return score_clips(
             eval_step,
             variables,
             split,
             run.config,
             mesh=run.mesh,
-            between_batches=between,
+            between_batches=stoppable(run, bar),
+            familiar=familiar,
         )
 
 
@@ -439,6 +405,7 @@ def _write_result(
     variables: Variables,
     split: Split,
     rows: Sequence[ClipScore],
+    guard: Guard | str,
 ) -> None:
     """Writes scores.jsonl, strips.jsonl, trivial.jsonl and, at last, context.json."""
     config, folder = run.config, subject.folder
@@ -474,6 +441,8 @@ def _write_result(
         threshold=facts.threshold,
         band=facts.band,
         calibration=facts.calibration,
+        unfamiliar_above=None if isinstance(guard, str) else guard.threshold,
+        no_guard=guard if isinstance(guard, str) else "",
         dataset_card=card,
         dataset_digest=subject.dataset.digest,
         dataset_changed=subject.changed,

@@ -81,13 +81,13 @@ def _write(arguments: argparse.Namespace) -> list[Path]:
 
 def _move(partial: Path, out: Path) -> list[Path]:
     """Puts what was written into OUT; while some of it is missing OUT is no model."""
-    from fakedetect_jax.trained.model import FACTS
+    from fakedetect_jax.trained.model import FACTS, GUARD
 
     if not out.exists():
         partial.rename(out)
         return sorted(out.iterdir())
     (out / FACTS).unlink(missing_ok=True)
-    for old in (STABLEHLO, ONNX):  # of another model, perhaps
+    for old in (STABLEHLO, ONNX, GUARD):  # of another model, perhaps
         (out / old).unlink(missing_ok=True)
     names = sorted((path.name for path in partial.iterdir()), key=FACTS.__eq__)
     return [(partial / name).replace(out / name) for name in names]

@@ -368,6 +368,8 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
                 evaluation = _work(run)
                 if evaluation is not None:
                     report = _report(run, evaluation)
+                    if report.trained_on.made:
+                        terminal.warn(formats.MADE_WARNING)
                     terminal.say(formats.result_lines(report))
                     terminal.say(f"report: {evaluation}/report.html")
                     if FLAGS.mode == "robustness":

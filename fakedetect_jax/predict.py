@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
-from fakedetect_jax.pages.formats import clock
+from fakedetect_jax.pages.formats import MADE_WARNING, clock
 from fakedetect_jax.serving import sources
 from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp import system
@@ -202,11 +202,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _warnings(detector: "Detector | None") -> list[str]:
     """Sentences on all results."""
-    if detector is None or not detector.model.made:
+    if detector is None:
         return []
-    from fakedetect_jax.serving.summary import MADE_WARNING
-
-    return [MADE_WARNING]
+    model = detector.model
+    said = [MADE_WARNING] if model.made else []
+    if model.guard is None:
+        said.append(
+            f"guard: none ({model.no_guard}); a face unlike all those of the training "
+            "gets a verdict like any other"
+        )
+    return said
 
 
 def _without_clips(result: VideoResult) -> VideoResult:
@@ -218,7 +223,7 @@ def summary(results: Sequence[VideoResult]) -> str:
     """How the videos came out: "2 called fake, 1 uncertain, 3 unreadable"."""
     # Each word that there is, verdicts first and in the order of the docs' table.
     order = ["called fake", "uncertain", "called real", "not called fake"]
-    order += ["no face", "too short", "out of range"]
+    order += ["unfamiliar", "no face", "too short", "out of range"]
     counts = Counter(_words(result) for result in results)
     words = [w for w in order for w in (w, f"{w} {IN_PART}")] + list(FAILURES)
     return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])
@@ -334,7 +339,7 @@ def _open_output(name: str | None) -> Iterator[TextIO | None]:
 
 # The terminal ----------------------------------------------------------------------
 
-HEADER = f"{'verdict':<15}  {'fake':>7}  {'faces':>5}  {'highest at':<15}  video"
+HEADER = f"{'verdict':<15}  {'fake':>9}  {'faces':>5}  {'highest at':<15}  video"
 LINE_SECONDS = 10.0  # between two lines of progress where there is no bar
 
 
@@ -393,14 +398,16 @@ def line(result: VideoResult) -> str:
     name = printable(result.video)
     top = result.most_suspicious
     if top is None:
-        return f"{result.outcome:<15}  {'—':>7}  {'—':>5}  {'':<15}  {name}: " + (
+        return f"{result.outcome:<15}  {'—':>9}  {'—':>5}  {'':<15}  {name}: " + (
             result.reason or ""
         )
     where = f"{clock(top.seconds[0])}–{clock(top.seconds[1])}"
+    # A score that says nothing stands in brackets.
+    shown = chance(result) if result.verdict else f"({chance(result)})"
+    part = "partial, " if result.outcome == "partial" else ""
     return (
-        f"{result.verdict:<15}  {chance(result):>7}  {len(result.faces):5}  "
-        f"{where:<15}  {name}"
-        + (f": partial, {result.reason}" if result.outcome == "partial" else "")
+        f"{result.verdict or result.outcome:<15}  {shown:>9}  {len(result.faces):5}  "
+        f"{where:<15}  {name}" + (f": {part}{result.reason}" if result.reason else "")
     )
 
 

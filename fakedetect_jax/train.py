@@ -221,6 +221,7 @@ def train(run: Run) -> Path | None:
         raise
     checkpoints.close()
     if not config.eval.final_split:
+        evaluate.fit_guard(run)
         return None
     with run.terminal.phase("evaluate"):
         return evaluate.evaluate(run, config.eval.final_split)

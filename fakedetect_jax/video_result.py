@@ -13,7 +13,8 @@ Span = tuple[float, float]  # first and last
 class ClipResult:
     """A clip, from `start` over `length` stored frames of a window, and its score.
 
-    frames, seconds: the first and the last of the source.
+    frames, seconds: the first and the last of the source. distance: from the clips of
+    the training, None without a guard.
     """
 
     window: int
@@ -23,15 +24,21 @@ class ClipResult:
     seconds: Span
     logit: float
     score: float
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
 class FaceResult:
-    """What is said of one face over its clips; box: in its first window."""
+    """What is said of one face over its clips; box: in its first window.
 
+    outcome: "scored" or "unfamiliar"; then there is no verdict.
+    """
+
+    outcome: str
     score: float
     probability: float | None
-    verdict: str
+    distance: float | None
+    verdict: str | None
     seconds: Span
     box: Box
     coverage: float
@@ -40,10 +47,14 @@ class FaceResult:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model scored: the first 16 digits of its weights' SHA-256."""
+    """Which model scored: the first 16 digits of its weights' SHA-256.
+
+    guard: of what it is, or "none" and why.
+    """
 
     step: int
     weights: str
+    guard: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class VideoResult:
 
     video: str
     outcome: str
+    trained_on: str | None = None
     reason: str | None = None
     verdict: str | None = None
     score: float | None = None
@@ -63,6 +75,8 @@ class VideoResult:
     probability_threshold: float | None = None
     band: Span | None = None
     probability_band: Span | None = None
+    distance: float | None = None
+    distance_threshold: float | None = None
     faces: tuple[FaceResult, ...] = ()
     warnings: tuple[str, ...] = ()
     model: ModelFacts | None = None
@@ -76,20 +90,13 @@ class VideoResult:
     def to_json(self) -> Json:
         """The row of --output; a field that does not apply is left out."""
         absent = {name for name in _WHERE_KNOWN if getattr(self, name) is None}
-        if self.model is None:
-            absent.add("probability_threshold")  # else null has a meaning
+        if self.model is None:  # else null has a meaning
+            absent |= {"probability_threshold", "distance", "distance_threshold"}
         return {k: v for k, v in records.by_field(self).items() if k not in absent}
 
 
 _WHERE_KNOWN = (
-    *(
-        "threshold",
-        "band",
-        "probability_band",
-        "model",
-        "file",
-        "windows",
-        "windows_without_face",
-    ),
+    *("trained_on", "threshold", "band", "probability_band", "model", "file"),
+    *("windows", "windows_without_face"),
     *("frames_looked_at", "most_suspicious", "page"),
 )

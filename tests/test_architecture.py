@@ -18,6 +18,7 @@ LAYERS = {
         ["main", "predict", "report", "export"],
         ["train", "protocols"],
         ["evaluate", "serving"],
+        ["scoring"],
         ["trained", "compiled"],
         ["pages", "run", "model"],
         ["settings"],
@@ -60,7 +61,7 @@ IMPORTERS = {
     "onnx": {"trained.onnx_graph"},
     "onnxruntime": {"trained.runtimes"},
     "openvino": {"trained.runtimes"},
-    "safetensors": {"trained.model", "model.pretrained"},
+    "safetensors": {"trained.guard", "trained.model", "model.pretrained"},
     "matplotlib": {
         *("pages.figures", "pages.evaluation_page", "pages.comparison_page"),
         "pages.robustness_page",

@@ -7,6 +7,7 @@ from fakedetect_jax.metrics.report import Report
 FEW_CLUSTERS = 30  # below, an interval rests on few draws and is wide
 # Of which most published numbers of FaceForensics++ are.
 FFPP_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+MANY_UNFAMILIAR = 0.05  # a guard is made for a share of 0.01 of videos like val's
 CLASS_COVERAGE_GAP = 0.05  # above, missing videos can themselves tell the classes apart
 
 
@@ -28,6 +29,7 @@ def warnings(report: Report, context: Context) -> list[str]:
     found += _number_warnings(report)
     found += _trivial_warnings(report)
     found += _coverage_warnings(report)
+    found += _unfamiliar_warnings(report)
     found += [f"Dataset: {sentence}" for sentence in context.dataset_card.warnings]
     if context.cut_otherwise:
         found.append(
@@ -49,7 +51,17 @@ def _training_warnings(report: Report) -> list[str]:
         return []  # on made videos the card says what they are
     return [
         f"The detector was trained on made videos (dataset {trained.dataset}), not "
-        "on real forgeries."
+        "on real forgeries: its scores mean nothing on real ones."
+    ]
+
+
+def _unfamiliar_warnings(report: Report) -> list[str]:
+    far = report.unfamiliar
+    if far is None or (far.share or 0.0) <= MANY_UNFAMILIAR:
+        return []
+    return [
+        f"{far.videos:,} of {far.of:,} videos are unlike those of the training: a "
+        "score says nothing of them, and predict gives them no verdict."
     ]
 
 

@@ -32,8 +32,10 @@ class Context:
 
     scored_with: all that the scores depend on; config: the run's, flat.
     dataset_changed: how the run's own dataset is not what it was; cut_otherwise: how
-    another one was prepared otherwise. num_clips: the rows of scores.jsonl. detector:
-    one that is not of this project; notes: what was found in its scores.
+    another one was prepared otherwise. unfamiliar_above: the distance above which a
+    video is unlike those of the training; no_guard: why there is none. num_clips: the
+    rows of scores.jsonl. detector: one that is not of this project; notes: what was
+    found in its scores.
     """
 
     split: str | None = None
@@ -54,6 +56,8 @@ class Context:
     threshold: float | None = None
     band: Band | None = None
     calibration: CrossFit | None = None
+    unfamiliar_above: float | None = None
+    no_guard: str = ""
     dataset_card: CardFacts = CardFacts()
     dataset_digest: str | None = None
     dataset_changed: str = ""

@@ -72,7 +72,8 @@ class Video(NamedTuple):
 class ClipScore(NamedTuple):
     """A clip, from `start` over `length` stored frames, and its score.
 
-    clip: its number within the video; score: the probability of fake.
+    clip: its number within the video; score: the probability of fake; distance: from
+    the clips of the training, None without a guard.
     """
 
     video: Video
@@ -81,7 +82,9 @@ class ClipScore(NamedTuple):
     length: int
     logit: float
     score: float
+    distance: float | None = None
     INLINE = ("video",)
+    OMIT_NONE = True
 
     @classmethod
     def from_json(cls, row: Json) -> "ClipScore":
@@ -93,6 +96,7 @@ class ClipScore(NamedTuple):
             row.get("length", 0),
             float(row["logit"]),
             float(row["score"]),
+            row.get("distance"),
         )
 
 

@@ -75,6 +75,24 @@ class TrivialArea(Area):
     by_method: dict[str, Area]
 
 
+@dataclass(frozen=True)
+class Unfamiliar:
+    """How many scored videos are unlike those of the training, by a guard.
+
+    Without one only the reason is known.
+    """
+
+    videos: int | None
+    of: int
+    threshold: float | None
+    reason: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """Of the scored videos."""
+        return None if self.videos is None or not self.of else self.videos / self.of
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoSummary(Summary):
     """The metrics of all videos, and of parts of them.
@@ -126,6 +144,7 @@ class Report:
     calibration: CrossFit | None
     calibration_note: str
     band_note: str
+    unfamiliar: Unfamiliar | None = None
     warnings: list[str] = field(default_factory=list)
 
 

@@ -20,6 +20,7 @@ from fakedetect_jax.metrics.report import (
     Report,
     TrainedOn,
     TrivialArea,
+    Unfamiliar,
     VideoSummary,
 )
 from tfds_ffpp import records
@@ -37,6 +38,7 @@ class Evaluation(NamedTuple):
     context: Context
     strips: Sequence[Strip]
     trivial: Sequence[TrivialScore] = ()  # of made videos
+    unfamiliar: Unfamiliar | None = None  # not known of foreign scores
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
@@ -84,7 +86,22 @@ def read_evaluation(folder: Path) -> Evaluation:
         context,
         read_rows(strips, Strip) if strips.exists() else [],
         read_rows(trivial, TrivialScore) if trivial.exists() else [],
+        unfamiliar(rows, context),
     )
+
+
+def unfamiliar(rows: Sequence[ClipScore], context: Context) -> Unfamiliar | None:
+    """How many videos are unfamiliar; one's distance is the mean of its clips'."""
+    found: dict[tuple, list[float]] = {}
+    for row in rows:
+        if row.distance is not None:
+            found.setdefault(row.video.key, []).append(row.distance)
+    above, videos = context.unfamiliar_above, len({row.video.key for row in rows})
+    if above is None or len(found) < videos:
+        reason = context.no_guard
+        return Unfamiliar(None, videos, None, reason) if reason else None
+    far = sum(float(np.mean(distances)) > above for distances in found.values())
+    return Unfamiliar(far, videos, above)
 
 
 def _read_context(path: Path) -> Context:
@@ -162,6 +179,7 @@ def summarise(evaluation: Evaluation) -> Report:
         calibration=context.calibration,
         calibration_note=calibration.describe(context.calibration),
         band_note=doubt.describe(context.band),
+        unfamiliar=evaluation.unfamiliar,
     )
     return replace(report, warnings=caveats.warnings(report, context))
 

@@ -375,6 +375,20 @@ class FakeDetector(nn.Module):
         maps = self.backbone_features(frames_BTHWC, train=train)
         return self.head_from_features(maps, length_B, train=train)
 
+    def logits_and_features(
+        self, frames_BTHWC: jax.Array, length_B: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """As __call__, and what a guard knows clips by: float32[B,D].
+
+        It is the mean over a clip's frames of what the backbone says of each.
+        """
+        features_BTD = _pool_space(self.backbone_features(frames_BTHWC))
+        length_B = _clamp(length_B)
+        valid_BT = jnp.arange(features_BTD.shape[1]) < length_B[:, None]
+        total_BD = jnp.where(valid_BT[..., None], features_BTD, 0).sum(axis=1)
+        logits_B = self._clip_logits(features_BTD, length_B, train=False)
+        return logits_B, total_BD / length_B[:, None]
+
     def frame_logits(
         self, frames_BTHWC: jax.Array, length_B: jax.Array, *, train: bool = False
     ) -> jax.Array:

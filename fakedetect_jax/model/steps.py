@@ -407,6 +407,22 @@ def clip_logits(model: nn.Module, variables: Variables, clips: Clips) -> jax.Arr
     return model.apply(variables, frames, length, train=False)  # pyright: ignore[reportReturnType]
 
 
+def clip_outputs(
+    model: nn.Module, variables: Variables, clips: Clips
+) -> tuple[jax.Array, jax.Array]:
+    """clip_logits, and the clips' features float32[B,D], which a guard looks at."""
+    frames, length = clips
+    frames = normalise(jnp.asarray(frames, jnp.float32) / 255.0)
+    return model.apply(variables, frames, length, method="logits_and_features")  # pyright: ignore[reportReturnType]
+
+
+def eval_outputs(
+    model: nn.Module, variables: Variables, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """clip_outputs of the clips of a batch."""
+    return clip_outputs(model, variables, (batch.frames, batch.length))
+
+
 def degraded_eval_step(
     model: nn.Module,
     family: degrade.Family,

@@ -9,8 +9,13 @@ if TYPE_CHECKING:  # the command that scores videos shows times, and no metric
     from fakedetect_jax.metrics.comparison import Touches, Unpaired
     from fakedetect_jax.metrics.doubt import Selective
     from fakedetect_jax.metrics.intervals import AucChange, Compared
-    from fakedetect_jax.metrics.report import Area, Report
+    from fakedetect_jax.metrics.report import Area, Report, Unfamiliar
     from fakedetect_jax.metrics.robustness import Robustness
+
+
+MADE_WARNING = (
+    "the model was trained on made videos: its scores mean nothing on real ones"
+)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -112,6 +117,7 @@ def result_lines(report: "Report") -> str:
         f"{_doubt_line(video.selective) if report.band else ''}"
         f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
         f"{_trivial_lines(report.trivial)}"
+        f"{_unfamiliar_line(report.unfamiliar)}"
     )
 
 
@@ -124,6 +130,15 @@ def _doubt_line(found: "Selective | None") -> str:
         f"{percent(found.false_alarms)} of reals called fake, "
         f"{percent(found.misses)} of fakes called real\n"
     )
+
+
+def _unfamiliar_line(far: "Unfamiliar | None") -> str:
+    """How many videos are unlike those of the training, or why that is not known."""
+    if far is None:
+        return ""
+    if far.share is None:
+        return f"\nUnfamiliar: not known, guard: none ({far.reason})"
+    return f"\nUnfamiliar: {far.videos} of {far.of} videos ({100 * far.share:.1f} %)"
 
 
 def robustness_lines(found: "Robustness") -> list[str]:

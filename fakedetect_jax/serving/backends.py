@@ -82,17 +82,17 @@ def _fastest(
     rows = max(4, jax.multiple)
     frames = np.random.default_rng(0).integers(0, 256, (rows, *clip_shape), np.uint8)
     batch = frames, np.maximum(clip_shape[0] - np.arange(rows, dtype=np.int32), 1)
-    expected = jax.logits(*batch)  # and compiles
+    expected, _ = jax.outputs(*batch)  # and compiles
     backends: dict[str, JaxBackend | RuntimeBackend] = {"jax": jax}
     for name, other in others.items():
-        if np.abs(other.logits(*batch) - expected).max() <= MOST_APART:
+        if np.abs(other.outputs(*batch)[0] - expected).max() <= MOST_APART:
             backends[name] = other
     seconds = dict.fromkeys(backends, float("inf"))
     end = time.perf_counter() + 1.0
     while time.perf_counter() < end or min(seconds.values()) == float("inf"):
         for name, backend in backends.items():  # in turns
             start = time.perf_counter()
-            backend.logits(*batch)
+            backend.outputs(*batch)
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     best = min(seconds, key=lambda name: seconds[name])
     return best if seconds["jax"] >= LEAST_GAIN * seconds[best] else "jax"
@@ -118,12 +118,12 @@ class RuntimeBackend:
     def prepare(self, rows: int) -> None:
         """Nothing: all is there."""
 
-    def logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """Logits float32[B] of clips uint8[B,T,S,S,3] of int32[B] frames."""
+    def outputs(self, frames: np.ndarray, length: np.ndarray) -> runtimes.Outputs:
+        """Of clips uint8[B,T,S,S,3] of int32[B] frames."""
         return self._run(frames, length)
 
     def explain(self, frames: np.ndarray, length: np.ndarray) -> "Explanation":
-        """As `logits`, with the running score and the heat map of every frame."""
+        """The logits, with the running score and the heat map of every frame."""
         return self._jax.explain(frames, length)
 
     @functools.cached_property
@@ -186,7 +186,7 @@ class JaxBackend:
             threading.Thread(target=load).start()
 
     def program(self, rows: int) -> Callable:
-        """(variables, so many clips) -> logits, compiled."""
+        """(variables, so many clips) -> logits and features, compiled."""
         from fakedetect_jax.run import parallel
 
         with self._lock:  # the thread that prepares may be at it
@@ -198,12 +198,13 @@ class JaxBackend:
                 self._programs[rows] = lowered.compile()
             return self._programs[rows]
 
-    def logits(self, frames: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """Logits float32[B] of clips uint8[B,T,S,S,3] of int32[B] frames."""
-        return self._run(self.program(len(length)), frames, length)
+    def outputs(self, frames: np.ndarray, length: np.ndarray) -> runtimes.Outputs:
+        """Of clips uint8[B,T,S,S,3] of int32[B] frames."""
+        logits, features = self._run(self.program(len(length)), frames, length)
+        return logits, features
 
     def explain(self, frames: np.ndarray, length: np.ndarray) -> "Explanation":
-        """As `logits`, with the running score and the heat map of every frame."""
+        """The logits, with the running score and the heat map of every frame."""
         return self._run(self._explain_step, frames, length)
 
     @functools.cached_property

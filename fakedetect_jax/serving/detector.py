@@ -147,9 +147,9 @@ class Detector:
 
         Yields:
           {"video", "outcome", "reason", …} as docs/predict.md tells; `outcome` is
-          "scored", "partial", "no face", "too short", "out of range", "unreadable" or
-          "refused". Only with the first two are `score`, `probability` and `verdict`
-          not None.
+          "scored", "partial", "unfamiliar", "no face", "too short", "out of range",
+          "unreadable" or "refused". Only with the first three are `score` and
+          `probability` not None; only with the first two is `verdict`.
 
         Raises ConfigError at once for a single path that holds no video, and in a
         process that was forked after the model was loaded.

@@ -11,7 +11,7 @@ import numpy as np
 from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.serving import backends
-from fakedetect_jax.trained.model import TrainedModel
+from fakedetect_jax.trained.model import TrainedModel, feature_width
 
 if TYPE_CHECKING:
     from fakedetect_jax.model.explain import Explanation
@@ -68,6 +68,20 @@ class Network:
 
         Raises ConfigError for frames of another shape or type, and in a fork.
         """
+        return self.outputs(frames, length)[0]
+
+    def judge(
+        self, frames: np.ndarray, length: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `logits`, with the guard's distances float64[B]; None without a guard."""
+        logits, features = self.outputs(frames, length)
+        guard = self.model.guard
+        return logits, None if guard is None else guard.distances(features)
+
+    def outputs(
+        self, frames: np.ndarray, length: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `logits`, with the features float32[B,D] that a guard looks at."""
         refuse_fork()
         shape = self._clip_shape
         if frames.shape[1:] != shape or frames.dtype != np.uint8:
@@ -75,11 +89,13 @@ class Network:
                 f"clips are {frames.dtype}{list(frames.shape[1:])}, the model takes "
                 f"uint8{list(shape)}"
             )
-        found = [
-            self._backend.logits(*batch)[:count]
-            for batch, count in self._batches(frames, length)
-        ]
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+        width = feature_width(self.model.variables)
+        found = [(np.zeros(0, np.float32), np.zeros((0, width), np.float32))]
+        for batch, count in self._batches(frames, length):
+            logits, features = self._backend.outputs(*batch)
+            found.append((logits[:count], features[:count]))
+        logits, features = map(np.concatenate, zip(*found, strict=True))
+        return logits, features
 
     def explain(self, frames: np.ndarray, length: np.ndarray) -> "Explanation":
         """As `logits`, with the running score and the heat map of every frame."""

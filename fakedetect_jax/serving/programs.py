@@ -11,7 +11,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def eval_step(model: TrainedModel, mesh: Any, folder: Path | None, rows: int) -> Any:
-    """The jitted (variables, so many clips) -> logits over the mesh.
+    """The jitted (variables, so many clips) -> logits and features over the mesh.
 
     Where it has a place in the folder it is kept there as StableHLO: what Flax and the
     tracing of the network take is spared at the next start. Both compile to the same.
@@ -23,7 +23,7 @@ def eval_step(model: TrainedModel, mesh: Any, folder: Path | None, rows: int) ->
         from fakedetect_jax import compiled
         from fakedetect_jax.model.network import make_model
 
-        return compiled.compile_clip_logits(make_model(model.config), mesh)
+        return compiled.compile_clip_outputs(make_model(model.config), mesh)
 
     def exported() -> bytes:
         clips = abstract_clips(model, rows)
@@ -61,10 +61,10 @@ def abstract_clips(model: TrainedModel, rows: int, sharding: Any = None) -> Any:
 
 
 def stablehlo(model: TrainedModel) -> bytes:
-    """A program frames uint8[b,T,S,S,3], length int32[b] -> logits float32[b].
+    """A program frames uint8[b,T,S,S,3], length int32[b] -> float32[b], float32[b,D].
 
-    b is free; the weights are in it; jax.export.deserialize reads it on a CPU, a GPU or
-    a TPU, without this project.
+    The logits, and the features that a guard looks at. b is free; the weights are in
+    it; jax.export.deserialize reads it on a CPU, a GPU or a TPU, without this project.
     """
     import jax
     import numpy as np
@@ -76,7 +76,7 @@ def stablehlo(model: TrainedModel) -> bytes:
     network = make_model(model.config)
 
     def score(frames, length):
-        return steps.clip_logits(network, model.variables, (frames, length))
+        return steps.clip_outputs(network, model.variables, (frames, length))
 
     (clips,) = export.symbolic_shape("clips")
     shape = settings.clip_shape(model.config)

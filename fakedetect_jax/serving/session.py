@@ -103,7 +103,7 @@ class _Waiting(NamedTuple):
     window: PreparedWindow
     clip: Clip
 
-    def scored(self, logit: float) -> ClipResult:
+    def scored(self, logit: float, distance: float | None) -> ClipResult:
         frames, seconds = clips.span_of(self.window, self.clip)
         return ClipResult(
             window=self.window.number,
@@ -113,6 +113,7 @@ class _Waiting(NamedTuple):
             seconds=seconds,
             logit=logit,
             score=float(metrics.sigmoid(np.array(logit))),
+            distance=distance,
         )
 
 
@@ -134,12 +135,13 @@ class _Queue:
         batch, self._waiting = self._waiting, []
         if not batch:
             return
-        logits = self._network.logits(
+        logits, far = self._network.judge(
             np.stack([item.clip.frames for item in batch]),
             np.array([item.clip.length for item in batch]),
         )
-        for item, logit in zip(batch, logits, strict=True):
-            item.track.clips.append(item.scored(float(logit)))
+        distances = [None] * len(batch) if far is None else far.tolist()
+        for item, logit, distance in zip(batch, logits, distances, strict=True):
+            item.track.clips.append(item.scored(float(logit), distance))
             item.video.waiting -= 1
 
     def drop(self, video: Pending) -> None:

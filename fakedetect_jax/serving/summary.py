@@ -7,16 +7,15 @@ import numpy as np
 
 from fakedetect_jax.metrics import doubt
 from fakedetect_jax.metrics.calibration import apply_temperature
+from fakedetect_jax.pages.formats import MADE_WARNING
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
 from fakedetect_jax.video_result import FaceResult, ModelFacts, VideoResult
 
-MADE_WARNING = (
-    "the model was trained on made videos: its scores mean nothing on real ones"
-)
 NOT_FAKE = "not called fake"
+UNFAMILIAR = "unfamiliar"
 WARN_ENLARGEMENT = 2.0
 WARN_COVERAGE = 0.6
 
@@ -69,12 +68,14 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
     result = VideoResult(
         video.name,
         "scored",
+        trained_on=model.data,
         threshold=scale.threshold,
         probability_threshold=scale.calibrated(scale.threshold),
         band=scale.band and scale.band.ends,
         probability_band=scale.calibrated_band,
+        distance_threshold=model.guard and model.guard.threshold,
         warnings=(MADE_WARNING,) if model.made else (),
-        model=ModelFacts(model.step, model.digest[:16]),
+        model=ModelFacts(model.step, model.digest[:16], guard_of(model)),
     )
     end = video.end
     if end is None or isinstance(end, Unreadable):
@@ -91,7 +92,7 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
         outcome, reason = _why_unscored(video, model.config)
         reason = f"{reason}; {end.loss}" if end.loss else reason
         return replace(result, outcome=outcome, reason=reason)
-    faces = tuple(_face_result(track, scale) for track in tracks)
+    faces = tuple(_face_result(track, scale, model) for track in tracks)
     if not all(np.isfinite(face.score) for face in faces):
         reason = "the network's output is not a number"
         return replace(result, outcome="out of range", reason=reason)
@@ -100,15 +101,41 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
     return _with_faces(result, faces, _warnings(video, end.loss, model))
 
 
+def guard_of(model: TrainedModel) -> str:
+    """What a model's guard is, or "none" and why."""
+    if model.guard is None:
+        return f"none ({model.no_guard})"
+    facts = model.guard.facts
+    alarms = 100 * (facts.false_alarms or 0)
+    return f"{alarms:.0f} % false alarms on {facts.val_videos:,} videos of val"
+
+
 def _with_faces(
     result: VideoResult, faces: tuple[FaceResult, ...], warnings: list[str]
 ) -> VideoResult:
-    top = max(faces, key=lambda face: face.score)
-    clips = [clip for face in faces for clip in face.clips]
+    # An unfamiliar face's score counts only where there is no other.
+    familiar = [face for face in faces if face.outcome != UNFAMILIAR]
+    top = max(familiar or faces, key=lambda face: face.score)
+    clips = [clip for face in familiar or faces for clip in face.clips]
+    if not familiar:
+        limit = result.distance_threshold or 0.0
+        reason = (
+            "the face is unlike those of the training (distance "
+            f"{top.distance:.3g}, limit {limit:.3g}), so its score means nothing"
+        )
+        parts = [reason, *([result.reason] if result.reason else [])]
+        result = replace(result, outcome=UNFAMILIAR, reason="; ".join(parts))
+    elif len(familiar) < len(faces):
+        warnings = [
+            f"{len(faces) - len(familiar)} of {len(faces)} faces are unlike those of "
+            "the training: no verdict is given on them",
+            *warnings,
+        ]
     return replace(
         result,
         score=top.score,
         probability=top.probability,
+        distance=top.distance,
         verdict=top.verdict,
         faces=faces,
         most_suspicious=max(clips, key=lambda clip: clip.score),
@@ -116,13 +143,19 @@ def _with_faces(
     )
 
 
-def _face_result(track: Track, scale: Scale) -> FaceResult:
+def _face_result(track: Track, scale: Scale, model: TrainedModel) -> FaceResult:
     # The mean over clips, as metrics.videos has it.
     score = float(np.mean([clip.score for clip in track.clips]))
+    distance, far = None, False
+    if model.guard is not None:
+        distance = float(np.mean([clip.distance or 0.0 for clip in track.clips]))
+        far = distance > model.guard.threshold
     return FaceResult(
+        outcome=UNFAMILIAR if far else "scored",
         score=score,
         probability=scale.calibrated(score),
-        verdict=scale.verdict(score),
+        distance=distance,
+        verdict=None if far else scale.verdict(score),
         seconds=(track.clips[0].seconds[0], track.clips[-1].seconds[1]),
         box=track.stored[0].box,
         coverage=float(np.mean([stored.coverage for stored in track.stored])),

@@ -11,12 +11,10 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
@@ -24,6 +22,20 @@ from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.model import pixels
 from fakedetect_jax.settings import RULES
+from fakedetect_jax.trained.foreign import (
+    Blocks,
+    Digest,
+    Maybe,
+    Plain,
+    Table,
+    Text,
+    fault_in,
+    parse,
+    read_text,
+    shortened,
+)
+from fakedetect_jax.trained.guard import SCHEMA as GUARD_SCHEMA
+from fakedetect_jax.trained.guard import GuardFacts
 from tfds_ffpp import records
 from tfds_ffpp.fields import (
     FIELDS,
@@ -40,9 +52,6 @@ from tfds_ffpp.frames import faces
 from tfds_ffpp.frames.prepare import Preparation
 
 PROJECT, FORMAT = "fakedetect-jax", 2
-MAX_BYTES = 1 << 20  # of a description or a card; one that export writes has 6 KB
-MAX_DEPTH = 12  # export writes 5
-MAX_BLOCKS = 200  # of a backbone; resnet152 has 50
 MAX_CLIP_PIXELS = 1 << 25  # of all frames of a clip: 64 frames of 512x512 are half
 MAX_STORED_PIXELS = 1 << 28  # of all stored frames of a window
 
@@ -90,6 +99,19 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """The dataset that a model was trained on: its name, digest and training videos.
+
+    None what the checkpoint does not say.
+    """
+
+    dataset: str
+    digest: str | None = None
+    real: int | None = None
+    fake: int | None = None
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a model comes from. val: what was measured on it."""
 
@@ -111,6 +133,8 @@ class Description:
     parameters: int
     weights_sha256: str
     trained_on_made_videos: bool
+    trained_on: TrainedOn
+    guard: GuardFacts
     origin: Origin
 
     def to_json(self) -> Json:
@@ -119,92 +143,6 @@ class Description:
 
 
 CLIP_FIELDS = tuple(field.name for field in dataclasses.fields(Clips))
-
-
-# Kinds of values -------------------------------------------------------------------
-
-
-class Text(NamedTuple):
-    """A text of limited length."""
-
-    longest: int = 200
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        if isinstance(value, str) and len(value) <= self.longest:
-            return None
-        return f"a text of at most {self.longest} characters"
-
-
-class Digest(NamedTuple):
-    """A SHA-256 in lower-case hexadecimal digits."""
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-            return None
-        return "64 hexadecimal digits"
-
-
-class Blocks(NamedTuple):
-    """Blocks per stage of a backbone."""
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        one = Whole(1, MAX_BLOCKS)
-        if (
-            isinstance(value, list | tuple)
-            and len(value) <= 8
-            and not any(map(one.fault, value))
-            and sum(value) <= MAX_BLOCKS
-        ):
-            return None
-        return f"a list of at most 8 whole numbers, {MAX_BLOCKS} in all"
-
-
-class Maybe(NamedTuple):
-    """A value of a kind, or null."""
-
-    kind: Any
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        fault = None if value is None else self.kind.fault(value)
-        return fault and f"{fault}, or null"
-
-
-class Plain(NamedTuple):
-    """A text, a finite number, true, false or null; or a short list of such."""
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        values = value if isinstance(value, list) else [value]
-        if len(values) <= 100 and all(map(_is_plain, values)):
-            return None
-        return "a text, a finite number, true, false or null"
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= 1000
-    return value is None or (
-        isinstance(value, bool | int | float) and math.isfinite(value)
-    )
-
-
-class Table(NamedTuple):
-    """An object with a few names of the reader's own choice, all of one kind."""
-
-    kind: Any
-
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None if nothing is."""
-        if not isinstance(value, dict) or len(value) > 100:
-            return "an object of at most 100 fields"
-        if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name) for name in value):
-            return "an object whose fields have plain names"
-        faults = [f for f in map(self.kind.fault, value.values()) if f]
-        return f"an object whose fields are each {faults[0]}" if faults else None
 
 
 # The whole -------------------------------------------------------------------------
@@ -238,6 +176,12 @@ _CALIBRATION = {
         }
     ),
 }
+_TRAINED_ON = {
+    "dataset": Text(),
+    "digest": Maybe(Digest()),
+    "real": Maybe(Whole(0, 2**53)),
+    "fake": Maybe(Whole(0, 2**53)),
+}
 SCHEMA = {
     "project": Choice((PROJECT,)),
     "format": Whole(FORMAT, FORMAT),
@@ -258,6 +202,8 @@ SCHEMA = {
     "parameters": Whole(1, 2**53),
     "weights_sha256": Digest(),
     "trained_on_made_videos": SWITCH,
+    "trained_on": _TRAINED_ON,
+    "guard": GUARD_SCHEMA,
     "origin": {
         "versions": Table(Text()),
         "devices": Text(),
@@ -267,40 +213,11 @@ SCHEMA = {
 }
 
 
-def fault_in(value: Any, rule: Any, name: str = "") -> str | None:
-    """The first field that breaks its rule, as a clause; None if none does."""
-    if isinstance(rule, Maybe) and isinstance(rule.kind, dict):
-        return None if value is None else fault_in(value, rule.kind, name)
-    if not isinstance(rule, dict):
-        wanted = rule.fault(value)
-        return wanted and f"{name} is {shortened(value)}; it must be {wanted}"
-    if not isinstance(value, dict):
-        return f"{name or 'the whole'} is {shortened(value)}; it must be an object"
-    for field in rule:
-        if field not in value:
-            return f"{_joined(name, field)} is missing"
-    for field in value:
-        if field not in rule:
-            return f"{_joined(name, shortened(field, 40))} is unknown"
-    for field, inner in rule.items():
-        fault = fault_in(value[field], inner, _joined(name, field))
-        if fault:
-            return fault
-    return None
-
-
-def _joined(name: str, field: str) -> str:
-    return f"{name}.{field}" if name else field
-
-
-def shortened(value: Any, longest: int = 60) -> str:
-    """A value as text that fits a sentence and steers no terminal."""
-    if isinstance(value, str):
-        value = value[: longest + 1]
-    if isinstance(value, dict | list):
-        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    text = "".join(c if c.isprintable() else "?" for c in ascii(value))
-    return text if len(text) <= longest else f"{text[:longest]}…"
+# What an export of before these fields did not say.
+_EARLIER = {
+    "trained_on": dataclasses.asdict(TrainedOn("")),
+    "guard": dataclasses.asdict(GuardFacts("the export is older than guards")),
+}
 
 
 def check(facts: Any) -> Description:
@@ -313,9 +230,10 @@ def check(facts: Any) -> Description:
             f"its format is {shortened(facts.get('format'))}, this version reads "
             f"{FORMAT}"
         )
-    if fault := fault_in(facts, SCHEMA):
+    whole = {**_EARLIER, **facts} if isinstance(facts, dict) else facts
+    if fault := fault_in(whole, SCHEMA):
         raise ValueError(fault)
-    described: Description = records.from_json(Description, facts)
+    described: Description = records.from_json(Description, whole)
     fault = _misfit(described)
     if fault is None and facts.get("sha256") != digest(facts):
         fault = "it is not what was exported: its digest is another"
@@ -354,6 +272,10 @@ def _misfit(described: Description) -> str | None:
     wanted = preprocessed(preparation, prepared.window_frames, clips)
     if dataclasses.asdict(prepared) != as_json(dataclasses.asdict(wanted)):
         return "its preprocessing is not that of this version"
+    known = described.guard
+    is_one = known.threshold is not None, known.sha256 is not None
+    if {not known.reason, *is_one} not in ({True}, {False}):
+        return "its guard is neither one nor none"
     if preparation.face_finder == "yunet":
         return (
             "its faces are found with a file of YuNet, which no export holds: score "
@@ -485,66 +407,3 @@ def read(path: Path) -> Description:
             f"{path} is not a model of this project, or it is damaged ({said}); "
             "export the model again"
         ) from error
-
-
-def read_text(path: Path, errors: str = "strict") -> str:
-    """A small text of a bundle. Raises CheckpointError, and ValueError if too long."""
-    need_regular(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); copy the whole folder again"
-        ) from error
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path.name} has more than {MAX_BYTES:,} bytes")
-    return content.decode("utf-8", errors)
-
-
-def parse(text: str) -> Any:
-    """JSON of limited depth, whose numbers are numbers. Raises ValueError."""
-    if _depth(text) > MAX_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-
-    def refuse(word: str):
-        raise ValueError(f"{word} is no number")
-
-    def whole(digits: str) -> int:
-        if len(digits) > 20:
-            raise ValueError(f"{digits[:20]}… is too large")
-        return int(digits)
-
-    return json.loads(text, parse_constant=refuse, parse_int=whole)
-
-
-# A string, or what begins as one and never ends: no character is looked at twice.
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-
-
-def _depth(text: str) -> int:
-    deepest = depth = 0
-    for bracket in re.findall(r"[][{}]", _STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def need_regular(path: Path) -> None:
-    """Raises CheckpointError unless a bundle's own regular file lies there."""
-    try:
-        inside = path.resolve().is_relative_to(path.parent.resolve())
-        kind = path.stat().st_mode
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        reason = getattr(error, "strerror", None) or "a link to itself"
-        raise CheckpointError(
-            f"{path} cannot be read ({reason}); copy the whole folder again"
-        ) from error
-    if not inside:
-        raise CheckpointError(
-            f"{path} is a link out of its folder; put the file itself there"
-        )
-    if not stat.S_ISREG(kind):
-        raise CheckpointError(
-            f"{path} is not a regular file; copy the whole folder again"
-        )

@@ -2,7 +2,8 @@
 
 A bundle is a folder with model.safetensors (parameters and BatchNorm statistics under
 the names that checkpoints give them), model.json (config, preprocessing, calibration,
-where it comes from, the digest of the weights) and README.md, the model card.
+where it comes from, the digests of weights and guard), guard.safetensors where there is
+a guard, and README.md, the model card.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
 from fakedetect_jax.settings import Config, as_config
-from fakedetect_jax.trained import description
+from fakedetect_jax.trained import description, foreign, guard
 from fakedetect_jax.trained.cache import abstract_variables
 from fakedetect_jax.trained.description import (
     Calibration,
@@ -30,7 +31,9 @@ from fakedetect_jax.trained.description import (
     Description,
     Groups,
     Origin,
+    TrainedOn,
 )
+from fakedetect_jax.trained.guard import NOT_FITTED, Guard, GuardFacts
 from fakedetect_jax.trained.weights import (
     checkpoint_digest,
     choose_step,
@@ -39,13 +42,15 @@ from fakedetect_jax.trained.weights import (
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.store import copies
 from tfds_ffpp.store.addresses import as_path, is_address
-from tfds_ffpp.store.files import write_json
+from tfds_ffpp.store.files import write_json, write_whole
 
 # An export is read without what only a workdir takes: Orbax, TFDS, Flax.
 if TYPE_CHECKING:
     from fakedetect_jax.model.network import Variables
+    from fakedetect_jax.run.checkpoint import CheckpointFacts
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
+GUARD = "guard.safetensors"
 # The longest video of FaceForensics++, for models that do not say what they saw.
 DEFAULT_WINDOW_FRAMES = 1800
 MAX_WEIGHT_BYTES = 4 << 30
@@ -58,7 +63,8 @@ class TrainedModel(NamedTuple):
     threshold and band are fitted on val, None where the checkpoint was not validated;
     window_frames: source frames of the longest training video; made: whether it was
     trained on made videos; calibration: what calibration.calibrate found, None if not
-    recorded; card: Markdown.
+    recorded; guard: what says which faces are unlike those of the training, None for
+    no_guard's reason; card: Markdown.
     """
 
     config: Config
@@ -74,6 +80,17 @@ class TrainedModel(NamedTuple):
     made: bool = False
     calibration: CrossFit | None = None
     band: Band | None = None
+    trained_on: TrainedOn = TrainedOn("")
+    guard: Guard | None = None
+    no_guard: str = NOT_FITTED
+
+    @property
+    def data(self) -> str:
+        """What it was trained on, in words."""
+        name = self.trained_on.dataset or self.config.dataset.name
+        if self.made:
+            return f"made videos ({name}): its scores mean nothing on real ones"
+        return f"dataset {name}"
 
 
 def load_model(
@@ -144,6 +161,10 @@ def read_workdir(
     finally:
         checkpoints.close()
     _refuse_not_finite(variables, folder / str(step))
+    # A checkpoint that does not say was trained where its config made videos.
+    made = config.synthetic.num_identities if facts.made is None else facts.made
+    made = bool(made)
+    guarded = read_guard(path, step, facts, feature_width(variables))
     return TrainedModel(
         config=config,
         variables=variables,
@@ -156,14 +177,63 @@ def read_workdir(
         step=step,
         digest=weights_digest(variables),
         origin=Origin(facts.versions, facts.devices, {**measured}),
-        card=_card(path, step, checkpoint_digest(facts)),
-        # A checkpoint that does not say was trained where its config made videos.
-        made=bool(
-            config.synthetic.num_identities if facts.made is None else facts.made
-        ),
+        card=_card(path, step, checkpoint_digest(facts), made=made),
+        made=made,
         calibration=facts.calibration,
         band=facts.band,
+        trained_on=_trained_on(config, facts),
+        guard=guarded if isinstance(guarded, Guard) else None,
+        no_guard="" if isinstance(guarded, Guard) else guarded,
     )
+
+
+def _trained_on(config: Config, facts: "CheckpointFacts") -> TrainedOn:
+    if facts.dataset is None:
+        return TrainedOn(config.dataset.name)
+    train = facts.dataset.splits.get("train")
+    counts = (train.real, train.fake) if train else (None, None)
+    return TrainedOn(config.dataset.name, facts.dataset.digest, *counts)
+
+
+def feature_width(variables: "Variables") -> int:
+    """How many numbers a guard knows a clip by; see network.logits_and_features."""
+    params = variables["params"]
+    if "lstm" not in params:
+        return int(params["head"]["kernel"].shape[0])
+    return int(params["lstm"]["forward"]["ii"]["kernel"].shape[0])
+
+
+# A guard is fitted when its checkpoint is chosen, and lies beside the checkpoints; its
+# name follows from the weights.
+
+
+def guard_place(workdir: Path, step: int, facts: "CheckpointFacts") -> Path:
+    """Where the facts of a checkpoint's guard lie; its arrays lie beside them."""
+    return workdir / "guards" / f"{step}-{checkpoint_digest(facts)[:16]}.json"
+
+
+def read_guard(
+    workdir: Path, step: int, facts: "CheckpointFacts", width: int
+) -> Guard | str:
+    """The guard of a checkpoint, or why there is none. Raises CheckpointError."""
+    path = guard_place(workdir, step, facts)
+    if not path.exists():
+        return NOT_FITTED
+    found = guard.read_facts(path)
+    return found.reason or guard.read(path.with_suffix(".safetensors"), found, width)
+
+
+def write_guard(
+    workdir: Path, step: int, facts: "CheckpointFacts", fitted: Guard | str
+) -> None:
+    """Keeps the guard of a checkpoint, or why there is none."""
+    path = guard_place(workdir, step, facts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(fitted, str):
+        return write_json(path, GuardFacts(fitted))
+    arrays = path.with_suffix(".safetensors").name
+    write_whole(path.parent, {arrays: guard.to_bytes(fitted)})
+    return write_json(path, fitted.facts)
 
 
 @contextlib.contextmanager
@@ -197,7 +267,7 @@ def _refuse_not_finite(variables: "Variables", where: Path) -> None:
             )
 
 
-def _card(path: Path, step: int, weights: str) -> str:
+def _card(path: Path, step: int, weights: str, *, made: bool = False) -> str:
     """The model card of an evaluation of these weights, test before val; else a short
     one.
     """
@@ -210,9 +280,11 @@ def _card(path: Path, step: int, weights: str) -> str:
             scored = results.recorded(folder).get("weights", weights)
             if card.is_file() and scored == weights:
                 return card.read_text()
+    warning = "Trained on made videos: its scores mean nothing on real ones.\n\n"
     return (
-        f"# {path.name}\n\nA ResNet + LSTM that scores videos of faces with the "
-        f"probability that the face was forged; checkpoint of step {step}.\n\n"
+        f"# {path.name}\n\n{warning if made else ''}"
+        "A ResNet + LSTM that scores videos of faces with the probability that the "
+        f"face was forged; checkpoint of step {step}.\n\n"
         "No evaluation of it is recorded: how often it is wrong is not known.\n\n"
         "A score is a hint, not a proof.\n"
     )
@@ -230,9 +302,13 @@ def write_bundle(model: TrainedModel, folder: str | Path) -> list[Path]:
     content = safetensors.numpy.save(leaves, {"project": "fakedetect-jax"})
     (folder / WEIGHTS).write_bytes(content)
     (folder / CARD).write_text(model.card)
+    names = [WEIGHTS, FACTS, CARD]
+    if model.guard is not None:
+        (folder / GUARD).write_bytes(guard.to_bytes(model.guard))
+        names.append(GUARD)
     # Last: without it the folder is no model.
     write_json(folder / FACTS, describe(model))
-    return [folder / name for name in (WEIGHTS, FACTS, CARD)]
+    return [folder / name for name in names]
 
 
 def describe(model: TrainedModel) -> Description:
@@ -257,6 +333,8 @@ def describe(model: TrainedModel) -> Description:
         parameters=network.count_parameters(model.variables["params"]),
         weights_sha256=model.digest,
         trained_on_made_videos=model.made,
+        trained_on=model.trained_on,
+        guard=model.guard.facts if model.guard else GuardFacts(model.no_guard),
         origin=model.origin,
     )
 
@@ -269,10 +347,14 @@ def read_bundle(folder: str | Path, *, cache: Path | None = None) -> TrainedMode
     folder = Path(folder)
     described = description.read(folder / FACTS)
     config, empty = _build(folder / FACTS, described.config, cache)
-    calibration = described.calibration
+    calibration, facts = described.calibration, described.guard
+    variables = _read_weights(folder / WEIGHTS, empty)
+    guarded = None
+    if not facts.reason:
+        guarded = guard.read(folder / GUARD, facts, feature_width(variables))
     model = TrainedModel(
         config=config,
-        variables=_read_weights(folder / WEIGHTS, empty),
+        variables=variables,
         preparation=described.preprocessing.frames,
         temperature=calibration.temperature,
         threshold=calibration.threshold,
@@ -284,6 +366,9 @@ def read_bundle(folder: str | Path, *, cache: Path | None = None) -> TrainedMode
         made=described.trained_on_made_videos,
         calibration=calibration.cross_fit,
         band=calibration.band,
+        trained_on=described.trained_on,
+        guard=guarded,
+        no_guard=facts.reason,
     )
     if weights_digest(model.variables) != model.digest:
         raise CheckpointError(
@@ -297,7 +382,7 @@ def _read_card(path: Path) -> str:
     if not os.path.lexists(path):
         return ""
     try:
-        return description.read_text(path, errors="replace")
+        return foreign.read_text(path, errors="replace")
     except ValueError as error:
         raise CheckpointError(f"{error}, too many for a card; shorten it") from error
 
@@ -313,7 +398,7 @@ def _build(
         config = as_config(asdict(groups))
         empty = abstract_variables(config, cache)
     except Exception as error:  # whatever comes of fields that are each in range
-        said = description.shortened((str(error).splitlines() or ["?"])[0], 200)
+        said = foreign.shortened((str(error).splitlines() or ["?"])[0], 200)
         raise CheckpointError(
             f"{path} describes no model of this version ({said}); "
             "export the model again"
@@ -330,12 +415,12 @@ def _build(
 def _read_weights(path: Path, empty: "Variables") -> "Variables":
     """The variables of a model of these shapes. Raises CheckpointError."""
     wanted = to_leaves(empty)
-    description.need_regular(path)
+    foreign.need_regular(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names = set(file.keys())
             if names != set(wanted):
-                odd = [description.shortened(n) for n in sorted(names ^ set(wanted))]
+                odd = [foreign.shortened(n) for n in sorted(names ^ set(wanted))]
                 raise CheckpointError(
                     f"{path} does not hold the weights of its config: "
                     f"{', '.join(odd[:4])} {'is' if len(odd) == 1 else 'are'} missing "
@@ -359,7 +444,7 @@ def _read_weights(path: Path, empty: "Variables") -> "Variables":
     except Exception as error:  # safetensors, the file system, or one through the other
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} is not a safetensors file ({description.shortened(said, 200)}); "
+            f"{path} is not a safetensors file ({foreign.shortened(said, 200)}); "
             "export the model again"
         ) from error
     variables = from_leaves(empty, leaves)

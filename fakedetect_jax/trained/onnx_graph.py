@@ -21,7 +21,8 @@ GATES = "iofg"
 
 
 def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
-    """The graph of frames uint8[clips,T,S,S,3], length int32[clips] -> float32[clips].
+    """The graph of frames uint8[clips,T,S,S,3], length int32[clips] -> logits and
+    features, float32[clips] and float32[clips,D]; see network.logits_and_features.
 
     The graph computes in float32 whatever the model's dtype, takes any number of
     clips, and holds the weights.
@@ -37,8 +38,9 @@ def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
             "pip install -e '.[onnx]'"
         ) from error
     graph = _Graph(to_leaves(variables), helper.make_node)
-    _detector(graph, model, clip_shape)
+    width = _detector(graph, model, clip_shape)
     shape = ["clips", *clip_shape]
+    known_by = ["clips", width]
     made = helper.make_graph(
         graph.nodes,
         "fakedetect",
@@ -46,7 +48,10 @@ def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
             helper.make_tensor_value_info("frames", TensorProto.UINT8, shape),
             helper.make_tensor_value_info("length", TensorProto.INT32, ["clips"]),
         ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["clips"])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["clips"]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, known_by),
+        ],
         [numpy_helper.from_array(v, k) for k, v in graph.constants.items()],
     )
     whole = helper.make_model(
@@ -100,7 +105,8 @@ class _Graph:
         return name
 
 
-def _detector(graph: _Graph, model: FakeDetector, clip_shape) -> None:
+def _detector(graph: _Graph, model: FakeDetector, clip_shape) -> int:
+    """Adds all nodes; the width of a clip's features."""
     frames, side = clip_shape[0], clip_shape[1]
     x = graph.add("Cast", "frames", to=1)  # 1 is float32
     x = graph.add("Reshape", x, graph.integers(-1, side, side, 3))
@@ -112,11 +118,13 @@ def _detector(graph: _Graph, model: FakeDetector, clip_shape) -> None:
     x = graph.add("GlobalAveragePool", x)
     features = graph.add("Reshape", x, graph.integers(-1, frames, width))
     length = graph.add("Max", "length", graph.constant([1], np.int32))
+    _mean_features(graph, features, length, frames)
     if model.frame_only:
         logits = _mean_over_frames(graph, features, length, frames)
     else:
         logits = _dense(graph, _lstm(graph, model, features, length, frames), "head")
     graph.add("Squeeze", logits, graph.integers(1), name="logits")
+    return width
 
 
 def _conv(graph: _Graph, x: str, conv: str, norm: str, stride: int) -> tuple[str, int]:
@@ -239,6 +247,16 @@ def _weighted(graph: _Graph, model: FakeDetector, states: str, mask: str) -> str
     weight = graph.add("Unsqueeze", weight, graph.integers(1))
     pooled = graph.add("MatMul", weight, states)
     return graph.add("Squeeze", pooled, graph.integers(1))
+
+
+def _mean_features(graph: _Graph, features: str, length: str, frames: int) -> None:
+    """The output of that name: the features' mean over the frames that count, [B,D]."""
+    weight = graph.add("Cast", _mask(graph, length, frames), to=1)
+    weight = graph.add("Unsqueeze", weight, graph.integers(1))
+    total = graph.add("MatMul", weight, features)
+    total = graph.add("Squeeze", total, graph.integers(1))
+    count = graph.add("Unsqueeze", length, graph.integers(1))
+    graph.add("Div", total, graph.add("Cast", count, to=1), name="features")
 
 
 def _mean_over_frames(graph: _Graph, features: str, length: str, frames: int) -> str:

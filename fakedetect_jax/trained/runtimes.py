@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from fakedetect_jax.model.network import Variables
 
 NAMES = ("onnxruntime", "openvino")
-# frames uint8[B,T,S,S,3], length int32[B] -> logits float32[B]
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Logits float32[B] and features float32[B,D], see network.logits_and_features.
+Outputs = tuple[np.ndarray, np.ndarray]
+# frames uint8[B,T,S,S,3], length int32[B] -> both
+Run = Callable[[np.ndarray, np.ndarray], Outputs]
+OUTPUTS = ("logits", "features")
 
 
 def installed() -> list[str]:
@@ -79,9 +82,10 @@ def _onnxruntime(graph: bytes) -> Run:
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
-    def run(frames: np.ndarray, length: np.ndarray) -> np.ndarray:
-        (logits,) = session.run(None, {"frames": frames, "length": length})
-        return np.asarray(logits)
+    def run(frames: np.ndarray, length: np.ndarray) -> Outputs:
+        feed = {"frames": frames, "length": length}
+        logits, features = map(np.asarray, session.run(OUTPUTS, feed))
+        return logits, features
 
     return run
 
@@ -97,9 +101,9 @@ def _openvino(graph: bytes) -> Run:
     model = core.compile_model(core.read_model(graph), "CPU", precise)
     request, lock = model.create_infer_request(), threading.Lock()
 
-    def run(frames: np.ndarray, length: np.ndarray) -> np.ndarray:
+    def run(frames: np.ndarray, length: np.ndarray) -> Outputs:
         with lock:  # one request, several threads
             found = request.infer({"frames": frames, "length": length})
-            return np.array(found["logits"])
+            return np.array(found["logits"]), np.array(found["features"])
 
     return run

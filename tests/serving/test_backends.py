@@ -65,18 +65,19 @@ def test_a_graph_is_kept_for_its_weights_alone(model, tmp_path, name, monkeypatc
         onnx_graph, "serialised", lambda *a: made.append(1) or serialised(*a)
     )
 
-    def logits(model) -> np.ndarray:
+    def outputs(model) -> tuple[np.ndarray, np.ndarray]:
         run = runtimes.load(name, model.config, model.variables, tmp_path)
         return run(frames, length)
 
-    first, again, other = logits(model), logits(model), logits(moved(model))
+    (first, _), (again, _) = outputs(model), outputs(model)
+    other, found = outputs(moved(model))
     np.testing.assert_array_equal(first, again)
     assert len(made) == 2 and len(list(tmp_path.glob("*.onnx"))) == 2
     jax_device = jax.devices()[:1]
-    expected = backends.JaxBackend(moved(model), jax_device, None).logits(
-        frames, length
-    )
+    backend = backends.JaxBackend(moved(model), jax_device, None)
+    expected, features = backend.outputs(frames, length)
     np.testing.assert_allclose(other, expected, atol=1e-4)
+    np.testing.assert_allclose(found, features, atol=1e-4)
     assert np.abs(other - first).max() > 1e-4
 
 
@@ -145,7 +146,8 @@ class TestChoosing:
 
         def run(frames, length):
             if len(frames) not in known:
-                known[len(frames)] = step.logits(frames, length) + np.float32(off)
+                logits, features = step.outputs(frames, length)
+                known[len(frames)] = logits + np.float32(off), features
             return known[len(frames)]
 
         return run

@@ -52,7 +52,8 @@ def test_one_bad_file_among_a_hundred(faceless, tmp_path, capsys):
     assert "050-bad.mp4: " in table
     assert table.startswith("warning: the model was trained on made videos")
     assert re.search(rf"\n99 ({VERDICT}), 1 unreadable\n\Z", table)
-    assert table.count("\n") == 103
+    assert table.splitlines()[1].startswith("warning: guard: none (")
+    assert table.count("\n") == 104
 
 
 def test_addresses_devices_and_playlists_are_refused(faceless, web, tmp_path, capsys):
@@ -160,7 +161,9 @@ def test_a_folder_of_pages_has_an_index(faceless, tmp_path, capsys):
 def test_a_line_has_words_and_one_number():
     clip = ClipResult(0, 0, 4, (0, 3), (61.0, 62.5), logit=0.0, score=0.456)
     verdict, box = "not called fake", (0.0, 0.0, 9.0, 9.0)
-    face = FaceResult(0.456, 0.123, verdict, clip.seconds, box, 1.0, [clip])
+    face = FaceResult(
+        *("scored", 0.456, 0.123, None, verdict, clip.seconds, box, 1.0, [clip])
+    )
     result = VideoResult(
         "a.mp4",
         "scored",

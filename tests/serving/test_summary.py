@@ -191,18 +191,23 @@ def test_a_row_has_its_documented_fields_in_order(central, tmp_path):
     row = central.score(write_video(tmp_path / "a.mp4", 8))
     always = ["video", "outcome", "reason", "verdict", "score", "probability"]
     scale = ["threshold", "probability_threshold", "band", "probability_band"]
+    scale += ["distance", "distance_threshold"]
     looked = ["file", "windows", "windows_without_face", "frames_looked_at"]
+    always.insert(2, "trained_on")
     fields = [*always, *scale, "faces", "warnings", "model", *looked]
     assert list(row) == [*fields, "most_suspicious"]
     face, clip = row["faces"][0], row["most_suspicious"]
     assert list(face) == [
-        *("score", "probability", "verdict", "seconds", "box", "coverage", "clips")
+        *("outcome", "score", "probability", "distance", "verdict"),
+        *("seconds", "box", "coverage", "clips"),
     ]
     assert list(clip) == [
-        *("window", "start", "length", "frames", "seconds", "logit", "score")
+        *("window", "start", "length", "frames", "seconds", "logit", "score"),
+        "distance",
     ]
     assert clip in face["clips"] and json.loads(json.dumps(row)) == row
     refused = central.score("-")
+    always.remove("trained_on")
     assert list(refused) == [*always, "faces", "warnings"]
     table = DOCS.read_text()
     table = table[table.index("## The rows of `--output`") :]
