@@ -17,6 +17,7 @@ from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.pages.evaluation_page import write_report
 from fakedetect_jax.protocols import suite_plan, suite_runs, suite_summary
 from tests.made_scores import known
+from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.store.files import write_lines
 
@@ -56,13 +57,12 @@ def steps(workdir: Path) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def asked(tiny_config, tmp_path_factory) -> Path:
-    """The file of a suite: two seeds, a fold with nothing to learn, a lost dataset."""
+    """The file of a suite of two seeds."""
     folder = tmp_path_factory.mktemp("suite")
     path = folder / "suite.toml"
     path.write_text(
         f'workdir = "{folder}/suite"\nconfig = "{tiny_config}"\nseeds = [0, 1]\n'
-        'hold_out = "each"\ntest = ["demo", "lost"]\n\n'
-        "[fields]\neval.batch_size = 8\n"
+        'test = ["demo"]\n\n[fields]\neval.batch_size = 8\n'
     )
     return path
 
@@ -79,21 +79,35 @@ def finished(launchpad, asked) -> Path:
     wait_until_free(first)
     process = launchpad.start(*command, module=SUITE)
     wait_for(second / "train.log", "Epoch 1/6", process)
-    kept = (next(first.glob("eval/test@*")) / "scores.jsonl").stat().st_mtime_ns
+    (scores,) = first.glob("eval/test@*/scores.jsonl")
+    kept = scores.stat().st_mtime_ns
     process.send(signal.SIGTERM)
     assert process.wait() == 143, process.stderr
     assert "the same command goes on where this stopped" in process.stderr
     assert "saved step" in (second / "train.log").read_text()
     assert not (suite / "suite.json").exists()
-    code, out, err = launchpad.run(*command, module=SUITE)
-    assert code == 2, err  # of the fold, which has nothing to learn from
-    assert "run 1 of 4: tiny, seed 0: training" not in out
-    assert "run 2 of 4: tiny, seed 0, without Deepfakes: training" in out
-    assert "run 3 of 4: tiny, seed 1: test on demo" in out
-    assert "the test on lost of tiny has no dataset yet: there is no dataset" in err
-    assert "4 of 4 runs could not be done" in err and "Traceback" not in err
-    (scores,) = first.glob("eval/test@*/scores.jsonl")
+    jobs = min(2, system.num_cores())
+    code, out, err = launchpad.run(*command, f"--jobs={jobs}", module=SUITE)
+    assert code == 0, err
+    assert "run 1 of 2: tiny, seed 0: nothing is left to do" in out
+    assert "run 2 of 2: tiny, seed 1: test on demo" in out
+    assert f"page: {suite / 'suite.html'}" in out
     assert scores.stat().st_mtime_ns == kept
+    return suite
+
+
+@pytest.fixture(scope="module")
+def failed(launchpad, finished, asked) -> Path:
+    """A copy of it with more asked for: a fold without any fake, a lost dataset."""
+    suite = shutil.copytree(finished, asked.parent / "failed")
+    words = ("--file", asked, "--workdir", suite, "--hold_out=each", "--seeds=0")
+    code, out, err = launchpad.run(*words, "--test=demo,lost", module=SUITE)
+    assert code == 2, err  # the fold's
+    assert "run 1 of 2: tiny, seed 0: nothing is left to do" in out
+    assert "run 2 of 2: tiny, seed 0, without Deepfakes: training (" in out
+    assert "warning: the test on lost of tiny has no dataset yet: there is no" in err
+    assert "without Deepfakes: training failed: config.data.hold_out names every" in err
+    assert "error: 2 of 2 runs could not be done" in err and "Traceback" not in err
     return suite
 
 
@@ -123,41 +137,28 @@ def test_the_numbers_are_those_of_single_evaluations(
     for name, value in run["tests"][0]["values"].items():
         assert value == pytest.approx(wanted[name], abs=1e-12)
         cell = row["cells"][0]["measures"][name]
-        both = [
-            r["tests"][0]["values"][name] for r in found["runs"] if not r["without"]
-        ]
+        both = [one["tests"][0]["values"][name] for one in found["runs"]]
         assert cell["values"] == pytest.approx(both, abs=1e-12)
         assert cell["mean"] == pytest.approx(sum(both) / 2, abs=1e-12)
     assert found["touches"] == [{"dataset": "demo", "evaluations": 2, "runs": 2}]
 
 
-def test_a_cell_that_could_not_run_says_why(finished):
-    found = json.loads((finished / "suite.json").read_text())
+def test_a_cell_that_could_not_run_says_why(failed):
+    found = json.loads((failed / "suite.json").read_text())
     (row,), (fold,) = found["matrix"], found["folds"]
     lost = row["cells"][1]
-    assert lost["measures"] == {} and len(lost["missing"]) == 2
+    assert lost["measures"] == {}
     assert lost["missing"][0].startswith("seed 0: there is no dataset lost under ")
     assert row["mean"]["auc"]["mean"] is None and row["worst"]["auc"] is None
     assert (fold["method"], fold["unseen"]["measures"]) == ("Deepfakes", {})
-    assert "no fake is left to train on" in fold["unseen"]["missing"][1]
+    assert "no fake is left to train on" in fold["unseen"]["missing"][0]
     assert fold["seen"]["measures"]["auc"]["mean"] is not None
-    (difference,) = found["differences"]
-    assert difference["problem"] == "tiny without Deepfakes has no result there"
-    assert len(found["problems"]) == 4 and found["waiting"] == []
-    page = (finished / "suite.html").read_text()
+    reasons = [difference["problem"] for difference in found["differences"]]
+    assert reasons == ["tiny without Deepfakes has no result there"]
+    assert len(found["problems"]) == 2 and found["waiting"] == []
+    page = (failed / "suite.html").read_text()
     assert page.count("no fake is left to train on") > 1
-    assert "4 could not be done" in page and "there is no dataset lost" in page
-
-
-def test_a_suite_without_anything_to_do_starts_nothing(
-    launchpad, finished, asked, tmp_path
-):
-    suite = shutil.copytree(finished, tmp_path / "suite")
-    words = ("--file", asked, "--only=tiny-seed0", "--test=demo", "--hold_out=")
-    code, out, err = launchpad.run(*words, "--workdir", suite, module=SUITE)
-    assert code == 0, err
-    assert "run 1 of 1: tiny, seed 0: nothing is left to do" in out
-    assert attempts(suite / "tiny-seed0" / "train.log") == 2
+    assert "2 could not be done" in page and "there is no dataset lost" in page
 
 
 # Summing up -----------------------------------------------------------------------
