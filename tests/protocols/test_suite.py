@@ -1,20 +1,21 @@
 """A suite as processes: planned, killed, stopped, gone on with, and summed up."""
 
-import fcntl
 import json
 import shutil
 import signal
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
+import psutil
 import pytest
 
 from fakedetect_jax import suite as suite_command
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.metrics import results
 from fakedetect_jax.metrics.records import ClipScore
-from fakedetect_jax.pages.evaluation_page import write_report
+from fakedetect_jax.metrics.report import to_text
 from fakedetect_jax.protocols import suite_plan, suite_runs, suite_summary
 from tests.made_scores import known
 from tfds_ffpp import system
@@ -30,19 +31,6 @@ def wait_for(path: Path, text: str, process) -> None:
     while not path.exists() or text not in path.read_text():
         assert process.code() is None and time.monotonic() < end, process.stderr
         time.sleep(0.02)
-
-
-def wait_until_free(workdir: Path) -> None:
-    """Waits, for a few seconds, until no process holds a workdir."""
-    end = time.monotonic() + 5
-    with (workdir / "lock").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                assert time.monotonic() < end
-                time.sleep(0.02)
 
 
 def attempts(log: Path) -> int:
@@ -62,37 +50,37 @@ def asked(tiny_config, tmp_path_factory) -> Path:
     path = folder / "suite.toml"
     path.write_text(
         f'workdir = "{folder}/suite"\nconfig = "{tiny_config}"\nseeds = [0, 1]\n'
-        'test = ["demo"]\n\n[fields]\neval.batch_size = 8\n'
+        'test = ["demo"]\n\n[fields]\nlog_every_steps = 2\n'
     )
     return path
 
 
 @pytest.fixture(scope="module")
 def finished(launchpad, asked) -> Path:
-    """The folder of that suite, which was killed once and stopped once on its way."""
+    """The folder of that suite, which was stopped once and killed once on its way."""
     suite, command = asked.parent / "suite", ("--file", asked)
-    first, second = suite / "tiny-seed0", suite / "tiny-seed1"
+    train, test = (suite / "tiny-seed0" / f"{n}.log" for n in ("train", "test-demo"))
     process = launchpad.start(*command, module=SUITE)
-    wait_for(first / "train.log", "Epoch 2/6", process)
-    process.send(signal.SIGKILL)
-    assert process.wait() == 137
-    wait_until_free(first)
-    process = launchpad.start(*command, module=SUITE)
-    wait_for(second / "train.log", "Epoch 1/6", process)
-    (scores,) = first.glob("eval/test@*/scores.jsonl")
-    kept = scores.stat().st_mtime_ns
+    wait_for(train, "Epoch 2/6", process)
     process.send(signal.SIGTERM)
     assert process.wait() == 143, process.stderr
     assert "the same command goes on where this stopped" in process.stderr
-    assert "saved step" in (second / "train.log").read_text()
+    assert "saved step" in train.read_text()
+    process = launchpad.start(*command, module=SUITE)
+    wait_for(test, "$ ", process)
+    children = psutil.Process(process.pid).children()
+    process.send(signal.SIGKILL)
+    assert process.wait() == 137
+    gone, left = psutil.wait_procs(children, timeout=10)
+    assert len(gone) == 1 and left == []
     assert not (suite / "suite.json").exists()
     jobs = min(2, system.num_cores())
     code, out, err = launchpad.run(*command, f"--jobs={jobs}", module=SUITE)
     assert code == 0, err
-    assert "run 1 of 2: tiny, seed 0: nothing is left to do" in out
-    assert "run 2 of 2: tiny, seed 1: test on demo" in out
+    assert "run 1 of 2: tiny, seed 0: training" not in out
+    assert "run 1 of 2: tiny, seed 0: test on demo" in out
+    assert f"run 2 of 2: tiny, seed 1: training ({suite}/tiny-seed1/train.log)" in out
     assert f"page: {suite / 'suite.html'}" in out
-    assert scores.stat().st_mtime_ns == kept
     return suite
 
 
@@ -112,10 +100,10 @@ def failed(launchpad, finished, asked) -> Path:
 
 
 def test_what_was_killed_or_stopped_repeats_nothing(finished, undisturbed):
-    for seed in (0, 1):
+    for seed, trainings, tests in ((0, 2, 2), (1, 1, 1)):
         workdir = finished / f"tiny-seed{seed}"
-        assert attempts(workdir / "train.log") == 2
-        assert attempts(workdir / "test-demo.log") == 1
+        assert attempts(workdir / "train.log") == trainings
+        assert attempts(workdir / "test-demo.log") == tests
         assert [step for step, _ in steps(workdir)] == list(range(1, 13))
     assert steps(finished / "tiny-seed0") == steps(undisturbed)
     assert steps(finished / "tiny-seed1") != steps(undisturbed)
@@ -187,7 +175,8 @@ def trials(finished, tiny_config, tmp_path) -> list[suite_plan.Trial]:
         scores = [0.2 + 0.1 * (number % 3) + 0.01 * i for i in range(len(rows))]
         moved = [r._replace(score=s) for r, s in zip(rows, scores, strict=True)]
         write_lines(folder / "scores.jsonl", moved)
-        write_report(folder)
+        report = results.summarise(results.read_evaluation(folder))
+        (folder / "report.json").write_text(to_text(report))
     return plan
 
 
@@ -221,7 +210,7 @@ def test_recipes_and_folds_meet_on_the_same_videos(trials, tmp_path):
     HTMLParser().feed(page)
     for run in found.runs:
         link = f"{run.tests[0].folder}/report.html"
-        assert f'href="{link}"' in page and (tmp_path / "suite" / link).exists()
+        assert f'href="{quote(link)}"' in page and (tmp_path / "suite" / link).exists()
 
 
 def test_a_result_counts_without_its_dataset_and_not_with_another(
