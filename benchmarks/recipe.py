@@ -56,6 +56,7 @@ from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.data.order import covering_clips
 from fakedetect_jax.metrics import intervals, metrics, trivial
 from fakedetect_jax.model import network
+from fakedetect_jax.protocols.seeds import holm
 from fakedetect_jax.run import parallel
 from fakedetect_jax.trained.model import read_workdir
 from tfds_ffpp import build
@@ -454,12 +455,8 @@ def contrast(
 
 
 def corrected(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """The estimates with p values by Holm (Scand. J. Stat. 6, 1979)."""
-    order = np.argsort([e.p for e in estimates])
-    highest, adjusted = 0.0, [0.0] * len(estimates)
-    for rank, number in enumerate(order):
-        value = min((len(estimates) - rank) * estimates[number].p, 1.0)
-        highest = adjusted[number] = max(highest, value)
+    """The estimates with p values by Holm."""
+    adjusted = holm([e.p for e in estimates])
     return [e._replace(holm=p) for e, p in zip(estimates, adjusted, strict=True)]
 
 

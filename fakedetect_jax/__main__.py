@@ -36,6 +36,9 @@ COMMANDS = {
     "robustness": Command(
         TRAIN, ("--mode=robustness",), "score a split on worse and worse videos"
     ),
+    "suite": Command(
+        "fakedetect_jax.suite:main", (), "run seeds, folds, other datasets: one page"
+    ),
     "predict": Command("fakedetect_jax.predict:main", (), "score any videos"),
     "report": Command("fakedetect_jax.report:main", (), "lay evaluations side by side"),
     "export": Command("fakedetect_jax.export:main", (), "write a model to hand over"),

@@ -177,6 +177,7 @@ class _Asked(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    process.end_with_parent()
     return command.run(lambda: _read(argv), _start)
 
 

@@ -286,13 +286,13 @@ def _identities(name: str, cluster_of: np.ndarray, labels: np.ndarray) -> int:
     return counts.get(name.removeprefix("at_threshold."), everyone)
 
 
-def _spans(
+def spans(
     estimates: dict[str, float],
     drawn: dict[str, np.ndarray],
     cluster_of: np.ndarray,
     labels: np.ndarray,
 ) -> dict[str, list[float] | None]:
-    """The interval of each metric from its replicates."""
+    """The interval of each metric from its replicates: name -> float64 [replicates]."""
     found = {
         name: interval(
             estimates[name] if np.isfinite(estimates[name]) else None,
@@ -338,7 +338,7 @@ def intervals(
         items, cluster_of, replicates=replicates, seed=seed, threshold=threshold
     )
     found = ranking.exact(items.label, items.score, threshold=threshold)
-    found = _spans(found, drawn, cluster_of, items.label)
+    found = spans(found, drawn, cluster_of, items.label)
     scored = items.num_clips > 0
     squares = (items.score - items.label) ** 2
     loss, brier = (
@@ -359,8 +359,10 @@ def _components(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """DeLong's structural components by midranks (Sun & Xu, IEEE SPL 21, 2014).
 
     For a fake, the share of reals below it; for a real, the share of fakes above it;
-    ties count half. float64 [N].
+    ties count half. float64 [N]; of several models' scores [S, N] the mean.
     """
+    if scores.ndim > 1:
+        return np.mean([_components(labels, row) for row in scores], axis=0)
     components = np.empty(len(labels))
     fake = labels == 1
     ranks = scipy.stats.rankdata(scores)
@@ -390,6 +392,9 @@ def auc_difference(
     Without clusters: DeLong, DeLong & Clarke-Pearson, Biometrics 44, 1988. With them:
     Obuchowski, Biometrics 53, 1997, which lets the items of one cluster depend on each
     other, whatever their class. Both classes must be there.
+
+    first, second: the scores of one model, float64 [N], or of several [S, N], whose
+    mean AUC is meant.
     """
     parts = _components(labels, first) - _components(labels, second)
     fake = labels == 1
@@ -489,8 +494,8 @@ def compare(
         for items in (one, two)
     ]
     estimates = [ranking.exact(items.label, items.score) for items in (one, two)]
-    spans = [
-        _spans(estimate, draws, cluster_of, one.label)
+    reaches = [
+        spans(estimate, draws, cluster_of, one.label)
         for estimate, draws in zip(estimates, drawn, strict=True)
     ]
 
@@ -500,7 +505,7 @@ def compare(
             return None
         span = combined_interval(
             values,
-            (spans[0][name], spans[1][name]),
+            (reaches[0][name], reaches[1][name]),
             (drawn[0][name], drawn[1][name]),
             sign=-1,
             num_clusters=_identities(name, cluster_of, one.label),

@@ -127,6 +127,21 @@ def will_run_on_cpu(accelerator: str) -> bool:
     return not any(any(Path("/dev").glob(pattern)) for pattern in DEVICES)
 
 
+# Names the process with which one that it starts is to end.
+PARENT = "FAKEDETECT_PARENT"
+
+
+def ending_with_this() -> dict[str, str]:
+    """The environment of a command that is to end, at once, when this process does."""
+    return {PARENT: str(os.getpid())}
+
+
+def end_with_parent() -> None:
+    """Does what ending_with_this asks of a command; nothing where it does not."""
+    if parent := os.environ.pop(PARENT, ""):
+        die_with_parent(int(parent))
+
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -89,6 +89,7 @@ def test_the_version_is_that_of_the_package(capsys):
         (["predict", "--workdir=none", "x.mp4"], "none", 4),
         (["export", "none", "out"], "none", 4),
         (["report", "none"], "none", 3),
+        (["suite"], "--config is missing", 2),
         (["build", "--manual_dir=none", "--data_dir=d"], "none", 3),
     ],
 )
