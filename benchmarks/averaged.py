@@ -19,11 +19,12 @@ import jax
 import numpy as np
 
 from benchmarks import table
-from fakedetect_jax import compiled, evaluate, settings, train
+from fakedetect_jax import compiled, settings, train
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import TrainOrder
+from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.model import network, steps
 from fakedetect_jax.run import parallel

@@ -45,7 +45,7 @@ TARGETS = {
     "steps": ("fakedetect_jax/model/steps.py", "model/test_steps"),
     "selfblend": ("fakedetect_jax/augment/selfblend.py", "augment/test_selfblend"),
     "evaluate": (
-        "fakedetect_jax/evaluate.py",
+        "fakedetect_jax/evaluation/evaluate.py",
         "commands/test_evaluate data/test_same_data run/test_distributed",
     ),
 }

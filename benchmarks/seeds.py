@@ -14,10 +14,10 @@ import argparse
 import numpy as np
 
 from benchmarks import table
+from fakedetect_jax.evaluation import seeds
 from fakedetect_jax.metrics import intervals, metrics
 from fakedetect_jax.metrics.metrics import Items
 from fakedetect_jax.metrics.records import ClipScore, Video
-from fakedetect_jax.protocols import seeds
 
 METHODS = ("", "Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 STRENGTH = 1.1  # of logits, between reals and fakes

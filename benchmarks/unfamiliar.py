@@ -29,8 +29,8 @@ import simplejpeg
 from benchmarks import table
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.reader import Split
+from fakedetect_jax.evaluation.scoring import covering_clips, guard_clips
 from fakedetect_jax.metrics import metrics, trivial
-from fakedetect_jax.scoring import covering_clips, guard_clips
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained import guard
 from tfds_ffpp.errors import UserError

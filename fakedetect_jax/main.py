@@ -24,7 +24,7 @@ from tfds_ffpp.store import addresses
 from tfds_ffpp.terminal import command
 
 if TYPE_CHECKING:
-    from fakedetect_jax.metrics.report import Report
+    from fakedetect_jax.reports.report import Report
     from fakedetect_jax.run import workdir
 
 FLAGS = flags.FLAGS
@@ -398,8 +398,9 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
 
 def _work(run: "workdir.Run") -> Path | None:
     """The folder of the evaluation that ends the command, if one does."""
-    from fakedetect_jax import evaluate, train
+    from fakedetect_jax import train
     from fakedetect_jax.data import dataset
+    from fakedetect_jax.evaluation import evaluate
     from fakedetect_jax.run import parallel
 
     final, other = run.config.eval.final_split, run.config.eval.dataset
@@ -438,8 +439,8 @@ def _report(run: "workdir.Run", folder: Path) -> "Report":
     """Writes an evaluation's page, unless it is there; what report.json says."""
     import jax
 
-    from fakedetect_jax.metrics.report import read_report
     from fakedetect_jax.pages import evaluation_page
+    from fakedetect_jax.reports.report import read_report
     from fakedetect_jax.run import parallel
 
     if jax.process_index() == 0 and not (folder / "report.json").exists():
@@ -453,8 +454,8 @@ def _report(run: "workdir.Run", folder: Path) -> "Report":
 
 def _degrade(run: "workdir.Run", evaluation: Path) -> None:
     """Measures robustness and shows it."""
+    from fakedetect_jax.evaluation import robustness
     from fakedetect_jax.pages import formats
-    from fakedetect_jax.protocols import robustness
 
     found = robustness.measure(run, evaluation, FLAGS.split)
     for line in formats.robustness_lines(found):

@@ -23,8 +23,8 @@ from rich.progress import TaskID
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.pages.formats import MADE_WARNING, clock
+from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.serving import sources
-from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.store import addresses

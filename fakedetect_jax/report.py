@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from fakedetect_jax.metrics import comparison, results
-from fakedetect_jax.metrics.context import Context
+from fakedetect_jax.evaluation import foreign
 from fakedetect_jax.metrics.records import ClipScore, Video
 from fakedetect_jax.pages import comparison_page, evaluation_page, formats
-from fakedetect_jax.protocols import foreign
+from fakedetect_jax.reports import comparison, results
+from fakedetect_jax.reports.context import Context
 from tfds_ffpp import records, system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.store import addresses

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError, UserError
+from tfds_ffpp.fields import Fields
 from tfds_ffpp.terminal import command
 
 if TYPE_CHECKING:  # --help is there before JAX
-    from fakedetect_jax.protocols.suite_plan import Asked, Trial
-    from fakedetect_jax.protocols.suite_summary import Found
+    from fakedetect_jax.evaluation.suite_plan import Asked, Trial
+    from fakedetect_jax.evaluation.suite_summary import Found
     from tfds_ffpp.terminal.lines import Terminal
 
 NAMES = ("workdir", "config", "seeds", "hold_out", "test", "jobs")
@@ -103,7 +104,7 @@ def _take_file(arguments: argparse.Namespace) -> None:
         setattr(arguments, name, value)
 
 
-def _read_file(name: str) -> dict[str, Any]:
+def _read_file(name: str) -> Fields:
     system.refuse_path("--file", name)
     try:
         text = Path(name).read_text(encoding="utf-8")
@@ -139,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import jax
     from absl import logging
 
-    from fakedetect_jax.protocols import suite_plan, suite_runs, suite_summary
+    from fakedetect_jax.evaluation import suite_plan, suite_runs, suite_summary
     from tfds_ffpp.terminal.lines import Terminal
 
     logging.set_verbosity(logging.FATAL)  # as in a training
@@ -173,7 +174,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _asked(arguments: argparse.Namespace) -> "Asked":
     """Raises ConfigError for what cannot be asked for, whatever the configs."""
-    from fakedetect_jax.protocols.suite_plan import EACH, Asked
+    from fakedetect_jax.evaluation.suite_plan import EACH, Asked
 
     for word in arguments.fields:
         if not word.startswith("--config.") or "=" not in word:
@@ -217,7 +218,7 @@ def _prepare(asked: "Asked", terminal: "Terminal") -> None:
     What cannot be built is left to each training, which says why.
     """
     from fakedetect_jax.data import dataset
-    from fakedetect_jax.protocols.suite_plan import with_fields
+    from fakedetect_jax.evaluation.suite_plan import with_fields
 
     for source in asked.configs:
         config = with_fields(source, asked.fields)

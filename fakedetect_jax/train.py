@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from fakedetect_jax import evaluate, settings
+from fakedetect_jax import settings
 from fakedetect_jax.augment.fields import parse
 from fakedetect_jax.compiled import (
     TrainProgram,
@@ -36,6 +36,7 @@ from fakedetect_jax.data.dataset import (
 from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
+from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.model import network, pretrained, steps

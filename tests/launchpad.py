@@ -29,8 +29,8 @@ PLACES = {
     "compile": ("fakedetect_jax.train", "fit_train_step"),
     "data wait": ("fakedetect_jax.data.reader", "FrameReader.read"),
     "train": ("fakedetect_jax.train", "fetch_numbers"),
-    "validate": ("fakedetect_jax.evaluate", "score_clips"),
-    "evaluate": ("fakedetect_jax.evaluate", "evaluate"),
+    "validate": ("fakedetect_jax.evaluation.evaluate", "score_clips"),
+    "evaluate": ("fakedetect_jax.evaluation.evaluate", "evaluate"),
     "save": ("fakedetect_jax.run.checkpoint", "Checkpoints.save"),
     "commit": ("fakedetect_jax.run.checkpoint", "Checkpoints.finish"),
     "remove": ("os", "unlink"),  # of any file

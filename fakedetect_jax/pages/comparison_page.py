@@ -6,8 +6,8 @@ from pathlib import Path
 
 import matplotlib
 
-from fakedetect_jax.metrics.comparison import Comparison, Entry, compare
 from fakedetect_jax.pages import figures, render
+from fakedetect_jax.reports.comparison import Comparison, Entry, compare
 from tfds_ffpp import records
 from tfds_ffpp.store import files
 

@@ -10,11 +10,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from fakedetect_jax.metrics import calibration, intervals, metrics, results
+from fakedetect_jax.metrics import calibration, intervals, metrics
 from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.records import Strip
-from fakedetect_jax.metrics.report import Report, to_text
 from fakedetect_jax.pages import figures, render
+from fakedetect_jax.reports import results
+from fakedetect_jax.reports.report import Report, to_text
 from tfds_ffpp.store.addresses import as_path
 from tfds_ffpp.store.files import read_lines, write_whole
 from tfds_ffpp.terminal.text import cell

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from fakedetect_jax.metrics import doubt, metrics
-from fakedetect_jax.metrics.robustness import Curve
+from fakedetect_jax.reports.robustness import Curve
 
 # Stand for the page's text and paper; in SVG they become its CSS variables.
 INK, PAPER = "#010203", "#fefdfc"

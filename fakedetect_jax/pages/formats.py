@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command that scores videos shows times, and no metric
-    from fakedetect_jax.metrics.comparison import Touches, Unpaired
     from fakedetect_jax.metrics.doubt import Selective
     from fakedetect_jax.metrics.intervals import AucChange, Compared
-    from fakedetect_jax.metrics.report import Area, Report, Unfamiliar
-    from fakedetect_jax.metrics.robustness import Robustness
+    from fakedetect_jax.reports.comparison import Touches, Unpaired
+    from fakedetect_jax.reports.report import Area, Report, Unfamiliar
+    from fakedetect_jax.reports.robustness import Robustness
 
 
 MADE_WARNING = (

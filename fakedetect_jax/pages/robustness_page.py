@@ -5,8 +5,8 @@ from pathlib import Path
 
 import matplotlib
 
-from fakedetect_jax.metrics.robustness import Robustness
 from fakedetect_jax.pages import figures, render
+from fakedetect_jax.reports.robustness import Robustness
 from tfds_ffpp import records
 from tfds_ffpp.store import files
 

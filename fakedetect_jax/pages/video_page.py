@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from fakedetect_jax.pages import render
 from fakedetect_jax.pages.formats import clock
-from fakedetect_jax.video_result import FaceResult, Span, VideoResult
+from fakedetect_jax.reports.video_result import FaceResult, Span, VideoResult
 from tfds_ffpp.store import files
 
 

@@ -9,8 +9,8 @@ import simplejpeg
 
 from fakedetect_jax import settings
 from fakedetect_jax.data import order
+from fakedetect_jax.reports.video_result import Span
 from fakedetect_jax.settings import Config
-from fakedetect_jax.video_result import Span
 from tfds_ffpp.frames.entry import read_frames
 from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 

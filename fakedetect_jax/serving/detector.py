@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.serving import sources
 from fakedetect_jax.serving.network import Network, refuse_fork
 from fakedetect_jax.serving.session import (
@@ -22,7 +23,6 @@ from fakedetect_jax.serving.session import (
 from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import Scale
 from fakedetect_jax.trained.model import TrainedModel, load_model
-from fakedetect_jax.video_result import VideoResult
 from tfds_ffpp.files import Json
 from tfds_ffpp.workers.limits import share_memory
 from tfds_ffpp.workers.pool import Pool

@@ -23,11 +23,11 @@ from fakedetect_jax.pages.video_page import (
     ShownFace,
     Thumbnail,
 )
+from fakedetect_jax.reports.video_result import FaceResult, Span, VideoResult
 from fakedetect_jax.serving import clips
 from fakedetect_jax.serving.network import Network
 from fakedetect_jax.serving.summary import Scale
 from fakedetect_jax.serving.tracks import Pending, Track
-from fakedetect_jax.video_result import FaceResult, Span, VideoResult
 from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 
 MAX_CLIPS = 240  # of the curve, over a whole video

@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fakedetect_jax.metrics import metrics
+from fakedetect_jax.reports.video_result import ClipResult, VideoResult
 from fakedetect_jax.serving import clips, sources, tracks
 from fakedetect_jax.serving.clips import Clip
 from fakedetect_jax.serving.network import Network, refuse_fork
 from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import summarise
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
-from fakedetect_jax.video_result import ClipResult, VideoResult
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.jobs import Result, WindowsJob

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.video_result import VideoResult
+from fakedetect_jax.reports.video_result import VideoResult
 from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 

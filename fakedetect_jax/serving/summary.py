@@ -8,11 +8,11 @@ import numpy as np
 from fakedetect_jax.metrics import doubt
 from fakedetect_jax.metrics.calibration import apply_temperature
 from fakedetect_jax.pages.formats import MADE_WARNING
+from fakedetect_jax.reports.video_result import FaceResult, ModelFacts, VideoResult
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
-from fakedetect_jax.video_result import FaceResult, ModelFacts, VideoResult
 
 NOT_FAKE = "not called fake"
 UNFAMILIAR = "unfamiliar"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fakedetect_jax.video_result import Box, ClipResult
+from fakedetect_jax.reports.video_result import Box, ClipResult
 from tfds_ffpp.frames.faces import overlap
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow, StoredFace
 

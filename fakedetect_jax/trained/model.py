@@ -271,7 +271,7 @@ def _card(path: Path, step: int, weights: str, *, made: bool = False) -> str:
     """The model card of an evaluation of these weights, test before val; else a short
     one.
     """
-    from fakedetect_jax.metrics import results
+    from fakedetect_jax.reports import results
 
     for split in ("test", "val"):
         plain = path / "eval" / f"{split}@{step}"

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax import compiled, evaluate, settings, train
+from fakedetect_jax import compiled, settings, train
 from fakedetect_jax.data import dataset, order
 from fakedetect_jax.data.reader import FrameReader, open_blended_split, open_split
-from fakedetect_jax.evaluate import (
+from fakedetect_jax.evaluation import evaluate
+from fakedetect_jax.evaluation.evaluate import (
     SELDOM_SEEN,
     _count_touch,
     choose_folder,

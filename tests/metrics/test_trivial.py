@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from fakedetect_jax.metrics import results, trivial
+from fakedetect_jax.metrics import trivial
 from fakedetect_jax.metrics.records import TrivialScore
 from fakedetect_jax.pages import evaluation_page, formats
+from fakedetect_jax.reports import results
 from tests.made_records import stored_video
 from tests.made_scores import known, made_rows, write_lines, write_run
 

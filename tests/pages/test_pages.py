@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from fakedetect_jax.metrics import calibration, metrics, results
-from fakedetect_jax.metrics.context import Context
-from fakedetect_jax.metrics.report import Methods, read_report, to_text
+from fakedetect_jax.metrics import calibration, metrics
 from fakedetect_jax.pages import evaluation_page, formats
+from fakedetect_jax.reports import results
+from fakedetect_jax.reports.context import Context
+from fakedetect_jax.reports.report import Methods, read_report, to_text
 from tests.made_scores import (
     METHODS,
     changed,

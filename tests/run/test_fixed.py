@@ -3,7 +3,7 @@
 import pytest
 
 from fakedetect_jax import settings
-from fakedetect_jax.evaluate import scored_with
+from fakedetect_jax.evaluation.evaluate import scored_with
 from fakedetect_jax.run import fixed
 from fakedetect_jax.run.checkpoint import CheckpointFacts
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from fakedetect_jax import predict
-from fakedetect_jax.video_result import ClipResult, FaceResult, VideoResult
+from fakedetect_jax.reports.video_result import ClipResult, FaceResult, VideoResult
 from tests.made_videos import write_video
 from tests.serving.videos import (
     rows_of,

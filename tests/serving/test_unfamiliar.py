@@ -9,16 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax import evaluate, export, predict
+from fakedetect_jax import export, predict
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.metrics.report import read_report
+from fakedetect_jax.evaluation import evaluate
+from fakedetect_jax.evaluation.scoring import guard_clips
 from fakedetect_jax.pages import formats
 from fakedetect_jax.pages.evaluation_page import write_report
+from fakedetect_jax.reports.report import read_report
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.process import StopRequest
 from fakedetect_jax.run.workdir import Run
-from fakedetect_jax.scoring import guard_clips
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained import description, guard, runtimes
 from fakedetect_jax.trained.guard import Guard

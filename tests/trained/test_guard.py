@@ -148,7 +148,8 @@ def test_a_file_of_another_is_refused(tmp_path, change, said):
     path = tmp_path / "model" / "guard.safetensors"
     path.parent.mkdir()
     if isinstance(change, dict):
-        arrays = dict(zip(guard.NAMES, found[1:], strict=True)) | change
+        arrays: dict[str, np.ndarray] = dict(zip(guard.NAMES, found[1:], strict=True))
+        arrays |= change
         content = save(arrays)
     else:
         content = change if isinstance(change, bytes) else guard.to_bytes(found)

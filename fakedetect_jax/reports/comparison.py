@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fakedetect_jax.metrics import intervals, metrics, results
-from fakedetect_jax.metrics.report import Report, VideoSummary, read_report
+from fakedetect_jax.metrics import intervals, metrics
+from fakedetect_jax.reports import results
+from fakedetect_jax.reports.report import Report, VideoSummary, read_report
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.store.addresses import absolute
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fakedetect_jax.metrics import intervals, metrics, results
-from fakedetect_jax.protocols import seeds
+from fakedetect_jax.evaluation import seeds
+from fakedetect_jax.metrics import intervals, metrics
+from fakedetect_jax.reports import results
 from tests.made_scores import known, made_rows, write_run
 from tfds_ffpp.errors import DataError
 

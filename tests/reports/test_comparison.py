@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fakedetect_jax import report
-from fakedetect_jax.metrics import comparison
+from fakedetect_jax.reports import comparison
 from tests.made_scores import changed, made_rows, write_run
 from tfds_ffpp.errors import DataError
 

@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fakedetect_jax import compiled, evaluate
+from fakedetect_jax import compiled
 from fakedetect_jax.augment.degrade import FAMILIES, Family
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import open_dataset
 from fakedetect_jax.data.reencode import Reencoded
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.metrics import results, robustness
+from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.model import network
 from fakedetect_jax.pages.robustness_page import write_robustness
+from fakedetect_jax.reports import results, robustness
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.workdir import Run

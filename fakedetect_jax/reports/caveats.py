@@ -1,8 +1,8 @@
 """What keeps an evaluation's numbers from being taken at face value."""
 
 from fakedetect_jax.metrics import calibration
-from fakedetect_jax.metrics.context import Context
-from fakedetect_jax.metrics.report import Report
+from fakedetect_jax.reports.context import Context
+from fakedetect_jax.reports.report import Report
 
 FEW_CLUSTERS = 30  # below, an interval rests on few draws and is wide
 # Of which most published numbers of FaceForensics++ are.

@@ -11,13 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fakedetect_jax.metrics import comparison, metrics
-from fakedetect_jax.metrics.comparison import Entry, Touches
-from fakedetect_jax.metrics.metrics import Items, Span
-from fakedetect_jax.metrics.report import Report
-from fakedetect_jax.pages import render
-from fakedetect_jax.protocols import suite_runs
-from fakedetect_jax.protocols.seeds import (
+from fakedetect_jax.evaluation import suite_runs
+from fakedetect_jax.evaluation.seeds import (
     METRICS,
     Change,
     Measure,
@@ -27,8 +22,14 @@ from fakedetect_jax.protocols.seeds import (
     measure,
     over_seeds,
 )
-from fakedetect_jax.protocols.suite_plan import Trial
-from fakedetect_jax.protocols.suite_runs import NOT_RUN
+from fakedetect_jax.evaluation.suite_plan import Trial
+from fakedetect_jax.evaluation.suite_runs import NOT_RUN
+from fakedetect_jax.metrics import metrics
+from fakedetect_jax.metrics.metrics import Items, Span
+from fakedetect_jax.pages import render
+from fakedetect_jax.reports import comparison
+from fakedetect_jax.reports.comparison import Entry, Touches
+from fakedetect_jax.reports.report import Report
 from tfds_ffpp import records
 from tfds_ffpp.errors import UserError
 from tfds_ffpp.store import files

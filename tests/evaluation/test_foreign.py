@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fakedetect_jax import report
-from fakedetect_jax.metrics import comparison
+from fakedetect_jax.evaluation import foreign
 from fakedetect_jax.metrics.records import Video
-from fakedetect_jax.metrics.report import read_report
 from fakedetect_jax.pages import evaluation_page
-from fakedetect_jax.protocols import foreign
+from fakedetect_jax.reports import comparison
+from fakedetect_jax.reports.report import read_report
 from tests.made_scores import known, made_rows, write_run
 from tfds_ffpp.errors import DataError
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from fakedetect_jax import evaluate, settings
+from fakedetect_jax import settings
 from fakedetect_jax.data import dataset
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.metrics import results
-from fakedetect_jax.protocols.suite_plan import Trial
+from fakedetect_jax.evaluation import evaluate
+from fakedetect_jax.evaluation.suite_plan import Trial
+from fakedetect_jax.reports import results
 from fakedetect_jax.run import fixed, process, workdir
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.trained import weights

@@ -27,8 +27,13 @@ from fakedetect_jax.data.dataset import (
 )
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.metrics import metrics, results, trivial
-from fakedetect_jax.metrics.context import CardFacts, Context, TrainingSet
+from fakedetect_jax.evaluation.scoring import (
+    ensure_guard,
+    has_guard,
+    score_clips,
+    stoppable,
+)
+from fakedetect_jax.metrics import metrics, trivial
 from fakedetect_jax.metrics.records import (
     ClipScore,
     Strip,
@@ -38,10 +43,11 @@ from fakedetect_jax.metrics.records import (
 )
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import Variables
+from fakedetect_jax.reports import results
+from fakedetect_jax.reports.context import CardFacts, Context, TrainingSet
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
-from fakedetect_jax.scoring import ensure_guard, has_guard, score_clips, stoppable
 from fakedetect_jax.trained import runtimes, weights
 from fakedetect_jax.trained.guard import Guard
 from fakedetect_jax.trained.model import feature_width, read_guard

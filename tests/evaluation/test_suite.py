@@ -13,10 +13,10 @@ import pytest
 
 from fakedetect_jax import suite as suite_command
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.metrics import results
+from fakedetect_jax.evaluation import suite_plan, suite_runs, suite_summary
 from fakedetect_jax.metrics.records import ClipScore
-from fakedetect_jax.metrics.report import to_text
-from fakedetect_jax.protocols import suite_plan, suite_runs, suite_summary
+from fakedetect_jax.reports import results
+from fakedetect_jax.reports.report import to_text
 from tests.made_scores import known
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError

@@ -8,10 +8,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fakedetect_jax.metrics import calibration, caveats, doubt, intervals, metrics
-from fakedetect_jax.metrics.context import Context
+from fakedetect_jax.metrics import calibration, doubt, intervals, metrics
 from fakedetect_jax.metrics.records import ClipScore, Strip, TrivialScore
-from fakedetect_jax.metrics.report import (
+from fakedetect_jax.reports import caveats
+from fakedetect_jax.reports.context import Context
+from fakedetect_jax.reports.report import (
     Area,
     Calibrated,
     CalledReal,

@@ -1,0 +1,1 @@
+"""Scoring a split, and all that judges a detector by it."""

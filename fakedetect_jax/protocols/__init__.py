@@ -1,1 +1,0 @@
-"""Ways to judge a detector beyond one evaluation of one set."""

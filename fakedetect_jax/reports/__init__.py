@@ -1,0 +1,1 @@
+"""What an evaluation or a video's scores amount to, as records and files."""
