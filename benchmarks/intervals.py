@@ -1,7 +1,7 @@
 """How often the 95 % intervals of an evaluation hold the truth.
 
 python -m benchmarks.intervals [--runs 4000] [--spread 0.7] [--tails normal|heavy]
-                              [--pairs]
+                              [--pairs | --doubt]
 Each run draws targets, each with one real and four fake videos that share its ease,
 and asks for the intervals of a report. The right answer is 95 %; the truth is the
 metric of 400,000 targets. For the AUC also: percentiles of the bootstrap over targets
@@ -9,6 +9,10 @@ and over videos, and its difference from that of a better detector on the same v
 
 With --pairs targets are swapped in pairs, whose two share a part of their ease: the
 intervals over swap pairs, as reports have them, beside those over targets.
+
+With --doubt, of swap pairs too: how often the error rates that a band promises after
+seeing val hold in the population, how many videos it decides, and the intervals of what
+a report says of doubt for a band that is given.
 """
 
 import argparse
@@ -17,11 +21,12 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import table
-from fakedetect_jax.metrics import intervals, metrics, ranking
+from fakedetect_jax.metrics import doubt, intervals, metrics, ranking
 from tfds_ffpp.terminal.progress import Progress
 
 METHODS = 4
@@ -46,6 +51,19 @@ OTHERS = ("auc over targets", "auc over videos")
 PAIRED_TARGETS = (24, 140)
 PAIR_SPREADS = (0.0, 0.7, 1.4)  # of what the two of a pair share
 PAIRED_METRICS = ("auc", "balanced_accuracy", "loss")
+MAX_ERROR = 0.05
+DOUBT_TARGETS = (24, 120, 140, 300)
+GIVEN_BAND = doubt.Band(
+    MAX_ERROR,
+    *(doubt.Side(score, 0.0, bound=0.05, num_clusters=1) for score in (0.2, 0.8)),
+)
+DOUBTS = {
+    "uncertain": "uncertain",
+    "false_alarms": "reals called fake",
+    "misses": "fakes called real",
+    "aurc": "area under risk-coverage",
+    "accuracy_at_80": "accuracy at 80 %",
+}
 
 
 def simulate(
@@ -184,21 +202,102 @@ def show_pairs(runs: int, kind: dict, results: table.Results) -> None:
                 results.row(*cells)
 
 
+class Population(NamedTuple):
+    """The scores of each class, sorted, and what a report would say of GIVEN_BAND."""
+
+    real: np.ndarray
+    fake: np.ndarray
+    given: doubt.Selective
+
+
+def population_of(separation: float, kind: dict) -> Population:
+    """Of many targets."""
+    items = simulate(np.random.default_rng(0), POPULATION // 10, separation, **kind)
+    given = doubt.selective(items, GIVEN_BAND, threshold=0.5, replicates=2)
+    assert given is not None
+    real, fake = (np.sort(items.score[items.label == value]) for value in (0, 1))
+    return Population(real, fake, given)
+
+
+def doubted(
+    seed: int, num_targets: int, separation: float, population: Population, kind: dict
+) -> dict[str, float]:
+    """Whether one run's promises and intervals hold, and the share that it decides."""
+    rng = np.random.default_rng([seed, num_targets, int(10 * separation)])
+    items = simulate(rng, num_targets, separation, **kind)
+    band = doubt.fit_band(items, MAX_ERROR)
+    assert band is not None
+    below, above = (
+        np.searchsorted(scores, band.ends, side="right") / len(scores)
+        for scores in (population.real, population.fake)
+    )
+    alarms, misses = 1 - below[1], above[0]
+    decided = [1 - (below[1] - below[0]), 1 - (above[1] - above[0])]
+    found = {
+        "promised": band.is_promised,
+        "alarms kept": alarms <= max(band.fake.bound, MAX_ERROR),
+        "misses kept": misses <= max(band.real.bound, MAX_ERROR),
+        "decided": (decided[0] + METHODS * decided[1]) / (1 + METHODS),
+    }
+    said = doubt.selective(
+        items, GIVEN_BAND, threshold=0.5, replicates=REPLICATES, seed=seed
+    )
+    assert said is not None
+    for name in DOUBTS:
+        span = said.intervals[name]
+        true = getattr(population.given, name)
+        found[name] = span is not None and span[0] <= true <= span[1]
+    return found
+
+
+def show_doubt(runs: int, kind: dict, results: table.Results) -> None:
+    """A table of promises and coverages."""
+    results.heads(
+        *("targets", "reals / fakes beyond 0.5", f"{MAX_ERROR:.0%} promised"),
+        *("reals called fake: kept", "fakes called real: kept", "decided"),
+        *(f"interval: {name}" for name in DOUBTS.values()),
+    )
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for separation, num_targets in itertools.product(SEPARATIONS, DOUBT_TARGETS):
+            paired = {**kind, "pair_spread": kind["spread"]}
+            population = population_of(separation, paired)
+            one = partial(
+                doubted,
+                num_targets=num_targets,
+                separation=separation,
+                population=population,
+                kind=paired,
+            )
+            hits = list(pool.map(one, range(runs), chunksize=20))
+            wrong = np.mean(population.real > 0.5), np.mean(population.fake <= 0.5)
+            results.row(
+                num_targets,
+                f"{wrong[0]:.0%} / {wrong[1]:.0%}",
+                *(f"{np.mean([hit[name] for hit in hits]):.1%}" for name in hits[0]),
+            )
+
+
 def main() -> None:
-    """Prints two tables of coverages, or the one of swap pairs."""
+    """Prints two tables of coverages, or the one of swap pairs, or that of doubt."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=4000, help="runs per row")
     parser.add_argument(
         "--spread", type=float, default=0.7, help="of targets, in a video's own spread"
     )
     parser.add_argument("--tails", choices=("normal", "heavy"), default="normal")
-    parser.add_argument("--pairs", action="store_true", help="targets in swap pairs")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--pairs", action="store_true", help="targets in swap pairs")
+    one.add_argument("--doubt", action="store_true", help="the band and its promises")
     table.add_option(parser)
     flags = parser.parse_args()
     kind = {"spread": flags.spread, "tails": flags.tails}
     start = time.perf_counter()
-    show = show_pairs if flags.pairs else show_tables
-    with table.results(parser, flags, "pairs" if flags.pairs else "") as results:
+    show, kept = show_tables, ""
+    if flags.pairs:
+        show, kept = show_pairs, "pairs"
+    elif flags.doubt:
+        show, kept = show_doubt, "doubt"
+    with table.results(parser, flags, kept) as results:
         show(flags.runs, kind, results)
         error = np.sqrt(0.95 * 0.05 / flags.runs)
         results.say()

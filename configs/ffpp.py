@@ -179,6 +179,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "batch_size": 32,  # clips
             "final_split": "val",  # reported on at the end, with the best checkpoint
             "unscored": "exclude",  # videos without a clip: exclude | as_real | as_fake
+            # Of reals called fake, and of fakes called real; between: uncertain.
+            "max_error": 0.05,
             "dataset": "",  # --mode eval: another built dataset; docs/evaluation.md
         }
     )

@@ -31,7 +31,7 @@ from fakedetect_jax.data.feed import eval_feed
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics import metrics, results, trivial
-from fakedetect_jax.metrics.context import Context, TrainingSet
+from fakedetect_jax.metrics.context import CardFacts, Context, TrainingSet
 from fakedetect_jax.metrics.records import (
     ClipScore,
     Strip,
@@ -45,6 +45,7 @@ from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import runtimes, weights
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.fields import Fields
 from tfds_ffpp.frames.stored import StoredVideo
@@ -214,6 +215,7 @@ def scored_with(
         "dataset": dataset_digest(dataset_dir),
         "weights": weights.checkpoint_digest(facts),
         "threshold": facts.threshold,
+        "band": records.to_json(facts.band),
         "temperature": facts.temperature,
     }
 
@@ -444,8 +446,8 @@ def _write_result(
     (folder / "report.json").unlink(missing_ok=True)
     write_lines(folder / "scores.jsonl", rows)
     write_lines(folder / "strips.jsonl", strips(rows, split, config))
-    card = read_card(Path(subject.builder.data_dir))
-    if card.get("made"):
+    card = records.from_json(CardFacts, read_card(Path(subject.builder.data_dir)))
+    if card.made:
         _write_trivial(folder, split, run)
     facts, test = subject.facts, f"{subject.prefix}test"
     touches, complaint = _count_touch(
@@ -470,6 +472,7 @@ def _write_result(
         parameters=network.count_parameters(variables["params"]),
         temperature=facts.temperature,
         threshold=facts.threshold,
+        band=facts.band,
         calibration=facts.calibration,
         dataset_card=card,
         dataset_digest=subject.dataset.digest,

@@ -215,9 +215,10 @@ def _without_clips(result: VideoResult) -> VideoResult:
 
 
 def summary(results: Sequence[VideoResult]) -> str:
-    """How the videos came out: "2 called fake, 1 not called fake, 3 unreadable"."""
+    """How the videos came out: "2 called fake, 1 uncertain, 3 unreadable"."""
     # Each word that there is, verdicts first and in the order of the docs' table.
-    order = ["called fake", "not called fake", "no face", "too short", "out of range"]
+    order = ["called fake", "uncertain", "called real", "not called fake"]
+    order += ["no face", "too short", "out of range"]
     counts = Counter(_words(result) for result in results)
     words = [w for w in order for w in (w, f"{w} {IN_PART}")] + list(FAILURES)
     return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])

@@ -110,6 +110,7 @@ RULES: dict[str, Rule] = {
     "eval.final_split": TEXT,
     "eval.unscored": Choice(("exclude", "as_real", "as_fake")),
     "eval.dataset": TEXT,
+    "eval.max_error": Number(0.001, 0.5),
     "checkpoint.every_steps": Whole(0),
     # With one alone, a kill while a new one is sealed could leave no whole checkpoint.
     "checkpoint.keep_latest": Whole(2),

@@ -696,7 +696,7 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         rows = _validate(training, step, state)
         numbers = evaluate.validation_numbers(rows)
         measured = numbers._asdict()
-        calibration = calibrate(rows)
+        calibration = calibrate(rows, max_error=run.config.eval.max_error)
         totals = parallel.fetch(state.totals)
         lines = formats.epoch_lines(
             epoch=epoch,

@@ -61,6 +61,8 @@ class VideoResult:
     probability: float | None = None
     threshold: float | None = None
     probability_threshold: float | None = None
+    band: Span | None = None
+    probability_band: Span | None = None
     faces: tuple[FaceResult, ...] = ()
     warnings: tuple[str, ...] = ()
     model: ModelFacts | None = None
@@ -80,6 +82,14 @@ class VideoResult:
 
 
 _WHERE_KNOWN = (
-    *("threshold", "model", "file", "windows", "windows_without_face"),
+    *(
+        "threshold",
+        "band",
+        "probability_band",
+        "model",
+        "file",
+        "windows",
+        "windows_without_face",
+    ),
     *("frames_looked_at", "most_suspicious", "page"),
 )

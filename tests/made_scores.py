@@ -94,6 +94,11 @@ def made_context(**changes: Any) -> dict[str, Any]:
         "parameters": 25_869_377,
         "temperature": 1.7,
         "threshold": 0.62,
+        "band": {
+            "max_error": 0.05,
+            "real": {"threshold": 0.4, "error": 0.1, "bound": 0.4, "num_clusters": 6},
+            "fake": {"threshold": 0.7, "error": 0.0, "bound": 0.04, "num_clusters": 70},
+        },
         "dataset_card": {
             "official_split": True,
             "split_source": "official FaceForensics++ lists, as in the package",

@@ -85,7 +85,7 @@ def _inline(record: Any) -> tuple[str, ...]:
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type) -> Mapping[str, type]:
     """The fields of a record and their types, in order."""
     names = [f.name for f in fields(kind)] if is_dataclass(kind) else kind._fields
     hints = get_type_hints(kind)

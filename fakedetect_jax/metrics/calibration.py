@@ -1,4 +1,4 @@
-"""What is fitted on val and kept with the model: a temperature and a threshold."""
+"""What is fitted on val and kept with the model: temperature, threshold and band."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from fakedetect_jax.metrics import intervals, metrics
+from fakedetect_jax.metrics import doubt, intervals, metrics
 from fakedetect_jax.metrics.records import ClipScore
 
 # Beyond these a temperature says that val cannot tell, not how sure the model is.
@@ -101,16 +101,17 @@ class Fitted:
     """What val gives; a checkpoint's facts have these fields.
 
     temperature: to divide logits by; 1.0 unless it helps on people left out. threshold:
-    see pick_threshold.
+    see pick_threshold. band: see doubt.fit_band; None without both classes.
     """
 
     temperature: float
     threshold: float
+    band: doubt.Band | None
     calibration: CrossFit
 
 
-def calibrate(rows: Sequence[ClipScore]) -> Fitted:
-    """What the videos of val's scores.jsonl give."""
+def calibrate(rows: Sequence[ClipScore], *, max_error: float) -> Fitted:
+    """What the videos of val's scores.jsonl give; max_error: see doubt.fit_band."""
     videos = metrics.videos(metrics.clips(rows))
     fitted = fit_temperature(videos.logit, videos.label)
     tried = cross_fit(videos)
@@ -120,6 +121,7 @@ def calibrate(rows: Sequence[ClipScore]) -> Fitted:
     return Fitted(
         temperature=fitted if used else 1.0,
         threshold=pick_threshold(videos.label, videos.score),
+        band=doubt.fit_band(videos, max_error),
         calibration=CrossFit(fitted, used, loss=before, cross_fitted_loss=after),
     )
 

@@ -28,7 +28,7 @@ def warnings(report: Report, context: Context) -> list[str]:
     found += _number_warnings(report)
     found += _trivial_warnings(report)
     found += _coverage_warnings(report)
-    found += [f"Dataset: {sentence}" for sentence in context.card.warnings]
+    found += [f"Dataset: {sentence}" for sentence in context.dataset_card.warnings]
     if context.cut_otherwise:
         found.append(
             "The videos were cut otherwise than those of the training: "
@@ -110,6 +110,8 @@ def _number_warnings(report: Report) -> list[str]:
             f"The temperature ended at its bound ({temperature:.3g}): val's scores "
             "hardly tell the classes apart, so calibrated probabilities mean little."
         )
+    if report.band is not None and not report.band.is_promised:
+        found.append(report.band_note)
     total = video.num_real + video.num_fake
     constant = max(video.num_real, video.num_fake) / total
     if video.accuracy is not None and video.accuracy <= constant < 1:

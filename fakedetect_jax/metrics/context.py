@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 
 from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.records import Unscored
-from tfds_ffpp import records
 from tfds_ffpp.fields import Fields
-from tfds_ffpp.files import Json
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,9 @@ class Context:
     parameters: int | None = None
     temperature: float | None = None
     threshold: float | None = None
+    band: Band | None = None
     calibration: CrossFit | None = None
-    dataset_card: Json = field(default_factory=dict)
+    dataset_card: CardFacts = CardFacts()
     dataset_digest: str | None = None
     dataset_changed: str = ""
     num_clips: int | None = None
@@ -62,11 +62,6 @@ class Context:
     unscored_policy: str = ""
     detector: str = ""
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def card(self) -> CardFacts:
-        """Of the dataset's card, what a report repeats."""
-        return records.from_json(CardFacts, self.dataset_card)
 
     @property
     def policy(self) -> str:

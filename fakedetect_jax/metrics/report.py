@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.doubt import Band, Selective
 from fakedetect_jax.metrics.metrics import Coverage, Span, Summary
 from fakedetect_jax.metrics.records import Unscored
 from tfds_ffpp import records
@@ -85,6 +86,7 @@ class VideoSummary(Summary):
     by_compression: dict[str, Summary]
     by_real: dict[str, CalledReal]
     calibrated: Calibrated | None
+    selective: Selective | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,7 @@ class Report:
     video: VideoSummary
     trivial: dict[str, TrivialArea]
     threshold: float | None
+    band: Band | None
     temperature: float | None
     parameters: int | None
     device: str | None
@@ -122,6 +125,7 @@ class Report:
     config: Fields
     calibration: CrossFit | None
     calibration_note: str
+    band_note: str
     warnings: list[str] = field(default_factory=list)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fakedetect_jax.metrics import calibration, caveats, intervals, metrics
+from fakedetect_jax.metrics import calibration, caveats, doubt, intervals, metrics
 from fakedetect_jax.metrics.context import Context
 from fakedetect_jax.metrics.records import ClipScore, Strip, TrivialScore
 from fakedetect_jax.metrics.report import (
@@ -125,7 +125,7 @@ def videos_of(evaluation: Evaluation) -> metrics.Items:
 def summarise(evaluation: Evaluation) -> Report:
     """The content of report.json: a pure function of the evaluation's files."""
     context, videos = evaluation.context, videos_of(evaluation)
-    card, missing = context.card, context.unscored
+    card, missing = context.dataset_card, context.unscored
     report = Report(
         name=_name(context),
         split=context.split,
@@ -152,6 +152,7 @@ def summarise(evaluation: Evaluation) -> Report:
         video=_video_summary(videos, context),
         trivial=trivial_summary(evaluation.trivial),
         threshold=context.threshold,
+        band=context.band,
         temperature=context.temperature,
         parameters=context.parameters,
         device=context.device,
@@ -160,6 +161,7 @@ def summarise(evaluation: Evaluation) -> Report:
         config=context.config,
         calibration=context.calibration,
         calibration_note=calibration.describe(context.calibration),
+        band_note=doubt.describe(context.band),
     )
     return replace(report, warnings=caveats.warnings(report, context))
 
@@ -212,6 +214,7 @@ def _video_summary(videos: metrics.Items, context: Context) -> VideoSummary:
         },
         by_real=_by_real(videos, threshold=context.threshold),
         calibrated=_calibrated(videos, context),
+        selective=doubt.selective(videos, context.band, threshold=context.threshold),
     )
 
 

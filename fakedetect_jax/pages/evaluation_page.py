@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fakedetect_jax.metrics import calibration, intervals, metrics, results
+from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.records import Strip
 from fakedetect_jax.metrics.report import Report, to_text
 from fakedetect_jax.pages import figures, render
@@ -54,6 +55,7 @@ def write_report(
             results.videos_of(evaluation),
             temperature=report.temperature,
             threshold=report.threshold,
+            band=report.band,
         ),
         "report.html": render.render(
             "report.html", report=report, figures=svgs, strips=strips(evaluation.strips)
@@ -99,6 +101,10 @@ def draw(
         "methods": ("AUC by method", figures.methods(video.by_method)),
         "confusion": ("Confusion matrix", figures.confusion(video.confusion, 0.5)),
         "scores": ("Video scores", figures.histogram(videos, report.threshold)),
+        "risk_coverage": (
+            "Errors among the surest videos",
+            figures.risk_coverage(scored, report.threshold),
+        ),
         "precision_recall": ("Precision and recall", figures.precision_recall(videos)),
         "det": ("Detection error trade-off", figures.detection_error(videos)),
         "reliability": (
@@ -115,7 +121,11 @@ def draw(
 
 
 def videos_csv(
-    videos: metrics.Items, *, temperature: float | None, threshold: float | None
+    videos: metrics.Items,
+    *,
+    temperature: float | None,
+    threshold: float | None,
+    band: Band | None,
 ) -> str:
     """One line per video with its score and decisions, worst errors first."""
     calibrated = [""] * len(videos.score)
@@ -127,7 +137,7 @@ def videos_csv(
     writer.writerow(
         ["dataset", "method", "video", "compression", "target", "label", "num_clips"]
         + ["score", "calibrated", "called_fake", "called_fake_at_threshold"]
-        + ["cluster"]
+        + ["verdict", "cluster"]
     )
     cluster_of = intervals.clusters(videos)
     for i in np.argsort(-np.abs(videos.label - videos.score), kind="stable"):
@@ -139,7 +149,8 @@ def videos_csv(
             [cell(str(column[i])) for column in names]
             + [int(videos.label[i])]
             + [int(videos.num_clips[i]), f"{score:.6f}", calibrated[i]]
-            + [int(score > 0.5), called, int(cluster_of[i])]
+            + [int(score > 0.5), called, band.verdict(score) if band else ""]
+            + [int(cluster_of[i])]
         )
     return out.getvalue()
 

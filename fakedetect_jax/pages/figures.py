@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from fakedetect_jax.metrics import metrics
+from fakedetect_jax.metrics import doubt, metrics
 from fakedetect_jax.metrics.robustness import Curve
 
 # Stand for the page's text and paper; in SVG they become its CSS variables.
@@ -304,6 +304,21 @@ def histogram(videos: metrics.Items, threshold: float | None) -> Figure:
         axes.axvline(threshold, ls="--", color=INK, lw=1, label=label)
     axes.set(xlim=(0, 1), xlabel="video score", ylabel="share of the class")
     _legend_above(figure)
+    return figure
+
+
+def risk_coverage(videos: metrics.Items, threshold: float | None) -> Figure:
+    """Error rate among the surest videos, over their share."""
+    figure, axes = _plot()
+    if len(videos.label):
+        curve = doubt.risk_coverage(videos, threshold)
+        shown = thin(*(np.append(part[:1], part) for part in curve))
+        axes.step(*shown, "-", where="post", color=FAKE, lw=2)
+        axes.axhline(curve.risk[-1], ls=":", color=INK, lw=1, label="all decided")
+        axes.legend(loc="upper left")
+    axes.set(xlim=(0, 1.01), xlabel="share of videos decided, the surest first")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("share of them decided wrongly")
     return figure
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command that scores videos shows times, and no metric
     from fakedetect_jax.metrics.comparison import Touches, Unpaired
+    from fakedetect_jax.metrics.doubt import Selective
     from fakedetect_jax.metrics.intervals import AucChange, Compared
     from fakedetect_jax.metrics.report import Area, Report
     from fakedetect_jax.metrics.robustness import Robustness
@@ -108,8 +109,20 @@ def result_lines(report: "Report") -> str:
         f"{name} Accuracy: {100 * (clip.accuracy or 0.0):.2f}%\n"
         f"Confusion Matrix:\n{table}\n"
         f"{name} Video AUC: {number(video.auc, 4)}{between}\n"
+        f"{_doubt_line(video.selective) if report.band else ''}"
         f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
         f"{_trivial_lines(report.trivial)}"
+    )
+
+
+def _doubt_line(found: "Selective | None") -> str:
+    """What the band leaves undecided, and how often it errs."""
+    if found is None:
+        return ""
+    return (
+        f"Doubt: {percent(found.uncertain)} uncertain, "
+        f"{percent(found.false_alarms)} of reals called fake, "
+        f"{percent(found.misses)} of fakes called real\n"
     )
 
 

@@ -117,6 +117,7 @@ def write(
         calibrated=calibrated,
         pieces=max((c.length for f in result.faces for c in f.clips), default=0),
         threshold=_threshold(result),
+        band=result.probability_band if calibrated else result.band,
         clock=clock,
         card=card_as_html(card),
     )

@@ -32,6 +32,7 @@ import orbax.checkpoint as ocp
 from fakedetect_jax.data.dataset import DatasetFacts
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digests, to_leaves
 from tfds_ffpp import records
@@ -115,8 +116,9 @@ class CheckpointFacts:
     """What a checkpoint says; None what it, or an older one, does not say.
 
     config: as config.to_dict() has it. val_fakes: "forged" or reader.SELF_BLENDED.
-    made: whether it was trained on made videos. temperature, threshold, calibration:
-    see calibration.Fitted. format, digests: of its arrays; the checkpoint adds them.
+    made: whether it was trained on made videos. temperature, threshold, band,
+    calibration: see calibration.Fitted. format, digests: of its arrays; the checkpoint
+    adds them.
     """
 
     config: Fields = field(default_factory=dict)
@@ -129,6 +131,7 @@ class CheckpointFacts:
     steps_per_epoch: int | None = None
     temperature: float | None = None
     threshold: float | None = None
+    band: Band | None = None
     calibration: CrossFit | None = None
     format: int = 1
     digests: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,10 @@ CLIP_FIELDS = ("data.clip_frames", "data.frame_stride")
 # What a trained model fixes, for whoever goes on with it or evaluates it: another value
 # would be another model, or clips that it was not trained on.
 TRAINED_GROUPS = ("model", "dataset")
-TRAINED_FIELDS = (*CLIP_FIELDS, "data.hold_out", "optimizer.ema_decay")
+TRAINED_FIELDS = (
+    *CLIP_FIELDS,
+    *("data.hold_out", "optimizer.ema_decay", "eval.max_error"),
+)
 # Of these groups, but no part of what the model is.
 FREE_FIELDS = ("dataset.allow_one_class", "model.remat", "model.cpu_kernels")
 # What decides scores beside weights and dataset, whose digests stand for all that is

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Leaves = dict[str, Any]  # arrays of the host or of devices, or their shapes
+Nested = dict[str, Any]  # names to leaves, or to such as it
 
 
 def to_leaves(tree: Any) -> Leaves:
@@ -32,7 +33,7 @@ def _is_plain(tree: Any) -> bool:
     return isinstance(tree, np.ndarray)
 
 
-def _as_dicts(tree: Any) -> dict[str, Any]:
+def _as_dicts(tree: Any) -> Nested:
     if _is_plain(tree):
         return tree
     import flax.serialization
@@ -40,7 +41,7 @@ def _as_dicts(tree: Any) -> dict[str, Any]:
     return flax.serialization.to_state_dict(tree)
 
 
-def _flat(nested: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(nested: Nested, above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in nested.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{name}.")
@@ -48,9 +49,7 @@ def _flat(nested: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{above}{name}", value
 
 
-def _filled(
-    nested: dict[str, Any], leaves: Mapping[str, Any], above: str = ""
-) -> dict[str, Any]:
+def _filled(nested: Nested, leaves: Mapping[str, Any], above: str = "") -> Nested:
     return {
         name: _filled(value, leaves, f"{above}{name}.")
         if isinstance(value, dict)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fakedetect_jax.metrics import doubt
 from fakedetect_jax.metrics.calibration import apply_temperature
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
@@ -15,7 +16,7 @@ from fakedetect_jax.video_result import FaceResult, ModelFacts, VideoResult
 MADE_WARNING = (
     "the model was trained on made videos: its scores mean nothing on real ones"
 )
-FAKE, NOT_FAKE = "called fake", "not called fake"
+NOT_FAKE = "not called fake"
 WARN_ENLARGEMENT = 2.0
 WARN_COVERAGE = 0.6
 
@@ -23,17 +24,19 @@ WARN_COVERAGE = 0.6
 class Scale(NamedTuple):
     """How the scores of a model are read.
 
-    threshold: above it a score is called fake; temperature: None without calibration.
+    threshold: between fake and real; band: None where val could not give one.
+    temperature: None without calibration.
     """
 
     threshold: float
+    band: doubt.Band | None
     temperature: float | None
 
     @classmethod
     def of(cls, model: TrainedModel) -> "Scale":
         """The threshold that was chosen on val, else 0.5."""
         chosen = 0.5 if model.threshold is None else model.threshold
-        return cls(chosen, model.temperature)
+        return cls(chosen, model.band, model.temperature)
 
     def calibrated(self, score: float) -> float | None:
         """The probability of fake behind a score; None without a temperature."""
@@ -41,12 +44,23 @@ class Scale(NamedTuple):
             return None
         return float(apply_temperature(np.array([score]), self.temperature)[0])
 
-    def verdict(self, score: float) -> str:
-        """Which side of the threshold a score lies on.
+    @property
+    def calibrated_band(self) -> tuple[float, float] | None:
+        """The band's ends as probabilities; None without a band or temperature."""
+        if self.band is None or self.temperature is None:
+            return None
+        low, high = apply_temperature(np.array(self.band.ends), self.temperature)
+        return float(low), float(high)
 
-        "not called fake" is not "real": what a model does not see may still be there.
+    def verdict(self, score: float) -> str:
+        """What is said of a score: by the band, else by the threshold alone.
+
+        Without a band nobody knows how often fakes lie below, so nothing is called
+        real.
         """
-        return FAKE if score > self.threshold else NOT_FAKE
+        if self.band is not None:
+            return self.band.verdict(score)
+        return doubt.FAKE if score > self.threshold else NOT_FAKE
 
 
 def summarise(video: Pending, model: TrainedModel) -> VideoResult:
@@ -57,6 +71,8 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
         "scored",
         threshold=scale.threshold,
         probability_threshold=scale.calibrated(scale.threshold),
+        band=scale.band and scale.band.ends,
+        probability_band=scale.calibrated_band,
         warnings=(MADE_WARNING,) if model.made else (),
         model=ModelFacts(model.step, model.digest[:16]),
     )
@@ -169,11 +185,15 @@ def _warnings(video: Pending, loss: str | None, model: TrainedModel) -> list[str
 
 
 def _warnings_of_model(model: TrainedModel) -> list[str]:
+    warnings = []
     if model.temperature is None:
-        return ["the model was not calibrated: its score is no probability"]
-    if model.calibration is not None and not model.calibration.used:
-        return [
+        warnings.append("the model was not calibrated: its score is no probability")
+    elif model.calibration is not None and not model.calibration.used:
+        warnings.append(
             "no calibration helped on people left out, so none is used: the "
             "probability is the score itself"
-        ]
-    return []
+        )
+    if model.band is not None and not model.band.is_promised:
+        few = doubt.describe(model.band)
+        warnings.append(f"{few[0].lower()}{few[1:].removesuffix('.')}")
+    return warnings

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import fakedetect_jax
+from fakedetect_jax.run.leaves import Nested, to_leaves
 from tfds_ffpp.files import whole
 
 # Whose versions change what a model is made into, beside the code that is read here.
@@ -73,14 +74,14 @@ def _write(path: Path, content: bytes) -> None:
             old.unlink(missing_ok=True)
 
 
-def abstract_variables(config: Any, folder: Path | None = None) -> dict[str, Any]:
+def abstract_variables(config: Any, folder: Path | None = None) -> Nested:
     """Shapes and types of the variables of a config's model, as arrays without memory.
 
     They are traced once, which takes a second, and then kept in the folder.
     """
     name = name_of("shapes", config.model.to_dict(), config.dataset.image_size)
     found = kept(folder, f"{name}.json", functools.partial(_traced, config))
-    empty: dict[str, Any] = {"batch_stats": {}}
+    empty: Nested = {"batch_stats": {}}
     for path, (shape, dtype) in json.loads(found).items():
         *above, last = path.split(".")
         group = functools.reduce(lambda g, part: g.setdefault(part, {}), above, empty)
@@ -93,7 +94,6 @@ def _traced(config: Any) -> bytes:
 
     from fakedetect_jax import settings
     from fakedetect_jax.model import network
-    from fakedetect_jax.run.leaves import to_leaves
 
     initialise = functools.partial(network.make_model(config).init, train=False)
     frames = jax.ShapeDtypeStruct((1, *settings.clip_shape(config)), np.float32)

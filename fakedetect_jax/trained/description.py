@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
+from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.model import pixels
 from fakedetect_jax.settings import RULES
 from tfds_ffpp import records
@@ -84,6 +85,7 @@ class Calibration:
 
     temperature: float | None
     threshold: float | None
+    band: Band | None
     cross_fit: CrossFit | None
 
 
@@ -219,9 +221,14 @@ _MODEL = {
 _PREPARATION = {
     field.name: FIELDS[field.name] for field in dataclasses.fields(Preparation)
 } | {"face_finder_model": Choice(("",))}
+_SIDE = {
+    **dict.fromkeys(("threshold", "error", "bound"), SHARE),
+    "num_clusters": Whole(1, 2**53),
+}
 _CALIBRATION = {
     "temperature": Maybe(Number(*TEMPERATURE_BOUNDS)),
     "threshold": Maybe(SHARE),
+    "band": Maybe({"max_error": SHARE, "real": _SIDE, "fake": _SIDE}),
     "cross_fit": Maybe(
         {
             "fitted": Number(*TEMPERATURE_BOUNDS),
@@ -320,6 +327,9 @@ def check(facts: Any) -> Description:
 def _misfit(described: Description) -> str | None:
     """What does not fit together in fields that are each fit."""
     config, prepared = described.config, described.preprocessing
+    band = described.calibration.band
+    if band is not None and band.ends[0] > band.ends[1]:
+        return "calibration.band calls scores both real and fake"
     for field, value in config.dataset.items():
         rule = FIELDS.get(field)
         wanted = rule and rule.fault(value)

@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
 from fakedetect_jax.settings import Config, as_config
 from fakedetect_jax.trained import description
@@ -53,8 +54,8 @@ MAX_WEIGHT_BYTES = 4 << 30
 class TrainedModel(NamedTuple):
     """A trained model and what is needed to use it as it was trained.
 
-    variables: of host arrays; preparation: how videos were prepared; temperature and
-    threshold are fitted on val, None where the checkpoint was not validated;
+    variables: of host arrays; preparation: how videos were prepared; temperature,
+    threshold and band are fitted on val, None where the checkpoint was not validated;
     window_frames: source frames of the longest training video; made: whether it was
     trained on made videos; calibration: what calibration.calibrate found, None if not
     recorded; card: Markdown.
@@ -72,6 +73,7 @@ class TrainedModel(NamedTuple):
     card: str
     made: bool = False
     calibration: CrossFit | None = None
+    band: Band | None = None
 
 
 def load_model(
@@ -160,6 +162,7 @@ def read_workdir(
             config.synthetic.num_identities if facts.made is None else facts.made
         ),
         calibration=facts.calibration,
+        band=facts.band,
     )
 
 
@@ -247,7 +250,9 @@ def describe(model: TrainedModel) -> Description:
         preprocessing=description.preprocessed(
             model.preparation, model.window_frames, clips
         ),
-        calibration=Calibration(model.temperature, model.threshold, model.calibration),
+        calibration=Calibration(
+            model.temperature, model.threshold, model.band, model.calibration
+        ),
         step=model.step,
         parameters=network.count_parameters(model.variables["params"]),
         weights_sha256=model.digest,
@@ -278,6 +283,7 @@ def read_bundle(folder: str | Path, *, cache: Path | None = None) -> TrainedMode
         card=_read_card(folder / CARD),
         made=described.trained_on_made_videos,
         calibration=calibration.cross_fit,
+        band=calibration.band,
     )
     if weights_digest(model.variables) != model.digest:
         raise CheckpointError(

@@ -32,6 +32,7 @@ FIGURES = {
     "confusion",
     "methods",
     "scores",
+    "risk_coverage",
     "reliability",
     "training_loss",
     "training_quality",
@@ -125,6 +126,23 @@ def test_the_table_of_videos_has_each_once_worst_first(written):
     assert wrong == fp + fn
     calibrated = calibration.apply_temperature(np.array([float(rows[0]["score"])]), 1.7)
     assert float(rows[0]["calibrated"]) == pytest.approx(calibrated[0], abs=1e-5)
+
+
+def test_the_page_says_what_doubt_costs_and_what_val_promises(written):
+    folder, result = written
+    page = plain(folder)
+    found = result.video.selective
+    assert "At or below 0.400 a video is called real, above 0.700 fake" in page
+    assert "Val is too small to promise an error rate of 5%" in page
+    assert result.band_note in result.warnings
+    assert f"{100 * found.uncertain:.1f} %" in page
+    rows = list(csv.DictReader((folder / "videos.csv").read_text().splitlines()))
+    verdicts = [row["verdict"] for row in rows]
+    assert verdicts.count("uncertain") == round(found.uncertain * len(rows))
+    for row in rows:
+        assert (row["verdict"] == "called fake") == (float(row["score"]) > 0.7)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "Above 0.700 is called fake, at or below 0.400 real" in card
 
 
 def test_the_model_card_has_front_matter_that_parses(written):

@@ -54,7 +54,9 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
     dataset = Path(open_dataset(tiny_run.config).data_dir)
     longest = max(v.source_frames for v in reader.read_videos(dataset, "train"))
     assert facts["preprocessing"]["window_frames"] == longest
-    assert facts["calibration"].keys() == {"temperature", "threshold", "cross_fit"}
+    assert facts["calibration"].keys() == {
+        *("temperature", "threshold", "band", "cross_fit")
+    }
     assert facts["calibration"]["cross_fit"].keys() == {
         "fitted",
         "used",
@@ -83,7 +85,7 @@ def test_writing_and_reading_gives_the_model_back(exported, tiny_run):
     assert first.digest == second.digest
     for field in ("preparation", "temperature", "threshold", "window_frames", "step"):
         assert getattr(first, field) == getattr(second, field)
-    for field in ("made", "calibration"):
+    for field in ("made", "calibration", "band"):
         assert getattr(first, field) == getattr(second, field)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from fakedetect_jax import predict
 from fakedetect_jax.metrics.calibration import CrossFit
+from fakedetect_jax.metrics.doubt import Band, Side
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.model import load_model, write_bundle
@@ -92,16 +93,15 @@ class TestOutcomes:
         command = ["--model", faceless, path.parent, "--report", pages]
         code = predict.main([str(a) for a in [*command, "--output", output]])
         said = capsys.readouterr().out
-        assert code == 0 and "called fake (in part)" in said.splitlines()[-1]
         row, other = rows_of(output)
+        assert code == 0 and f"{row['verdict']} (in part)" in said.splitlines()[-1]
         assert (row["outcome"], other["outcome"]) == ("partial", "scored")
         assert row["reason"] in Path(row["page"]).read_text()
         assert "Only a part was seen" in Path(row["page"]).read_text()
         assert "Only a part was seen" not in Path(other["page"]).read_text()
         index = (pages / "index.html").read_text()
-        assert (
-            "called fake<small>in part</small></td>" in index and row["reason"] in index
-        )
+        assert f"{row['verdict']}<small>in part</small></td>" in index
+        assert row["reason"] in index
 
     def test_a_part_without_a_face_says_both(self, detector, tmp_path):
         result = detector.score(cut_video(tmp_path / "a.mkv", 0.7))
@@ -160,10 +160,37 @@ def test_a_calibration_that_is_not_used_is_said(central, tmp_path):
     assert row["probability"] == pytest.approx(row["score"])
 
 
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((-0.2, -0.1), "called fake"),
+        ((-0.1, 0.1), "uncertain"),
+        ((0.0, 0.1), "called real"),
+        (None, "not called fake"),
+    ],
+)
+def test_the_verdict_is_the_band_s(central, tmp_path, ends, verdict):
+    video = write_video(tmp_path / "a.mp4", 8)
+    score = central.score(video)["score"]
+    band = ends and Band(
+        0.05, *(Side(score + end, 0.0, bound=0.3, num_clusters=8) for end in ends)
+    )
+    model = central.model._replace(band=band, threshold=min(score + 0.1, 1.0))
+    row = Detector(model, devices=jax.devices()[:1]).score(video)
+    assert row["verdict"] == verdict == row["faces"][0]["verdict"]
+    small = [sentence for sentence in row["warnings"] if "val is too small" in sentence]
+    assert len(small) == (ends is not None)
+    if band is None:
+        assert "band" not in row
+    else:
+        assert row["band"] == pytest.approx(list(band.ends))
+        assert row["probability_band"][0] <= row["probability_band"][1]
+
+
 def test_a_row_has_its_documented_fields_in_order(central, tmp_path):
     row = central.score(write_video(tmp_path / "a.mp4", 8))
     always = ["video", "outcome", "reason", "verdict", "score", "probability"]
-    scale = ["threshold", "probability_threshold"]
+    scale = ["threshold", "probability_threshold", "band", "probability_band"]
     looked = ["file", "windows", "windows_without_face", "frames_looked_at"]
     fields = [*always, *scale, "faces", "warnings", "model", *looked]
     assert list(row) == [*fields, "most_suspicious"]

@@ -39,7 +39,9 @@ def test_the_table_of_videos_holds_no_formula():
         for method, name, label in (("=1+1", "+1", 0), ("b", "=cmd|calc", 1))
     ]
     videos = metrics.videos(metrics.clips(rows))
-    text = evaluation_page.videos_csv(videos, temperature=None, threshold=None)
+    text = evaluation_page.videos_csv(
+        videos, temperature=None, threshold=None, band=None
+    )
     table = list(csv.reader(io.StringIO(text)))[1:]
     assert sorted(line[:3] for line in table) == [
         ["'@ffpp", "'=1+1", "'+1"],

@@ -4,6 +4,7 @@ Frames are counted in presentation order. Variable frame rates need no care: fra
 chosen by index everywhere, and each carries its time.
 """
 
+import functools
 import os
 import stat
 from array import array
@@ -12,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import av.logging
 import numpy as np
@@ -34,8 +34,10 @@ MIN_PARTIAL = 0.5  # the same of a video that is scored for what there is of it
 _TIMED_FORMATS = ("matroska", "mov", "flv")
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 # Metadata need not be text. From PyAV 19 on it may be anything, and this is unknown.
-_METADATA: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_open_file = (
+    functools.partial(av.open, metadata_errors="replace")
+    if int(av.__version__.split(".")[0]) < 19
+    else av.open
 )
 
 
@@ -209,9 +211,7 @@ def _open(path: Path):
     _check_file(path)
     try:
         # "file:" keeps names with a colon or a leading dash from being an address.
-        container = av.open(
-            f"file:{os.path.abspath(path)}", options=_OPTIONS, **_METADATA
-        )
+        container = _open_file(f"file:{os.path.abspath(path)}", options=_OPTIONS)
     except (FFmpegError, OSError, ValueError) as error:
         raise UnusableVideoError(f"not a readable video ({_reason(error)})") from None
     return container
@@ -592,7 +592,7 @@ def _index(path: Path, alive: Callable[[], None]) -> _Index:
             promised=max(said, by_time),
             rough=by_time > said,
             rate=float(stream.average_rate or 0) or 25.0,
-            unit=float(stream.time_base),
+            unit=float(stream.time_base or 0),
             facts=_facts(path, container, stream, size),
         )
 
