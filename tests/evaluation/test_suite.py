@@ -71,8 +71,9 @@ def finished(launchpad, asked) -> Path:
     children = psutil.Process(process.pid).children()
     process.send(signal.SIGKILL)
     assert process.wait() == 137
-    gone, left = psutil.wait_procs(children, timeout=10)
+    gone, left = psutil.wait_procs(children, timeout=60)
     assert len(gone) == 1 and left == []
+    assert not any(train.parent.glob("eval/test@*"))  # it did not go on alone
     assert not (suite / "suite.json").exists()
     jobs = min(2, system.num_cores())
     code, out, err = launchpad.run(*command, f"--jobs={jobs}", module=SUITE)
@@ -195,6 +196,7 @@ def test_recipes_and_folds_meet_on_the_same_videos(trials, tmp_path):
         ("wide without Deepfakes", "tiny without Deepfakes", "Deepfakes"),
     ]
     assert all(d.problem is None and d.verdict != "real" for d in found.differences)
+    assert known(found.differences[0].change).difference != 0
     for fold, run in zip(
         found.folds, [r for r in found.runs if r.without], strict=False
     ):
@@ -323,6 +325,11 @@ def test_a_trial_is_commands_that_could_be_typed(tiny_config, tmp_path):
         (["--config=TINY", "--test=demo", "--hold_out=No"], "fakes are of Deepf", 3),
         (["--config=TINY", "--test=demo", "--hold_out=each,No"], "not both", 2),
         (["--config=TINY", "--test=demo", "--workdir=gs://b/c"], "--workdir is gs", 2),
+        (
+            ["--config=demo", "--test=demo", "--hold_out=each", "--list"],
+            "not; build",
+            3,
+        ),
         (["--file=none.toml"], "none.toml cannot be read (No such file", 2),
     ],
 )
