@@ -88,7 +88,7 @@ def measure(
     for _ in range(options.rounds):
         for name, backend in loaded.items():
             start, cpu = time.perf_counter(), time.process_time()
-            backend.logits(*batch)
+            backend.outputs(*batch)
             wall[name].append(shape[0] * shape[1] / (time.perf_counter() - start))
             used[name].append(shape[0] * shape[1] / (time.process_time() - cpu))
     for name, rates in wall.items():

@@ -173,24 +173,31 @@ def ensure_guard(run: Run, step: int, facts: CheckpointFacts, variables: Any) ->
     """
     if has_guard(run, step, facts):
         return ""
-    try:
-        builder = open_dataset(run.config)
-        now = dataset_facts(Path(builder.data_dir))
-    except DataError as error:
-        return f"the videos of the training are not there ({error})"
-    if facts.dataset is not None and facts.dataset.digest != now.digest:
-        change = describe_change(facts.dataset, now)
-        return f"the dataset is not the one of the training: {change}"
+    fault = _fault_in_data(run, facts)
+    if not parallel.on_all(not fault):
+        return fault or "the videos of the training are not on all hosts"
     with run.terminal.phase("guard"):
-        fitted = _fit(run, builder, variables)
+        fitted = _fit(run, variables)
         if jax.process_index() == 0:
             write_guard(run.workdir, step, facts, fitted)
         parallel.barrier("guard is fitted")
     return ""
 
 
-def _fit(run: Run, builder: Any, variables: Any) -> Guard | str:
-    config = run.config
+def _fault_in_data(run: Run, facts: CheckpointFacts) -> str:
+    """Why nothing can be fitted to the run's own dataset here; "" where it can."""
+    try:
+        now = dataset_facts(Path(open_dataset(run.config).data_dir))
+    except DataError as error:
+        return f"the videos of the training are not there ({error})"
+    if facts.dataset is not None and facts.dataset.digest != now.digest:
+        change = describe_change(facts.dataset, now)
+        return f"the dataset is not the one of the training: {change}"
+    return ""
+
+
+def _fit(run: Run, variables: Any) -> Guard | str:
+    config, builder = run.config, open_dataset(run.config)
     splits = [
         reader.open_split(builder, name, config, hold_out=config.data.hold_out)
         for name in ("train", "val")
@@ -225,5 +232,5 @@ def guard_clips(videos: Sequence[StoredVideo], config) -> list[order.ClipRef]:
     """At most GUARD_CLIPS clips, of as many videos as there are; always the same."""
     per_video = max(GUARD_CLIPS // max(len(videos), 1), 1)
     clips = covering_clips(videos, config, per_video)
-    order_ = np.random.default_rng(0).permutation(len(clips))[:GUARD_CLIPS]
-    return [clips[i] for i in np.sort(order_)]
+    chosen = np.random.default_rng(0).permutation(len(clips))[:GUARD_CLIPS]
+    return [clips[i] for i in np.sort(chosen)]

@@ -272,6 +272,15 @@ def from_first(value: Any) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(value))
 
 
+def on_all(mine: bool) -> bool:
+    """Whether every process says yes: the same answer on all."""
+    if jax.process_count() == 1:
+        return mine
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(mine))))
+
+
 def agree(number: int) -> int:
     """The number that process 0 holds, on every process."""
     return int(from_first(np.int32(number)))
