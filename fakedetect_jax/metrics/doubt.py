@@ -94,8 +94,8 @@ def fit_band(videos: metrics.Items, max_error: float) -> Band | None:
     arXiv:2110.01052). Where even the first one's bound is above, val is too small for
     max_error; it is taken all the same, and `bound` says what it is good for.
 
-    Where the two cross, one threshold serves as both: that of the best balanced
-    accuracy, moved in between.
+    Where the two cross, one threshold between them serves as both: 0.5 if it lies
+    there, else their middle.
     """
     if not metrics.has_both(videos.label):
         return None
@@ -105,8 +105,7 @@ def fit_band(videos: metrics.Items, max_error: float) -> Band | None:
     flipped = fakes._replace(score=1 - fakes.score)
     low = 1 - _search(flipped, 1 - videos.score, max_error)
     if low > high:
-        middle = (low + high) / 2
-        low = high = float(np.clip(0.5, high, low)) if high < 0.5 < low else middle
+        low = high = 0.5 if high < 0.5 < low else (low + high) / 2
     return Band(
         max_error,
         real=_side(fakes, low, fakes.score <= low),
@@ -127,15 +126,12 @@ def _side(others: metrics.Items, threshold: float, wrong: np.ndarray) -> Side:
 def _search(reals: metrics.Items, scores: np.ndarray, max_error: float) -> float:
     """The lowest threshold above which few enough reals lie; scores: of all videos."""
     cluster_of = intervals.clusters(reals)
-    found = None
-    for threshold in _falling(reals.score, scores):
-        bound = upper_bound(reals.score > threshold, cluster_of)
-        if found is not None and bound > max_error:
+    first, *lower = _falling(reals.score, scores)
+    found = first
+    for threshold in (first, *lower):
+        if upper_bound(reals.score > threshold, cluster_of) > max_error:
             break
         found = threshold
-        if bound > max_error:
-            break
-    assert found is not None  # noqa: S101 - there is a real
     return found
 
 
