@@ -114,7 +114,7 @@ def _read_file(name: str) -> Fields:
     except ValueError as error:
         raise ConfigError(f"{name} cannot be read ({error})") from error
     if not isinstance(given, dict):
-        raise ConfigError(f"{name} holds no object; docs/evaluation.md has an example")
+        raise ConfigError(f"{name} holds no object; docs/comparing.md has an example")
     return given
 
 
