@@ -4,7 +4,6 @@ Frames are counted in presentation order. Variable frame rates need no care: fra
 chosen by index everywhere, and each carries its time.
 """
 
-import functools
 import os
 import stat
 from array import array
@@ -13,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import av.logging
 import numpy as np
@@ -34,10 +34,8 @@ MIN_PARTIAL = 0.5  # the same of a video that is scored for what there is of it
 _TIMED_FORMATS = ("matroska", "mov", "flv")
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 # Metadata need not be text. From PyAV 19 on it may be anything, and this is unknown.
-_open_file = (
-    functools.partial(av.open, metadata_errors="replace")
-    if int(av.__version__.split(".")[0]) < 19
-    else av.open
+_METADATA: Any = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 
 
@@ -211,7 +209,9 @@ def _open(path: Path):
     _check_file(path)
     try:
         # "file:" keeps names with a colon or a leading dash from being an address.
-        container = _open_file(f"file:{os.path.abspath(path)}", options=_OPTIONS)
+        container = av.open(
+            f"file:{os.path.abspath(path)}", options=_OPTIONS, **_METADATA
+        )
     except (FFmpegError, OSError, ValueError) as error:
         raise UnusableVideoError(f"not a readable video ({_reason(error)})") from None
     return container
