@@ -1,4 +1,4 @@
-"""How often equal recipes are told apart: by people alone, and by people and seeds.
+"""How often equal recipes seem to differ: by people alone, and by people and seeds.
 
 python -m benchmarks.seeds [--runs 400]
 
