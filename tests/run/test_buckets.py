@@ -77,7 +77,7 @@ def test_killed_at_any_moment_a_run_in_a_bucket_is_the_same(
     assert code == 0, err
     workdir = server.download("killed/w", tmp_path / "w")
     assert sorted(path.name for path in workdir.iterdir()) == [
-        *("checkpoints", "config.json", "events", "metrics.jsonl")
+        *("checkpoints", "config.json", "events", "guards", "metrics.jsonl")
     ]
     assert_same_run(workdir, undisturbed)
 

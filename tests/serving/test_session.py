@@ -119,13 +119,13 @@ def test_windows_before_a_damage_are_void(central, tmp_path):
 def test_clips_wait_for_a_full_batch_and_no_longer(faceless, tmp_path, monkeypatch):
     path = write_video(tmp_path / "long.mp4", 100)
     detector = Detector.load(faceless, batch_size=2, devices=jax.devices()[:1])
-    sizes, score = [], detector.network.logits
+    sizes, judge = [], detector.network.judge
 
-    def logits(frames, length):
+    def counted(frames, length):
         sizes.append(len(frames))
-        return score(frames, length)
+        return judge(frames, length)
 
-    monkeypatch.setattr(detector.network, "logits", logits)
+    monkeypatch.setattr(detector.network, "judge", counted)
     (result,) = detector.results([path])
     clips = sum(len(face.clips) for face in result.faces)
     assert clips > 4
