@@ -1,11 +1,11 @@
 """How fast videos are scored, and where the time goes.
 
 python -m benchmarks.predict WORKDIR VIDEOS [--processes 2]
-python -m benchmarks.predict MODEL VIDEOS --start [--before CHECKOUT] [--results FILE]
+python -m benchmarks.predict MODEL VIDEOS --start [--before CHECKOUT [MODEL]]
 
 With --start: seconds of the whole command for one video and for twenty, with what was
-kept by an earlier start, in turns with the code of another checkout if one is given,
-and a start's phases.
+kept by an earlier start, in turns with the code of another checkout if one is given
+(with an export of its own where its form of MODEL was another), and a start's phases.
 
 Otherwise prints JSON: videos per second end to end, the split of the work over
 decoding, faces, cropping with JPEG and the network (each measured alone, in one
@@ -192,23 +192,27 @@ def timed(code: Path, words: list[str]) -> tuple[float, float, str]:
 def starts(options: argparse.Namespace, videos: list[str], out: table.Results) -> None:
     """Tables of the whole command, and of a start's phases."""
     here = Path(__file__).parents[1]
-    sides = {"before": options.before, "now": here} if options.before else {"now": here}
-    out.heads("videos", "code", "seconds (min to max)", "of processors", "same rows")
+    sides = {"now": (here, options.workdir)}
+    if options.before:
+        code, model = [*options.before, options.workdir][:2]
+        sides = {"before": (code, model)} | sides
+    out.heads("videos", "code", "seconds (min to max)", "of processors", "same scores")
     with tempfile.TemporaryDirectory() as place:
         for some in (videos[:1], videos[:20]):
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-            rows = {}
+            scores = {}
             for turn in range(options.times + 1):
-                for name, code in sides.items():
+                for name, (code, model) in sides.items():
                     file, cache = Path(place, "rows"), Path(place, f"cache-{name}")
                     words = ["-m", "fakedetect_jax.predict", "--model"]
-                    words += [str(options.workdir), *some, "--output", str(file)]
+                    words += [str(model), *some, "--output", str(file)]
                     words += ["--compilation-cache", str(cache)]
                     seconds, used, _ = timed(code, words)
-                    rows[name] = file.read_text()
+                    rows = map(json.loads, file.read_text().splitlines())
+                    scores[name] = tuple(row["score"] for row in rows)
                     if turn:  # the first fills the cache
                         found[name].append((seconds, used))
-            same = "yes" if len(set(rows.values())) == 1 else "no"
+            same = "yes" if len(set(scores.values())) == 1 else "no"
             for name, pairs in found.items():
                 seconds, used = zip(*pairs, strict=True)
                 middle, cpu = statistics.median(seconds), statistics.median(used)
@@ -229,7 +233,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=int, default=100, help="videos")
     parser.add_argument("--start", action="store_true", help="measure the start alone")
-    parser.add_argument("--before", type=Path, help="another checkout, to compare")
+    before = "another checkout to compare with, and a model that it reads"
+    parser.add_argument("--before", type=Path, nargs="+", help=before)
     parser.add_argument("--times", type=int, default=5, help="of each command")
     table.add_option(parser)
     arguments = parser.parse_args()
