@@ -78,24 +78,17 @@ def use_flax_layers() -> None:
             name=name,
         )
 
-    def batch_norm(*, name, zero_scale=False):
-        scale = nn.initializers.zeros if zero_scale else nn.initializers.ones
+    def batch_norm(features, zero_scale=False, *, name):
+        initial = nn.initializers.zeros if zero_scale else nn.initializers.ones
+        return nn.BatchNorm(momentum=0.9, epsilon=1e-5, scale_init=initial, name=name)
 
-        def apply(x, train):
-            norm = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                dtype=x.dtype,
-                scale_init=scale,
-                name=name,
-            )
-            return norm(x)
-
-        return apply
+    def normalised(conv, norm, x, train):
+        y = conv(x)
+        return norm(y, use_running_average=not train).astype(y.dtype)
 
     network.Conv = conv
     network.BatchNorm = batch_norm
+    network._normalised = normalised
     pads: Any = ((1, 1), (1, 1))
     max_pool.max_pool = lambda x: nn.max_pool(x, (3, 3), (2, 2), pads)
 

@@ -1,11 +1,15 @@
-"""What a benchmark finds is kept with what made it, and only a full run replaces it."""
+"""Benchmarks: what they find is kept with what made it; peers are what they say."""
 
 import argparse
 import sys
 
+import jax
+import numpy as np
 import pytest
 
-from benchmarks import table
+from benchmarks import backends, step_workers, table
+from fakedetect_jax.model import network
+from fakedetect_jax.model.kernels import max_pool
 
 
 def run(monkeypatch, folder, *argv, error=None) -> None:
@@ -54,3 +58,35 @@ def test_only_a_full_run_replaces_a_file(monkeypatch, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pooling.md", "there"}
     run(monkeypatch, tmp_path)
     assert "\n5 rounds\n" in file.read_text()
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_flaxs_own_layers_are_the_same_network(monkeypatch, train):
+    """Same variables, same logits and statistics: the peer of benchmarks.train_step."""
+    for module, name in (
+        *((network, name) for name in ("Conv", "BatchNorm", "_normalised")),
+        (max_pool, "max_pool"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
+    sizes = {"stage_sizes": (1, 1), "width": 8, "lstm_features": 8}
+    model = network.FakeDetector(backbone="resnet", dtype="float32", **sizes)
+    rng = np.random.default_rng(0)
+    clips = rng.normal(size=(2, 3, 32, 32, 3)).astype(np.float32), np.array([3, 2])
+    variables = model.init(jax.random.key(0), *clips)
+
+    def outputs():
+        return model.apply(variables, *clips, train=train, mutable=["batch_stats"])
+
+    own = outputs()
+    step_workers.use_flax_layers()
+    flax = outputs()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), own, flax)
+
+
+def test_backends_are_timed_and_compared(tmp_path, capsys):
+    options = argparse.Namespace(clips=8, rounds=2)  # a clip a device
+    model = backends.random_model("resnet18", frames=2, size=32)
+    backends.measure(options, table.Results(), model, tmp_path)
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    assert [row[1].strip() for row in rows] == ["jax", "onnxruntime", "openvino"]
+    assert all(float(row[-1]) < 1e-4 for row in rows)
