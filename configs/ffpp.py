@@ -37,6 +37,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "face_finder": "dlib",  # dlib | yunet | none
             "face_finder_model": "",  # yunet only: its .onnx file
             "landmarks": "none",  # none | dlib (extra faces): for self-blending's masks
+            "masks": False,  # also store where fakes are forged (METHOD/masks/videos)
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
             # official split | disjoint (by hash of people, or of groups of a CSV) |

@@ -240,6 +240,14 @@ def _coverage(rows: Sequence[StoredVideo]) -> dict[str, Coverage]:
     return shares
 
 
+def _masks(rows: Sequence[StoredVideo], config) -> list[str]:
+    fakes = [r for r in rows if r.label == 1]
+    if not config.masks:
+        return []
+    known = sum(r.masked for r in fakes)
+    return [f"Where they are forged is known of {known} of {len(fakes)} fakes."]
+
+
 NOT_TAKEN = "more than the protocol or max_examples_per_split takes"
 # What tfds_ffpp.synthetic leaves in a finished tree.
 MADE_TREE = "synthetic.json"
@@ -308,7 +316,7 @@ def make_card(contents: Contents, config, *, most: int | None, version: str) -> 
         rejected=dict(Counter(r.reason for r in rejected).most_common()),
         missing=missing,
         warnings=warnings,
-        notes=list(scan.notes),
+        notes=[*scan.notes, *_masks(rows, config)],
         layout=scan.layout,
         test_list=_list_file(scan),
         face_finder=config.face_finder if config.crop == "face" else "none",

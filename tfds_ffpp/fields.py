@@ -120,6 +120,7 @@ FIELDS: dict[str, Rule] = {
     "face_finder": Choice(("dlib", "yunet", "none")),
     "face_finder_model": TEXT,
     "landmarks": Choice(("none", "dlib")),
+    "masks": SWITCH,
     "jpeg_quality": Whole(1, 100),
     "jpeg_subsampling": Choice(("444", "422", "420")),
     "protocol": Choice(("official", "disjoint", "folders", "all_test", "repeated")),

@@ -17,7 +17,7 @@ from tfds_ffpp import card
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.cache import cache_folder
 from tfds_ffpp.frames.entry import entry_name, read_found
-from tfds_ffpp.frames.prepare import FoundInVideo
+from tfds_ffpp.frames.prepare import NOWHERE, UNKNOWN, FoundInVideo
 from tfds_ffpp.frames.stored import Rejected, StoredVideo, stored_video, write_lines
 from tfds_ffpp.records import to_json
 from tfds_ffpp.terminal.progress import Progress
@@ -230,11 +230,16 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
         """Raises OSError where the video cannot be read."""
         path, own = os.path.abspath(record.path), faces.get(record.original_key)
         facts = [asdict(config.preparation), own and to_json(own)]
+        mask = _mask_of(record) if config.masks else None
+        if mask is not None:
+            fixed = mask in (NOWHERE, UNKNOWN)
+            facts.append(mask if fixed else entry_name(mask, None))
         return EntryJob(
             path=path,
             entry=str(cache / entry_name(path, facts)),
             preparation=config.preparation,
             faces=own,
+            mask=mask,
             time_limit=means.time_limit,
             memory_limit=means.memory_limit,
         )
@@ -246,6 +251,13 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
                 faces[record.key] = found.faces
         _run(second, job, outcome, means=means, bar=bar)
     return _pack(chosen, outcome, faces, config, ledger=cache.parent)
+
+
+def _mask_of(record: VideoRecord) -> str:
+    """See prepare.prepare."""
+    if record.label == 0:
+        return NOWHERE
+    return os.path.abspath(record.mask) if record.mask else UNKNOWN
 
 
 def _in_order(

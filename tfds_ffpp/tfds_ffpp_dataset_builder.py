@@ -50,6 +50,8 @@ class FfppConfig(tfds.core.BuilderConfig):
     landmarks: eyes, nose and mouth for the masks of self-blending: none places them in
       the face's box, dlib finds them (face_finder dlib, with the extra `faces`); yunet
       gives its own.
+    masks: also store where each stored frame was forged, of the videos beside the
+      fakes (METHOD/masks/videos); reals are forged nowhere.
     jpeg_quality, jpeg_subsampling: of the stored frames.
     protocol: official (the lists of the tree or the official ones, or our own split
       where neither fits),
@@ -75,6 +77,7 @@ class FfppConfig(tfds.core.BuilderConfig):
     face_finder: str = "dlib"
     face_finder_model: str = ""
     landmarks: str = "none"
+    masks: bool = False
     jpeg_quality: int = 95
     jpeg_subsampling: str = "444"
     protocol: str = "official"
@@ -151,9 +154,14 @@ def features(config: FfppConfig) -> tfds.features.FeaturesDict:
     fts = tfds.features
     side, count = config.image_size, config.num_frames
     image = fts.Image(shape=(side, side, 3), encoding_format="jpeg")
+    masks = {}
+    if config.masks:
+        mask = fts.Image(shape=(side, side, 1), encoding_format="png")
+        masks = {"masks": fts.Sequence(mask, length=count)}
     return fts.FeaturesDict(
         {
             "frames": fts.Sequence(image, length=count),
+            **masks,
             "frame_index": fts.Sequence(fts.Scalar(np.int32), length=count),
             "timestamp": fts.Sequence(fts.Scalar(np.float32), length=count),
             "num_valid": fts.Scalar(np.int32),
@@ -171,6 +179,7 @@ def features(config: FfppConfig) -> tfds.features.FeaturesDict:
             "face_seen": fts.Tensor(shape=(count,), dtype=np.int32),
             "face_box": fts.Tensor(shape=(count, 4), dtype=np.float32),
             "face_points": fts.Tensor(shape=(count, 5, 2), dtype=np.float32),
+            "masked": fts.Scalar(np.int32),
             "damaged": fts.Scalar(np.int32),
             "sha256": fts.Text(),
             "codec": fts.Text(),
@@ -203,8 +212,9 @@ def _in_order(data: bytes) -> bytes:
 class Builder(tfds.core.ShardBasedBuilder):
     """Prepares videos in worker processes, then writes them shard by shard."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES = {
+        "1.2.0": "Whether it is known where a video is forged; masks, if asked for.",
         "1.1.0": "Where the face is in each frame; a face must last or be confirmed.",
         "1.0.0": "First release.",
     }
@@ -323,5 +333,9 @@ def generate_examples(
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """The examples of one shard, with their keys."""
     for entry in entries:
-        frames = read_frames(entry.path)
-        yield entry.video.key, {**entry.video.to_json(), "frames": frames}
+        images = read_frames(entry.path)
+        count = len(entry.video.frame_index)
+        example = {**entry.video.to_json(), "frames": images[:count]}
+        if images[count:]:
+            example["masks"] = images[count:]
+        yield entry.video.key, example

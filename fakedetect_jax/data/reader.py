@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import simplejpeg
 from tensorflow_datasets.core import decode
@@ -98,10 +99,29 @@ class FrameReader:
         out[length:] = out[length - 1]
         return length
 
+    def read_masks(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> None:
+        """Fills out uint8[T,M,M]: the forged share of each place of the clip's frames,
+        255 for all of it. For a video that is `masked`, of a dataset with masks.
+
+        Raises DataError for a record that cannot be read, or has no masks.
+        """
+        wanted, _ = order.frames_of(clip, num_valid, len(out))
+        masks = self._images(clip.video, "masks")
+        if len(masks) == 0:
+            raise DataError(
+                f"record {self._record(clip.video)} of split {self._split} has no "
+                "masks; build the dataset with --set=masks=True "
+                "(config.dataset.masks=True)"
+            )
+        side = out.shape[1:]
+        for row, frame in enumerate(wanted):
+            mask = cv2.imdecode(np.frombuffer(masks[frame], np.uint8), 0)
+            out[row] = cv2.resize(mask, side, interpolation=cv2.INTER_AREA)
+
     def _record(self, video: int) -> int:
         return video if self._records is None else self._records[video]
 
-    def _images(self, video: int) -> Sequence[bytes]:
+    def _images(self, video: int, feature: str = "frames") -> Sequence[bytes]:
         number = self._record(video)
         try:
             record = self._builder_source[number]
@@ -111,7 +131,7 @@ class FrameReader:
                 f"record {number} of split {self._split} cannot be read "
                 f"({str(error).splitlines()[0]}); build the dataset again"
             ) from error
-        return example.features.feature["frames"].bytes_list.value
+        return example.features.feature[feature].bytes_list.value
 
     def _decode(self, image: bytes, video: int, out: np.ndarray) -> None:
         try:

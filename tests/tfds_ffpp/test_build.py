@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -68,7 +69,7 @@ def config(**changes) -> FfppConfig:
 
 
 def folder(data_dir: Path, name: str = "t") -> Path:
-    return data_dir / "tfds_ffpp" / name / "1.1.0"
+    return data_dir / "tfds_ffpp" / name / "1.2.0"
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,45 @@ def run(*args) -> subprocess.CompletedProcess:
 
 
 # What is built --------------------------------------------------------------------
+
+
+def forged_square(frame: int) -> np.ndarray:
+    """A mask of a frame: a square of 24 pixels that moves down."""
+    mask = np.zeros((48, 64, 3), np.uint8)
+    mask[2 * frame : 2 * frame + 24, 30:54] = 255
+    return mask
+
+
+def test_masks_show_where_each_frame_is_forged(built, tree, tmp_path):
+    """Cut as the frames are; a fake without a mask, or with a broken one, says so."""
+    folder_ = tree / "manipulated_sequences/Deepfakes"
+    squares = [forged_square(i) for i in range(12)]
+    for path in (folder_ / "c23/videos").iterdir():
+        write_video(folder_ / "masks/videos" / path.name, squares)
+    write_video(folder_ / "masks/videos/000_001.mp4", squares[:6])
+    (folder_ / "masks/videos/001_000.mp4").write_bytes(b"no video")
+    build(config(masks=True), data_dir=tmp_path / "d", manual_dir=tree, num_processes=2)
+    source = open_dataset(config(masks=True), tmp_path / "d").as_data_source("train")
+    plain = open_dataset(config(), built).as_data_source("train")
+    known = []
+    for example, without in zip(source, plain, strict=True):
+        np.testing.assert_array_equal(example["frames"], without["frames"])
+        assert "masks" not in without and without["masked"] == 0
+        inside = np.asarray(example["masks"])[..., 0]
+        name, method = example["video_id"].decode(), example["method"].decode()
+        if method != "Deepfakes" or name in ("000_001", "001_000"):
+            assert example["masked"] == (example["label"] == 0) and not inside.any()
+            continue
+        known.append(name)
+        y0, x0, y1, x1 = example["box"].astype(int)  # the largest centred square
+        true = [forged_square(i)[y0:y1, x0:x1, 0] for i in example["frame_index"]]
+        true = [cv2.resize(mask, inside.shape[1:]) for mask in true]
+        assert example["masked"] == 1 and set(np.unique(inside)) == {0, 255}
+        np.testing.assert_allclose(np.mean(true, axis=(1, 2)), inside.mean((1, 2)), 0.1)
+        assert np.mean((np.stack(true) > 127) != (inside > 127)) < 0.03
+    assert known == ["002_003", "003_002"]
+    notes = card(tmp_path / "d")["notes"]
+    assert "Where they are forged is known of 6 of 16 fakes." in notes
 
 
 def test_each_example_is_a_video(built):
@@ -311,7 +351,7 @@ def test_killed_builds_finish_with_the_same_bytes(made, built, tmp_path):
     assert done.returncode == 0, done.stderr
     assert records_of(folder(tmp_path)) == records_of(folder(built))
     assert [p.name for p in tmp_path.iterdir()] == ["tfds_ffpp"]
-    assert [p.name for p in folder(tmp_path).parent.iterdir()] == ["1.1.0"]
+    assert [p.name for p in folder(tmp_path).parent.iterdir()] == ["1.2.0"]
 
 
 def test_ctrl_c_says_how_to_go_on(made, tmp_path):
@@ -339,7 +379,7 @@ def test_ctrl_c_says_how_to_go_on(made, tmp_path):
 
 
 def test_leftovers_of_a_killed_build_are_removed(made, tmp_path):
-    stale = folder(tmp_path).parent / "incomplete.ABC123_1.1.0"
+    stale = folder(tmp_path).parent / "incomplete.ABC123_1.2.0"
     stale.mkdir(parents=True)
     (stale / "tfds_ffpp-train.array_record-00000-of-00001").write_bytes(b"half")
     build(config(), data_dir=tmp_path, manual_dir=made)
@@ -658,7 +698,7 @@ def test_another_version_is_refused(built, tmp_path):
     data_dir = tmp_path / "d"
     shutil.copytree(built, data_dir)
     folder(data_dir).rename(folder(data_dir).with_name("0.9.0"))
-    with pytest.raises(DataError, match="version 0.9.0, but this program reads 1.1.0"):
+    with pytest.raises(DataError, match="version 0.9.0, but this program reads 1.2.0"):
         open_dataset(config(), data_dir)
 
 

@@ -1,14 +1,16 @@
 """One video -> its frames as stored: decode, detect, crop, encode."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import process_time
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import simplejpeg
 
+from tfds_ffpp.errors import UnusableVideoError
 from tfds_ffpp.frames.crops import Box, clip_crops
 from tfds_ffpp.frames.faces import (
     FaceFinder,
@@ -20,7 +22,14 @@ from tfds_ffpp.frames.faces import (
 )
 from tfds_ffpp.frames.stored import VideoFacts
 from tfds_ffpp.frames.track import unknown_track
-from tfds_ffpp.frames.video import DecodedVideo, Plan, even_plan, read_clip, run_plan
+from tfds_ffpp.frames.video import (
+    DecodedVideo,
+    Plan,
+    even_plan,
+    read_clip,
+    read_frames,
+    run_plan,
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,26 @@ class FoundInVideo(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A video's stored frames. seconds: what was spent on which step."""
+    """A video's stored frames. seconds: what was spent on which step.
+
+    masks: of the frames, where it was asked which part of each is forged: PNG of one
+    channel, 255 where it is.
+    """
 
     found: FoundInVideo
     frames: list[bytes]
     seconds: dict[str, float]
+    masks: list[bytes] = field(default_factory=list)
+
+    @property
+    def images(self) -> list[bytes]:
+        """The frames, then the masks."""
+        return self.frames + self.masks
+
+
+# In place of the path of a mask: of a real, and of a fake that has none.
+NOWHERE, UNKNOWN = "nowhere", ""
+INSIDE = 127  # of 255, in a mask's lossy video and its crop
 
 
 def encode(image: np.ndarray, preparation: Preparation) -> bytes:
@@ -136,6 +160,30 @@ def store(
     return valid, encoded, process_time() - start
 
 
+def store_masks(
+    mask: str, clip: DecodedVideo, faces: Faces, preparation: Preparation
+) -> tuple[bool, list[bytes]]:
+    """(whether it is known where the stored frames are forged, their masks).
+
+    mask: as in `prepare`. Where nothing is known, and without a face, masks are empty.
+    """
+    side, count = preparation.image_size, preparation.num_frames
+    nothing = [_png(np.zeros((side, side), np.uint8))] * count
+    if mask in (NOWHERE, UNKNOWN) or faces.box is None:
+        return mask == NOWHERE, nothing
+    try:
+        shown = read_frames(mask, clip.indices)
+    except UnusableVideoError:  # damaged, or of fewer frames
+        return False, nothing
+    crops = clip_crops(shown, faces.box, side, reference=faces.reference)
+    inside = crops.mean(axis=-1) > INSIDE
+    return True, pad([_png(255 * one.astype(np.uint8)) for one in inside], count)
+
+
+def _png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
 def pad(values: list, length: int) -> list:
     """The last value repeated up to a length."""
     return values + values[-1:] * (length - len(values))
@@ -151,7 +199,10 @@ def source_box(faces: Faces, size: tuple[int, int]) -> Box:
 
 
 def prepare(
-    path: str | Path, preparation: Preparation, faces: Faces | None = None
+    path: str | Path,
+    preparation: Preparation,
+    faces: Faces | None = None,
+    mask: str | None = None,
 ) -> Prepared:
     """Makes the stored frames of a video.
 
@@ -160,6 +211,8 @@ def prepare(
       preparation: how.
       faces: what was seen of its original's faces, with their track; None to look at
         this video.
+      mask: the video that shows where this one is forged, NOWHERE or UNKNOWN; None to
+        store no masks.
 
     Raises:
       UnusableVideoError: with the reason.
@@ -175,6 +228,9 @@ def prepare(
     assert faces.track is not None  # noqa: S101
     detected = process_time()
     num_valid, frames, encoding = store(clip, faces, preparation)
+    known, masks = False, []
+    if mask is not None:
+        known, masks = store_masks(mask, clip, faces, preparation)
     facts = VideoFacts(
         frame_index=pad(clip.indices, preparation.num_frames),
         timestamp=pad(clip.timestamps, preparation.num_frames),
@@ -183,6 +239,7 @@ def prepare(
         coverage=faces.coverage,
         num_faces=faces.num_faces,
         **faces.track.features(preparation.num_frames)._asdict(),
+        masked=int(known),
         damaged=int(clip.loss is not None),
         sha256=file_digest(path),
         codec=clip.facts.codec,
@@ -199,4 +256,4 @@ def prepare(
         "crop": process_time() - detected - encoding,
         "encode": encoding,
     }
-    return Prepared(FoundInVideo(facts, faces), frames, seconds)
+    return Prepared(FoundInVideo(facts, faces), frames, seconds, masks)

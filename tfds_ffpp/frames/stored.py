@@ -19,7 +19,8 @@ class VideoFacts:
     many frames are not repeats of the last; 0 without a face. box: of the crop, as y0,
     x0, y1, x1 in source pixels. coverage: share of the looked-at frames with the face.
     num_faces: different faces seen. face_seen, face_box, face_points: see
-    frames.track.Track. damaged: 1 where some of the file could not be decoded.
+    frames.track.Track. masked: 1 where it is known and stored which part of each frame
+    is forged. damaged: 1 where some of the file could not be decoded.
     """
 
     frame_index: Sequence[int]
@@ -31,6 +32,7 @@ class VideoFacts:
     face_seen: Sequence[int]
     face_box: Sequence[Sequence[float]]
     face_points: Sequence[Sequence[Sequence[float]]]
+    masked: int
     damaged: int
     sha256: str
     codec: str

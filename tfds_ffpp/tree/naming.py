@@ -45,6 +45,17 @@ class VideoRecord:
         return f"{self.dataset}/{self.original}" if self.original else ""
 
     @property
+    def mask(self) -> Path | None:
+        """The video that shows where this fake is forged; None where there is none.
+
+        As FaceForensics++ has them: METHOD/masks/videos beside METHOD/c23/videos.
+        """
+        if self.label == 0 or len(self.path.parents) < 3:
+            return None
+        path = self.path.parents[2] / "masks" / "videos" / self.path.name
+        return path if path.is_file() else None
+
+    @property
     def identities(self) -> tuple[str, ...]:
         """The people seen or used in the video: no split may share one with another."""
         if self.dataset == "deeperforensics":

@@ -50,11 +50,11 @@ MAX_LINE = 64 << 20  # bytes of a result; the facts of 10,000 frames take 5 MB
 def run_job(job: EntryJob) -> Result:
     """Prepares one video into its cache entry."""
     try:
-        prepared = prepare(job.path, job.preparation, job.faces)
+        prepared = prepare(job.path, job.preparation, job.faces, job.mask)
     except Exception as error:
         return fault(error)
     try:
-        write_entry(Path(job.entry), prepared.found, prepared.frames)
+        write_entry(Path(job.entry), prepared.found, prepared.images)
     except OSError as error:
         if error.errno == errno.EFBIG:
             return Result(
@@ -240,6 +240,8 @@ def confine_to(job: Job) -> list[str]:
         file_bytes=entry_bytes(preparation.num_frames, preparation.image_size),
     )
     read = [Path(job.path), *sandbox.libraries()]
+    if isinstance(job, EntryJob) and job.mask:
+        read.append(Path(job.mask))
     if preparation.face_finder_model:
         read.append(Path(preparation.face_finder_model))
     return sandbox.confine(read=read, write=[job.place])

@@ -15,8 +15,9 @@ from tfds_ffpp.frames.prepare import Preparation
 class EntryJob:
     """A video to be stored in the file `entry`.
 
-    faces: of its original, with their track; None to look at this video. time_limit:
-    seconds. memory_limit: bytes; None for no limit.
+    faces: of its original, with their track; None to look at this video. mask: the
+    video that shows where it is forged; see prepare.prepare. time_limit: seconds.
+    memory_limit: bytes; None for no limit.
     """
 
     path: str
@@ -25,6 +26,7 @@ class EntryJob:
     faces: Faces | None
     time_limit: float
     memory_limit: int | None
+    mask: str | None = None
 
     @property
     def place(self) -> Path:
