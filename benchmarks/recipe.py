@@ -341,7 +341,7 @@ def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
         per_video=1,
     )
     clips = [clip for clip in clips if clip.video in set(real)]
-    rows, frames, size = settings.batch_shape(config, config.eval.batch_size)
+    rows, frames, size, _ = settings.batch_shape(config, config.eval.batch_size)
     change = jax.jit(jax.vmap(regrade))
     scores = []
     for start in range(0, len(clips), rows):

@@ -98,6 +98,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "bidirectional": False,  # LSTM in both directions
             "pooling": "last",  # over time: last | mean | attention
             "dropout": 0.0,  # before the logit
+            "patches": False,  # a second head says where; loss.mask_weight teaches it
             "frame_only": False,  # no LSTM: mean of per-frame logits (a baseline)
             "freeze_stages": 0,  # leading backbone stages kept as initialised
             "remat": False,  # recompute blocks in the backward pass to save memory
@@ -168,6 +169,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
         {
             "label_smoothing": 0.0,
             "frame_weight": 0.0,  # of an auxiliary loss on the per-frame logits
+            "mask_weight": 0.0,  # of model.patches against dataset.masks
             # Share of the fake clips that are self-blended reals instead of stored
             # fakes; how many clips are fake stays data.sampling's choice. 1: all.
             "self_blend": 0.0,

@@ -62,6 +62,16 @@ def compile_explain_step(model: nn.Module, mesh: Mesh) -> Callable:
     return over_mesh(functools.partial(explain.explain_step, model), mesh)
 
 
+def compile_heat_step(model: nn.Module, mesh: Mesh) -> Callable:
+    """(variables, batch) -> the heat maps float32[B,T,h,w] of explain_step."""
+
+    def heat_step(variables: Any, batch: Any) -> Any:
+        clips = batch.frames, batch.length
+        return explain.explain_step(model, variables, clips).heat
+
+    return over_mesh(heat_step, mesh)
+
+
 def state_places(
     state: steps.TrainState, mesh: Mesh, *, shard_optimizer: bool
 ) -> steps.TrainState:
@@ -204,6 +214,6 @@ def _step_arguments(
     )
     batch = jax.tree.map(
         lambda rows: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread),
-        empty_batch(*settings.batch_shape(config, batch_size)),
+        empty_batch(*settings.batch_shape(config, batch_size, train=True)),
     )
     return state, batch

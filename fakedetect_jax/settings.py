@@ -36,9 +36,19 @@ def clip_shape(config) -> tuple[int, int, int, int]:
     return (config.data.clip_frames, size, size, 3)
 
 
-def batch_shape(config, batch_size: int) -> tuple[int, int, int]:
-    """(B, T, image size) of a batch, as the feeds take it."""
-    return (batch_size, config.data.clip_frames, config.dataset.image_size)
+PLACE = 8  # pixels a side of a place of the masks that a step sees
+
+
+def batch_shape(
+    config, batch_size: int, *, train: bool = False
+) -> tuple[int, int, int, int]:
+    """(B, T, S, M) of a batch, as the feeds take it: S pixels and M places a side.
+
+    M is 0 without masks; only those of a training have some, where the loss asks.
+    """
+    size = config.dataset.image_size
+    places = max(size // PLACE, 1) if train and config.loss.mask_weight else 0
+    return (batch_size, config.data.clip_frames, size, places)
 
 
 # A ConfigDict; the types of its fields are held by RULES, not by a type checker.
@@ -82,6 +92,7 @@ RULES: dict[str, Rule] = {
     "model.frame_only": SWITCH,
     "model.freeze_stages": Whole(0, 4),
     "model.remat": SWITCH,
+    "model.patches": SWITCH,
     "model.dtype": Choice(("bfloat16", "float32")),
     "model.cpu_kernels": SWITCH,
     **{f"augment.{name}": rule for name, rule in augment.FIELDS.items()},
@@ -104,6 +115,7 @@ RULES: dict[str, Rule] = {
     "optimizer.ema_decay": Number(0, 0.99999),
     "loss.label_smoothing": Number(0, 0.9),
     "loss.frame_weight": Number(0, 100),
+    "loss.mask_weight": Number(0, 100),
     "loss.self_blend": SHARE,
     "eval.every_epochs": Whole(0),
     "eval.batch_size": Whole(1, 2**20),
@@ -328,6 +340,17 @@ def _check_together(config) -> None:
             f"{config.data.frame_stride} needs {span} stored frames, but "
             f"config.dataset.num_frames is {config.dataset.num_frames}; shorten the "
             "clip, or build a dataset with more frames"
+        )
+    if config.model.patches != (config.loss.mask_weight > 0):
+        raise ConfigError(
+            f"config.model.patches is {config.model.patches} and "
+            f"config.loss.mask_weight {config.loss.mask_weight}: the head that says "
+            "where a clip is forged is learnt from masks; set both or neither"
+        )
+    if config.loss.mask_weight and not config.dataset.masks:
+        raise ConfigError(
+            f"config.loss.mask_weight is {config.loss.mask_weight}, but the dataset "
+            "has no masks; set config.dataset.masks=True"
         )
     if config.synthetic.num_identities and not config.data.manual_dir:
         raise ConfigError(

@@ -548,7 +548,7 @@ def _run_steps(training: Training, state, start: int) -> None:
         training.data.train.reader,
         training.data.train.videos,
         config.data,
-        shape=settings.batch_shape(config, batch_size),
+        shape=settings.batch_shape(config, batch_size, train=True),
         rows=parallel.local_rows(batch_size, run.mesh),
         start_step=start,
         num_steps=plan.num_steps,

@@ -57,7 +57,9 @@ def tiny_run(tmp_path_factory, load_config) -> TinyRun:
     folder = tmp_path_factory.mktemp("tiny_run")
     config = load_config("demo").copy_and_resolve_references()
     with config.unlocked():
-        config.dataset.update(image_size=32, num_frames=8, methods=("Deepfakes",))
+        config.dataset.update(
+            image_size=32, num_frames=8, methods=("Deepfakes",), masks=True
+        )
         config.synthetic.num_identities = 0
         config.data.update(
             data_dir=str(folder / "tfds"),

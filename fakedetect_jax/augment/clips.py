@@ -58,6 +58,37 @@ def augment_clip(
     return pixels.to_frames(planes).astype(frames_THWC.dtype)
 
 
+def augment_masks(
+    masks_BTMM: jax.Array,
+    *,
+    key: jax.Array,
+    index_B: jax.Array,
+    settings: Augmentation,
+) -> jax.Array:
+    """Masks of clips, moved as augment_clips moves their frames by equal arguments.
+
+    What flip, crop and frame_drop do is done; a mask stays where a clip is blurred,
+    recoloured or covered. masks_BTMM: float, forged share of each place.
+    """
+    moving = {name: getattr(settings, name) for name in ("flip", "crop", "frame_drop")}
+    if not any(moving.values()):
+        return masks_BTMM
+    only = settings._replace(**dict.fromkeys(OPERATIONS, 0.0) | moving)
+
+    def one_clip(mask_TMM, index):
+        clip_key, planes = jax.random.fold_in(key, index), mask_TMM[None]
+        for name, operation in (
+            ("flip", flip),
+            ("crop", change_geometry),
+            ("frame_drop", drop_frames),
+        ):
+            if moving[name]:
+                planes = operation(planes, clip_key, only)
+        return planes[0]
+
+    return jax.vmap(one_clip)(masks_BTMM, index_B)
+
+
 def _key_of(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, OPERATIONS.index(name))
 

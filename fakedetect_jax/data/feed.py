@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from fakedetect_jax.data.batch import Batch, empty_batch
+from fakedetect_jax.data.batch import MASK_PARTS, Batch, empty_batch
 from fakedetect_jax.data.order import ClipRef, TrainOrder, frames_of
 from fakedetect_jax.data.reader import FrameReader, smooth_points
 from fakedetect_jax.errors import WorkerError
@@ -34,9 +34,10 @@ class _Batches:
     def __init__(self, order, reader, videos, *, shape, rows: slice, num_batches: int):
         self._order = order  # position -> ClipRef
         self._reader = reader
-        self._facts = [(v.num_valid, v.label) for v in videos]
+        self._facts = [(v.num_valid, v.label, v.masked) for v in videos]
         self._faces = [smooth_points(video) for video in videos]
-        self._batch_size, self._clip_frames, self._image_size = shape
+        self._batch_size, *self._shape = shape
+        self._clip_frames = shape[1]
         self._rows = rows
         self._num_batches = num_batches
 
@@ -46,13 +47,13 @@ class _Batches:
     def __getitem__(self, number: int) -> Batch[np.ndarray]:
         first = int(number) * self._batch_size + self._rows.start
         count = self._rows.stop - self._rows.start
-        batch = empty_batch(count, self._clip_frames, self._image_size)
+        batch = empty_batch(count, *self._shape)
         for row in range(count):
             position = first + row
             clip = self._order[position]
             if clip is None:
                 continue
-            num_valid, label = self._facts[clip.video]
+            num_valid, label, masked = self._facts[clip.video]
             batch.length[row] = self._reader.read(clip, num_valid, batch.frames[row])
             frames, _ = frames_of(clip, num_valid, self._clip_frames)
             batch.face[row] = self._faces[clip.video][frames]
@@ -60,7 +61,16 @@ class _Batches:
             batch.blend[row] = clip.blend
             batch.index[row] = position % 2**31
             batch.valid[row] = True
+            # What is blended into a clip later is not known here.
+            if batch.mask is not None and not clip.blend and masked:
+                self._read_mask(clip, num_valid, label, batch.mask[row])
         return batch
+
+    def _read_mask(self, clip: ClipRef, num_valid: int, label: int, out: np.ndarray):
+        out[:] = 0
+        if label:  # a real is forged nowhere
+            self._reader.read_masks(clip, num_valid, out)
+            np.minimum(out, MASK_PARTS, out=out)
 
 
 class _Padded:
@@ -145,7 +155,7 @@ def train_feed(
     videos: Sequence[StoredVideo],
     settings,
     *,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     rows: slice,
     start_step: int,
     num_steps: int,
@@ -157,7 +167,7 @@ def train_feed(
       reader: decodes clips.
       videos: the records of the split.
       settings: the config's data group: num_workers, num_threads, prefetch_batches.
-      shape: (global batch size, frames per clip, image size).
+      shape: (B, T, S) of a global batch and, with masks, M; see data.batch.
       rows: this process's rows of the global batch.
       start_step: the number of completed steps.
       num_steps: the number of steps of the whole run.
@@ -174,7 +184,7 @@ def eval_feed(
     videos: Sequence[StoredVideo],
     settings,
     *,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     rows: slice,
 ) -> Iterator[Batch[np.ndarray]]:
     """Each clip exactly once in order; the last batch padded with valid=False.

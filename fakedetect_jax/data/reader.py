@@ -113,10 +113,15 @@ class FrameReader:
                 "masks; build the dataset with --set=masks=True "
                 "(config.dataset.masks=True)"
             )
-        side = out.shape[1:]
+        side = out.shape[1]
         for row, frame in enumerate(wanted):
             mask = cv2.imdecode(np.frombuffer(masks[frame], np.uint8), 0)
-            out[row] = cv2.resize(mask, side, interpolation=cv2.INTER_AREA)
+            if mask is None:
+                raise DataError(
+                    f"a mask of record {self._record(clip.video)} of split "
+                    f"{self._split} is damaged; build the dataset again"
+                )
+            out[row] = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)
 
     def _record(self, video: int) -> int:
         return video if self._records is None else self._records[video]

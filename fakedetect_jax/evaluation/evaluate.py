@@ -27,6 +27,7 @@ from fakedetect_jax.data.dataset import (
 )
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.evaluation.localisation import locate
 from fakedetect_jax.evaluation.scoring import (
     ensure_guard,
     has_guard,
@@ -34,6 +35,7 @@ from fakedetect_jax.evaluation.scoring import (
     stoppable,
 )
 from fakedetect_jax.metrics import metrics, trivial
+from fakedetect_jax.metrics.located import Located
 from fakedetect_jax.metrics.records import (
     ClipScore,
     Strip,
@@ -239,8 +241,9 @@ def evaluate(
     _warn_of_differences(run, subject)
     split = _open_split(run, subject)
     rows = _score_split(run, eval_step, on_devices, split, familiar)
+    where = locate(run, split, on_devices)
     if jax.process_index() == 0:
-        _write_result(run, subject, on_devices, split, rows, guard)
+        _write_result(run, subject, on_devices, split, rows, where, guard)
     return subject.folder
 
 
@@ -411,14 +414,18 @@ def _write_result(
     variables: Variables,
     split: Split,
     rows: Sequence[ClipScore],
+    where: Sequence[Located],
     guard: Guard | str,
 ) -> None:
-    """Writes scores.jsonl, strips.jsonl, trivial.jsonl and, at last, context.json."""
+    """Writes scores.jsonl, strips.jsonl, trivial.jsonl, located.jsonl and, at last,
+    context.json."""
     config, folder = run.config, subject.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").unlink(missing_ok=True)
     write_lines(folder / "scores.jsonl", rows)
     write_lines(folder / "strips.jsonl", strips(rows, split, config))
+    if where:
+        write_lines(folder / "located.jsonl", where)
     card = records.from_json(CardFacts, read_card(Path(subject.builder.data_dir)))
     if card.made:
         _write_trivial(folder, split, run)

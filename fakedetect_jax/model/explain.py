@@ -20,7 +20,8 @@ class Explanation(NamedTuple):
 
     logits float32[B]; running float32[B,T]: the logit if the clip ended with that
     frame; heat float32[B,T,h,w]: what each place adds to the logit beyond the average
-    place of its frame, at least 0.
+    place of its frame, at least 0; of a model with `patches` the probability that the
+    place is forged.
     """
 
     logits: jax.Array | np.ndarray
@@ -37,12 +38,16 @@ def explain_step(
     apply = functools.partial(model.apply, variables, train=False)
     maps_BTHWC = apply(frames, method="backbone_features").astype(jnp.float32)  # pyright: ignore
     head = functools.partial(apply, method="head_from_features")
-    added_BTHW = contributions(head, maps_BTHWC, length)
-    beyond = added_BTHW - jnp.mean(added_BTHW, axis=(2, 3), keepdims=True)
+    if getattr(model, "patches", False):
+        forged = model.apply(variables, maps_BTHWC, method="patch_logits")
+        heat = nn.sigmoid(forged)  # pyright: ignore
+    else:
+        added_BTHW = contributions(head, maps_BTHWC, length)
+        heat = nn.relu(added_BTHW - jnp.mean(added_BTHW, axis=(2, 3), keepdims=True))
     return Explanation(
         logits=head(maps_BTHWC, length),  # pyright: ignore
         running=_running(head, maps_BTHWC, length),
-        heat=_smooth(nn.relu(beyond)),
+        heat=_smooth(heat),
     )
 
 

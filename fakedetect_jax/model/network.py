@@ -321,7 +321,9 @@ class FakeDetector(nn.Module):
     if pooling is "attention", "head": Dense}. All fields are plain values, so that
     `FakeDetector(**config.model)` builds the model of a config. A backbone of
     "resnet" is made of `stage_sizes`, `width`, `stem` and `block`. `frame_only` leaves
-    the LSTM out: the logit is the mean of the frames' own logits. Without `cpu_kernels`
+    the LSTM out: the logit is the mean of the frames' own logits. `patches` adds a
+    second head, "patch": Dense, which says of each place whether it is forged, and
+    nothing of the clip. Without `cpu_kernels`
     a CPU computes as GPUs and TPUs always do, by the compiler's own operations.
 
     Raises ConfigError at the first use when a field has no meaning.
@@ -337,6 +339,7 @@ class FakeDetector(nn.Module):
     pooling: str = "last"
     dropout: float = 0.0
     frame_only: bool = False
+    patches: bool = False
     freeze_stages: int = 0
     remat: bool = False
     dtype: str = "bfloat16"
@@ -363,6 +366,8 @@ class FakeDetector(nn.Module):
             self.pool = TemporalPool(self.pooling)
         self.drop = nn.Dropout(self.dropout)
         self.head = nn.Dense(1)  # float32 throughout
+        if self.patches:
+            self.patch = nn.Dense(1)
 
     def __call__(
         self, frames_BTHWC: jax.Array, length_B: jax.Array, *, train: bool = False
@@ -373,7 +378,26 @@ class FakeDetector(nn.Module):
         statistics (collection "batch_stats") and dropout needs the rng "dropout".
         """
         maps = self.backbone_features(frames_BTHWC, train=train)
+        if self.patches and self.is_initializing():
+            self.patch_logits(maps)
         return self.head_from_features(maps, length_B, train=train)
+
+    def logits_and_patches(
+        self,
+        frames_BTHWC: jax.Array,
+        length_B: jax.Array,
+        *,
+        train: bool = False,
+        running: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """As __call__, or frame_logits with `running`, and as patch_logits."""
+        maps = self.backbone_features(frames_BTHWC, train=train)
+        head = self._running_logits if running else self.head_from_features
+        return head(maps, length_B, train=train), self.patch_logits(maps)
+
+    def patch_logits(self, maps_BTHWC: jax.Array) -> jax.Array:
+        """float32[B,T,h,w], from feature maps: the logit that a place is forged."""
+        return self.patch(maps_BTHWC.astype(jnp.float32))[..., 0]
 
     def logits_and_features(
         self, frames_BTHWC: jax.Array, length_B: jax.Array
@@ -396,7 +420,13 @@ class FakeDetector(nn.Module):
 
         The entry at `length - 1` is the clip's logit; those after it repeat it.
         """
-        features_BTD = _pool_space(self.backbone_features(frames_BTHWC, train=train))
+        maps = self.backbone_features(frames_BTHWC, train=train)
+        return self._running_logits(maps, length_B, train=train)
+
+    def _running_logits(
+        self, maps_BTHWC: jax.Array, length_B: jax.Array, *, train: bool
+    ) -> jax.Array:
+        features_BTD = _pool_space(maps_BTHWC)
         num_clips, num_frames, _ = features_BTD.shape
         prefix_BT = jnp.minimum(
             jnp.arange(1, num_frames + 1), _clamp(length_B)[:, None]

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from fakedetect_jax.augment import degrade, selfblend
-from fakedetect_jax.augment.clips import augment_clips
+from fakedetect_jax.augment.clips import augment_clips, augment_masks
 from fakedetect_jax.augment.fields import Augmentation, parse
-from fakedetect_jax.data.batch import Batch
+from fakedetect_jax.data.batch import MASK_PARTS, UNKNOWN, Batch
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import BACKBONES, FakeDetector, Variables
 from fakedetect_jax.model.optimizer import make_optimizer
@@ -75,6 +75,7 @@ class StepSettings(NamedTuple):
     augment: Augmentation
     label_smoothing: float
     frame_weight: float
+    mask_weight: float
     self_blend: bool  # whether batches hold clips to be blended
     stored: selfblend.Stored
     ema_decay: float
@@ -97,6 +98,7 @@ def make_step_settings(config, *, num_steps: int) -> StepSettings:
         augment=parse(config.augment.to_dict()),
         label_smoothing=config.loss.label_smoothing,
         frame_weight=config.loss.frame_weight,
+        mask_weight=config.loss.mask_weight,
         self_blend=config.loss.self_blend > 0,
         stored=selfblend.Stored(
             quality=config.dataset.jpeg_quality,
@@ -213,6 +215,7 @@ def gradients(
 
     def of_part(batch_stats, batch: Batch, part: jax.Array | None):
         frames, key = prepare_inputs(step_settings, state.step, batch)
+        batch = batch._replace(mask=moved_masks(step_settings, state.step, batch))
         if part is not None:
             key = jax.random.fold_in(key, part)  # dropout draws by place, not by index
         return gradient(state.params, batch_stats, batch, frames, key, counts)
@@ -275,10 +278,7 @@ def prepare_inputs(
     Blended where the batch says so, augmented, normalised. All draws follow from seed,
     step and index of the clip.
     """
-    # fold_in(seed, 1): apart from the parameters' key, which is fold_in(seed, 0).
-    run_key = jax.random.fold_in(jax.random.key(step_settings.seed), 1)
-    key = jax.random.fold_in(run_key, step)
-    augment_key, blend_key, dropout_key = jax.random.split(key, 3)
+    augment_key, blend_key, dropout_key = _keys(step_settings, step)
     frames = batch.frames.astype(jnp.float32) / 255.0
     if step_settings.self_blend:
         frames = selfblend.self_blend(
@@ -293,6 +293,30 @@ def prepare_inputs(
         frames, key=augment_key, index_B=batch.index, settings=step_settings.augment
     )
     return normalise(frames), dropout_key
+
+
+def _keys(step_settings: StepSettings, step: jax.Array) -> jax.Array:
+    """The keys of augmentation, blending and dropout."""
+    # fold_in(seed, 1): apart from the parameters' key, which is fold_in(seed, 0).
+    run_key = jax.random.fold_in(jax.random.key(step_settings.seed), 1)
+    return jax.random.split(jax.random.fold_in(run_key, step), 3)
+
+
+def moved_masks(
+    step_settings: StepSettings, step: jax.Array, batch: Batch
+) -> jax.Array | None:
+    """The masks of the frames that a step sees: float32[B,T,M,M], the forged share of
+    each place, below 0 where none is known; None where there are no masks."""
+    if batch.mask is None:
+        return None
+    moved = augment_masks(
+        batch.mask.astype(jnp.float32) / MASK_PARTS,
+        key=_keys(step_settings, step)[0],
+        index_B=batch.index,
+        settings=step_settings.augment,
+    )
+    known = batch.mask[:, 0, 0, 0] != UNKNOWN
+    return jnp.where(known[:, None, None, None], moved, -1.0)
 
 
 def pictures(step_settings: StepSettings, step: jax.Array, batch: Batch) -> jax.Array:
@@ -313,14 +337,19 @@ def objective(
     dropout_key: jax.Array,
     counts: "Counts",
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-    """What an update lowers: the clips' loss and, weighted, that of their frames.
+    """What an update lowers: the clips' loss and, weighted, those of frames and places.
 
-    Both are means over `counts`, which are those of the batch or, where this is a part
+    They are means over `counts`, which are those of the batch or, where this is a part
     of one, of the whole: the parts' objectives add up to the batch's.
 
     Returns:
       It, and (loss, logits float32[B], updated BatchNorm statistics).
     """
+    by_place: dict[str, Any] = {}
+    method = "frame_logits" if step_settings.frame_weight else None
+    if step_settings.mask_weight:
+        method = "logits_and_patches"
+        by_place = {"running": bool(step_settings.frame_weight)}
     output, updated = step_settings.model.apply(
         {"params": params, "batch_stats": batch_stats},
         frames,
@@ -328,8 +357,13 @@ def objective(
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": dropout_key},
-        method="frame_logits" if step_settings.frame_weight else None,
+        method=method,
+        **by_place,
     )
+    added = jnp.zeros(())
+    if step_settings.mask_weight:
+        output, patches = output
+        added = step_settings.mask_weight * place_loss(patches, batch, counts)
     # The running logit after the last frame is the clip's.
     logits = _at_end(output, batch.length) if step_settings.frame_weight else output
     smoothing, valid = step_settings.label_smoothing, batch.valid
@@ -337,10 +371,24 @@ def objective(
     loss = jnp.sum(losses * valid) / counts.clips
     aside = (loss, logits, updated["batch_stats"])
     if not step_settings.frame_weight:
-        return loss, aside
+        return loss + added, aside
     per_frame = clip_losses(output, batch.label[:, None], smoothing)
     frame_loss = jnp.sum(per_frame * valid_frames(batch)) / counts.frames
-    return loss + step_settings.frame_weight * frame_loss, aside
+    return loss + step_settings.frame_weight * frame_loss + added, aside
+
+
+def place_loss(patches_BThw: jax.Array, batch: Batch, counts: "Counts") -> jax.Array:
+    """Cross-entropy of each place's logit against its forged share, in nats.
+
+    The mean over places, then over the frames whose masks are known. The batch's masks
+    are those that moved_masks gives.
+    """
+    assert batch.mask is not None  # noqa: S101
+    share_BThw = jax.image.resize(batch.mask, patches_BThw.shape, "linear")
+    losses = optax.sigmoid_binary_cross_entropy(patches_BThw, share_BThw)
+    counted_BT = valid_frames(batch) & (batch.mask[:, :, 0, 0] >= 0)
+    per_frame_BT = jnp.mean(losses, axis=(2, 3))
+    return jnp.sum(jnp.where(counted_BT, per_frame_BT, 0)) / counts.masked
 
 
 def valid_frames(batch: Batch) -> jax.Array:
@@ -354,11 +402,16 @@ class Counts(NamedTuple):
 
     clips: jax.Array
     frames: jax.Array
+    masked: jax.Array
 
     @classmethod
     def of(cls, batch: Batch) -> "Counts":
-        """Of a whole batch."""
-        valid = batch.valid, valid_frames(batch)
+        """Of a whole batch. masked: frames whose masks are known."""
+        frames = valid_frames(batch)
+        masked = jnp.zeros((), bool)
+        if batch.mask is not None:
+            masked = frames & (batch.mask[:, :, 0, 0] != UNKNOWN)
+        valid = batch.valid, frames, masked
         return cls(*(jnp.maximum(jnp.sum(one), 1) for one in valid))
 
 

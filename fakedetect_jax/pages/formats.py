@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command that scores videos shows times, and no metric
     from fakedetect_jax.metrics.doubt import Selective
     from fakedetect_jax.metrics.intervals import AucChange, Compared
+    from fakedetect_jax.metrics.located import Localisation
     from fakedetect_jax.reports.comparison import Touches, Unpaired
     from fakedetect_jax.reports.report import Area, Report, Unfamiliar
     from fakedetect_jax.reports.robustness import Robustness
@@ -118,6 +119,7 @@ def result_lines(report: "Report") -> str:
         f"For comparison: {constant_line([0] * (tn + fp) + [1] * (fn + tp))}"
         f"{_trivial_lines(report.trivial)}"
         f"{_unfamiliar_line(report.unfamiliar)}"
+        f"{_heat_line(report.localisation)}"
     )
 
 
@@ -139,6 +141,18 @@ def _unfamiliar_line(far: "Unfamiliar | None") -> str:
     if far.share is None:
         return f"\nUnfamiliar: not known, guard: none ({far.reason})"
     return f"\nUnfamiliar: {far.videos} of {far.of} videos ({100 * far.share:.1f} %)"
+
+
+def _heat_line(found: "Localisation | None") -> str:
+    """How often heat maps point at what is forged, beside the crop's middle."""
+    if found is None:
+        return ""
+    rates, spans = found.rates, found.intervals
+    return (
+        f"\nHeat: hottest in the forged part in {percent(rates.hits)} of frames "
+        f"({span(spans.get('hits'))}), the middle of the crop in "
+        f"{percent(rates.centre_hits)}, a place at random in {percent(rates.chance)}"
+    )
 
 
 def robustness_lines(found: "Robustness") -> list[str]:

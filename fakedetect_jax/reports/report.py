@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band, Selective
+from fakedetect_jax.metrics.located import Localisation
 from fakedetect_jax.metrics.metrics import Coverage, Span, Summary
 from fakedetect_jax.metrics.records import Unscored
 from tfds_ffpp import records
@@ -145,6 +146,7 @@ class Report:
     calibration_note: str
     band_note: str
     unfamiliar: Unfamiliar | None = None
+    localisation: Localisation | None = None
     warnings: list[str] = field(default_factory=list)
 
 

@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fakedetect_jax.metrics import calibration, doubt, intervals, metrics
+from fakedetect_jax.metrics import calibration, doubt, intervals, located, metrics
+from fakedetect_jax.metrics.located import Located
 from fakedetect_jax.metrics.records import ClipScore, Strip, TrivialScore
 from fakedetect_jax.reports import caveats
 from fakedetect_jax.reports.context import Context
@@ -39,6 +40,7 @@ class Evaluation(NamedTuple):
     context: Context
     strips: Sequence[Strip]
     trivial: Sequence[TrivialScore] = ()  # of made videos
+    located: Sequence[Located] = ()  # where it is known what is forged
     unfamiliar: Unfamiliar | None = None  # not known of foreign scores
 
 
@@ -69,7 +71,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Reads scores.jsonl, context.json and, where there are, strips and trivial.jsonl.
+    """Reads scores.jsonl, context.json and, where there are, the other lists.
 
     Raises DataError for a file that is missing or damaged, or has no clip.
     """
@@ -80,14 +82,19 @@ def read_evaluation(folder: Path) -> Evaluation:
         )
     clips, context = metrics.clips(rows), _read_context(folder / "context.json")
     _check_whole(folder, context, clips)
-    strips, trivial = folder / "strips.jsonl", folder / "trivial.jsonl"
+
+    def read(name: str, kind: Any) -> list:
+        path = folder / name
+        return read_rows(path, kind) if path.exists() else []
+
     return Evaluation(
         folder,
         clips,
         context,
-        read_rows(strips, Strip) if strips.exists() else [],
-        read_rows(trivial, TrivialScore) if trivial.exists() else [],
-        unfamiliar(rows, context),
+        strips=read("strips.jsonl", Strip),
+        trivial=read("trivial.jsonl", TrivialScore),
+        located=read("located.jsonl", Located),
+        unfamiliar=unfamiliar(rows, context),
     )
 
 
@@ -181,6 +188,7 @@ def summarise(evaluation: Evaluation) -> Report:
         calibration_note=calibration.describe(context.calibration),
         band_note=doubt.describe(context.band),
         unfamiliar=evaluation.unfamiliar,
+        localisation=located.summarise(evaluation.located),
     )
     return replace(report, warnings=caveats.warnings(report, context))
 

@@ -106,6 +106,8 @@ def look(
                 heapq.heappop(worst)
     moments = _apart([clip for _, _, clip in sorted(worst, reverse=True)])
     top = max((float(moment.heat.max()) for moment in moments), default=0.0)
+    if network.model.config.model.patches:
+        top = 1.0  # its heat is a probability, and may be low all over
     return ShownFace(
         result=result,
         curve=sorted(curve, key=lambda point: point.seconds),

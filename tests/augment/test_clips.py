@@ -13,6 +13,7 @@ from fakedetect_jax.augment.clips import (
     Augmentation,
     _draw,
     augment_clips,
+    augment_masks,
     near_gaussian,
 )
 from fakedetect_jax.augment.fields import parse
@@ -68,6 +69,23 @@ def compiled(items: tuple):
 def augmented(frames, config: dict, *, seed: int = 0, index=None) -> np.ndarray:
     index = jnp.arange(len(frames)) if index is None else jnp.asarray(index)
     return np.asarray(compiled(tuple(config.items()))(frames, index, seed))
+
+
+@pytest.mark.parametrize("name", ["flip", "crop", "frame_drop", "all"])
+def test_masks_move_as_the_frames_do(name):
+    """A mask shown as grey frames is where its own mask is afterwards."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((CLIPS, FRAMES, 8, 8)).repeat(4, 2).repeat(4, 3)
+    masks = jnp.asarray(masks, jnp.float32)
+    moving = dict.fromkeys(("flip", "crop", "frame_drop"), 0.7)
+    config = {**moving, "gamma": 0.0} if name == "all" else {name: 1.0}
+    frames = augmented(jnp.repeat(masks[..., None], 3, axis=-1), config)
+    # What changes colours alone moves nothing.
+    settings = parse({**config, "blur": 1.0, "noise": 1.0, "jpeg": 1.0})
+    key, index = jax.random.key(0), jnp.arange(CLIPS)
+    moved = augment_masks(masks, key=key, index_B=index, settings=settings)
+    assert not np.allclose(moved, masks, atol=0.1)
+    np.testing.assert_allclose(moved, frames[..., 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

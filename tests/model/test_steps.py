@@ -117,6 +117,57 @@ def test_a_state_survives_a_batch_that_is_not_finite(small):
 
 
 @pytest.mark.parametrize("frame_weight", [0.0, 0.5])
+def test_places_are_learnt_from_the_masks_that_are_known(small, frame_weight):
+    """The loss of places is its formula's; clips without a mask, padding and frames
+    after a clip's end teach nothing."""
+    config = small.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.patches, config.loss.mask_weight = True, 0.7
+        config.loss.frame_weight = frame_weight
+        config.model.dropout = 0.0
+    settings = steps.make_step_settings(config, num_steps=1)
+    without = settings._replace(mask_weight=0.0)
+    state = steps.create_train_state(settings, (FRAMES, SIZE, SIZE, 3))
+    batch, draw = random_batch(8), np.random.default_rng(0)
+    batch.length[:], batch.valid[5] = [1, 2, 3, 3, 2, 1, 3, 2], False
+    masks = draw.integers(0, 255, (8, FRAMES, 4, 4)).astype(np.uint8)
+    masks[2] = 255  # not known
+    batch = batch._replace(mask=masks)
+
+    def loss_of(settings, params):
+        frames, key = steps.prepare_inputs(settings, state.step, batch)
+        moved = batch._replace(mask=steps.moved_masks(settings, state.step, batch))
+        counts = steps.Counts.of(batch)
+        loss, _ = steps.objective(
+            settings, params, state.batch_stats, moved, frames, key, counts
+        )
+        return loss
+
+    added = loss_of(settings, state.params) - loss_of(without, state.params)
+    frames, _ = steps.prepare_inputs(settings, state.step, batch)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    (_, places), _ = settings.model.apply(
+        *(variables, frames, batch.length),
+        train=True,
+        mutable=["batch_stats"],
+        method="logits_and_patches",
+    )
+    share = np.asarray(
+        jax.image.resize(masks / np.float32(254), places.shape, "linear")
+    )
+    place = np.asarray(places)
+    losses = np.logaddexp(0, place) - share * place
+    counted = [
+        losses[n, : batch.length[n]].mean(axis=(1, 2))
+        for n in range(8)
+        if n not in (2, 5)
+    ]
+    np.testing.assert_allclose(added, 0.7 * np.concatenate(counted).mean(), rtol=1e-4)
+    grads = jax.grad(functools.partial(loss_of, settings))(state.params)
+    assert np.abs(grads["patch"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize("frame_weight", [0.0, 0.5])
 def test_the_update_is_that_of_its_formula(small, frame_weight):
     config = small.copy_and_resolve_references()
     with config.unlocked():
@@ -395,7 +446,11 @@ def in_parts(config, parts: int, rows: int):
 def test_the_gradients_of_parts_are_summed(small, devices):
     """Each part by its own statistics, all else over the whole batch."""
     config = in_parts(small, parts=2, rows=16)
-    batch = random_batch(16)
+    with config.unlocked():
+        config.model.patches, config.loss.mask_weight = True, 0.5
+    masks = np.random.default_rng(0).integers(0, 255, (16, FRAMES, 4, 4), np.uint8)
+    masks[[1, 6, 7]] = 255  # not known: others in one part than in the other
+    batch = random_batch(16)._replace(mask=masks)
     batch.valid[[3, 4, 12]] = False
     mesh = parallel.make_mesh(jax.devices()[:devices])
     settings = steps.make_step_settings(config, num_steps=1)
@@ -409,8 +464,9 @@ def test_the_gradients_of_parts_are_summed(small, devices):
     expected, total, statistics = None, 0.0, state.batch_stats
     of_part = jax.jit(jax.grad(functools.partial(steps.objective, whole), has_aux=True))
     for rows in members:
-        part = Batch(*(jnp.asarray(values[rows]) for values in batch))
+        part = jax.tree.map(lambda values, rows=rows: jnp.asarray(values[rows]), batch)
         frames, key = steps.prepare_inputs(whole, state.step, part)
+        part = part._replace(mask=steps.moved_masks(whole, state.step, part))
         grads, (more, part_logits, statistics) = of_part(
             state.params, statistics, part, frames, key, counts
         )

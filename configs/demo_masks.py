@@ -1,0 +1,22 @@
+"""configs/demo.py with a second head that learns from masks where fakes are forged.
+
+python -m fakedetect_jax.main --config configs/demo_masks.py
+Expected: what configs/demo.py expects, and heat maps that lie on the forged part more
+often than the middle of the crop does (docs/evaluation.md).
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """configs/demo.py with masks."""
+    base = runpy.run_path(str(Path(__file__).with_name("demo.py")))
+    config = base["get_config"]()
+    with config.unlocked():
+        config.dataset.update(name="demo_masks", masks=True)
+        config.model.patches = True
+        config.loss.mask_weight = 0.5
+    return config.lock()
