@@ -19,4 +19,5 @@ def get_config() -> ConfigDict:
         config.dataset.update(name="demo_masks", masks=True)
         config.model.patches = True
         config.loss.mask_weight = 0.5
+        config.eval.final_split = "test"  # as in the demo
     return config.lock()

@@ -20,7 +20,7 @@ from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import steps
 from fakedetect_jax.model.network import FakeDetector
 from fakedetect_jax.run import process
-from fakedetect_jax.settings import clip_shape, flatten
+from fakedetect_jax.settings import batch_shape, clip_shape, flatten
 from tfds_ffpp import fields
 from tfds_ffpp.errors import SettingError
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
@@ -36,8 +36,8 @@ def test_every_config_is_valid_and_takes_a_step(load_config, name):
     step_settings = steps.make_step_settings(config, num_steps=10)
     shape = clip_shape(config)
     state = jax.eval_shape(lambda: steps.create_train_state(step_settings, shape))
-    rows = config.batch_size
-    batch = jax.eval_shape(lambda: empty_batch(rows, shape[0], shape[1]))
+    sizes = batch_shape(config, config.batch_size, train=True)
+    batch = jax.eval_shape(lambda: empty_batch(*sizes))
     update = lambda s, b: steps.train_step(step_settings, s, b)  # noqa: E731
     after, metrics = jax.eval_shape(update, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
