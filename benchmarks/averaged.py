@@ -27,6 +27,7 @@ from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.model import network, steps
+from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.run import parallel
 from tfds_ffpp.terminal.lines import Terminal
 
@@ -35,7 +36,7 @@ def estimate_statistics(
     model: network.FakeDetector, variables: dict[str, Any], batches: Iterable[Batch]
 ) -> Any:
     """BatchNorm statistics of the variables' parameters: means over whole batches."""
-    momentum = network.BatchNorm.momentum
+    momentum = resnet.BatchNorm.momentum
     # From zero, one update leaves (1 - momentum) times the batch's own statistics.
     empty = jax.tree.map(np.zeros_like, variables["batch_stats"])
 
@@ -43,7 +44,7 @@ def estimate_statistics(
     def of_batch(frames, length):
         _, updated = model.apply(
             {"params": variables["params"], "batch_stats": empty},
-            steps.normalise(frames.astype(np.float32) / 255.0),
+            steps.normalise(model, frames.astype(np.float32) / 255.0),
             length,
             train=True,
             mutable=["batch_stats"],

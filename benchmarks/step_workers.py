@@ -63,7 +63,7 @@ def use_flax_layers() -> None:
     """Puts flax's own convolution, BatchNorm and pooling in place of the project's."""
     from flax import linen as nn
 
-    from fakedetect_jax.model import network
+    from fakedetect_jax.model.backbones import resnet
     from fakedetect_jax.model.kernels import max_pool
 
     def conv(features, size, stride=1, dtype=None, *, name, **_):  # no cpu_kernels
@@ -86,9 +86,9 @@ def use_flax_layers() -> None:
         y = conv(x)
         return norm(y, use_running_average=not train).astype(y.dtype)
 
-    network.Conv = conv
-    network.BatchNorm = batch_norm
-    network._normalised = normalised
+    resnet.Conv = conv
+    resnet.BatchNorm = batch_norm
+    resnet._normalised = normalised
     pads: Any = ((1, 1), (1, 1))
     max_pool.max_pool = lambda x: nn.max_pool(x, (3, 3), (2, 2), pads)
 

@@ -89,9 +89,12 @@ def get_config(compression: str = "c23") -> ConfigDict:
     # The arguments of fakedetect_jax.model.network.FakeDetector.
     config.model = ConfigDict(
         {
-            "backbone": "resnet50",  # resnet18|34|50|101|152, or resnet: fields below
+            # resnet18|34|50|101|152, or resnet: fields below. Vision transformers:
+            # clip_b32|b16|l14, dinov2_s14|b14|l14 (and …_reg), dinov3_s16|b16|l16,
+            # siglip2_b16|l16|so400m14, mae_b16|l16|h14, or vit: fields below
+            "backbone": "resnet50",
             "stage_sizes": (),  # resnet only: blocks per stage
-            "width": 64,  # resnet only: channels of the first stage
+            "width": 64,  # resnet: channels of the first stage; vit: of a token
             "stem": "imagenet",  # resnet only: imagenet | small (3x3) | small2 (3x3/2)
             "block": "basic",  # resnet only: basic | bottleneck
             "lstm_features": 256,  # hidden units
@@ -104,9 +107,25 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "remat": False,  # recompute blocks in the backward pass to save memory
             "dtype": "bfloat16",  # of the computation; parameters stay float32
             "cpu_kernels": True,  # CPUs only; False: the compiler's own, to compare
+            "vit_style": "plain",  # vit only: plain | clip | dinov2 | dinov3 | siglip2
+            "patch_size": 16,  # vit only: pixels, square; image_size is a multiple
+            "depth": 12,  # vit only: blocks
+            "num_heads": 4,  # vit only: of attention
+            "registers": 0,  # vit only: tokens beside class token and patches
+            "unit_features": False,  # frames' features as directions, of length 1
         }
     )
-    config.init_from = ""  # backbone weights: a .safetensors in torchvision/timm names
+    config.init_from = ""  # backbone weights: a .safetensors, see docs/weights.md
+    # Of the backbone: all | head (nothing of it) | norms | lora (changes of low rank,
+    # transformers only) | last_n (blocks or stages). What comes after it is trained.
+    config.trainable = "all"
+    config.adapter = ConfigDict(
+        {
+            "last_n": 1,  # last_n only: how many
+            "rank": 8,  # lora only
+            "alpha": 16.0,  # lora only: changes count alpha / rank times
+        }
+    )
 
     # Augmentation on the device: all off here, see docs/augmentation.md.
     config.augment = ConfigDict(
@@ -173,6 +192,10 @@ def get_config(compression: str = "c23") -> ConfigDict:
             # Share of the fake clips that are self-blended reals instead of stored
             # fakes; how many clips are fake stays data.sampling's choice. 1: all.
             "self_blend": 0.0,
+            # With unit_features: weight of how far frames of a class lie apart, and of
+            # how unevenly all frames lie.
+            "alignment": 0.0,
+            "uniformity": 0.0,
         }
     )
 
@@ -192,6 +215,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "every_steps": 0,  # extra checkpoints between evaluations; 0: none
             "keep_latest": 2,  # at least 2
             "keep_best": 1,  # by video AUC on val
+            "delta": False,  # without the frozen weights, which init_from has
         }
     )
     config.accelerator = "any"  # any | cpu | gpu | tpu: refuse to run on another

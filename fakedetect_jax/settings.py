@@ -95,8 +95,18 @@ RULES: dict[str, Rule] = {
     "model.patches": SWITCH,
     "model.dtype": Choice(("bfloat16", "float32")),
     "model.cpu_kernels": SWITCH,
+    "model.vit_style": Choice(("plain", "clip", "dinov2", "dinov3", "siglip2")),
+    "model.patch_size": Whole(1, 1024),
+    "model.depth": Whole(1, 1000),
+    "model.num_heads": Whole(1, 1024),
+    "model.registers": Whole(0, 1024),
+    "model.unit_features": SWITCH,
     **{f"augment.{name}": rule for name, rule in augment.FIELDS.items()},
     "init_from": TEXT,
+    "trainable": Choice(("all", "head", "norms", "lora", "last_n")),
+    "adapter.last_n": Whole(1, 1000),
+    "adapter.rank": Whole(1, 1024),
+    "adapter.alpha": Number(0, 10_000, above=True),
     "batch_size": Whole(1, 2**20),
     "accumulate": Whole(1, 2**16),
     "shard_optimizer": SWITCH,
@@ -117,6 +127,8 @@ RULES: dict[str, Rule] = {
     "loss.frame_weight": Number(0, 100),
     "loss.mask_weight": Number(0, 100),
     "loss.self_blend": SHARE,
+    "loss.alignment": Number(0, 100),
+    "loss.uniformity": Number(0, 100),
     "eval.every_epochs": Whole(0),
     "eval.batch_size": Whole(1, 2**20),
     "eval.final_split": TEXT,
@@ -127,11 +139,28 @@ RULES: dict[str, Rule] = {
     # With one alone, a kill while a new one is sealed could leave no whole checkpoint.
     "checkpoint.keep_latest": Whole(2),
     "checkpoint.keep_best": Whole(1),
+    "checkpoint.delta": SWITCH,
     "accelerator": Choice(("any", "cpu", "gpu", "tpu")),
     "compilation_cache": TEXT,
     "tracker": Choice(("", "trackio", "wandb")),
     "log_clips": Whole(0, 1000),
     "log_every_steps": Whole(1),
+}
+# What runs and exports of before there were these fields had, without saying so.
+ADDED: dict[str, Any] = {
+    "model.vit_style": "plain",
+    "model.patch_size": 16,
+    "model.depth": 12,
+    "model.num_heads": 4,
+    "model.registers": 0,
+    "model.unit_features": False,
+    "trainable": "all",
+    "adapter.last_n": 1,
+    "adapter.rank": 8,
+    "adapter.alpha": 16.0,
+    "checkpoint.delta": False,
+    "loss.alignment": 0.0,
+    "loss.uniformity": 0.0,
 }
 
 
@@ -352,6 +381,22 @@ def _check_together(config) -> None:
             f"config.loss.mask_weight is {config.loss.mask_weight}, but the dataset "
             "has no masks; set config.dataset.masks=True"
         )
+    if config.loss.alignment or config.loss.uniformity:
+        if not config.model.unit_features:
+            raise ConfigError(
+                "config.loss.alignment and config.loss.uniformity are of points on a "
+                "sphere; set config.model.unit_features=True"
+            )
+        if config.loss.frame_weight:
+            raise ConfigError(
+                "config.loss.frame_weight goes with neither config.loss.alignment nor "
+                "config.loss.uniformity; set it to 0"
+            )
+    if config.checkpoint.delta and (config.trainable == "all" or not config.init_from):
+        raise ConfigError(
+            "config.checkpoint.delta leaves out frozen weights, which are those of a "
+            "file; set config.init_from to it, and config.trainable to what is trained"
+        )
     if config.synthetic.num_identities and not config.data.manual_dir:
         raise ConfigError(
             "config.synthetic.num_identities is set but config.data.manual_dir is not; "
@@ -391,7 +436,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Fields:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple]:
     """The fields of two configs that differ: field -> (old value, new value)."""
-    before, after = flatten(old), flatten(new)
+    before, after = ADDED | flatten(old), ADDED | flatten(new)
     return {
         name: (before.get(name), after.get(name))
         for name in sorted(before | after)

@@ -39,11 +39,17 @@ from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.metrics.records import ClipScore
-from fakedetect_jax.model import network, pretrained, steps
+from fakedetect_jax.model import network, pretrained, steps, trainable
 from fakedetect_jax.model.optimizer import learning_rates
 from fakedetect_jax.pages import formats
 from fakedetect_jax.run import fixed, parallel, workdir
-from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints, SourceFrames
+from fakedetect_jax.run.checkpoint import (
+    CheckpointFacts,
+    Checkpoints,
+    Frozen,
+    SourceFrames,
+)
+from fakedetect_jax.run.leaves import leaf_digests
 from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
@@ -92,7 +98,8 @@ def check_weights(config) -> None:
     """
     if config.init_from:
         path = copies.here(config.init_from)
-        pretrained.check_fit(path, network.make_model(config))
+        image_size = config.dataset.image_size
+        pretrained.check_fit(path, network.make_model(config), image_size)
 
 
 def check_groups(config) -> None:
@@ -106,7 +113,10 @@ def check_groups(config) -> None:
             f"pip install {config.tracker}"
         )
     parse(config.augment.to_dict())
-    network.check_fields(network.make_model(config))
+    model = network.make_model(config)
+    network.check_fields(model)
+    network.check_image_size(model, config.dataset.image_size)
+    trainable.check(model, trainable.of_config(config))
     try:
         dataset_config(config)
     except TypeError as error:
@@ -128,14 +138,15 @@ def first_state(
     if not config.init_from:
         return state
     backbone = pretrained.load_backbone(
-        copies.here(config.init_from), step_settings.model
+        copies.here(config.init_from), step_settings.model, config.dataset.image_size
     )
+    statistics = backbone.batch_stats and {"backbone": backbone.batch_stats}
     loaded = state.replace(
         params={**state.params, "backbone": backbone.params},
-        batch_stats={**state.batch_stats, "backbone": backbone.batch_stats},
+        batch_stats={**state.batch_stats, **statistics},
     )
     if step_settings.ema_decay:
-        loaded = steps.start_average(loaded)
+        loaded = steps.start_average(step_settings, loaded)
     # The moments are where they belong.
     moments = {"opt_state": loaded.opt_state}
     return parallel.put_replicated(loaded.replace(opt_state=()), mesh).replace(
@@ -411,7 +422,16 @@ def _facts(run: Run, plan: Plan, data: Data) -> CheckpointFacts:
         made=data.made,
         dataset=data.dataset,
         steps_per_epoch=plan.steps_per_epoch,
+        frozen=_frozen(run.config),
     )
+
+
+def _frozen(config) -> Frozen | None:
+    """What checkpoints leave out, where they do."""
+    if not config.checkpoint.delta:
+        return None
+    leaves = pretrained.frozen_weights(config)
+    return Frozen(config.init_from, leaf_digests(leaves))
 
 
 def _needs_blended_val(config, train: reader.Split, val: reader.Split) -> bool:
@@ -466,7 +486,9 @@ def _load_or_create(
         with run.terminal.phase("initialise"):
             state = first_state(step_settings, clip_shape, run.config, run.mesh)
         if run.config.init_from:
-            loaded = pretrained.backbone_shapes(step_settings.model)
+            loaded = pretrained.backbone_shapes(
+                step_settings.model, run.config.dataset.image_size
+            )
             numbers = sum(math.prod(shape) for shape in loaded.values())
             run.terminal.say(
                 f"loaded    {len(loaded)} tensors, {numbers:,} numbers, "
@@ -474,7 +496,9 @@ def _load_or_create(
             )
         return state
     with run.terminal.phase("restore"):
-        restored = checkpoints.restore(start, abstract)
+        left_out = checkpoints.facts(start).frozen
+        frozen = pretrained.frozen_weights(run.config) if left_out else None
+        restored = checkpoints.restore(start, abstract, frozen)
         split = run.config.shard_optimizer
         places = state_places(abstract, run.mesh, shard_optimizer=split)
         return parallel.put(restored, places)
@@ -495,7 +519,8 @@ def _check_disk(run: Run, done: Sequence[int], state: steps.TrainState) -> int:
 
 def learns_from_nothing(config, *, made: bool) -> bool:
     """Whether a full-size backbone begins on real videos with random weights."""
-    return config.model.backbone in network.BACKBONES and not (config.init_from or made)
+    full = config.model.backbone not in ("resnet", "vit")
+    return full and not (config.init_from or made)
 
 
 def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
@@ -508,6 +533,8 @@ def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
     parameters = network.count_parameters(state.params)
     say(f"devices   {parallel.describe_devices(run.mesh)}; mesh data={devices}")
     say(f"model     {parameters:,} parameters, {config.model.dtype}")
+    if config.trainable != "all":
+        say(f"trained   {_trained(config, state.params)}")
     weights = f"weights of {config.init_from}" if config.init_from else "random weights"
     begun = f"as of step {start}, begun with " if start else ""
     say(f"backbone  {config.model.backbone}: {begun}{weights}")
@@ -531,10 +558,19 @@ def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
     if not start and learns_from_nothing(config, made=data.made):
         run.terminal.warn(
             f"{config.model.backbone} begins with random weights, but published "
-            "results on real videos begin with ImageNet's: set "
+            "results on real videos begin with pretrained ones: set "
             "--config.init_from=FILE.safetensors; docs/weights.md says where such a "
             "file comes from"
         )
+
+
+def _trained(config, params) -> str:
+    """How many of the parameters are trained, and which."""
+    chosen = trainable.of_config(config)
+    keep = trainable.is_trained(network.make_model(config), chosen)
+    count = network.count_parameters(trainable.split(params, keep)[0])
+    share = count / network.count_parameters(params)
+    return f"{chosen.kind}: {count:,} parameters, {share:.2%} of them all"
 
 
 def _run_steps(training: Training, state, start: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import backends, step_workers, table
 from fakedetect_jax.model import network
+from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.model.kernels import max_pool
 
 
@@ -64,7 +65,7 @@ def test_only_a_full_run_replaces_a_file(monkeypatch, tmp_path):
 def test_flaxs_own_layers_are_the_same_network(monkeypatch, train):
     """Same variables, same logits and statistics: the peer of benchmarks.train_step."""
     for module, name in (
-        *((network, name) for name in ("Conv", "BatchNorm", "_normalised")),
+        *((resnet, name) for name in ("Conv", "BatchNorm", "_normalised")),
         (max_pool, "max_pool"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from fakedetect_jax.model import network, pretrained
+from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.trained import onnx_graph
 from tests.conftest import ROOT
 from tests.made_videos import write_video
@@ -39,7 +40,7 @@ def test_each_recipe_is_short():
 
 def test_a_resnet_of_other_depth_is_one_line(monkeypatch):
     """Weights and graph know its names and shapes from that line alone."""
-    monkeypatch.setitem(network.BACKBONES, "resnet26", ((2, 2, 2, 2), "bottleneck"))
+    monkeypatch.setitem(resnet.BACKBONES, "resnet26", ((2, 2, 2, 2), "bottleneck"))
     model = network.FakeDetector(backbone="resnet26")
     network.check_fields(model)
     clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), "float32")
@@ -51,7 +52,7 @@ def test_a_resnet_of_other_depth_is_one_line(monkeypatch):
         for path, leaf in jax.tree.leaves_with_path(made[collection]["backbone"])
     }
     assert shapes == pretrained.backbone_shapes(model)
-    assert onnx_graph.BACKBONES is network.BACKBONES
+    assert onnx_graph.resnet_of(model) == resnet.BACKBONES["resnet26"]
 
 
 @pytest.mark.parametrize("given", ["auto", "mine"])

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,20 +34,24 @@ def explain_step(
 ) -> Explanation:
     """Scores clips and says why."""
     frames, length = jnp.asarray(clips[0], jnp.float32), jnp.asarray(clips[1])
-    frames = steps.normalise(frames / 255.0)
-    apply = functools.partial(model.apply, variables, train=False)
-    maps_BTHWC = apply(frames, method="backbone_features").astype(jnp.float32)  # pyright: ignore
-    head = functools.partial(apply, method="head_from_features")
+    frames = steps.normalise(model, frames / 255.0)
+    apply: Any = functools.partial(model.apply, variables)
+    maps = apply(frames, method="backbone_features").astype(jnp.float32)
+    features_BTD = apply(maps, method="frame_features")
+    running_BT = apply(features_BTD, length, method="running_logits")
+    head: Callable = functools.partial(apply, method="head_from_features")
     if getattr(model, "patches", False):
-        forged = model.apply(variables, maps_BTHWC, method="patch_logits")
-        heat = nn.sigmoid(forged)  # pyright: ignore
+        beyond = nn.sigmoid(apply(maps, method="patch_logits"))
+    elif maps.ndim == 5:  # of a ResNet, whose head sees no more than their mean
+        added = contributions(head, maps, length)
+        beyond = added - jnp.mean(added, axis=(2, 3), keepdims=True)
     else:
-        added_BTHW = contributions(head, maps_BTHWC, length)
-        heat = nn.relu(added_BTHW - jnp.mean(added_BTHW, axis=(2, 3), keepdims=True))
+        beyond = apply(token_contributions(head, maps, length), method="places")
+    ends = jnp.maximum(length, 1)[:, None] - 1
     return Explanation(
-        logits=head(maps_BTHWC, length),  # pyright: ignore
-        running=_running(head, maps_BTHWC, length),
-        heat=_smooth(heat),
+        logits=jnp.take_along_axis(running_BT, ends, axis=1)[:, 0],
+        running=running_BT,
+        heat=_smooth(nn.relu(beyond)),
     )
 
 
@@ -73,6 +77,31 @@ def contributions(
     return jnp.sum(jnp.mean(gradients, axis=0) / places * maps_BTHWC, axis=-1)
 
 
+def token_contributions(
+    head: Callable, tokens_BTLD: jax.Array, length_B: jax.Array
+) -> jax.Array:
+    """What each token of a transformer adds beyond the mean one, float32[B,T,L].
+
+    The gradient of what follows, the last block and the head, averaged on the way from
+    the frame's mean token to each (Sundararajan et al., ICML 2017): a clip's sum to its
+    logit less that of clips whose tokens are all their mean. From none at all the way
+    would lead nowhere, as a LayerNorm takes no notice of length.
+    """
+    mean = jnp.mean(tokens_BTLD, axis=2, keepdims=True)
+    apart = tokens_BTLD - mean
+
+    def total(tokens: jax.Array) -> jax.Array:
+        return jnp.sum(head(tokens, length_B))
+
+    def add(found: jax.Array, share: jax.Array) -> tuple[jax.Array, None]:
+        return found + jax.grad(total)(mean + share * apart), None
+
+    shares = (jnp.arange(PATH_STEPS) + 0.5) / PATH_STEPS
+    # One after the other: at once they would take the memory of so many batches.
+    found, _ = jax.lax.scan(add, jnp.zeros_like(tokens_BTLD), shares)
+    return jnp.sum(found / PATH_STEPS * apart, axis=-1)
+
+
 def _mean_place(maps_BTHWC: jax.Array) -> jax.Array:
     """Maps of one place, which the head takes for the whole, [B,T,1,1,C]."""
     return jnp.mean(maps_BTHWC, axis=(2, 3), keepdims=True)
@@ -89,13 +118,3 @@ def _smooth(heat_BTHW: jax.Array) -> jax.Array:
         )
         heat_BTHW = (before + 2 * here + after) / 4
     return heat_BTHW
-
-
-def _running(head: Callable, maps_BTHWC: jax.Array, length_B: jax.Array) -> jax.Array:
-    """FakeDetector.frame_logits without a second pass through the backbone."""
-    num_clips, num_frames = maps_BTHWC.shape[:2]
-    prefix_BT = jnp.minimum(
-        jnp.arange(1, num_frames + 1), jnp.maximum(length_B, 1)[:, None]
-    )
-    repeated = jnp.repeat(_mean_place(maps_BTHWC), num_frames, axis=0)
-    return head(repeated, prefix_BT.reshape(-1)).reshape(num_clips, num_frames)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fakedetect_jax.model.network import is_frozen
+from fakedetect_jax.model.backbones.resnet import is_frozen
 
 
 def learning_rate(
@@ -50,7 +50,7 @@ def make_optimizer(
     Args:
       settings: the config's optimizer group.
       num_steps: of the whole run, for the schedule.
-      num_stages: of the backbone.
+      num_stages: of the backbone; the blocks of a transformer.
       freeze_stages: how many of them are constants, which nothing may change.
     """
     rate = _schedule(settings, num_steps)
@@ -105,6 +105,16 @@ def _rate_factor(
         return 1.0
     if is_frozen(names[1], freeze_stages):
         return 0.0
-    is_block = names[1].startswith("layer")
-    stage = int(names[1].removeprefix("layer").split("_")[0]) if is_block else 0
-    return backbone * layer_decay ** (num_stages - stage)
+    return backbone * layer_decay ** (num_stages - stage_of(names[1], num_stages))
+
+
+def stage_of(name: str, num_stages: int) -> int:
+    """The stage of a child of the backbone, from 1; 0 for what comes before them all.
+
+    A transformer's blocks are its stages, and what follows them is with the last.
+    """
+    if name.startswith("layer"):
+        return int(name.removeprefix("layer").split("_")[0])
+    if name.startswith("block"):
+        return int(name.removeprefix("block")) + 1
+    return num_stages if name in ("norm", "attention_pool") else 0

@@ -1,6 +1,7 @@
-"""ResNet weights in torchvision's and timm's names (safetensors) -> our backbone."""
+"""Weights in the names of torchvision, timm and Hugging Face -> our backbone."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,18 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.model.network import BACKBONES, EXPANSION, STEMS, FakeDetector
+from fakedetect_jax.model import trainable
+from fakedetect_jax.model.backbones import names, vit
+from fakedetect_jax.model.backbones.names import Source
+from fakedetect_jax.model.backbones.resnet import BACKBONES, EXPANSION, STEMS
+from fakedetect_jax.model.network import (
+    FakeDetector,
+    make_model,
+    num_stages,
+    resnet_of,
+    size_of,
+)
+from tfds_ffpp.store import copies
 
 # Our variable -> its name in torch.
 LEAVES = {
@@ -28,7 +40,10 @@ UNUSED_SUFFIX = "num_batches_tracked"
 MAX_NAMES = 8
 
 
-Shapes = dict[tuple[str, ...], tuple[int, ...]]
+Key = tuple[str, ...]
+Shapes = dict[Key, tuple[int, ...]]
+Sources = dict[Key, Source | None]
+POSITIONS = ("params", "embed", "positions")
 
 
 class Backbone(NamedTuple):
@@ -38,31 +53,53 @@ class Backbone(NamedTuple):
     batch_stats: Any
 
 
-def load_backbone(path: Path, model: FakeDetector) -> Backbone:
+def load_backbone(path: Path, model: FakeDetector, image_size: int = 224) -> Backbone:
     """The model's backbone from a .safetensors file.
 
-    torchvision and timm name a ResNet's tensors alike; their classifier `fc` is left
-    out. Everything else must fit. Raises CheckpointError for another kind of file, a
-    damaged one, missing or unexpected names, wrong shapes, and values that are no
-    numbers.
+    A ResNet's tensors are named as torchvision's and timm's, a transformer's as Hugging
+    Face's or timm's; classifiers, text towers and decoders are left out. Everything
+    else must fit. Position embeddings are interpolated to images of image_size pixels.
+
+    Raises CheckpointError for another kind of file, a damaged one, missing or
+    unexpected names, wrong shapes, and values that are no numbers.
     """
-    loaded = read_tensors(path, backbone_shapes(model))
-    return Backbone(**traverse_util.unflatten_dict(loaded))
+    loaded = read_tensors(path, model, image_size)
+    return Backbone(**{"batch_stats": {}} | traverse_util.unflatten_dict(loaded))
 
 
-def check_fit(path: Path, model: FakeDetector) -> None:
+def check_fit(path: Path, model: FakeDetector, image_size: int = 224) -> None:
     """Raises CheckpointError unless the file's header fits the model's backbone.
 
     Reads no weight and touches no device, so that a wrong file is refused before
     data are built.
     """
     with _opened(path) as file:
-        _check_header(path, file, backbone_shapes(model))
+        _fitting(path, file, model, backbone_shapes(model, image_size))
 
 
-def backbone_shapes(model: FakeDetector) -> Shapes:
+def frozen_weights(config) -> dict[str, np.ndarray]:
+    """The weights of config.init_from that its run does not train, by their names in a
+    checkpoint. Raises CheckpointError as load_backbone does."""
+    model, image_size = make_model(config), config.dataset.image_size
+    path = copies.here(config.init_from)
+    params = {"backbone": load_backbone(path, model, image_size).params}
+    keep = trainable.is_trained(model, trainable.of_config(config))
+    _, frozen = trainable.split(params, keep)
+    flat = traverse_util.flatten_dict(frozen, sep=".")
+    return {f"params.{name}": leaf for name, leaf in flat.items()}
+
+
+def backbone_shapes(model: FakeDetector, image_size: int = 224) -> Shapes:
     """Name and shape of every variable of a model's backbone, without making it."""
-    sizes, block = BACKBONES.get(model.backbone, (model.stage_sizes, model.block))
+    size = size_of(model)
+    if size is None:
+        return _resnet_shapes(model)
+    found = vit.variable_shapes(size, image_size)
+    return {("params", *key): shape for key, shape in found.items()}
+
+
+def _resnet_shapes(model: FakeDetector) -> Shapes:
+    sizes, block = resnet_of(model)
     shapes: Shapes = {}
 
     def conv(inputs: int, outputs: int, size: int, *names: str) -> None:
@@ -130,44 +167,96 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def read_tensors(path: Path, wanted: Shapes) -> dict[tuple[str, ...], np.ndarray]:
-    """The wanted variables, in our layout; nothing is read before the header fits."""
+def read_tensors(
+    path: Path, model: FakeDetector, image_size: int
+) -> dict[Key, np.ndarray]:
+    """The backbone's variables, in our layout; none is read before the header fits."""
+    wanted = backbone_shapes(model, image_size)
+    arrays = {}
     with _opened(path) as file:
-        _check_header(path, file, wanted)
-        arrays = {key: file.get_tensor(torch_name(key)) for key in wanted}
-    arrays = {key: _our_layout(array) for key, array in arrays.items()}
-    _check_values(path, arrays)
+        for key, source in _fitting(path, file, model, wanted).items():
+            if source is None:
+                arrays[key] = np.zeros(wanted[key], np.float32)
+                continue
+            array = file.get_tensor(source.name).astype(np.float32)
+            if not _sound(key, array):
+                raise CheckpointError(
+                    f"config.init_from {path} holds values that are no numbers or "
+                    f"negative variances in {source.name}; get the file again"
+                )
+            arrays[key] = _our_layout(key, array, source, wanted[key])
     return arrays
 
 
-def _torch_shape(shape: tuple[int, ...]) -> list[int]:
-    """[h,w,I,O] -> [O,I,h,w]; vectors stay."""
-    return [shape[i] for i in (3, 2, 0, 1)] if len(shape) == 4 else list(shape)
+def _our_layout(
+    key: Key, array: np.ndarray, source: Source, shape: tuple[int, ...]
+) -> np.ndarray:
+    """torch's [O,I] and [O,I,h,w] -> [I,O] and [h,w,I,O]; rows as they are."""
+    array = np.split(array, source.parts)[source.part]
+    if key == POSITIONS:
+        return fit_positions(array.reshape(-1, shape[1]), shape[0])
+    if key[-1] == "kernel":
+        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    return np.ascontiguousarray(array.reshape(shape))
 
 
-def _our_layout(array: np.ndarray) -> np.ndarray:
-    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-    return np.ascontiguousarray(array, np.float32)
+def fit_positions(rows: np.ndarray, count: int) -> np.ndarray:
+    """Position embeddings [L,D] of a square of patches as `count` of a larger or
+    smaller square.
 
-
-def _check_header(path: Path, file, wanted: Shapes) -> None:
-    """Raises one CheckpointError that names all that does not fit.
-
-    Of another ResNet it says that first: hundreds of names tell less.
+    By the cubic convolution of Keys (1981), over wider places where the square shrinks,
+    as timm does and Hugging Face for DINOv2 with registers; its others use a sharper
+    one. A row before the patches', the class token's, stays; it is zero where only the
+    file has none (timm adds it to the token).
     """
-    names = set(file.keys())
-    expected = {torch_name(key): _torch_shape(shape) for key, shape in wanted.items()}
-    missing = sorted(set(expected) - names)
-    unexpected = sorted(
-        name
-        for name in names - set(expected)
-        if name not in UNUSED and not name.endswith(UNUSED_SUFFIX)
-    )
+    before = count - _square(count) ** 2
+    if len(rows) == _square(len(rows)) ** 2 and before:
+        rows = np.concatenate([np.zeros_like(rows[:1]), rows])
+    if len(rows) == count:
+        return np.ascontiguousarray(rows)
+    old, new = _square(len(rows)), _square(count)
+    weights = _cubic_weights(old, new)
+    grid = rows[before:].reshape(old, old, -1)
+    resized = np.einsum("ai,bj,ijd->abd", weights, weights, grid, optimize=True)
+    resized = resized.reshape(new * new, -1)
+    return np.concatenate([rows[:before], resized]).astype(np.float32)
+
+
+def _square(count: int) -> int:
+    """The side of the largest square of at most so many patches."""
+    return int(count**0.5)
+
+
+def _cubic_weights(old: int, new: int) -> np.ndarray:
+    """What each of `new` places takes of `old` ones, [new,old]."""
+    wide = max(old / new, 1.0)
+    middles = (np.arange(new) + 0.5) * old / new - 0.5
+    off = np.abs(middles[:, None] - np.arange(old)) / wide
+    near = (1.5 * off - 2.5) * off**2 + 1
+    far = ((-0.5 * off + 2.5) * off - 4) * off + 2
+    weights = np.where(off < 1, near, np.where(off < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _fitting(path: Path, file, model: FakeDetector, wanted: Shapes) -> Sources:
+    """Where the file has each variable.
+
+    Raises one CheckpointError that names all that does not fit; of another backbone it
+    says that first: hundreds of names tell less.
+    """
+    there = set(file.keys())
+    sources = _named_as(there, model, wanted)
+    expected: dict[str, list[int]] = {}
+    for key, source in sources.items():
+        if source is not None:
+            expected[source.name] = _torch_shape(key, wanted[key], source.parts)
+    missing = sorted(set(expected) - there)
+    unexpected = sorted(n for n in there - set(expected) if not _is_unused(n, model))
     shapes, kinds = [], []
-    for name in sorted(names & set(expected)):
+    for name in sorted(there & set(expected)):
         entry = file.get_slice(name)
-        if entry.get_shape() != expected[name]:
-            found = entry.get_shape()
+        found = entry.get_shape()
+        if not _has_shape(found, expected[name]):
             shapes.append(f"{name} {found} instead of {expected[name]}")
         if entry.get_dtype() not in FLOATS:
             kinds.append(f"{name} ({entry.get_dtype()})")
@@ -179,10 +268,60 @@ def _check_header(path: Path, file, wanted: Shapes) -> None:
     ]
     misfits = "; ".join(fault for fault in faults if fault)
     if misfits:
+        likely = _likely(there) if size_of(model) is None else _likely_vit(there, model)
         raise CheckpointError(
             f"config.init_from {path} does not fit config.model.backbone: "
-            f"{_likely(names)} ({misfits})"
+            f"{likely} ({misfits})"
         )
+    return sources
+
+
+def _named_as(there: set[str], model: FakeDetector, wanted: Shapes) -> Sources:
+    """Where a file would have each variable, by the scheme that knows most names."""
+    size = size_of(model)
+    if size is None:
+        return {key: Source(torch_name(key)) for key in wanted}
+    begins = [p for p in names.PREFIXES if any(n.startswith(p) for n in there)]
+    begin = begins[0] if begins else ""
+    schemes: list[Sources] = [
+        {("params", *k): s and s.below(begin) for k, s in scheme.items()}
+        for scheme in names.schemes(size)
+    ]
+
+    def known(scheme: Sources) -> int:
+        found = {source.name for source in scheme.values() if source}
+        return len(found & there) - len(found - there)
+
+    return max(schemes, key=known)
+
+
+def _is_unused(name: str, model: FakeDetector) -> bool:
+    if size_of(model) is None:
+        return name in UNUSED or name.endswith(UNUSED_SUFFIX)
+    for begin in names.PREFIXES:
+        name = name.removeprefix(begin)
+    return name.startswith(names.UNUSED)
+
+
+def _torch_shape(key: Key, shape: tuple[int, ...], parts: int) -> list[int]:
+    """Of the whole tensor of the file; -1 for as many positions as it has."""
+    if key == POSITIONS:
+        return [-1, shape[1]]
+    if key[-1] == "kernel":
+        shape = (shape[-1], *shape[-2:-1], *shape[:-2])
+    return [shape[0] * parts, *shape[1:]]
+
+
+def _has_shape(found: list[int], expected: list[int]) -> bool:
+    """Axes of length one before the others say nothing: [1,1,D] is [D] and [1,D]."""
+    while len(found) > 1 and found[0] == 1:
+        found = found[1:]
+    while len(expected) > 1 and expected[0] == 1:
+        expected = expected[1:]
+    if expected[0] != -1:
+        return found == expected
+    squares = {_square(found[0]) ** 2, _square(found[0]) ** 2 + 1}
+    return found[1:] == expected[1:] and found[0] in squares
 
 
 def _named(kind: str, names: list[str]) -> str:
@@ -205,13 +344,15 @@ def _likely(names: set[str]) -> str:
     return "its names must be those of a torchvision or timm ResNet"
 
 
-def _check_values(path: Path, arrays: dict[tuple[str, ...], np.ndarray]) -> None:
-    bad = [torch_name(key) for key, array in arrays.items() if not _sound(key, array)]
-    if bad:
-        raise CheckpointError(
-            f"config.init_from {path} holds values that are no numbers or negative "
-            f"variances in {_named('tensors', bad)}; get the file again"
-        )
+def _likely_vit(there: set[str], model: FakeDetector) -> str:
+    """What may be wrong with a file for a transformer."""
+    begin = rf"(?:{'|'.join(map(re.escape, names.PREFIXES))})?"
+    block = re.compile(begin + r"(?:encoder\.)?(?:blocks|layers?)\.(\d+)\.")
+    numbers = {found[1] for found in map(block.match, there) if found}
+    if not numbers:
+        return "its names must be those of a Hugging Face or timm vision transformer"
+    depth = num_stages(model)
+    return f"it has {len(numbers)} blocks where {model.backbone} has {depth}"
 
 
 def _sound(key: tuple[str, ...], array: np.ndarray) -> bool:

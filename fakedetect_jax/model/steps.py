@@ -1,6 +1,5 @@
 """TrainState, train_step, eval_step, loss and optimiser: pure functions under jit."""
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,10 +13,11 @@ from fakedetect_jax.augment import degrade, selfblend
 from fakedetect_jax.augment.clips import augment_clips, augment_masks
 from fakedetect_jax.augment.fields import Augmentation, parse
 from fakedetect_jax.data.batch import MASK_PARTS, UNKNOWN, Batch
-from fakedetect_jax.model import network
-from fakedetect_jax.model.network import BACKBONES, FakeDetector, Variables
+from fakedetect_jax.model import network, trainable
+from fakedetect_jax.model.network import FakeDetector, Variables
 from fakedetect_jax.model.optimizer import make_optimizer
-from fakedetect_jax.model.pixels import MEAN, STD
+from fakedetect_jax.model.pixels import Scale, scale_of
+from fakedetect_jax.model.trainable import Trainable
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -51,7 +51,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: Any
-    ema_params: Any  # None without averaging
+    ema_params: Any  # of those that are trained; None without averaging
     totals: Totals
     ema_batch_stats: Any = None  # averaged as the parameters are
 
@@ -62,8 +62,11 @@ class TrainState(flax.struct.PyTreeNode):
         together: statistics of other parameters than these give other logits.
         """
         if self.ema_params is None:
-            return {"params": self.params, "batch_stats": self.batch_stats}
-        return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+            params, batch_stats = self.params, self.batch_stats
+        else:
+            params = trainable.join(self.params, self.ema_params)
+            batch_stats = self.ema_batch_stats
+        return {"params": trainable.merged(params), "batch_stats": batch_stats}
 
 
 class StepSettings(NamedTuple):
@@ -76,29 +79,41 @@ class StepSettings(NamedTuple):
     label_smoothing: float
     frame_weight: float
     mask_weight: float
+    alignment: float
+    uniformity: float
     self_blend: bool  # whether batches hold clips to be blended
     stored: selfblend.Stored
     ema_decay: float
     accumulate: int  # in how many parts a batch is computed
+    trainable: Trainable = Trainable()
+
+    def split(self, params: Any) -> tuple[Any, Any]:
+        """The parameters that are trained, and those that are not."""
+        keep = trainable.is_trained(self.model, self.trainable)
+        return trainable.split(params, keep)
 
 
 def make_step_settings(config, *, num_steps: int) -> StepSettings:
     """The step_settings of a config for a run of num_steps."""
-    model = network.make_model(config)
-    stages, _ = BACKBONES.get(model.backbone, (model.stage_sizes, model.block))
+    model, trained = network.make_model(config), trainable.of_config(config)
+    trainable.check(model, trained)
+    frozen = trainable.frozen_stages(model, trained)
+    model = model.clone(freeze_stages=frozen)
     return StepSettings(
         model=model,
         optimizer=make_optimizer(
             config.optimizer,
             num_steps=num_steps,
-            num_stages=len(stages),
-            freeze_stages=model.freeze_stages,
+            num_stages=network.num_stages(model),
+            freeze_stages=frozen,
         ),
         seed=config.seed,
         augment=parse(config.augment.to_dict()),
         label_smoothing=config.loss.label_smoothing,
         frame_weight=config.loss.frame_weight,
         mask_weight=config.loss.mask_weight,
+        alignment=config.loss.alignment,
+        uniformity=config.loss.uniformity,
         self_blend=config.loss.self_blend > 0,
         stored=selfblend.Stored(
             quality=config.dataset.jpeg_quality,
@@ -106,6 +121,7 @@ def make_step_settings(config, *, num_steps: int) -> StepSettings:
         ),
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.accumulate,
+        trainable=trained,
     )
 
 
@@ -123,21 +139,25 @@ def create_train_state(
     length = jnp.ones((1,), jnp.int32)
     variables = step_settings.model.init(params_key, frames, length, train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    # fold_in(seed, 3): apart from the keys of parameters, training and evaluation.
+    adapters_key = jax.random.fold_in(jax.random.key(step_settings.seed), 3)
+    params = trainable.with_adapters(params, step_settings.trainable, adapters_key)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=step_settings.optimizer.init(params),
+        opt_state=step_settings.optimizer.init(step_settings.split(params)[0]),
         ema_params=None,
         totals=zero_totals(),
     )
-    return start_average(state) if step_settings.ema_decay else state
+    return start_average(step_settings, state) if step_settings.ema_decay else state
 
 
-def start_average(state: TrainState) -> TrainState:
+def start_average(step_settings: StepSettings, state: TrainState) -> TrainState:
     """The state with averages that begin at its parameters and statistics."""
     # Copies: two leaves of a donated state must not share a buffer.
-    params, batch_stats = jax.tree.map(jnp.copy, (state.params, state.batch_stats))
+    trained, _ = step_settings.split(state.params)
+    params, batch_stats = jax.tree.map(jnp.copy, (trained, state.batch_stats))
     return state.replace(ema_params=params, ema_batch_stats=batch_stats)
 
 
@@ -151,9 +171,14 @@ def average_decay(decay: float, step: jax.Array) -> jax.Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
-def normalise(frames: jax.Array) -> jax.Array:
-    """frames in [0, 1], last axis RGB -> zero mean and unit variance on ImageNet."""
-    return (frames - jnp.array(MEAN)) / jnp.array(STD)
+def normalise(model: nn.Module, frames: jax.Array) -> jax.Array:
+    """frames in [0, 1], last axis RGB -> as the model's backbone expects them."""
+    mean, std = _scale(model)
+    return (frames - jnp.array(mean)) / jnp.array(std)
+
+
+def _scale(model: Any) -> Scale:
+    return scale_of(model.backbone, model.vit_style)
 
 
 def clip_losses(
@@ -172,7 +197,7 @@ def weighted_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
 def train_step(
     step_settings: StepSettings, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """One update of all parameters on a global batch.
+    """One update of all parameters that are trained, on a global batch.
 
     A batch whose loss or gradients are not finite changes nothing: the returned state
     is the given one, and metrics.finite says so.
@@ -208,17 +233,23 @@ def gradients(
     all else is as if the batch were computed at once. The memory is that of a part.
 
     Returns:
-      As the parameters; and (loss, logits float32[B], updated BatchNorm statistics).
+      As the trained parameters; and (loss, logits float32[B], updated BatchNorm
+      statistics).
     """
     counts = Counts.of(batch)
-    gradient = jax.grad(functools.partial(objective, step_settings), has_aux=True)
+    trained, frozen = step_settings.split(state.params)
+
+    def of_trained(trained: Any, *rest: Any):
+        return objective(step_settings, trainable.join(frozen, trained), *rest)
+
+    gradient = jax.grad(of_trained, has_aux=True)
 
     def of_part(batch_stats, batch: Batch, part: jax.Array | None):
         frames, key = prepare_inputs(step_settings, state.step, batch)
         batch = batch._replace(mask=moved_masks(step_settings, state.step, batch))
         if part is not None:
             key = jax.random.fold_in(key, part)  # dropout draws by place, not by index
-        return gradient(state.params, batch_stats, batch, frames, key, counts)
+        return gradient(trained, batch_stats, batch, frames, key, counts)
 
     parts = step_settings.accumulate
     if parts == 1:
@@ -231,7 +262,7 @@ def gradients(
         )
         return (optax.tree.add(grads, more), loss + more_loss, batch_stats), logits
 
-    nothing = optax.tree.zeros_like(state.params), jnp.zeros(()), state.batch_stats
+    nothing = optax.tree.zeros_like(trained), jnp.zeros(()), state.batch_stats
     (grads, loss, batch_stats), logits = jax.lax.scan(
         add_part, nothing, jnp.arange(parts)
     )
@@ -292,7 +323,7 @@ def prepare_inputs(
     frames = augment_clips(
         frames, key=augment_key, index_B=batch.index, settings=step_settings.augment
     )
-    return normalise(frames), dropout_key
+    return normalise(step_settings.model, frames), dropout_key
 
 
 def _keys(step_settings: StepSettings, step: jax.Array) -> jax.Array:
@@ -322,7 +353,8 @@ def moved_masks(
 def pictures(step_settings: StepSettings, step: jax.Array, batch: Batch) -> jax.Array:
     """The clips of a batch as a step sees them: uint8[B*H, T*W, 3], a clip in a row."""
     frames, _ = prepare_inputs(step_settings, step, batch)
-    shown = frames * jnp.array(STD) + jnp.array(MEAN)
+    mean, std = _scale(step_settings.model)
+    shown = frames * jnp.array(std) + jnp.array(mean)
     b, t, h, w, c = shown.shape
     sheet = shown.transpose(0, 2, 1, 3, 4).reshape(b * h, t * w, c)
     return jnp.round(jnp.clip(sheet, 0, 1) * 255).astype(jnp.uint8)
@@ -337,39 +369,46 @@ def objective(
     dropout_key: jax.Array,
     counts: "Counts",
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-    """What an update lowers: the clips' loss and, weighted, those of frames and places.
+    """What an update lowers: the clips' loss and, weighted, those of frames, places.
 
     They are means over `counts`, which are those of the batch or, where this is a part
-    of one, of the whole: the parts' objectives add up to the batch's.
+    of one, of the whole: the parts' objectives add up to the batch's. Only what
+    sphere_loss adds is of a part's own frames.
 
     Returns:
       It, and (loss, logits float32[B], updated BatchNorm statistics).
     """
-    by_place: dict[str, Any] = {}
+    on_sphere = step_settings.alignment or step_settings.uniformity
+    aside_too = on_sphere or step_settings.mask_weight
     method = "frame_logits" if step_settings.frame_weight else None
-    if step_settings.mask_weight:
-        method = "logits_and_patches"
-        by_place = {"running": bool(step_settings.frame_weight)}
+    running: dict[str, Any] = {}
+    if aside_too:
+        method, running = "training_outputs", {"running": method is not None}
     output, updated = step_settings.model.apply(
-        {"params": params, "batch_stats": batch_stats},
+        {"params": trainable.merged(params), "batch_stats": batch_stats},
         frames,
         batch.length,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": dropout_key},
         method=method,
-        **by_place,
+        **running,
     )
+    features = patches = None
+    if aside_too:
+        output, features, patches = output
     added = jnp.zeros(())
-    if step_settings.mask_weight:
-        output, patches = output
-        added = step_settings.mask_weight * place_loss(patches, batch, counts)
+    if patches is not None:
+        added += step_settings.mask_weight * place_loss(patches, batch, counts)
     # The running logit after the last frame is the clip's.
     logits = _at_end(output, batch.length) if step_settings.frame_weight else output
     smoothing, valid = step_settings.label_smoothing, batch.valid
     losses = clip_losses(logits, batch.label, smoothing)
     loss = jnp.sum(losses * valid) / counts.clips
-    aside = (loss, logits, updated["batch_stats"])
+    aside = (loss, logits, updated.get("batch_stats", {}))
+    if on_sphere and features is not None:
+        part = jnp.sum(valid) / counts.clips
+        added += part * sphere_loss(step_settings, features, batch)
     if not step_settings.frame_weight:
         return loss + added, aside
     per_frame = clip_losses(output, batch.label[:, None], smoothing)
@@ -389,6 +428,29 @@ def place_loss(patches_BThw: jax.Array, batch: Batch, counts: "Counts") -> jax.A
     counted_BT = valid_frames(batch) & (batch.mask[:, :, 0, 0] >= 0)
     per_frame_BT = jnp.mean(losses, axis=(2, 3))
     return jnp.sum(jnp.where(counted_BT, per_frame_BT, 0)) / counts.masked
+
+
+def sphere_loss(
+    step_settings: StepSettings, features_BTD: jax.Array, batch: Batch
+) -> jax.Array:
+    """How far frames of a class lie apart, and how unevenly all lie, on the sphere.
+
+    Alignment and uniformity of Wang & Isola (ICML 2020), weighted, over all pairs of a
+    batch's frames; the pairs of alignment are those of a class (Yermakov et al. 2025).
+    Features are unit vectors.
+    """
+    num_frames = features_BTD.shape[1]
+    features_ND = features_BTD.reshape(-1, features_BTD.shape[-1])
+    valid_N = valid_frames(batch).reshape(-1)
+    label_N = jnp.repeat(batch.label, num_frames)
+    apart_NN = jnp.maximum(2 - 2 * features_ND @ features_ND.T, 0)
+    pairs_NN = jnp.triu(valid_N[:, None] & valid_N, k=1)
+    same_NN = pairs_NN & (label_N[:, None] == label_N)
+    alignment = weighted_mean(apart_NN, same_NN)
+    uniformity = jnp.log(
+        jnp.maximum(weighted_mean(jnp.exp(-2 * apart_NN), pairs_NN), 1e-12)
+    )
+    return step_settings.alignment * alignment + step_settings.uniformity * uniformity
 
 
 def valid_frames(batch: Batch) -> jax.Array:
@@ -428,19 +490,18 @@ def update(
 
     `batch_stats` are BatchNorm's statistics after the batch.
     """
-    updates, opt_state = step_settings.optimizer.update(
-        grads, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
+    trained, frozen = step_settings.split(state.params)
+    updates, opt_state = step_settings.optimizer.update(grads, state.opt_state, trained)
+    trained: Any = optax.apply_updates(trained, updates)
     averages: Any = (state.ema_params, state.ema_batch_stats)
     if step_settings.ema_decay:
         decay = average_decay(step_settings.ema_decay, state.step)
         averages = optax.incremental_update(
-            (params, batch_stats), averages, step_size=1.0 - decay
+            (trained, batch_stats), averages, step_size=1.0 - decay
         )
     return state.replace(
         step=state.step + 1,
-        params=params,
+        params=trainable.join(frozen, trained),
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema_params=averages[0],
@@ -456,7 +517,7 @@ def eval_step(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array
 def clip_logits(model: nn.Module, variables: Variables, clips: Clips) -> jax.Array:
     """The logits float32[B] of clips of which nothing else is known."""
     frames, length = clips
-    frames = normalise(jnp.asarray(frames, jnp.float32) / 255.0)
+    frames = normalise(model, jnp.asarray(frames, jnp.float32) / 255.0)
     return model.apply(variables, frames, length, train=False)  # pyright: ignore[reportReturnType]
 
 
@@ -465,7 +526,7 @@ def clip_outputs(
 ) -> tuple[jax.Array, jax.Array]:
     """clip_logits, and the clips' features float32[B,D], which a guard looks at."""
     frames, length = clips
-    frames = normalise(jnp.asarray(frames, jnp.float32) / 255.0)
+    frames = normalise(model, jnp.asarray(frames, jnp.float32) / 255.0)
     return model.apply(variables, frames, length, method="logits_and_features")  # pyright: ignore[reportReturnType]
 
 
@@ -487,7 +548,7 @@ def degraded_eval_step(
     frames = batch.frames.astype(jnp.float32) / 255.0
     if family.apply is not None:  # else they come as they are to be scored
         frames = degrade.degrade_clips(frames, family, strength, batch.index)
-    return model.apply(variables, normalise(frames), batch.length, train=False)  # pyright: ignore[reportReturnType]
+    return model.apply(variables, normalise(model, frames), batch.length, train=False)  # pyright: ignore[reportReturnType]
 
 
 def blended_eval_step(
@@ -511,4 +572,4 @@ def blended_eval_step(
         index_B=batch.index,
         stored=stored,
     )
-    return model.apply(variables, normalise(frames), batch.length, train=False)  # pyright: ignore[reportReturnType]
+    return model.apply(variables, normalise(model, frames), batch.length, train=False)  # pyright: ignore[reportReturnType]

@@ -13,7 +13,6 @@ something has happened to the folder, and a run must not begin anew over it.
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -35,6 +34,7 @@ from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digests, to_leaves
+from fakedetect_jax.run.manifest import MD5, Manifest, file_digests
 from tfds_ffpp import records
 from tfds_ffpp.fields import Fields
 from tfds_ffpp.store import addresses
@@ -43,28 +43,6 @@ from tfds_ffpp.store.files import write_json
 FORMAT = 1
 METRIC = "video_auc"
 NOT_COMPLETED = "it was not completed"
-
-
-MD5 = "md5:"  # before such a digest; one without is SHA-256
-
-
-def _file_digests(folder: Path, *, md5: bool) -> dict[str, str]:
-    """Relative name -> digest of every file; of one kind, wherever the folder lies."""
-    stored = addresses.objects(folder) if addresses.is_address(folder) else None
-    names = (
-        [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
-        if stored is None
-        else stored
-    )
-    digests = {}
-    for name in sorted(names):
-        digest = stored[name].md5 if stored and md5 else None
-        if digest is None:
-            with (folder / name).open("rb") as file:
-                kind = "md5" if md5 else "sha256"
-                digest = hashlib.file_digest(file, kind).hexdigest()  # pyright: ignore[reportArgumentType]
-        digests[name] = f"{MD5 if md5 else ''}{digest}"
-    return digests
 
 
 def _split(leaves: Mapping[str, Any]) -> tuple[Leaves, Leaves]:
@@ -111,14 +89,21 @@ class SourceFrames(NamedTuple):
     max: int
 
 
+class Frozen(NamedTuple):
+    """Weights that a checkpoint leaves out: their file, and the digest of each."""
+
+    file: str
+    digests: dict[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
     """What a checkpoint says; None what it, or an older one, does not say.
 
     config: as config.to_dict() has it. val_fakes: "forged" or reader.SELF_BLENDED.
     made: whether it was trained on made videos. temperature, threshold, band,
-    calibration: see calibration.Fitted. format, digests: of its arrays; the checkpoint
-    adds them.
+    calibration: see calibration.Fitted. frozen: what is not trained and not stored.
+    format, digests: of its arrays; the checkpoint adds them.
     """
 
     config: Fields = field(default_factory=dict)
@@ -133,9 +118,15 @@ class CheckpointFacts:
     threshold: float | None = None
     band: Band | None = None
     calibration: CrossFit | None = None
+    frozen: Frozen | None = None
     format: int = 1
     digests: dict[str, str] = field(default_factory=dict)
     OMIT_NONE = True
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The digests of what is not stored."""
+        return self.frozen.digests if self.frozen else {}
 
 
 class Checkpoints:
@@ -225,7 +216,8 @@ class Checkpoints:
         # As process 0 sees it: another may look when that one has removed it already.
         if parallel.from_first(step in self.steps()):
             self._forget(step)
-        leaves = parallel.fetch(to_leaves(state))
+        stored = {k: v for k, v in to_leaves(state).items() if k not in facts.left_out}
+        leaves = parallel.fetch(stored)
         model, training = _split(leaves)
         facts = replace(facts, format=FORMAT, digests=leaf_digests(leaves))
         known = {k: v for k, v in (metrics or {}).items() if v is not None}
@@ -282,7 +274,7 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         """Writes the manifest of a step whose files are written."""
         if jax.process_index() == 0:
-            files = _file_digests(self.directory / str(step), md5=self._in_bucket)
+            files = file_digests(self.directory / str(step), md5=self._in_bucket)
             write_json(self._manifest(step), Manifest.of(files))
             self._saving.unlink(missing_ok=True)
             self._drop_stale_manifests()
@@ -345,7 +337,7 @@ class Checkpoints:
         except (ValueError, TypeError):
             return f"{manifest.name} is damaged"
         md5 = any(digest.startswith(MD5) for digest in files.values())
-        found = _file_digests(self.directory / str(step), md5=md5)
+        found = file_digests(self.directory / str(step), md5=md5)
         for name, digest in files.items():
             if name not in found:
                 return f"its file {name} is missing"
@@ -430,22 +422,36 @@ class Checkpoints:
         if self._manifest(step).exists():
             move(self._manifest(step), folder / self._manifest(step).name)
 
-    def restore(self, step: int, template: Any) -> Any:
+    def restore(
+        self, step: int, template: Any, frozen: Mapping[str, Any] | None = None
+    ) -> Any:
         """The whole state of a step, as host arrays in the structure of `template`.
+
+        frozen: what the checkpoint may have left out, by its names.
 
         Raises CheckpointError when it holds other leaves than the template, or a leaf
         is not what was written.
         """
         model, training = _split(to_leaves(template))
-        leaves = self._read(step, {"model": model, "training": training})
+        leaves = self._read(step, {"model": model, "training": training}, frozen)
         return from_leaves(template, leaves)
 
-    def restore_model(self, step: int, template: Any) -> Any:
+    def restore_model(
+        self, step: int, template: Any, frozen: Mapping[str, Any] | None = None
+    ) -> Any:
         """Parameters and statistics alone, without the optimiser's state."""
-        return from_leaves(template, self._read(step, {"model": to_leaves(template)}))
+        leaves = self._read(step, {"model": to_leaves(template)}, frozen)
+        return from_leaves(template, leaves)
 
-    def _read(self, step: int, items: dict[str, Leaves]) -> Leaves:
+    def _read(
+        self, step: int, items: dict[str, Leaves], frozen: Mapping[str, Any] | None
+    ) -> Leaves:
         facts = self.facts(step)
+        added = self._left_out(step, facts, frozen or {})
+        items = {
+            item: {k: v for k, v in leaves.items() if k not in added}
+            for item, leaves in items.items()
+        }
         if facts.format > FORMAT:
             raise CheckpointError(
                 f"checkpoint {step} in {self.directory} has format {facts.format}, "
@@ -484,7 +490,25 @@ class Checkpoints:
                     f"{name} has shape {leaf.shape}, the config makes it "
                     f"{expected[name].shape}; use its config or a new workdir"
                 )
-        return leaves
+        return leaves | added
+
+    def _left_out(
+        self, step: int, facts: CheckpointFacts, frozen: Mapping[str, Any]
+    ) -> Leaves:
+        """The weights that a checkpoint left out. Raises CheckpointError for others."""
+        found = {
+            name: np.asarray(frozen[name]) for name in facts.left_out if name in frozen
+        }
+        digests = leaf_digests(found)
+        for name, digest in facts.left_out.items():
+            if digests.get(name) != digest:
+                what = "is another in" if name in found else "is not in"
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.directory} was trained beside the "
+                    f"frozen weights of {facts.frozen.file if facts.frozen else ''}, "
+                    f"and {name} {what} those of config.init_from; give that file"
+                )
+        return found
 
 
 # In the names of folders that Orbax had not finished, and clears by itself.
@@ -498,24 +522,3 @@ def _is_step(name: str) -> bool:
 def _some(names: set[str]) -> str:
     shown = sorted(names)[:4]
     return ", ".join(shown) + (" …" if len(names) > 4 else "") if shown else "nothing"
-
-
-class Manifest(NamedTuple):
-    """The digests of a step's files, and the SHA-256 of them all."""
-
-    files: dict[str, str]
-    sha256: str
-
-    @classmethod
-    def of(cls, files: dict[str, str]) -> "Manifest":
-        """Of files in any order."""
-        body = json.dumps(files, sort_keys=True)
-        return cls(files, hashlib.sha256(body.encode()).hexdigest())
-
-    @classmethod
-    def read(cls, path: Path) -> "Manifest":
-        """Raises ValueError or TypeError for one that is damaged."""
-        found = records.from_json(cls, json.loads(path.read_text()))
-        if found != cls.of(found.files):
-            raise ValueError("it does not fit its own digest")
-        return found

@@ -15,6 +15,7 @@ TRAINED_GROUPS = ("model", "dataset")
 TRAINED_FIELDS = (
     *CLIP_FIELDS,
     *("data.hold_out", "optimizer.ema_decay", "eval.max_error"),
+    *("trainable", "adapter.last_n", "adapter.rank", "adapter.alpha"),
 )
 # Of these groups, but no part of what the model is.
 FREE_FIELDS = ("dataset.allow_one_class", "model.remat", "model.cpu_kernels")
@@ -57,7 +58,7 @@ def as_trained(
       The config; a sentence about what it has otherwise than `config`, and one about
       what it has otherwise than the run; empty where there is nothing.
     """
-    trained = settings.flatten(own.to_dict())
+    trained = settings.ADDED | settings.flatten(own.to_dict())
     given = settings.flatten(config.to_dict())
     lacking = [name for name in given if is_fixed(name) and name not in trained]
     if lacking:

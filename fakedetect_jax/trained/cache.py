@@ -23,7 +23,7 @@ from tfds_ffpp.files import whole
 
 # Whose versions change what a model is made into, beside the code that is read here.
 _PACKAGES = ("flax", "jax", "jaxlib")
-_CODE = ("model", "trained/onnx_graph.py")
+_CODE = ("model", *(f"trained/onnx_{part}.py" for part in ("graph", "nodes", "vit")))
 _MOST_GRAPHS = 4  # ONNX, each as large as its model; what else is kept is small
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

@@ -20,8 +20,8 @@ from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.metrics.doubt import Band
-from fakedetect_jax.model import pixels
-from fakedetect_jax.settings import RULES
+from fakedetect_jax.model.pixels import Scale, scale_of
+from fakedetect_jax.settings import ADDED, RULES
 from fakedetect_jax.trained.foreign import (
     Blocks,
     Digest,
@@ -54,6 +54,8 @@ from tfds_ffpp.frames.prepare import Preparation
 PROJECT, FORMAT = "fakedetect-jax", 2
 MAX_CLIP_PIXELS = 1 << 25  # of all frames of a clip: 64 frames of 512x512 are half
 MAX_STORED_PIXELS = 1 << 28  # of all stored frames of a window
+MAX_PATCHES = 1 << 12  # of a frame; attention takes the square of it
+LEAST_PATCH = 14  # pixels, of the named transformers
 
 
 # What it says ----------------------------------------------------------------------
@@ -152,6 +154,10 @@ _MODEL = {
     "stage_sizes": Blocks(),
     "width": Whole(1, 4096),
     "lstm_features": Whole(1, 16384),
+    "patch_size": Whole(1, 256),
+    "depth": Whole(1, 200),
+    "num_heads": Whole(1, 256),
+    "registers": Whole(0, 64),
     "backbone": Text(),
     "stem": Text(),
     "block": Text(),
@@ -220,6 +226,15 @@ _EARLIER = {
 }
 
 
+def _completed(facts: Fields) -> Fields:
+    """With the fields that an earlier version did not write."""
+    config = facts.get("config")
+    if isinstance(config, dict) and isinstance(config.get("model"), dict):
+        added = {k[6:]: v for k, v in ADDED.items() if k.startswith("model.")}
+        config = {**config, "model": {**added, **config["model"]}}
+    return {**_EARLIER, **facts, "config": config}
+
+
 def check(facts: Any) -> Description:
     """The record of a description. Raises ValueError, in a clause, for one that cannot
     be used."""
@@ -230,7 +245,7 @@ def check(facts: Any) -> Description:
             f"its format is {shortened(facts.get('format'))}, this version reads "
             f"{FORMAT}"
         )
-    whole = {**_EARLIER, **facts} if isinstance(facts, dict) else facts
+    whole = _completed(facts) if isinstance(facts, dict) else facts
     if fault := fault_in(whole, SCHEMA):
         raise ValueError(fault)
     described: Description = records.from_json(Description, whole)
@@ -269,7 +284,12 @@ def _misfit(described: Description) -> str | None:
         return f"clips of {clip} frames of {side} pixels are too large"
     if stored * side**2 > MAX_STORED_PIXELS:
         return f"{stored} frames of {side} pixels are too large"
-    wanted = preprocessed(preparation, prepared.window_frames, clips)
+    model = config.model
+    patch = model["patch_size"] if model["backbone"] == "vit" else LEAST_PATCH
+    is_resnet = str(model["backbone"]).startswith("resnet")
+    if not is_resnet and (side // patch) ** 2 > MAX_PATCHES:
+        return f"frames of {side} pixels have too many patches"
+    wanted = preprocessed(preparation, prepared.window_frames, clips, config.model)
     if dataclasses.asdict(prepared) != as_json(dataclasses.asdict(wanted)):
         return "its preprocessing is not that of this version"
     known = described.guard
@@ -285,10 +305,11 @@ def _misfit(described: Description) -> str | None:
 
 
 def preprocessed(
-    preparation: Preparation, window_frames: int, clips: Clips
+    preparation: Preparation, window_frames: int, clips: Clips, model: Fields
 ) -> Preprocessing:
     """model.json's preprocessing: all that lies between a file and the network.
 
+    model: the fields of the config's group of that name.
     docs/predict.md says the same in words; examples/score_with_onnx.py does it.
     """
     side = preparation.image_size
@@ -298,13 +319,14 @@ def preprocessed(
         window_frames=window_frames,
         input=f"RGB uint8 [clips, {clips.clip_frames}, {side}, {side}, 3] and "
         "length int32 [clips]",
-        rules=rules(),
+        rules=rules(scale_of(model["backbone"], model["vit_style"])),
     )
 
 
-def rules() -> Json:
+def rules(scale: Scale) -> Json:
     """What is the same for all models of this version, on the way to the network.
 
+    But for the scale, which the network's backbone expects.
     Python notation; `//` is the quotient rounded down, `round` goes to the even one.
     """
     ways = [
@@ -359,8 +381,8 @@ def rules() -> Json:
         "and the last one is repeated; none is scored where m < clip_frames",
         "normalise": {
             "where": "in the program: (x / 255 - mean) / std",
-            "mean": pixels.MEAN,
-            "std": pixels.STD,
+            "mean": scale.mean,
+            "std": scale.std,
         },
         "video_score": "mean over all clips of a face of sigmoid(logit); the highest "
         "of its faces",

@@ -283,8 +283,8 @@ def _card(path: Path, step: int, weights: str, *, made: bool = False) -> str:
     warning = "Trained on made videos: its scores mean nothing on real ones.\n\n"
     return (
         f"# {path.name}\n\n{warning if made else ''}"
-        "A ResNet + LSTM that scores videos of faces with the probability that the "
-        f"face was forged; checkpoint of step {step}.\n\n"
+        "Scores videos of faces with the probability that the face was forged; "
+        f"checkpoint of step {step}.\n\n"
         "No evaluation of it is recorded: how often it is wrong is not known.\n\n"
         "A score is a hint, not a proof.\n"
     )
@@ -324,7 +324,7 @@ def describe(model: TrainedModel) -> Description:
             data=clips,
         ),
         preprocessing=description.preprocessed(
-            model.preparation, model.window_frames, clips
+            model.preparation, model.window_frames, clips, config.model.to_dict()
         ),
         calibration=Calibration(
             model.temperature, model.threshold, model.band, model.calibration

@@ -4,14 +4,15 @@ The general converter for JAX needs an older Orbax than ours; and ONNX has an LS
 takes lengths, which says more than a traced loop.
 """
 
-from typing import Any
-
 import numpy as np
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.model.network import BACKBONES, STEMS, FakeDetector, Variables
-from fakedetect_jax.model.pixels import MEAN, STD
-from fakedetect_jax.run.leaves import Leaves, to_leaves
+from fakedetect_jax.model.backbones.resnet import STEMS
+from fakedetect_jax.model.network import FakeDetector, Variables, resnet_of, size_of
+from fakedetect_jax.model.pixels import scale_of
+from fakedetect_jax.run.leaves import to_leaves
+from fakedetect_jax.trained import onnx_vit
+from fakedetect_jax.trained.onnx_nodes import Graph, dense
 
 OPSET = 17
 IR_VERSION = 8  # of OPSET's time, so that older runtimes read it
@@ -37,7 +38,7 @@ def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
             "an ONNX graph needs the package onnx; in the clone, "
             "pip install -e '.[onnx]'"
         ) from error
-    graph = _Graph(to_leaves(variables), helper.make_node)
+    graph = Graph(to_leaves(variables), helper.make_node)
     width = _detector(graph, model, clip_shape)
     shape = ["clips", *clip_shape]
     known_by = ["clips", width]
@@ -64,70 +65,38 @@ def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
     return whole.SerializeToString()
 
 
-class _Graph:
-    """Nodes and constants in the making."""
-
-    def __init__(self, leaves: Leaves, make_node):
-        self._leaves, self._make_node = leaves, make_node
-        self.nodes: list[Any] = []
-        self.constants: dict[str, np.ndarray] = {}
-
-    def weight(self, name: str) -> np.ndarray:
-        """A parameter or statistic as float32."""
-        return np.asarray(self._leaves[name], np.float32)
-
-    def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """Adds a constant; returns its name."""
-        name = f"constant{len(self.constants)}"
-        self.constants[name] = np.ascontiguousarray(np.asarray(value, dtype))
-        return name
-
-    def integers(self, *values: int) -> str:
-        """A constant shape or list of axes."""
-        return self.constant(values, np.int64)
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a parameter."""
-        return name in self._leaves
-
-    def add(
-        self,
-        kind: str,
-        *inputs: str,
-        name: str = "",
-        output: int = 0,
-        **attributes: Any,
-    ) -> str:
-        """Adds a node of which one output is used; returns that one's name."""
-        name = name or f"{kind}{len(self.nodes)}"
-        outputs = [""] * output + [name]
-        self.nodes.append(self._make_node(kind, list(inputs), outputs, **attributes))
-        return name
-
-
-def _detector(graph: _Graph, model: FakeDetector, clip_shape) -> int:
+def _detector(graph: Graph, model: FakeDetector, clip_shape) -> int:
     """Adds all nodes; the width of a clip's features."""
     frames, side = clip_shape[0], clip_shape[1]
     x = graph.add("Cast", "frames", to=1)  # 1 is float32
     x = graph.add("Reshape", x, graph.integers(-1, side, side, 3))
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     x = graph.add("Div", x, graph.constant(255.0))
-    x = graph.add("Sub", x, graph.constant(np.reshape(MEAN, (1, 3, 1, 1))))
-    x = graph.add("Div", x, graph.constant(np.reshape(STD, (1, 3, 1, 1))))
-    x, width = _backbone(graph, model, x)
-    x = graph.add("GlobalAveragePool", x)
+    mean, std = scale_of(model.backbone, model.vit_style)
+    x = graph.add("Sub", x, graph.constant(np.reshape(mean, (1, 3, 1, 1))))
+    x = graph.add("Div", x, graph.constant(np.reshape(std, (1, 3, 1, 1))))
+    size = size_of(model)
+    if size:
+        patches = (side // size.patch) ** 2
+        x, width = onnx_vit.features(graph, size, patches, x), size.width
+    else:
+        x, width = _resnet(graph, model, x)
     features = graph.add("Reshape", x, graph.integers(-1, frames, width))
+    if model.unit_features:
+        length_of = graph.add("ReduceL2", features, axes=[2], keepdims=1)
+        length_of = graph.add("Max", length_of, graph.constant(1e-6))
+        features = graph.add("Div", features, length_of)
     length = graph.add("Max", "length", graph.constant([1], np.int32))
     _mean_features(graph, features, length, frames)
     if model.frame_only:
         logits = _mean_over_frames(graph, features, length, frames)
     else:
-        logits = _dense(graph, _lstm(graph, model, features, length, frames), "head")
+        logits = dense(graph, _lstm(graph, model, features, length, frames), "head")
     graph.add("Squeeze", logits, graph.integers(1), name="logits")
     return width
 
 
-def _conv(graph: _Graph, x: str, conv: str, norm: str, stride: int) -> tuple[str, int]:
+def _conv(graph: Graph, x: str, conv: str, norm: str, stride: int) -> tuple[str, int]:
     """Convolution and BatchNorm of these names below the backbone; and the channels."""
     kernel = graph.weight(f"params.backbone.{conv}.kernel")
     pad = kernel.shape[0] // 2
@@ -144,8 +113,9 @@ def _conv(graph: _Graph, x: str, conv: str, norm: str, stride: int) -> tuple[str
     return graph.add("BatchNormalization", x, *parts, epsilon=EPSILON), kernel.shape[3]
 
 
-def _backbone(graph: _Graph, model: FakeDetector, x: str) -> tuple[str, int]:
-    sizes, kind = BACKBONES.get(model.backbone, (model.stage_sizes, model.block))
+def _resnet(graph: Graph, model: FakeDetector, x: str) -> tuple[str, int]:
+    """Features of images, and how many."""
+    sizes, kind = resnet_of(model)
     _, stride, pool = STEMS[model.stem]
     x, width = _conv(graph, x, "conv1", "bn1", stride)
     x = graph.add("Relu", x)
@@ -166,19 +136,11 @@ def _backbone(graph: _Graph, model: FakeDetector, x: str) -> tuple[str, int]:
                 names = f"{block}.downsample_conv", f"{block}.downsample_bn"
                 shortcut, _ = _conv(graph, x, *names, stride)
             x = graph.add("Relu", graph.add("Add", y, shortcut))
-    return x, width
-
-
-def _dense(graph: _Graph, x: str, name: str) -> str:
-    y = graph.add("MatMul", x, graph.constant(graph.weight(f"params.{name}.kernel")))
-    bias = f"params.{name}.bias"
-    if not graph.has(bias):
-        return y
-    return graph.add("Add", y, graph.constant(graph.weight(bias)))
+    return graph.add("GlobalAveragePool", x), width
 
 
 def _lstm(
-    graph: _Graph, model: FakeDetector, features: str, length: str, frames: int
+    graph: Graph, model: FakeDetector, features: str, length: str, frames: int
 ) -> str:
     """[B,T,D] -> what the head sees of a clip."""
     names = ("forward", "backward")[: 1 + model.bidirectional]
@@ -217,7 +179,7 @@ def _lstm(
     return _weighted(graph, model, y, _mask(graph, length, frames))
 
 
-def _at_the_end(graph: _Graph, states: str, length: str, frames: int) -> str:
+def _at_the_end(graph: Graph, states: str, length: str, frames: int) -> str:
     """The state [B,F] of the last frame that counts."""
     steps_T = graph.constant(np.arange(1, frames + 1), np.int32)
     end = graph.add("Unsqueeze", length, graph.integers(1))
@@ -228,17 +190,17 @@ def _at_the_end(graph: _Graph, states: str, length: str, frames: int) -> str:
     return graph.add("Squeeze", pooled, graph.integers(1))
 
 
-def _mask(graph: _Graph, length: str, frames: int) -> str:
+def _mask(graph: Graph, length: str, frames: int) -> str:
     """Which frames count, bool[B,T]."""
     steps_T = graph.constant(np.arange(frames), np.int32)
     return graph.add("Less", steps_T, graph.add("Unsqueeze", length, graph.integers(1)))
 
 
-def _weighted(graph: _Graph, model: FakeDetector, states: str, mask: str) -> str:
+def _weighted(graph: Graph, model: FakeDetector, states: str, mask: str) -> str:
     """The mean of the states [B,T,F], or their sum by attention."""
     if model.pooling == "attention":
-        hidden = graph.add("Tanh", _dense(graph, states, "pool.hidden"))
-        score = _dense(graph, hidden, "pool.score")
+        hidden = graph.add("Tanh", dense(graph, states, "pool.hidden"))
+        score = dense(graph, hidden, "pool.score")
         score = graph.add("Squeeze", score, graph.integers(2))
     else:
         score = graph.constant(0.0)
@@ -249,7 +211,7 @@ def _weighted(graph: _Graph, model: FakeDetector, states: str, mask: str) -> str
     return graph.add("Squeeze", pooled, graph.integers(1))
 
 
-def _mean_features(graph: _Graph, features: str, length: str, frames: int) -> None:
+def _mean_features(graph: Graph, features: str, length: str, frames: int) -> None:
     """The output of that name: the features' mean over the frames that count, [B,D]."""
     weight = graph.add("Cast", _mask(graph, length, frames), to=1)
     weight = graph.add("Unsqueeze", weight, graph.integers(1))
@@ -259,9 +221,9 @@ def _mean_features(graph: _Graph, features: str, length: str, frames: int) -> No
     graph.add("Div", total, graph.add("Cast", count, to=1), name="features")
 
 
-def _mean_over_frames(graph: _Graph, features: str, length: str, frames: int) -> str:
+def _mean_over_frames(graph: Graph, features: str, length: str, frames: int) -> str:
     """The mean of the frames' own logits, [B,1]."""
-    logits = graph.add("Squeeze", _dense(graph, features, "head"), graph.integers(2))
+    logits = graph.add("Squeeze", dense(graph, features, "head"), graph.integers(2))
     mask = _mask(graph, length, frames)
     kept = graph.add("Where", mask, logits, graph.constant(0.0))
     total = graph.add("ReduceSum", kept, graph.integers(1), keepdims=1)

@@ -49,24 +49,36 @@ def read_variables(
 ) -> "Variables":
     """The model's variables at a step, on the host; averaged ones where kept.
 
-    Averaged parameters come with the averaged statistics, as in training's validation.
-    Optimiser and schedule are not looked at, so those of another version don't matter.
+    Averaged parameters come with the averaged statistics, as in training's validation,
+    and low-rank changes within the kernels that they change. Optimiser and schedule are
+    not looked at, so those of another version don't matter.
     """
+    from fakedetect_jax.model import pretrained, trainable
+
     wanted = abstract_variables(config, cache)
-    digests = checkpoints.facts(step).digests
+    facts = checkpoints.facts(step)
+    digests = facts.digests
+    if any(name.startswith(f"params.{trainable.LORA}.") for name in digests):
+        wanted["params"] = trainable.abstract_adapters(
+            wanted["params"], trainable.of_config(config)
+        )
     if any(name.startswith("ema_params.") for name in digests):
-        wanted |= {f"ema_{name}": wanted[name] for name in ("params", "batch_stats")}
-    variables = checkpoints.restore_model(step, wanted)
-    averaged = {
-        name: variables.pop(f"ema_{name}")
-        for name in ("params", "batch_stats")
-        if f"ema_{name}" in variables
-    }
-    return {**variables, **averaged}
+        wanted["ema_params"], _ = trainable.split(
+            wanted["params"], lambda names: f"ema_params.{'.'.join(names)}" in digests
+        )
+        wanted["ema_batch_stats"] = wanted["batch_stats"]
+    frozen = None
+    if facts.frozen:
+        frozen = pretrained.frozen_weights(config)
+    variables = checkpoints.restore_model(step, wanted, frozen)
+    params = trainable.join(variables["params"], variables.get("ema_params", {}))
+    batch_stats = variables.get("ema_batch_stats", variables["batch_stats"])
+    return {"params": trainable.merged(params), "batch_stats": batch_stats}
 
 
 def checkpoint_digest(facts: "CheckpointFacts") -> str:
     """SHA-256 over the digests of a checkpoint's weights and statistics."""
     kept = ("params.", "batch_stats.", "ema_params.", "ema_batch_stats.")
-    weights = {k: v for k, v in facts.digests.items() if k.startswith(kept)}
+    every = facts.digests | facts.left_out
+    weights = {k: v for k, v in every.items() if k.startswith(kept)}
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()

@@ -52,7 +52,7 @@ def test_the_running_score_is_the_models(fields):
     np.testing.assert_allclose(found.logits, logits, atol=1e-5)
     ends = np.asarray(found.running)[np.arange(8), clips[1] - 1]
     np.testing.assert_allclose(ends, logits, atol=1e-5)
-    frames = steps.normalise(jnp.asarray(clips[0]) / jnp.float32(255))
+    frames = steps.normalise(model, jnp.asarray(clips[0]) / jnp.float32(255))
     expected = model.apply(
         variables, frames, clips[1], train=False, method="frame_logits"
     )
@@ -63,7 +63,7 @@ def head_and_maps(**fields):
     """What contributions takes, but for the lengths, and the lengths."""
     model, variables, clips = make(**fields)
     apply: Any = functools.partial(model.apply, variables, train=False)
-    frames = steps.normalise(jnp.asarray(clips[0]) / jnp.float32(255))
+    frames = steps.normalise(model, jnp.asarray(clips[0]) / jnp.float32(255))
     maps = jnp.asarray(apply(frames, method="backbone_features"))
     head: Any = functools.partial(apply, method="head_from_features")
     return head, maps, jnp.asarray(clips[1])

@@ -13,11 +13,12 @@ from safetensors.numpy import save_file
 from fakedetect_jax import settings, train
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import network, pretrained
+from fakedetect_jax.model.backbones import resnet as resnets
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.trained.weights import read_variables
 
 
-def detector(resnet: network.ResNet) -> network.FakeDetector:
+def detector(resnet: resnets.ResNet) -> network.FakeDetector:
     """A detector with that backbone."""
     return network.FakeDetector(
         backbone="resnet",
@@ -36,7 +37,7 @@ def load(path, resnet):
 @pytest.mark.parametrize(
     "model",
     [
-        *(network.FakeDetector(backbone=name) for name in network.BACKBONES),
+        *(network.FakeDetector(backbone=name) for name in resnets.BACKBONES),
         network.FakeDetector(
             backbone="resnet", stage_sizes=(2, 1), width=8, stem="small2"
         ),
@@ -150,7 +151,7 @@ def test_features_equal_the_definition_in_numpy(block, size, tmp_path):
     weights = random_weights(block, (1, 2), 4)
     path = tmp_path / "tiny.safetensors"
     save_file(weights, path)
-    resnet = network.ResNet((1, 2), block=block, width=4)
+    resnet = resnets.ResNet((1, 2), block=block, width=4)
     image = np.random.default_rng(1).normal(size=(1, size, size, 3)).astype(np.float32)
 
     found = np.asarray(resnet.apply(load(path, resnet), image, False))
@@ -159,7 +160,7 @@ def test_features_equal_the_definition_in_numpy(block, size, tmp_path):
     np.testing.assert_allclose(found[0].transpose(2, 0, 1), wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", list(network.BACKBONES))
+@pytest.mark.parametrize("name", list(resnets.BACKBONES))
 def test_features_equal_torch(name, tmp_path):
     torch = pytest.importorskip(
         "torch", reason="PyTorch is not installed (extra bench)"
@@ -181,8 +182,8 @@ def test_features_equal_torch(name, tmp_path):
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = peer(images).numpy().transpose(0, 2, 3, 1)
-    sizes, block = network.BACKBONES[name]
-    resnet = network.ResNet(sizes, block=block)
+    sizes, block = resnets.BACKBONES[name]
+    resnet = resnets.ResNet(sizes, block=block)
 
     variables = load(path, resnet)
     images_NHWC = images.numpy().transpose(0, 2, 3, 1)
@@ -195,7 +196,7 @@ def test_features_equal_torch(name, tmp_path):
 @pytest.fixture
 def tiny():
     """A backbone and a file's tensors that fit it."""
-    return network.ResNet((1, 1), block="basic", width=4), random_weights(
+    return resnets.ResNet((1, 1), block="basic", width=4), random_weights(
         "basic", (1, 1), 4
     )
 
@@ -230,10 +231,10 @@ def test_everything_that_does_not_fit_is_named_at_once(tiny, tmp_path):
 
 
 def test_another_resnet_is_recognised(tmp_path):
-    sizes, block = network.BACKBONES["resnet34"]
+    sizes, block = resnets.BACKBONES["resnet34"]
     save_file(random_weights(block, sizes, 4), tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="blocks are those of resnet34"):
-        load(tmp_path / "other.safetensors", network.ResNet((3, 4, 6, 3)))
+        load(tmp_path / "other.safetensors", resnets.ResNet((3, 4, 6, 3)))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ def test_weights_that_cannot_work_are_refused_before_devices_and_data(
     launchpad, tiny_config, tmp_path, name, said
 ):
     if name.startswith("another"):
-        sizes, block = network.BACKBONES["resnet18"]
+        sizes, block = resnets.BACKBONES["resnet18"]
         save_file(random_weights(block, sizes, 4), tmp_path / name)
     (tmp_path / "resnet50.pth").write_bytes(b"PK")
     code, _, err = launchpad.run(

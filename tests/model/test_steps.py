@@ -146,11 +146,11 @@ def test_places_are_learnt_from_the_masks_that_are_known(small, frame_weight):
     added = loss_of(settings, state.params) - loss_of(without, state.params)
     frames, _ = steps.prepare_inputs(settings, state.step, batch)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    (_, places), _ = settings.model.apply(
+    (_, _, places), _ = settings.model.apply(
         *(variables, frames, batch.length),
         train=True,
         mutable=["batch_stats"],
-        method="logits_and_patches",
+        method="training_outputs",
     )
     share = np.asarray(
         jax.image.resize(masks / np.float32(254), places.shape, "linear")

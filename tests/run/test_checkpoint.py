@@ -206,14 +206,14 @@ def test_no_save_is_noted_as_under_way_after_it_was_sealed(folder):
 
 def test_nothing_waits_while_a_save_is_sealed(folder, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
-    digests = checkpoint._file_digests
+    digests = checkpoint.file_digests
 
     def held(*arguments, **options):
         begun.set()
         assert go_on.wait(20)
         return digests(*arguments, **options)
 
-    monkeypatch.setattr(checkpoint, "_file_digests", held)
+    monkeypatch.setattr(checkpoint, "file_digests", held)
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, put(make_state(1)), FACTS)
     while not begun.wait(0.01):

@@ -14,8 +14,8 @@ from fakedetect_jax.settings import batch_shape, clip_shape
 
 TRAINED, SCORED, EXPLAINED = "train", "eval", "explain"
 # Of the LSTM over time, forward; and backward for a gradient. An explanation has one
-# for the score, one for the score of each frame, and two for the gradient.
-LOOPS = {TRAINED: 2, SCORED: 1, EXPLAINED: 4}
+# for the scores of all frames, of which one is the clip's, and two for the gradient.
+LOOPS = {TRAINED: 2, SCORED: 1, EXPLAINED: 3}
 
 
 class Program(NamedTuple):

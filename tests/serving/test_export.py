@@ -64,7 +64,9 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
         "cross_fitted_loss",
     }
     assert facts["trained_on_made_videos"] is True
-    assert facts["preprocessing"]["rules"]["normalise"]["mean"] == list(pixels.MEAN)
+    assert facts["preprocessing"]["rules"]["normalise"]["mean"] == list(
+        pixels.IMAGENET.mean
+    )
     assert facts["config"]["model"]["lstm_features"] == 8
     assert "Before you trust this" in (exported / "README.md").read_text()
     told = json.dumps(facts)

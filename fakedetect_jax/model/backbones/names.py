@@ -1,0 +1,184 @@
+"""What Hugging Face and timm call the tensors of a vision transformer."""
+
+import re
+from typing import NamedTuple
+
+from fakedetect_jax.model.backbones.vit import Size, variable_shapes
+
+Key = tuple[str, ...]
+
+
+class Source(NamedTuple):
+    """A tensor of a file, or one of several equal parts of its rows."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
+
+    def below(self, begin: str) -> "Source":
+        """The same of a module of that name."""
+        return self._replace(name=begin + self.name)
+
+
+Scheme = dict[Key, Source | None]  # None: the file leaves it out, and it is zero
+# Our module -> theirs, whose leaves follow; or our variable -> theirs.
+Names = dict[str, Source]
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def _names(**names: str | Source) -> Names:
+    return {
+        ours.replace("__", "/"): Source(theirs) if isinstance(theirs, str) else theirs
+        for ours, theirs in names.items()
+    }
+
+
+def _below(ours: str, theirs: str, names: Names) -> Names:
+    return {f"{ours}/{k}": source.below(theirs) for k, source in names.items()}
+
+
+def _attention(query: str, key: str, value: str, out: str) -> Names:
+    of = {"query": query, "key": key, "value": value, "out": out}
+    return _names(**{f"attention__{name}": theirs for name, theirs in of.items()})
+
+
+def _fused(name: str, out: str) -> Names:
+    """Query, key and value one below the other in one tensor."""
+    kinds = enumerate(("query", "key", "value"))
+    parts = {f"attention/{kind}": Source(name, i, 3) for i, kind in kinds}
+    return parts | _names(attention__out=out)
+
+
+_MLP = {"mlp/in": Source("mlp.fc1."), "mlp/out": Source("mlp.fc2.")}
+_NORMS = {"norm1": Source("norm1."), "norm2": Source("norm2.")}
+
+_CLIP_BLOCK = {
+    **_names(norm1="layer_norm1.", norm2="layer_norm2."),
+    **_below(
+        "attention",
+        "self_attn.",
+        _names(query="q_proj.", key="k_proj.", value="v_proj.", out="out_proj."),
+    ),
+    **_MLP,
+}
+_SIGLIP_POOL = {
+    **_names(probe="probe", norm="layernorm."),
+    **_fused("attention.in_proj_", "attention.out_proj."),
+    **_MLP,
+}
+CLIP = {
+    **_names(
+        embed="embeddings.patch_embedding.",
+        embed__positions="embeddings.position_embedding.weight",
+        embed__pre_norm="pre_layrnorm.",
+        norm="post_layernorm.",
+    ),
+    "embed/class_token": Source("embeddings.class_embedding"),
+    **_below("block", "encoder.layers.{}.", _CLIP_BLOCK),
+    **_below("attention_pool", "head.", _SIGLIP_POOL),
+}
+_DINO_ATTENTION = _attention(
+    "attention.attention.query.",
+    "attention.attention.key.",
+    "attention.attention.value.",
+    "attention.output.dense.",
+)
+_DINO_SCALES = _names(scale1="layer_scale1.lambda1", scale2="layer_scale2.lambda1")
+_DINOV2_BLOCK = {**_NORMS, **_DINO_ATTENTION, **_DINO_SCALES, **_MLP}
+_PLAIN_BLOCK = {
+    **_names(norm1="layernorm_before.", norm2="layernorm_after."),
+    **_DINO_ATTENTION,
+    **_names(mlp__in="intermediate.dense.", mlp__out="output.dense."),
+}
+_DINOV3_BLOCK = {
+    **_NORMS,
+    **_attention(*(f"attention.{letter}_proj." for letter in "qkvo")),
+    **_DINO_SCALES,
+    **_names(mlp__in="mlp.up_proj.", mlp__out="mlp.down_proj."),
+}
+_DINO_EMBED = {
+    "embed": Source("embeddings.patch_embeddings.projection."),
+    "embed/class_token": Source("embeddings.cls_token"),
+    "embed/positions": Source("embeddings.position_embeddings"),
+    "embed/registers": Source("embeddings.register_tokens"),
+    "norm": Source("layernorm."),
+}
+DINOV2 = {**_DINO_EMBED, **_below("block", "encoder.layer.{}.", _DINOV2_BLOCK)}
+PLAIN = {**_DINO_EMBED, **_below("block", "encoder.layer.{}.", _PLAIN_BLOCK)}
+DINOV3 = {
+    **_DINO_EMBED,
+    **_names(embed="embeddings.patch_embeddings.", norm="norm."),
+    **_below("block", "layer.{}.", _DINOV3_BLOCK),
+}
+_TIMM_EMBED = {
+    "embed": Source("patch_embed.proj."),
+    "embed/class_token": Source("cls_token"),
+    "embed/positions": Source("pos_embed"),
+    "embed/registers": Source("reg_token"),
+    "embed/pre_norm": Source("norm_pre."),
+    "norm": Source("norm."),
+}
+_TIMM_BLOCK = {
+    **_NORMS,
+    **_fused("attn.qkv.", "attn.proj."),
+    **_names(scale1="ls1.gamma", scale2="ls2.gamma"),
+    **_MLP,
+}
+_TIMM_POOL = {
+    **_names(probe="latent", norm="norm.", attention__query="q."),
+    **_names(attention__key=Source("kv.", 0, 2), attention__value=Source("kv.", 1, 2)),
+    **_names(attention__out="proj."),
+    **_MLP,
+}
+TIMM = {
+    **_TIMM_EMBED,
+    **_below("block", "blocks.{}.", _TIMM_BLOCK),
+    **_below("attention_pool", "attn_pool.", _TIMM_POOL),
+}
+# timm has each DINOv3 with biases of query and value, and without: they are zero.
+_BIASES = ("block/attention/query/bias", "block/attention/value/bias")
+_TIMM_DINOV3_BLOCK = {**_TIMM_BLOCK, **_names(scale1="gamma_1", scale2="gamma_2")}
+TIMM_DINOV3 = {**_TIMM_EMBED, **_below("block", "blocks.{}.", _TIMM_DINOV3_BLOCK)}
+TIMM_DINOV3_BIASED = {
+    **TIMM_DINOV3,
+    _BIASES[0]: Source("blocks.{}.attn.q_bias"),
+    _BIASES[1]: Source("blocks.{}.attn.v_bias"),
+}
+OF_STYLE = {
+    "plain": (PLAIN, TIMM),
+    "clip": (CLIP, TIMM),
+    "siglip2": (CLIP, TIMM),
+    "dinov2": (DINOV2, TIMM),
+    "dinov3": (DINOV3, TIMM_DINOV3, TIMM_DINOV3_BIASED),
+}
+# What stands before every name in a file of a larger model, and what else such a file
+# holds that features have no use for.
+PREFIXES = ("vision_model.", "vit.", "dinov2.", "dinov2_with_registers.")
+UNUSED = (
+    *("text_model.", "text_projection.", "visual_projection.", "logit_", "decoder."),
+    *("classifier.", "pooler.", "head.weight", "head.bias", "fc_norm."),
+    *("embeddings.mask_token", "embeddings.position_ids"),
+)
+
+
+def schemes(size: Size) -> list[Scheme]:
+    """The names that files of such a transformer may have, of Hugging Face and timm."""
+    keys = list(variable_shapes(size, size.patch))
+    return [
+        {key: _source(key, names) for key in keys} for names in OF_STYLE[size.style]
+    ]
+
+
+def _source(key: Key, names: Names) -> Source | None:
+    top, *rest = key
+    number = re.fullmatch(r"block(\d+)", top)
+    index = number[1] if number else ""
+    path = ["block" if number else top, *rest]
+    whole = names.get("/".join(path))
+    if whole is not None:
+        return whole._replace(name=whole.name.format(index))
+    if "/".join(path) in _BIASES and names is TIMM_DINOV3:
+        return None
+    module = names["/".join(path[:-1])]
+    return module._replace(name=module.name.format(index) + _LEAVES[path[-1]])

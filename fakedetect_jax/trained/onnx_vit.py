@@ -1,0 +1,141 @@
+"""A vision transformer as nodes of an ONNX graph; as backbones/vit.py computes it."""
+
+import numpy as np
+
+from fakedetect_jax.model.backbones.vit import STYLES, Size, Turn, rotation
+from fakedetect_jax.trained.onnx_nodes import Graph, dense
+
+
+def features(graph: Graph, size: Size, patches: int, images: str) -> str:
+    """Normalised images [N,3,H,W] of so many patches -> features [N,1,D] or [N,D]."""
+    style = STYLES[size.style]
+    x = _embed(graph, size, images)
+    turn = rotation(size, patches)
+    for i in range(size.depth):
+        at = f"backbone.block{i}"
+        y = _norm(graph, size, x, f"{at}.norm1")
+        y = _attention(graph, size, y, y, f"{at}.attention", turn)
+        x = graph.add("Add", x, _scaled(graph, y, f"{at}.scale1"))
+        y = _mlp(graph, size, _norm(graph, size, x, f"{at}.norm2"), f"{at}.mlp")
+        x = graph.add("Add", x, _scaled(graph, y, f"{at}.scale2"))
+    x = _norm(graph, size, x, "backbone.norm")
+    if style.features == "class":
+        return graph.add("Gather", x, graph.integers(0), axis=1)
+    if style.features == "mean":
+        ends = [graph.integers(n) for n in (size.prefix, size.prefix + patches, 1)]
+        x = graph.add("Slice", x, *ends)
+        return graph.add("ReduceMean", x, axes=[1], keepdims=0)
+    return _attention_pool(graph, size, x)
+
+
+def _embed(graph: Graph, size: Size, images: str) -> str:
+    at = "params.backbone.embed."
+    kernel = graph.constant(graph.weight(f"{at}kernel").transpose(3, 2, 0, 1))
+    x = graph.add("Conv", images, kernel, strides=[size.patch] * 2)
+    x = graph.add("Reshape", x, graph.integers(0, size.width, -1))
+    x = graph.add("Transpose", x, perm=[0, 2, 1])
+    if graph.has(f"{at}bias"):
+        x = graph.add("Add", x, graph.constant(graph.weight(f"{at}bias")))
+    before = [
+        graph.weight(at + name)
+        for name in ("class_token", "registers")
+        if graph.has(at + name)
+    ]
+    if graph.has(f"{at}positions"):
+        rows = graph.weight(f"{at}positions")
+        own = STYLES[size.style].class_token
+        before = [before[0] + rows[:1], *before[1:]] if own else before
+        x = graph.add("Add", x, graph.constant(rows[own:]))
+    if before:
+        rows = graph.constant(np.concatenate(before))
+        first = graph.integers(0), graph.integers(1)
+        images = graph.add("Slice", graph.add("Shape", x), *first)
+        shape = graph.integers(size.prefix, size.width)
+        shape = graph.add("Concat", images, shape, axis=0)
+        x = graph.add("Concat", graph.add("Expand", rows, shape), x, axis=1)
+    if STYLES[size.style].pre_norm:
+        x = _norm(graph, size, x, "backbone.embed.pre_norm")
+    return x
+
+
+def _norm(graph: Graph, size: Size, x: str, name: str) -> str:
+    parts = [
+        graph.constant(graph.weight(f"params.{name}.{p}")) for p in ("scale", "bias")
+    ]
+    epsilon = STYLES[size.style].epsilon
+    return graph.add("LayerNormalization", x, *parts, epsilon=epsilon, axis=-1)
+
+
+def _scaled(graph: Graph, x: str, name: str) -> str:
+    if not graph.has(f"params.{name}"):
+        return x
+    return graph.add("Mul", x, graph.constant(graph.weight(f"params.{name}")))
+
+
+def _attention(
+    graph: Graph,
+    size: Size,
+    asking: str,
+    asked: str,
+    at: str,
+    turn: Turn | None = None,
+) -> str:
+    each = size.width // size.heads
+
+    def heads(x: str, name: str, perm: list[int], turned: bool) -> str:
+        y = dense(graph, x, f"{at}.{name}")
+        y = graph.add("Reshape", y, graph.integers(0, -1, size.heads, each))
+        y = _turned(graph, y, turn) if turned and turn else y
+        return graph.add("Transpose", y, perm=perm)
+
+    query = heads(asking, "query", [0, 2, 1, 3], True)
+    key = heads(asked, "key", [0, 2, 3, 1], True)
+    value = heads(asked, "value", [0, 2, 1, 3], False)
+    query = graph.add("Mul", query, graph.constant(each**-0.5))
+    weight = graph.add("Softmax", graph.add("MatMul", query, key), axis=-1)
+    y = graph.add("Transpose", graph.add("MatMul", weight, value), perm=[0, 2, 1, 3])
+    y = graph.add("Reshape", y, graph.integers(0, -1, size.width))
+    return dense(graph, y, f"{at}.out")
+
+
+def _turned(graph: Graph, x: str, turn: Turn) -> str:
+    """Each feature of the first half with its partner in the second, turned."""
+    cosine, sine = map(np.asarray, turn)
+    half = cosine.shape[-1] // 2
+    ends = [(0, half), (half, 2 * half)]
+    first, second = (
+        graph.add("Slice", x, *(graph.integers(n) for n in (*end, 3))) for end in ends
+    )
+    other = graph.add("Concat", graph.add("Neg", second), first, axis=3)
+    along = graph.add("Mul", x, graph.constant(cosine))
+    return graph.add("Add", along, graph.add("Mul", other, graph.constant(sine)))
+
+
+def _mlp(graph: Graph, size: Size, x: str, at: str) -> str:
+    y = dense(graph, x, f"{at}.in")
+    return dense(graph, _gelu(graph, y, STYLES[size.style].gelu), f"{at}.out")
+
+
+def _gelu(graph: Graph, x: str, kind: str) -> str:
+    def times(a: str, number: float) -> str:
+        return graph.add("Mul", a, graph.constant(number))
+
+    if kind == "quick":
+        return graph.add("Mul", x, graph.add("Sigmoid", times(x, 1.702)))
+    if kind == "exact":
+        bent = graph.add("Erf", times(x, 0.5**0.5))
+    else:
+        cube = graph.add("Mul", graph.add("Mul", x, x), x)
+        inner = graph.add("Add", x, times(cube, 0.044715))
+        bent = graph.add("Tanh", times(inner, (2 / np.pi) ** 0.5))
+    return graph.add("Mul", times(x, 0.5), graph.add("Add", bent, graph.constant(1.0)))
+
+
+def _attention_pool(graph: Graph, size: Size, x: str) -> str:
+    at = "backbone.attention_pool"
+    probe = graph.weight(f"params.{at}.probe")
+    asking = graph.constant(probe[None])
+    y = _attention(graph, size, asking, x, f"{at}.attention")
+    perceived = _mlp(graph, size, _norm(graph, size, y, f"{at}.norm"), f"{at}.mlp")
+    y = graph.add("Add", y, perceived)
+    return graph.add("Squeeze", y, graph.integers(1))
