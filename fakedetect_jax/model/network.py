@@ -107,7 +107,7 @@ class FakeDetector(nn.Module):
         return self.head_from_features(maps, length_B, train=train)
 
     def patch_logits(self, maps: jax.Array) -> jax.Array:
-        """The logit that a place is forged, float32[B,T,h,w], of the backbone's maps."""
+        """Logits that places are forged, float32[B,T,h,w], of the backbone's maps."""
         return self.places(self.patch(maps.astype(jnp.float32))[..., 0])
 
     def logits_and_features(
