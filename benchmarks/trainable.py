@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import table
 
-KINDS = ("all", "head", "norms", "lora", "last_n")
+KINDS = ("all", "head", "norms", "lora", "svd", "last_n")
 
 
 def main() -> None:

@@ -116,14 +116,18 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
     config.init_from = ""  # backbone weights: a .safetensors, see docs/weights.md
-    # Of the backbone: all | head (nothing of it) | norms | lora (changes of low rank,
-    # transformers only) | last_n (blocks or stages). What comes after it is trained.
+    # Of the backbone: all | head (nothing of it) | norms | lora (changes of low rank) |
+    # svd (the least singular values and vectors; these two: transformers only) |
+    # last_n (blocks or stages). What comes after it is trained.
     config.trainable = "all"
     config.adapter = ConfigDict(
         {
             "last_n": 1,  # last_n only: how many
-            "rank": 8,  # lora only
+            "rank": 8,  # lora and svd only
             "alpha": 16.0,  # lora only: changes count alpha / rank times
+            # svd only: weights of what keeps vectors orthonormal, and kernels' norms.
+            "orthogonality": 1.0,
+            "size": 1.0,
         }
     )
 

@@ -141,8 +141,11 @@ def first_state(
         copies.here(config.init_from), step_settings.model, config.dataset.image_size
     )
     statistics = backbone.batch_stats and {"backbone": backbone.batch_stats}
+    params = {**state.params, "backbone": backbone.params}
+    if step_settings.trainable.kind == "svd":  # of the kernels as they were loaded
+        params = jax.jit(step_settings.with_adapters)(params)
     loaded = state.replace(
-        params={**state.params, "backbone": backbone.params},
+        params=params,
         batch_stats={**state.batch_stats, **statistics},
     )
     if step_settings.ema_decay:

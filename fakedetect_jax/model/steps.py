@@ -87,6 +87,12 @@ class StepSettings(NamedTuple):
     accumulate: int  # in how many parts a batch is computed
     trainable: Trainable = Trainable()
 
+    def with_adapters(self, params: Any) -> Any:
+        """The parameters with what is trained in place of kernels."""
+        # fold_in(seed, 3): apart from the keys of parameters, training and evaluation.
+        key = jax.random.fold_in(jax.random.key(self.seed), 3)
+        return trainable.with_adapters(params, self.trainable, key)
+
     def split(self, params: Any) -> tuple[Any, Any]:
         """The parameters that are trained, and those that are not."""
         keep = trainable.is_trained(self.model, self.trainable)
@@ -139,9 +145,7 @@ def create_train_state(
     length = jnp.ones((1,), jnp.int32)
     variables = step_settings.model.init(params_key, frames, length, train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    # fold_in(seed, 3): apart from the keys of parameters, training and evaluation.
-    adapters_key = jax.random.fold_in(jax.random.key(step_settings.seed), 3)
-    params = trainable.with_adapters(params, step_settings.trainable, adapters_key)
+    params = step_settings.with_adapters(params)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -406,8 +410,10 @@ def objective(
     losses = clip_losses(logits, batch.label, smoothing)
     loss = jnp.sum(losses * valid) / counts.clips
     aside = (loss, logits, updated.get("batch_stats", {}))
+    part = jnp.sum(valid) / counts.clips
+    if step_settings.trainable.kind == "svd":
+        added += part * trainable.adapter_loss(params, step_settings.trainable)
     if on_sphere and features is not None:
-        part = jnp.sum(valid) / counts.clips
         added += part * sphere_loss(step_settings, features, batch)
     if not step_settings.frame_weight:
         return loss + added, aside

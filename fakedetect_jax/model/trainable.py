@@ -16,9 +16,10 @@ from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.network import FakeDetector, num_stages, size_of
 from fakedetect_jax.model.optimizer import stage_of
 
-KINDS = ("all", "head", "norms", "lora", "last_n")
-# Low-rank changes of the backbone's kernels lie here, beside "backbone" and "head".
-LORA = "lora"
+KINDS = ("all", "head", "norms", "lora", "svd", "last_n")
+# What is trained in place of the backbone's kernels lies in a group of the kind's name,
+# beside "backbone" and "head"; there, these leaves are trained.
+ADAPTERS = {"lora": ("a", "b"), "svd": ("u", "s", "v")}
 PROJECTIONS = ("query", "key", "value", "out")
 
 Tree = dict[str, Any]  # names to leaves, or to such as it
@@ -34,6 +35,8 @@ class Trainable(NamedTuple):
     last_n: int = 1
     rank: int = 8
     alpha: float = 16.0
+    orthogonality: float = 1.0
+    size: float = 1.0
 
 
 def of_config(config) -> Trainable:
@@ -44,10 +47,10 @@ def of_config(config) -> Trainable:
 def check(model: FakeDetector, trainable: Trainable) -> None:
     """Raises ConfigError for what such a backbone cannot train."""
     kind, stages = trainable.kind, num_stages(model)
-    if kind == "lora" and size_of(model) is None:
+    if kind in ADAPTERS and size_of(model) is None:
         raise ConfigError(
-            f"config.trainable is 'lora', but {model.backbone} has no attention whose "
-            "projections it could change; take a vision transformer, or 'last_n'"
+            f"config.trainable is {kind!r}, but {model.backbone} has no attention, "
+            "whose projections it changes; take a vision transformer, or 'last_n'"
         )
     if kind == "last_n" and not 1 <= trainable.last_n <= stages:
         raise ConfigError(
@@ -76,13 +79,17 @@ def is_trained(model: FakeDetector, trainable: Trainable) -> Callable:
         "all": lambda names: True,
         "head": lambda names: False,
         "norms": _is_norm,
-        "lora": lambda names: False,
+        **dict.fromkeys(ADAPTERS, lambda names: False),
         "last_n": lambda names: stage_of(names[1], stages) > stages - trainable.last_n,
     }
     inside = in_backbone[trainable.kind]
-    return lambda names: (
-        inside(names) if names[0] == "backbone" else names != (LORA, "scale")
-    )
+
+    def keep(names: tuple[str, ...]) -> bool:
+        if names[0] == "backbone":
+            return inside(names)
+        return names[0] not in ADAPTERS or names[-1] in ADAPTERS[names[0]]
+
+    return keep
 
 
 def _is_norm(names: tuple[str, ...]) -> bool:
@@ -117,57 +124,115 @@ def join(tree: Tree, other: Tree) -> Tree:
     return both
 
 
-# Low-rank changes ------------------------------------------------------------------
+# In place of kernels ---------------------------------------------------------------
 
 
 def with_adapters(params: Tree, trainable: Trainable, key: jax.Array) -> Tree:
-    """The parameters, with a change of rank `rank` for each projection of attention.
+    """The parameters, with what is trained in place of each projection of attention.
 
     LoRA (Hu et al. 2022): a kernel W becomes W + alpha / rank A B; A is drawn and B is
-    zero, so that training begins with W.
+    zero. Effort (Yan et al., ICML 2025): of W = U S V the `rank` smallest singular
+    values and their vectors are trained, the others stay. Either begins with W.
     """
-    if trainable.kind != "lora":
+    kind = trainable.kind
+    if kind not in ADAPTERS:
         return params
-    rank, backbone = trainable.rank, params["backbone"]
+    backbone = params["backbone"]
     blocks = sorted(name for name in backbone if name.startswith("block"))
     keys = iter(jax.random.split(key, len(blocks) * len(PROJECTIONS)))
+    make = {"lora": _low_rank, "svd": _least_part}[kind]
 
-    def change(layer: Tree) -> Tree:
-        rows, columns = layer["kernel"].shape
-        a = jax.random.normal(next(keys), (rows, rank)) / rows**0.5
-        return {"a": a, "b": jnp.zeros((rank, columns))}
-
-    def changes(block: str) -> Tree:
+    def adapters(block: str) -> Tree:
         layers = backbone[block]["attention"]
-        return {"attention": {name: change(layers[name]) for name in PROJECTIONS}}
+        made = {
+            n: make(layers[n]["kernel"], trainable, next(keys)) for n in PROJECTIONS
+        }
+        return {"attention": made}
 
+    return {**params, kind: {block: adapters(block) for block in blocks}}
+
+
+def _low_rank(kernel: jax.Array, trainable: Trainable, key: jax.Array) -> Tree:
+    (rows, columns), rank = kernel.shape, trainable.rank
+    a = jax.random.normal(key, (rows, rank)) / rows**0.5
     scale = jnp.float32(trainable.alpha / rank)
-    return {**params, LORA: {"scale": scale, **{b: changes(b) for b in blocks}}}
+    return {"a": a, "b": jnp.zeros((rank, columns)), "scale": scale}
+
+
+def _least_part(kernel: jax.Array, trainable: Trainable, key: jax.Array) -> Tree:
+    """The least singular values s and their vectors u, v, to be trained; and as they
+    were."""
+    del key  # nothing is drawn
+    u, s, v = jnp.linalg.svd(kernel, full_matrices=False)
+    rank = trainable.rank
+    least = {"u": u[:, -rank:], "s": s[-rank:], "v": v[-rank:]}
+    return least | {f"{name}0": jnp.array(part) for name, part in least.items()}
 
 
 def abstract_adapters(params: Tree, trainable: Trainable) -> Tree:
     """with_adapters of shapes: arrays without memory for arrays without memory."""
     made = jax.eval_shape(
-        lambda: with_adapters(params, trainable, jax.random.key(0))[LORA]
+        lambda: with_adapters(params, trainable, jax.random.key(0))[trainable.kind]
     )
-    empty = jax.tree.map(
-        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), made
-    )
-    return {**params, LORA: empty}
+
+    def empty(leaf: Any) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+    return {**params, trainable.kind: jax.tree.map(empty, made)}
 
 
 def merged(params: Tree) -> Tree:
     """The parameters as the network takes them, changes added to their kernels."""
-    if LORA not in params:
-        return params
-    changes = dict(params[LORA])
-    scale = changes.pop("scale")
+    for kind in ADAPTERS:
+        if kind in params:
+            rest = {name: value for name, value in params.items() if name != kind}
+            backbone = _changed(params["backbone"], params[kind])
+            return {**rest, "backbone": backbone}
+    return params
 
-    def changed(kernels: Tree, changes: Tree) -> Tree:
-        if "a" in changes:
-            kernel = kernels["kernel"] + scale * (changes["a"] @ changes["b"])
-            return {**kernels, "kernel": kernel}
-        return kernels | {k: changed(kernels[k], v) for k, v in changes.items()}
 
-    rest = {name: value for name, value in params.items() if name != LORA}
-    return {**rest, "backbone": changed(params["backbone"], changes)}
+def _changed(kernels: Tree, changes: Tree) -> Tree:
+    if "kernel" in kernels:
+        return {**kernels, "kernel": kernels["kernel"] + _change(changes)}
+    below = {name: _changed(kernels[name], change) for name, change in changes.items()}
+    return {**kernels, **below}
+
+
+def _change(adapter: Tree) -> Any:
+    """What is added to a kernel."""
+    if "a" in adapter:
+        return adapter["scale"] * (adapter["a"] @ adapter["b"])
+    now, before = (
+        (adapter[f"u{n}"] * adapter[f"s{n}"]) @ adapter[f"v{n}"] for n in ("", "0")
+    )
+    return now - before
+
+
+def adapter_loss(params: Tree, trainable: Trainable) -> jax.Array | float:
+    """What keeps the trained part of a kernel beside the frozen one, as Effort has it.
+
+    For each projection, on average: how far the singular vectors are from an
+    orthonormal basis, |[U1 U]' [U1 U] - 1|^2 and that of V, with U1 of the frozen part;
+    and how far the kernel's squared norm is from what it was. Zero at the start.
+    """
+    if "svd" not in params:
+        return 0.0
+    found = [
+        _apart(params["backbone"][block]["attention"][name]["kernel"], part, trainable)
+        for block, layers in params["svd"].items()
+        for name, part in layers["attention"].items()
+    ]
+    return sum(found) / len(found)
+
+
+def _apart(kernel: jax.Array, part: Tree, trainable: Trainable) -> jax.Array:
+    def askew(now: jax.Array, before: jax.Array) -> jax.Array:
+        own = jnp.sum((now.T @ now - jnp.eye(now.shape[1])) ** 2)
+        # What of it lies in the frozen part: a square matrix's vectors span all.
+        inside = jnp.sum(now**2) - jnp.sum((before.T @ now) ** 2)
+        return own + 2 * inside
+
+    square = askew(part["u"], part["u0"]) + askew(part["v"].T, part["v0"].T)
+    change = _change(part)
+    size = jnp.sum(change * (2 * kernel + change))  # |W + change|^2 - |W|^2
+    return trainable.orthogonality * square + trainable.size * jnp.abs(size)

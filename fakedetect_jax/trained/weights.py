@@ -58,7 +58,8 @@ def read_variables(
     wanted = abstract_variables(config, cache)
     facts = checkpoints.facts(step)
     digests = facts.digests
-    if any(name.startswith(f"params.{trainable.LORA}.") for name in digests):
+    groups = tuple(f"params.{kind}." for kind in trainable.ADAPTERS)
+    if any(name.startswith(groups) for name in digests):
         wanted["params"] = trainable.abstract_adapters(
             wanted["params"], trainable.of_config(config)
         )

@@ -16,7 +16,8 @@ from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import to_leaves
 from tests.model.test_steps import FRAMES, SIZE, random_batch
 
-FROZEN = ("head", "norms", "lora", "last_n")
+FROZEN = ("head", "norms", "lora", "svd", "last_n")
+IN_PLACE = tuple(trainable.ADAPTERS)
 CLIP = (FRAMES, SIZE, SIZE, 3)
 
 
@@ -81,7 +82,7 @@ def every(small, whole) -> dict[str, Any]:
 def test_gradients_are_those_of_a_run_that_trains_all(small, whole, every, kind):
     settings, state = begin(varied(small, kind), whole)
     found = gradients(settings, state, random_batch(8))
-    alike = {k: v for k, v in found.items() if not k.startswith("lora.")}
+    alike = {k: v for k, v in found.items() if not k.startswith(IN_PLACE)}
     assert ("head.kernel" in alike) and len(alike) < len(every)
     most = max(float(np.abs(leaf).max()) for leaf in every.values())
     for name, leaf in alike.items():
@@ -92,6 +93,12 @@ def test_gradients_are_those_of_a_run_that_trains_all(small, whole, every, kind)
         wanted = small.adapter.alpha / small.adapter.rank * a.T @ kernel
         b = found["lora.block1.attention.value.b"]
         np.testing.assert_allclose(b, wanted, atol=1e-6 * max(most, 1))
+    if kind == "svd":  # the kernel's gradient seen along its own directions
+        part = state.params["svd"]["block1"]["attention"]["value"]
+        kernel = every["backbone.block1.attention.value.kernel"]
+        wanted = np.diag(part["u"].T @ kernel @ part["v"].T)
+        s = found["svd.block1.attention.value.s"]
+        np.testing.assert_allclose(s, wanted, atol=1e-6 * max(most, 1))
 
 
 def test_the_gradients_of_parts_are_summed(small, whole):
@@ -130,9 +137,9 @@ def test_frozen_leaves_stay_to_the_bit(small, whole, kind):
     }
     averaged = to_leaves(state.eval_variables()["params"])
     frozen = [n for n in before if not keep(tuple(n.split("."))) and n in averaged]
-    assert frozen and not any(name.startswith("lora") for name in averaged)
+    assert frozen and not any(name.startswith(IN_PLACE) for name in averaged)
     for name in frozen:
-        changed = kind == "lora" and ".attention." in name and name.endswith("kernel")
+        changed = kind in IN_PLACE and ".attention." in name and name.endswith("kernel")
         assert (np.asarray(averaged[name]) == before[name]).all() != changed, name
 
 
@@ -199,7 +206,33 @@ def test_a_change_of_low_rank_begins_as_nothing_and_has_its_rank(small, whole):
     apart = np.subtract(*kernels)
     assert np.linalg.matrix_rank(apart, tol=1e-4) == config.adapter.rank
     np.testing.assert_allclose(apart, 8 * change["a"] @ change["b"], atol=1e-5)
-    assert settings.trainable.alpha / settings.trainable.rank == 8
+    assert change["scale"] == settings.trainable.alpha / settings.trainable.rank == 8
+
+
+def test_the_least_part_is_kept_beside_the_rest(small, whole):
+    """The losses are those of the full matrices, and nothing at the start."""
+    settings, state = begin(varied(small, "svd"), whole)
+    assert float(trainable.adapter_loss(state.params, settings.trainable)) < 1e-5
+    block, rng = state.params["svd"]["block2"]["attention"], np.random.default_rng(0)
+    part = block["out"]
+    for name in ("u", "s", "v"):
+        noise = rng.normal(size=part[name].shape) * 0.3
+        part[name] = part[name] + jnp.asarray(noise, jnp.float32)
+    kernel = whole.params["backbone"]["block2"]["attention"]["out"]["kernel"]
+    u, s, v = np.linalg.svd(np.asarray(kernel, np.float64))
+    rank = small.adapter.rank
+    u, v = (
+        np.concatenate(p, 1)
+        for p in ((u[:, :-rank], part["u"]), (v[:-rank].T, part["v"].T))
+    )
+    s = np.concatenate([s[:-rank], part["s"]])
+    now = (u * s) @ v.T
+    merged = trainable.merged(state.params)["backbone"]["block2"]["attention"]
+    np.testing.assert_allclose(merged["out"]["kernel"], now, atol=1e-5)
+    askew = sum(((m.T @ m - np.eye(16)) ** 2).sum() for m in (u, v))
+    size = abs((now**2).sum() - (np.asarray(kernel) ** 2).sum())
+    found = trainable.adapter_loss(state.params, settings.trainable)
+    np.testing.assert_allclose(found, (askew + size) / 12, rtol=1e-4)
 
 
 def bytes_of_l14(kind: str, load_config) -> tuple[int, int]:
