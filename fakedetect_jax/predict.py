@@ -83,6 +83,13 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         default="all",
         help="score every face (default), or the largest as the evaluation does",
     )
+    parser.add_argument(
+        "--shots",
+        choices=("find", "ignore"),
+        default="find",
+        help="look for cuts and judge each shot (default), or take each video for one "
+        "shot, which saves decoding it twice",
+    )
     _add_limits(parser)
     return parser.parse_args(argv)
 
@@ -259,6 +266,7 @@ def _load(arguments: argparse.Namespace, model: Path, videos: int) -> "Detector"
         batch_size=arguments.batch_size or 0,
         window_frames=arguments.window_frames or 0,
         all_faces=arguments.faces == "all",
+        find_shots=arguments.shots == "find",
         num_processes=arguments.processes or os.cpu_count() or 1,
         started=videos,
         backend=arguments.backend,

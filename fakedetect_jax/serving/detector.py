@@ -49,6 +49,7 @@ class Detector:
         batch_size: int = 0,
         window_frames: int = 0,
         all_faces: bool = True,
+        find_shots: bool = True,
         num_processes: int = 1,
         limits: Limits | None = None,
         devices: Sequence[Any] | None = None,
@@ -69,6 +70,7 @@ class Detector:
             preparation=model.preparation,
             window_frames=window_frames or model.window_frames,
             all_faces=all_faces,
+            find_shots=find_shots,
             limits=asked._replace(memory=memory),
         )
         weakref.finalize(self, self._decoder.pool.close)
@@ -106,6 +108,8 @@ class Detector:
           options: batch_size: clips per call; window_frames: source frames of a
             window, by default those of the longest training video; all_faces: score
             every face (True) or the largest alone, as the evaluation does (False);
+            find_shots: look for cuts, so that no window spans one (True), or take
+            each video for one shot, as the evaluation does (False);
             limits: of decoding one video; devices: that
             compute, all of this host if not given; backend: "jax", "onnxruntime",
             "openvino", or "auto" for the fastest, as docs/predict.md tells.

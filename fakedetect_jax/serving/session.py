@@ -58,6 +58,7 @@ class Decoder:
     window_frames: int
     all_faces: bool
     limits: Limits
+    find_shots: bool = True
 
     def job(self, video: Pending) -> WindowsJob:
         """What a process is asked to do with a video."""
@@ -71,6 +72,7 @@ class Decoder:
             stall_limit=min(STALL_SECONDS, self.limits.seconds),
             memory_limit=self.limits.memory,
             number=video.number,
+            find_shots=self.find_shots,
         )
 
     def read(

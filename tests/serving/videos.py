@@ -41,8 +41,11 @@ def all_of(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
-def write_long(path: Path, *, repeats: int, frames: int = 500) -> Path:
-    """A video of so many times the same frames: encoded once, then copied."""
+def write_long(path: Path, *, repeats: int, frames: int = 512) -> Path:
+    """A video of so many times the same frames: encoded once, then copied.
+
+    After 512 frames the picture is where it began, so that none of it is a cut.
+    """
     short = write_video(
         path.with_name("short.mp4"),
         frames,
