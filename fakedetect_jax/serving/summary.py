@@ -62,8 +62,8 @@ class Scale(NamedTuple):
         return doubt.FAKE if score > self.threshold else NOT_FAKE
 
 
-def summarise(video: Pending, model: TrainedModel) -> VideoResult:
-    """The result of a video whose clips are all scored."""
+def summarise(video: Pending, model: TrainedModel, facts: ModelFacts) -> VideoResult:
+    """The result of a video whose clips are all scored; facts: of the model."""
     scale = Scale.of(model)
     result = VideoResult(
         video.name,
@@ -75,7 +75,7 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
         probability_band=scale.calibrated_band,
         distance_threshold=model.guard and model.guard.threshold,
         warnings=(MADE_WARNING,) if model.made else (),
-        model=ModelFacts(model.step, model.digest[:16], guard_of(model)),
+        model=facts,
     )
     end = video.end
     if end is None or isinstance(end, Unreadable):
