@@ -23,7 +23,7 @@ from rich.progress import TaskID
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.pages.formats import MADE_WARNING, clock
-from fakedetect_jax.reports.video_result import VideoResult
+from fakedetect_jax.reports.video_result import PartResult, Span, VideoResult
 from fakedetect_jax.serving import sources
 from fakedetect_jax.serving.rows import Rows
 from fakedetect_jax.serving.sources import Source
@@ -294,19 +294,23 @@ def summary(results: Sequence[VideoResult]) -> str:
     order = ["called fake", "uncertain", "called real", "not called fake"]
     order += ["unfamiliar", "no face", "too short", "out of range"]
     counts = Counter(_words(result) for result in results)
-    words = [w for w in order for w in (w, f"{w} {IN_PART}")]
+    words = [w + part for w in order for part in ("", WITH_PART)]
+    words = [w for w in words for w in (w, f"{w} {IN_PART}")]
     words += [*FAILURES, sources.PASSED_OVER]
     return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])
 
 
 IN_PART = "(in part)"
+WITH_PART = " with a part called fake"
 
 
 def _words(result: VideoResult) -> str:
-    """The verdict on a video, or why there is none."""
-    if result.outcome == "partial":
-        return f"{result.verdict} {IN_PART}"
-    return result.verdict or result.outcome
+    """The verdict on a video and on its most suspicious part, or why there is none."""
+    words = result.verdict or result.outcome
+    # Of a whole that is called fake it is no news.
+    if result.part and result.part.verdict == "called fake" != result.verdict:
+        words += WITH_PART
+    return f"{words} {IN_PART}" if result.outcome == "partial" else words
 
 
 def _write_index(
@@ -465,18 +469,28 @@ def line(result: VideoResult) -> str:
         return f"{result.outcome:<15}  {'—':>9}  {'—':>5}  {'':<15}  {name}: " + (
             result.reason or ""
         )
-    where = f"{clock(top.seconds[0])}–{clock(top.seconds[1])}"
     # A score that says nothing stands in brackets.
     shown = chance(result) if result.verdict else f"({chance(result)})"
-    part = "partial, " if result.outcome == "partial" else ""
+    notes = []
+    if part := result.part:
+        notes.append(f"part {_span(part.seconds)} {part.verdict} ({chance(part)})")
+    if result.reason:
+        is_part = result.outcome == "partial"
+        notes.append(f"partial, {result.reason}" if is_part else result.reason)
+    if result.copy_of:
+        notes.append(f"the same as {printable(result.copy_of)}")
     return (
         f"{result.verdict or result.outcome:<15}  {shown:>9}  {len(result.faces):5}  "
-        f"{where:<15}  {name}" + (f": {part}{result.reason}" if result.reason else "")
+        f"{_span(top.seconds):<15}  {name}" + (": " if notes else "") + "; ".join(notes)
     )
 
 
-def chance(result: VideoResult) -> str:
-    """The one number of a scored video: the probability, or a score that is none."""
+def _span(seconds: Span) -> str:
+    return f"{clock(seconds[0])}–{clock(seconds[1])}"
+
+
+def chance(result: VideoResult | PartResult) -> str:
+    """The one number of a video or part: the probability, or a score that is none."""
     if result.probability is None:
         return f"{result.score:.3f}"
     return f"{100 * result.probability:.1f} %"

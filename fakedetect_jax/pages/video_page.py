@@ -56,8 +56,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class ShownFace:
-    """What the page shows of a face besides its result."""
+    """What the page shows of a face besides its result; number: in the result."""
 
+    number: int
     result: FaceResult
     curve: list[Point]
     thumbnails: list[Thumbnail]
@@ -72,6 +73,7 @@ class Part:
     frames: tuple[int, int]
     looked_at: int
     faces: int
+    shot: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def write(
     Args:
       path: of the page.
       result: what is said of the video.
-      faces: those scored, as `result` has them.
+      faces: those that are shown, of those that `result` has.
       parts: what was looked at.
       card: the model's card in Markdown.
     """

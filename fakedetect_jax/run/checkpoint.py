@@ -33,6 +33,7 @@ from fakedetect_jax.data.dataset import DatasetFacts
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
+from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digests, to_leaves
 from tfds_ffpp import records
@@ -117,8 +118,8 @@ class CheckpointFacts:
 
     config: as config.to_dict() has it. val_fakes: "forged" or reader.SELF_BLENDED.
     made: whether it was trained on made videos. temperature, threshold, band,
-    calibration: see calibration.Fitted. format, digests: of its arrays; the checkpoint
-    adds them.
+    calibration, reals: see calibration.Fitted. format, digests: of its arrays; the
+    checkpoint adds them.
     """
 
     config: Fields = field(default_factory=dict)
@@ -133,6 +134,7 @@ class CheckpointFacts:
     threshold: float | None = None
     band: Band | None = None
     calibration: CrossFit | None = None
+    reals: Reals | None = None
     format: int = 1
     digests: dict[str, str] = field(default_factory=dict)
     OMIT_NONE = True

@@ -20,6 +20,7 @@ from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.metrics.doubt import Band
+from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.model import pixels
 from fakedetect_jax.settings import RULES
 from fakedetect_jax.trained.foreign import (
@@ -96,6 +97,7 @@ class Calibration:
     threshold: float | None
     band: Band | None
     cross_fit: CrossFit | None
+    reals: Reals | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,13 @@ _CALIBRATION = {
             "cross_fitted_loss": Maybe(Number(0)),
         }
     ),
+    "reals": Maybe(
+        {
+            "mean": Number(-100, 100),
+            "deviation": Number(0, 100),
+            "num_clusters": Whole(2, 2**53),
+        }
+    ),
 }
 _TRAINED_ON = {
     "dataset": Text(),
@@ -231,6 +240,8 @@ def check(facts: Any) -> Description:
             f"{FORMAT}"
         )
     whole = {**_EARLIER, **facts} if isinstance(facts, dict) else facts
+    if isinstance(whole, dict) and isinstance(whole.get("calibration"), dict):
+        whole["calibration"] = {"reals": None, **whole["calibration"]}
     if fault := fault_in(whole, SCHEMA):
         raise ValueError(fault)
     described: Description = records.from_json(Description, whole)
