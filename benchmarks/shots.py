@@ -1,6 +1,6 @@
 """How well cuts are found, on made films with known ones, beside PySceneDetect.
 
-python -m benchmarks.shots [--films 40] [--seed 1]
+python -m benchmarks.shots [--films 20] [--seed 1]
 
 Films of people, landscapes under a moving camera and things that move, cut hard, by
 dissolves and by fades, with flashes, lamps that are switched and fast motion between.
@@ -261,7 +261,7 @@ class Score:
 def main() -> None:
     """Makes the films, lets each detector see them, prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=int, default=40)
+    parser.add_argument("--films", type=int, default=20)
     parser.add_argument("--shots", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
     table.add_option(parser)
