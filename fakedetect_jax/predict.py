@@ -222,7 +222,7 @@ def _score_all(
     done = _kept(detector, asked, output, report)
     warnings = _warnings(detector)
     results = list(done.values())
-    with _Table(len(asked), stderr=output is sys.stdout) as table:
+    with _Table(len(asked) - len(done), stderr=output is sys.stdout) as table:
         for warning in warnings:
             table.say(f"warning: {warning}")
         table.head()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
-from scipy import special
+import scipy
 
 from fakedetect_jax.metrics import intervals, metrics
 
@@ -90,5 +90,5 @@ def limit(
 
 def _bound(mean: float, deviation: float, count: int, chance: float) -> float:
     """What one more draw of a normal variable exceeds with a chance, by a sample."""
-    quantile = float(special.stdtrit(count - 1, 1 - chance))
+    quantile = float(scipy.special.stdtrit(count - 1, 1 - chance))
     return mean + deviation * np.sqrt(1 + 1 / count) * quantile

@@ -1,5 +1,6 @@
 """Arguments of a command -> video files; what is no local video file is refused."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -95,22 +96,26 @@ def with_copies(sources: Iterable[Source]) -> list[Source]:
     sources = list(sources)
     by_size: dict[int, list[Source]] = defaultdict(list)
     for source in sources:
-        if source.is_video:
-            by_size[os.stat(source.name).st_size].append(source)
+        with contextlib.suppress(OSError):  # it is gone, as its row will say
+            if source.is_video:
+                by_size[os.stat(source.name).st_size].append(source)
     copies: dict[str, str] = {}
     for alike in by_size.values():
         first: dict[str, str] = {}
         for source in alike if len(alike) > 1 else ():
-            digest = digest_of(source.name)
+            digest = digest_of(source.name) or source.name
             if first.setdefault(digest, source.name) != source.name:
                 copies[source.name] = first[digest]
     return [s._replace(copy_of=copies.get(s.name, "")) for s in sources]
 
 
 def digest_of(name: str) -> str:
-    """SHA-256 of a file's bytes."""
-    with Path(name).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes; "" of one that cannot be read."""
+    try:
+        with Path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def shard(sources: Sequence[Source], number: int, count: int) -> list[Source]:
