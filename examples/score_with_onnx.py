@@ -3,8 +3,8 @@
 python score_with_onnx.py EXPORTED VIDEO
 
 Needs av, dlib-bin, numpy, onnxruntime, opencv-python-headless, safetensors and
-simplejpeg. It takes the largest face of each window, as `predict --faces largest`; see
-docs/predict.md.
+simplejpeg. It takes the largest face of each window, as `predict --faces largest
+--shots ignore` does; see docs/predict.md.
 """
 
 import json

@@ -23,8 +23,10 @@ from rich.progress import TaskID
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.pages.formats import MADE_WARNING, clock
-from fakedetect_jax.reports.video_result import VideoResult
+from fakedetect_jax.reports.video_result import PartResult, Span, VideoResult
 from fakedetect_jax.serving import sources
+from fakedetect_jax.serving.rows import Rows
+from fakedetect_jax.serving.sources import Source
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.store import addresses
@@ -70,7 +72,18 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
     where.add_argument("--model", metavar="DIR", help="a folder that export wrote")
     parser.add_argument("--step", type=int, help="checkpoint; the best if not set")
     parser.add_argument(
-        "--output", metavar="FILE", help="JSON lines, one per video; - is stdout"
+        "--output",
+        metavar="FILE",
+        help="JSON lines, one per video, with a CSV of faces beside them; a second run "
+        "makes what is missing; - is stdout",
+    )
+    parser.add_argument(
+        "--shard",
+        type=_share,
+        default=(1, 1),
+        metavar="I/N",
+        help="the I-th of N parts of the videos, for arrays of jobs; the outputs of "
+        "all parts one after another are those of one run",
     )
     parser.add_argument(
         "--report",
@@ -82,6 +95,13 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         choices=("all", "largest"),
         default="all",
         help="score every face (default), or the largest as the evaluation does",
+    )
+    parser.add_argument(
+        "--shots",
+        choices=("find", "ignore"),
+        default="find",
+        help="look for cuts and judge each shot (default), or take each video for one "
+        "shot, which saves decoding it twice",
     )
     _add_limits(parser)
     return parser.parse_args(argv)
@@ -128,6 +148,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def _share(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 0 < int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 1 to N")
+    return int(number), int(count)
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -164,40 +191,82 @@ def _run(arguments: argparse.Namespace) -> int:
         path = getattr(arguments, option.replace("-", "_"))
         is_model = option in ("workdir", "model")
         system.refuse_path(f"--{option}", path, bucket=is_model)
-    asked = sources.find(arguments.videos)
-    for line in sources.skipped_lines(arguments.videos):
+    report = _folder(arguments.report)
+    with _open_output(arguments.output) as output:
+        ours = output.places if isinstance(output, Rows) else []
+        asked = _asked(arguments, [*ours, *([report] if report else [])])
+        return _score_all(arguments, asked, output, report)
+
+
+def _asked(arguments: argparse.Namespace, ours: list[Path]) -> list[Source]:
+    """What is to have a row: all that was named and lies in folders, or a share."""
+    found = sources.find_all(arguments.videos, leave=ours)
+    for line in sources.skipped_lines(found):
         print(line, file=sys.stderr)
+    return sources.shard(sources.with_copies(found), *arguments.shard)
+
+
+def _score_all(
+    arguments: argparse.Namespace,
+    asked: list[Source],
+    output: Rows | TextIO | None,
+    report: Path | None,
+) -> int:
     model = addresses.as_path(arguments.workdir or arguments.model)
     with addresses.one_sentence():
         if not model.exists():  # said at once, before JAX is there
             raise CheckpointError(f"{model} is not there; give a workdir or an export")
-    report = _folder(arguments.report)
-    videos = sum(not source.refusal for source in asked)
+    videos = sum(source.is_video for source in asked)
     with addresses.one_sentence():
         detector = _load(arguments, model, videos) if videos else None
+    done = _kept(detector, asked, output, report)
     warnings = _warnings(detector)
-    results: list[VideoResult] = []
-    with _open_output(arguments.output) as output, _Table(asked, output) as table:
+    results = list(done.values())
+    with _Table(len(asked) - len(done), stderr=output is sys.stdout) as table:
         for warning in warnings:
             table.say(f"warning: {warning}")
         table.head()
-        scored = _score(detector, asked, table, report)
+        if done:
+            table.say(f"{len(done):,} rows are there already and stay")
+        scored = _score(detector, sources.todo(asked, done), table, report)
         try:
-            for result in scored:
-                if output is not None:
+            for result in sources.in_order(asked, done, scored):
+                if isinstance(output, Rows):
+                    output.add(result)
+                elif output is not None:
                     row = json.dumps(result.to_json(), allow_nan=False)
-                    output.write(row + "\n")
-                    output.flush()
+                    print(row, file=output, flush=True)
                 table.add(result)
                 results.append(_without_clips(result))
         finally:
             scored.close()
             if report is not None and results:
+                place = {source.name: number for number, source in enumerate(asked)}
+                results.sort(key=lambda result: place[result.video])
                 _write_index(report, results, warnings)
+        if isinstance(output, Rows):
+            output.finish(source.name for source in asked)
         if len(results) > 1:
             table.say(summary(results))
     failed = any(result.outcome in FAILURES for result in results)
     return DataError.exit_code if failed else 0
+
+
+def _kept(
+    detector: "Detector | None",
+    asked: Sequence[Source],
+    output: Rows | TextIO | None,
+    report: Path | None,
+) -> dict[str, VideoResult]:
+    """The results that the file of --output has already, without their clips."""
+    if detector is None or not isinstance(output, Rows):
+        return {}
+    found = output.kept([s.name for s in asked if s.is_video], detector.facts)
+    return {
+        result.video: _without_clips(result)
+        for result in found
+        if report is None or (result.page and Path(result.page).exists())
+    }
 
 
 def _warnings(detector: "Detector | None") -> list[str]:
@@ -225,18 +294,23 @@ def summary(results: Sequence[VideoResult]) -> str:
     order = ["called fake", "uncertain", "called real", "not called fake"]
     order += ["unfamiliar", "no face", "too short", "out of range"]
     counts = Counter(_words(result) for result in results)
-    words = [w for w in order for w in (w, f"{w} {IN_PART}")] + list(FAILURES)
+    words = [w + part for w in order for part in ("", WITH_PART)]
+    words = [w for w in words for w in (w, f"{w} {IN_PART}")]
+    words += [*FAILURES, sources.PASSED_OVER]
     return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])
 
 
 IN_PART = "(in part)"
+WITH_PART = " with a part called fake"
 
 
 def _words(result: VideoResult) -> str:
-    """The verdict on a video, or why there is none."""
-    if result.outcome == "partial":
-        return f"{result.verdict} {IN_PART}"
-    return result.verdict or result.outcome
+    """The verdict on a video and on its most suspicious part, or why there is none."""
+    words = result.verdict or result.outcome
+    # Of a whole that is called fake it is no news.
+    if result.part and result.part.verdict == "called fake" != result.verdict:
+        words += WITH_PART
+    return f"{words} {IN_PART}" if result.outcome == "partial" else words
 
 
 def _write_index(
@@ -259,6 +333,8 @@ def _load(arguments: argparse.Namespace, model: Path, videos: int) -> "Detector"
         batch_size=arguments.batch_size or 0,
         window_frames=arguments.window_frames or 0,
         all_faces=arguments.faces == "all",
+        find_shots=arguments.shots == "find",
+        apart=True,  # a row is the same, to the bit, whatever is scored beside it
         num_processes=arguments.processes or os.cpu_count() or 1,
         started=videos,
         backend=arguments.backend,
@@ -268,22 +344,20 @@ def _load(arguments: argparse.Namespace, model: Path, videos: int) -> "Detector"
 
 def _score(
     detector: "Detector | None",
-    asked: Sequence[sources.Source],
+    videos: Sequence[str],
     table: "_Table",
     report: Path | None,
 ) -> Generator[VideoResult, None, None]:
-    """A result for each video asked for; there is a detector if any is to be scored."""
+    """A result for each video; there is a detector if there are any."""
     if detector is None:
-        yield from map(sources.refused, asked)
         return
     results = detector.results(
-        [source.name for source in asked if not source.refusal],
+        videos,
         on_window=table.show_window,
         inspect=_page_writer(detector, report),
     )
     try:
-        for source in asked:
-            yield sources.refused(source) if source.refusal else next(results)
+        yield from results
     finally:
         results.close()
         detector.close()
@@ -315,26 +389,21 @@ def _folder(name: str | None) -> Path | None:
 
 
 @contextlib.contextmanager
-def _open_output(name: str | None) -> Iterator[TextIO | None]:
-    """The file of --output, which gets its name when it is whole."""
+def _open_output(name: str | None) -> Iterator[Rows | TextIO | None]:
+    """What --output names; see rows."""
     if name in (None, "-"):
         yield sys.stdout if name else None
         return
-    path = Path(name).expanduser()
-    partial = path.with_name(f"{path.name}.partial")
+    rows = Rows(name)
     try:
-        file = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"--output {name} cannot be written ({error.strerror}); choose another"
-        ) from error
-    with file:
-        try:
-            yield file
-        except KeyboardInterrupt as end:
-            end.add_note(f"the results so far are in {name}.partial")
-            raise
-    partial.replace(path)
+        yield rows
+    except KeyboardInterrupt as end:
+        end.add_note(
+            f"the results so far are in {rows.journal}; the same command goes on"
+        )
+        raise
+    finally:
+        rows.close()
 
 
 # The terminal ----------------------------------------------------------------------
@@ -346,12 +415,10 @@ LINE_SECONDS = 10.0  # between two lines of progress where there is no bar
 class _Table:
     """A line per video as it is done, and below them a bar of what is under way."""
 
-    def __init__(self, asked: Sequence[sources.Source], output: TextIO | None):
-        self._console = Console(
-            stderr=output is sys.stdout, highlight=False, soft_wrap=True
-        )
+    def __init__(self, total: int, *, stderr: bool):
+        self._console = Console(stderr=stderr, highlight=False, soft_wrap=True)
         self._bar = progress.bars(self._console)
-        self._total = len(asked)
+        self._total = total
         self._windows: dict[str, TaskID] = {}
         self._next_line = time.monotonic() + LINE_SECONDS
 
@@ -389,7 +456,8 @@ class _Table:
         if task is not None:
             self._bar.remove_task(task)
         self._bar.advance(self._videos)
-        self._console.print(line(result), markup=False)
+        if result.outcome != sources.PASSED_OVER:  # they have a line of their own
+            self._console.print(line(result), markup=False)
 
 
 def line(result: VideoResult) -> str:
@@ -401,18 +469,28 @@ def line(result: VideoResult) -> str:
         return f"{result.outcome:<15}  {'—':>9}  {'—':>5}  {'':<15}  {name}: " + (
             result.reason or ""
         )
-    where = f"{clock(top.seconds[0])}–{clock(top.seconds[1])}"
     # A score that says nothing stands in brackets.
     shown = chance(result) if result.verdict else f"({chance(result)})"
-    part = "partial, " if result.outcome == "partial" else ""
+    notes = []
+    if part := result.part:
+        notes.append(f"part {_span(part.seconds)} {part.verdict} ({chance(part)})")
+    if result.reason:
+        is_part = result.outcome == "partial"
+        notes.append(f"partial, {result.reason}" if is_part else result.reason)
+    if result.copy_of:
+        notes.append(f"the same as {printable(result.copy_of)}")
     return (
         f"{result.verdict or result.outcome:<15}  {shown:>9}  {len(result.faces):5}  "
-        f"{where:<15}  {name}" + (f": {part}{result.reason}" if result.reason else "")
+        f"{_span(top.seconds):<15}  {name}" + (": " if notes else "") + "; ".join(notes)
     )
 
 
-def chance(result: VideoResult) -> str:
-    """The one number of a scored video: the probability, or a score that is none."""
+def _span(seconds: Span) -> str:
+    return f"{clock(seconds[0])}–{clock(seconds[1])}"
+
+
+def chance(result: VideoResult | PartResult) -> str:
+    """The one number of a video or part: the probability, or a score that is none."""
     if result.probability is None:
         return f"{result.score:.3f}"
     return f"{100 * result.probability:.1f} %"

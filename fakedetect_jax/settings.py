@@ -150,6 +150,9 @@ RULES: dict[str, Rule] = {
 }
 # What runs and exports of before there were these fields had, without saying so.
 ADDED: dict[str, Any] = {
+    "dataset.masks": False,
+    "model.patches": False,
+    "loss.mask_weight": 0.0,
     "model.vit_style": "plain",
     "model.patch_size": 16,
     "model.depth": 12,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from fakedetect_jax.metrics import doubt, intervals, metrics
+from fakedetect_jax.metrics import doubt, intervals, metrics, parts
 from fakedetect_jax.metrics.records import ClipScore
 
 # Beyond these a temperature says that val cannot tell, not how sure the model is.
@@ -101,13 +101,15 @@ class Fitted:
     """What val gives; a checkpoint's facts have these fields.
 
     temperature: to divide logits by; 1.0 unless it helps on people left out. threshold:
-    see pick_threshold. band: see doubt.fit_band; None without both classes.
+    see pick_threshold. band: see doubt.fit_band; None without both classes. reals: see
+    parts.fit_reals; None of too few people.
     """
 
     temperature: float
     threshold: float
     band: doubt.Band | None
     calibration: CrossFit
+    reals: parts.Reals | None
 
 
 def calibrate(rows: Sequence[ClipScore], *, max_error: float) -> Fitted:
@@ -123,6 +125,7 @@ def calibrate(rows: Sequence[ClipScore], *, max_error: float) -> Fitted:
         threshold=pick_threshold(videos.label, videos.score),
         band=doubt.fit_band(videos, max_error),
         calibration=CrossFit(fitted, used, loss=before, cross_fitted_loss=after),
+        reals=parts.fit_reals(videos),
     )
 
 

@@ -2,7 +2,7 @@
 
 import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class ShownFace:
-    """What the page shows of a face besides its result."""
+    """What the page shows of a face besides its result; number: in the result."""
 
+    number: int
     result: FaceResult
     curve: list[Point]
     thumbnails: list[Thumbnail]
@@ -72,6 +73,7 @@ class Part:
     frames: tuple[int, int]
     looked_at: int
     faces: int
+    shot: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def write(
     Args:
       path: of the page.
       result: what is said of the video.
-      faces: those scored, as `result` has them.
+      faces: those that are shown, of those that `result` has.
       parts: what was looked at.
       card: the model's card in Markdown.
     """
@@ -127,21 +129,62 @@ def write(
 def write_index(
     folder: Path, summary: str, results: Sequence[VideoResult], warnings: Sequence[str]
 ) -> None:
-    """Writes index.html, which lists the videos of a run and links their pages.
+    """Writes index.html, which lists the files of a run and links their pages.
+
+    Without a script the reader can sort it: each row has its place in every order.
 
     Args:
       folder: of the pages.
       summary: how many came out how.
-      results: of the videos, with their pages.
+      results: of the files, with their pages.
       warnings: sentences on all of them.
     """
+    places = [_places(results, key) for key in SORTS.values()]
     page = render.render(
         "index.html",
         summary=summary,
-        rows=[(r, _shown_name(r.video), _link(r.page)) for r in results],
+        sorts=list(SORTS),
+        rows=[
+            (r, _shown_name(r.video), _link(r.page), where)
+            for r, *where in zip(results, *places, strict=True)
+        ],
         warnings=warnings,
+        clock=clock,
+        shown=_shown_name,
     )
     files.write_whole(folder, {"index.html": page})
+
+
+def _places(results: Sequence[VideoResult], key: Callable) -> list[int]:
+    """The place of each result in the order of a key."""
+    order = sorted(range(len(results)), key=lambda number: key(results[number]))
+    places = [0] * len(order)
+    for place, number in enumerate(order):
+        places[number] = place
+    return places
+
+
+def _result_words(result: VideoResult) -> tuple:
+    return (result.verdict is None, result.verdict or result.outcome)
+
+
+def _falling_score(result: VideoResult) -> tuple:
+    return (result.score is None, -(result.score or 0.0))
+
+
+def _falling_part(result: VideoResult) -> tuple:
+    part = result.part
+    return (part is None, -part.score if part else 0.0)
+
+
+# The orders of the index, as a reader reads them.
+SORTS: dict[str, Callable[[VideoResult], object]] = {
+    "as given": lambda result: 0,
+    "name": lambda result: result.video,
+    "result": _result_words,
+    "fake": _falling_score,
+    "most suspicious part": _falling_part,
+}
 
 
 def _shown_name(name: str) -> str:

@@ -31,7 +31,8 @@ class ClipResult:
 class FaceResult:
     """What is said of one face over its clips; box: in its first window.
 
-    outcome: "scored" or "unfamiliar"; then there is no verdict.
+    outcome: "scored" or "unfamiliar"; then there is no verdict. shot: the number of the
+    one that it is seen in.
     """
 
     outcome: str
@@ -43,25 +44,51 @@ class FaceResult:
     box: Box
     coverage: float
     clips: list[ClipResult]
+    shot: int = 0
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """The most suspicious sustained part of a video: some seconds of one of its faces.
+
+    verdict: "called fake" above the threshold, which allows for all parts looked_at.
+    face: its number in `faces`.
+    """
+
+    verdict: str
+    score: float
+    probability: float | None
+    threshold: float
+    probability_threshold: float | None
+    looked_at: int
+    face: int
+    shot: int
+    seconds: Span
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model scored: the first 16 digits of its weights' SHA-256.
+    """Which model scored, and how: the first 16 digits of its weights' SHA-256.
 
-    guard: of what it is, or "none" and why.
+    guard: of what it is, or "none" and why. window_frames, all_faces, find_shots: see
+    detector.Detector.load.
     """
 
     step: int
     weights: str
     guard: str
+    window_frames: int = 0
+    all_faces: bool = True
+    find_shots: bool = True
 
 
 @dataclass(frozen=True)
 class VideoResult:
     """What is said of a video; docs/predict.md explains the fields, which are in order.
 
-    Of a video that was refused nothing is known of the model either.
+    Of a video that was refused nothing is known of the model either. verdict, score and
+    probability are of the whole video; part: of its most suspicious part, None where
+    the whole is no longer than one. copy_of: an earlier video with the same content.
     """
 
     video: str
@@ -77,15 +104,18 @@ class VideoResult:
     probability_band: Span | None = None
     distance: float | None = None
     distance_threshold: float | None = None
+    part: PartResult | None = None
     faces: tuple[FaceResult, ...] = ()
     warnings: tuple[str, ...] = ()
     model: ModelFacts | None = None
     file: FileFacts | None = None
+    shots: int | None = None
     windows: int | None = None
     windows_without_face: int | None = None
     frames_looked_at: int | None = None
     most_suspicious: ClipResult | None = None
     page: str | None = None
+    copy_of: str | None = None
 
     def to_json(self) -> Json:
         """The row of --output; a field that does not apply is left out."""
@@ -96,7 +126,7 @@ class VideoResult:
 
 
 _WHERE_KNOWN = (
-    *("trained_on", "threshold", "band", "probability_band", "model", "file"),
-    *("windows", "windows_without_face"),
-    *("frames_looked_at", "most_suspicious", "page"),
+    *("trained_on", "threshold", "band", "probability_band", "part", "model", "file"),
+    *("shots", "windows", "windows_without_face"),
+    *("frames_looked_at", "most_suspicious", "page", "copy_of"),
 )

@@ -32,6 +32,7 @@ from fakedetect_jax.data.dataset import DatasetFacts
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
+from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digests, to_leaves
 from fakedetect_jax.run.manifest import MD5, Manifest, file_digests
@@ -102,8 +103,8 @@ class CheckpointFacts:
 
     config: as config.to_dict() has it. val_fakes: "forged" or reader.SELF_BLENDED.
     made: whether it was trained on made videos. temperature, threshold, band,
-    calibration: see calibration.Fitted. frozen: what is not trained and not stored.
-    format, digests: of its arrays; the checkpoint adds them.
+    calibration, reals: see calibration.Fitted. frozen: what is not trained and not
+    stored. format, digests: of its arrays; the checkpoint adds them.
     """
 
     config: Fields = field(default_factory=dict)
@@ -119,6 +120,7 @@ class CheckpointFacts:
     band: Band | None = None
     calibration: CrossFit | None = None
     frozen: Frozen | None = None
+    reals: Reals | None = None
     format: int = 1
     digests: dict[str, str] = field(default_factory=dict)
     OMIT_NONE = True

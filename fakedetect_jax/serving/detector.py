@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fakedetect_jax.reports.video_result import VideoResult
+from fakedetect_jax.reports.video_result import ModelFacts, VideoResult
 from fakedetect_jax.serving import sources
 from fakedetect_jax.serving.network import Network, refuse_fork
 from fakedetect_jax.serving.session import (
@@ -21,7 +21,7 @@ from fakedetect_jax.serving.session import (
     Session,
 )
 from fakedetect_jax.serving.sources import Source
-from fakedetect_jax.serving.summary import Scale
+from fakedetect_jax.serving.summary import Scale, guard_of
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from tfds_ffpp.files import Json
 from tfds_ffpp.workers.limits import share_memory
@@ -49,11 +49,13 @@ class Detector:
         batch_size: int = 0,
         window_frames: int = 0,
         all_faces: bool = True,
+        find_shots: bool = True,
         num_processes: int = 1,
         limits: Limits | None = None,
         devices: Sequence[Any] | None = None,
         cache: Path | None = None,
         backend: str = "jax",
+        apart: bool = False,
         pool: Pool | None = None,
     ):
         """See `load`; pool: of processes, perhaps started ones."""
@@ -63,12 +65,14 @@ class Detector:
         )
         asked = limits or Limits()
         num_processes, memory = share_memory(num_processes, most=asked.memory)
+        self._apart = apart
         self._decoder = Decoder(
             pool or Pool(num_processes),
             num_processes,
             preparation=model.preparation,
             window_frames=window_frames or model.window_frames,
             all_faces=all_faces,
+            find_shots=find_shots,
             limits=asked._replace(memory=memory),
         )
         weakref.finalize(self, self._decoder.pool.close)
@@ -106,9 +110,13 @@ class Detector:
           options: batch_size: clips per call; window_frames: source frames of a
             window, by default those of the longest training video; all_faces: score
             every face (True) or the largest alone, as the evaluation does (False);
+            find_shots: look for cuts, so that no window spans one (True), or take
+            each video for one shot, as the evaluation does (False);
             limits: of decoding one video; devices: that
             compute, all of this host if not given; backend: "jax", "onnxruntime",
-            "openvino", or "auto" for the fastest, as docs/predict.md tells.
+            "openvino", or "auto" for the fastest, as docs/predict.md tells; apart:
+            batch each video for itself, so that no score depends, by rounding, on what
+            else is scored.
 
         Raises CheckpointError, in one sentence, for what is not a model, and
         ConfigError in a process that was forked after another model was loaded.
@@ -135,7 +143,8 @@ class Detector:
     def score(self, video: str | Path) -> Json:
         """The row of one video; see `score_all`."""
         one = dataclasses.replace(self._decoder, num_processes=1)
-        (result,) = Session(self.network, one).run(_as_sources([video]))
+        session = Session(self.network, one, facts=self.facts, apart=self._apart)
+        (result,) = session.run(_as_sources([video]))
         return result.to_json()
 
     def score_all(self, videos: str | Path | Iterable[str | Path]) -> Iterator[Json]:
@@ -181,9 +190,27 @@ class Detector:
             several = operator.length_hint(videos, self.network.batch_size)
         self.network.prepare(several * self.model.config.data.eval_clips_per_video)
         session = Session(
-            self.network, self._decoder, on_window=on_window, inspect=inspect
+            self.network,
+            self._decoder,
+            facts=self.facts,
+            apart=self._apart,
+            on_window=on_window,
+            inspect=inspect,
         )
         return session.run(found)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What rows say of the model, and of the options that decide them."""
+        how = self._decoder
+        return ModelFacts(
+            self.model.step,
+            self.model.digest[:16],
+            guard_of(self.model),
+            window_frames=how.window_frames,
+            all_faces=how.all_faces,
+            find_shots=how.find_shots,
+        )
 
     @property
     def threshold(self) -> float:

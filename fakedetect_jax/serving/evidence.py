@@ -33,6 +33,7 @@ from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 MAX_CLIPS = 240  # of the curve, over a whole video
 MAX_THUMBNAILS = 16
 MAX_MOMENTS = 6
+MAX_FACES = 8  # with curve, thumbnails and moments; of a long film's hundreds
 HEAT_OPACITY = 0.55
 
 
@@ -60,12 +61,21 @@ def write_page(
     path = page_path(result.video, folder)
     scored = [track for track in video.tracks if track.clips]
     faces = [
-        look(network, track, video.windows, face)
-        for track, face in zip(scored, result.faces, strict=False)
+        look(network, scored[number], video.windows, result.faces[number], number)
+        for number in shown_faces(result)
     ]
     parts = [_part(window) for window in video.windows]
     video_page.write(path, result, faces, parts, network.model.card)
     return path
+
+
+def shown_faces(result: VideoResult) -> list[int]:
+    """The numbers of the faces that a page shows: the highest, and the part's."""
+    faces, first = result.faces, result.part.face if result.part else None
+    order = sorted(
+        range(len(faces)), key=lambda number: (number != first, -faces[number].score)
+    )
+    return sorted(order[:MAX_FACES])
 
 
 def page_path(video: str, folder: Path) -> Path:
@@ -85,6 +95,7 @@ def _part(window: PreparedWindow) -> Part:
         frames=(window.start, window.stop),
         looked_at=len(window.frame_index),
         faces=len(window.faces),
+        shot=window.shot,
     )
 
 
@@ -93,6 +104,7 @@ def look(
     track: Track,
     windows: Sequence[PreparedWindow],
     result: FaceResult,
+    number: int = 0,
 ) -> ShownFace:
     """What the page shows of a face: curve, thumbnails and the worst moments."""
     curve: list[Point] = []
@@ -109,6 +121,7 @@ def look(
     if network.model.config.model.patches:
         top = 1.0  # its heat is a probability, and may be low all over
     return ShownFace(
+        number=number,
         result=result,
         curve=sorted(curve, key=lambda point: point.seconds),
         thumbnails=_thumbnails(track, windows),

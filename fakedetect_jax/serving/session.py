@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fakedetect_jax.metrics import metrics
-from fakedetect_jax.reports.video_result import ClipResult, VideoResult
+from fakedetect_jax.reports.video_result import ClipResult, ModelFacts, VideoResult
 from fakedetect_jax.serving import clips, sources, tracks
 from fakedetect_jax.serving.clips import Clip
 from fakedetect_jax.serving.network import Network, refuse_fork
@@ -58,6 +58,7 @@ class Decoder:
     window_frames: int
     all_faces: bool
     limits: Limits
+    find_shots: bool = True
 
     def job(self, video: Pending) -> WindowsJob:
         """What a process is asked to do with a video."""
@@ -71,6 +72,7 @@ class Decoder:
             stall_limit=min(STALL_SECONDS, self.limits.seconds),
             memory_limit=self.limits.memory,
             number=video.number,
+            find_shots=self.find_shots,
         )
 
     def read(
@@ -118,21 +120,40 @@ class _Waiting(NamedTuple):
 
 
 class _Queue:
-    """Clips of any videos, scored batch by batch; never more than a batch waits."""
+    """Clips that are scored batch by batch; never more than a batch of any waits.
 
-    def __init__(self, network: Network):
+    apart: a batch has the clips of one video alone.
+    """
+
+    def __init__(self, network: Network, *, apart: bool):
         self._network = network
-        self._waiting: list[_Waiting] = []
+        self._apart = apart
+        self._waiting: dict[int, list[_Waiting]] = {}  # by video, if they are apart
+
+    def _key(self, video: Pending) -> int:
+        return video.number if self._apart else 0
 
     def add(self, item: _Waiting) -> None:
-        self._waiting.append(item)
+        key = self._key(item.video)
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(item)
         item.video.waiting += 1
-        if len(self._waiting) >= self._network.batch_size:
-            self.score()
+        if len(waiting) >= self._network.batch_size:
+            self._score(key)
+
+    def end(self, video: Pending) -> None:
+        """No more comes of a video."""
+        if self._apart:
+            self._score(self._key(video))
 
     def score(self) -> None:
-        """Scores what waits; the scores go to the tracks."""
-        batch, self._waiting = self._waiting, []
+        """Scores all that waits."""
+        for key in list(self._waiting):
+            self._score(key)
+
+    def _score(self, key: int) -> None:
+        """Scores what waits there; the scores go to the tracks."""
+        batch = self._waiting.pop(key, [])
         if not batch:
             return
         logits, far = self._network.judge(
@@ -146,7 +167,11 @@ class _Queue:
 
     def drop(self, video: Pending) -> None:
         """Forgets the clips of a video."""
-        self._waiting = [item for item in self._waiting if item.video is not video]
+        key = self._key(video)
+        waiting = self._waiting.pop(key, [])
+        kept = [item for item in waiting if item.video is not video]
+        if kept:
+            self._waiting[key] = kept
         video.waiting = 0
 
 
@@ -165,14 +190,17 @@ class Session:
         network: Network,
         decoder: Decoder,
         *,
+        facts: ModelFacts,
+        apart: bool = False,
         on_window: OnWindow = lambda name, window: None,
         inspect: Inspect = lambda result, video: result,
     ):
-        """See `detector.Detector.results` for on_window and inspect."""
-        self._model = network.model
+        """See `detector.Detector`: `results` for on_window and inspect, `load` for
+        apart."""
+        self._model, self._facts = network.model, facts
         self._decoder = decoder
         self._on_window, self._inspect = on_window, inspect
-        self._queue = _Queue(network)
+        self._queue = _Queue(network, apart=apart)
         self._videos: dict[int, Pending] = {}
         self._results: dict[int, VideoResult] = {}
         self._next = 0  # the number of the next result to go out
@@ -222,6 +250,7 @@ class Session:
             self._on_window(video.name, part)
         elif part is not None:
             video.end = part
+            self._queue.end(video)
 
     def _add_window(self, video: Pending, window: PreparedWindow) -> None:
         if window.number == 0 and video.windows:  # read again, in order
@@ -248,7 +277,7 @@ class Session:
         return [v for v in list(self._videos.values()) if v.end is not None]
 
     def _finish(self, video: Pending) -> None:
-        result = summarise(video, self._model)
+        result = summarise(video, self._model, self._facts)
         self._results[video.number] = self._inspect(result, video)
         for path in video.folder.iterdir():
             path.unlink()

@@ -1,57 +1,157 @@
 """Arguments of a command -> video files; what is no local video file is refused."""
 
+import contextlib
+import hashlib
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.reports.video_result import VideoResult
+from fakedetect_jax.serving import sniff
 from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 << 20
 SHOWN_NAMES = 5  # of the files that a folder's line names
+PASSED_OVER = "passed over"
+A_LINK = "a link to a folder"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # a URL, or a protocol of ffmpeg's
 _CONCAT = re.compile(rb"\s*(ffconcat\b|file\s|#EXTM3U)", re.IGNORECASE)
 
 
 class Source(NamedTuple):
-    """A video asked for: its path, or why it is not one."""
+    """A video asked for: its path, or why it is not one.
+
+    passed: of a file of a folder that is no video, its kind; folder: that it was found
+    in; copy_of: an earlier video with the same content.
+    """
 
     name: str
     refusal: str = ""
+    passed: str = ""
+    folder: str = ""
+    copy_of: str = ""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether there is something to score."""
+        return not (self.refusal or self.passed)
 
 
 def refused(source: Source) -> VideoResult:
     """The result of what is no video file."""
+    if source.passed:
+        reason = "neither its name nor its content is a video's"
+        if source.passed == A_LINK:
+            reason = "a link to a folder is not followed; name its target"
+        return VideoResult(source.name, PASSED_OVER, reason=reason)
     return VideoResult(source.name, "refused", reason=source.refusal)
 
 
 def find(arguments: Iterable[str]) -> list[Source]:
-    """The videos of files, folders (with all below) and lists, in that order.
+    """The videos of `find_all`."""
+    return [source for source in find_all(arguments) if not source.passed]
 
-    A list is a .txt with a path on each line, relative to its own folder. Each path
-    appears once.
+
+def find_all(arguments: Iterable[str], *, leave: Sequence[Path] = ()) -> list[Source]:
+    """All of files, folders (with all below) and lists, in that order.
+
+    Of a folder the files that are no videos are among them, as `passed`. A list is a
+    .txt with a path on each line, relative to its own folder. Each path appears once.
+
+    Args:
+      arguments: of a command.
+      leave: files and folders of ours, which are no part of what is looked through.
 
     Raises ConfigError when an argument names no video at all.
     """
     found: dict[str, Source] = {}
+    left = {path.resolve() for path in leave}
     for argument in arguments:
-        sources = list(_expand(argument))
-        if not sources:
-            skipped = "".join(f"; {line}" for line in skipped_lines([argument]))
+        sources = list(_expand(argument, left))
+        if all(source.passed for source in sources):
+            skipped = "".join(f"; {line}" for line in skipped_lines(sources))
             raise ConfigError(
                 f"{argument} holds no video: files ending in "
-                f"{', '.join(VIDEO_SUFFIXES)}; give another folder or list{skipped}"
+                f"{', '.join(VIDEO_SUFFIXES)}, or with such a content; give another "
+                f"folder or list{skipped}"
             )
         for source in sources:
             found.setdefault(source.name, source)
     return list(found.values())
+
+
+def with_copies(sources: Iterable[Source]) -> list[Source]:
+    """The same, each that has an earlier one's content marked as its copy.
+
+    Only files of equal size are read for that.
+    """
+    sources = list(sources)
+    by_size: dict[int, list[Source]] = defaultdict(list)
+    for source in sources:
+        with contextlib.suppress(OSError):  # it is gone, as its row will say
+            if source.is_video:
+                by_size[os.stat(source.name).st_size].append(source)
+    copies: dict[str, str] = {}
+    for alike in by_size.values():
+        first: dict[str, str] = {}
+        for source in alike if len(alike) > 1 else ():
+            digest = digest_of(source.name) or source.name
+            if first.setdefault(digest, source.name) != source.name:
+                copies[source.name] = first[digest]
+    return [s._replace(copy_of=copies.get(s.name, "")) for s in sources]
+
+
+def digest_of(name: str) -> str:
+    """SHA-256 of a file's bytes; "" of one that cannot be read."""
+    try:
+        with Path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def shard(sources: Sequence[Source], number: int, count: int) -> list[Source]:
+    """The number-th of `count` parts, one after another, of about equal length."""
+    first, stop = ((n * len(sources)) // count for n in (number - 1, number))
+    return list(sources[first:stop])
+
+
+def todo(sources: Iterable[Source], done: Collection[str]) -> list[str]:
+    """The videos to be scored, each content once.
+
+    That of a copy may be another share's too.
+    """
+    names = [s.copy_of or s.name for s in sources if s.is_video and s.name not in done]
+    return list(dict.fromkeys(names))
+
+
+def in_order(
+    sources: Sequence[Source], done: Collection[str], scored: Iterator[VideoResult]
+) -> Iterator[VideoResult]:
+    """A result for all that is not done yet; scored: of `todo`, in its order."""
+    left = [source for source in sources if source.name not in done]
+    uses = Counter(s.copy_of or s.name for s in left if s.is_video)
+    held: dict[str, VideoResult] = {}  # that copies are still to be made of
+    for source in left:
+        if not source.is_video:
+            yield refused(source)
+            continue
+        name = source.copy_of or source.name
+        result = held.pop(name, None) or next(scored)
+        uses[name] -= 1
+        if uses[name]:
+            held[name] = result
+        if source.copy_of:
+            result = replace(result, video=source.name, copy_of=name)
+        yield result
 
 
 def _is_address(name: str) -> bool:
@@ -59,12 +159,12 @@ def _is_address(name: str) -> bool:
     return name == "-" or (bool(_ADDRESS.match(name)) and not os.path.lexists(name))
 
 
-def _expand(argument: str) -> Iterator[Source]:
+def _expand(argument: str, left: set[Path]) -> Iterator[Source]:
     path = Path(argument)
     if _is_address(argument):
         yield check(argument)
     elif os.path.isdir(path):  # unlike Path's, never raises
-        yield from _in_folder(path)
+        yield from _in_folder(path, left)
     elif path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path):
         yield from _in_list(path)
     else:
@@ -87,23 +187,26 @@ def check(name: str) -> Source:
     return Source(name)
 
 
-def skipped_lines(arguments: Iterable[str]) -> list[str]:
+def skipped_lines(sources: Iterable[Source]) -> list[str]:
     """For each folder that holds other files, one line: how many, and of what kind."""
+    by_folder: dict[str, list[Source]] = defaultdict(list)
+    for source in sources:
+        if source.passed:
+            by_folder[source.folder].append(source)
     lines = []
-    for folder in dict.fromkeys(a for a in arguments if os.path.isdir(a)):
-        kinds: Counter[str] = Counter()
-        names = []
-        for path, is_link in _skipped(Path(folder)):
-            kinds["a link to a folder" if is_link else _ending(path)] += 1
-            names.append(printable(path.relative_to(folder)))
-        if names:
-            counts = ", ".join(f"{n} {k}" for k, n in kinds.most_common())
-            more = len(names) - SHOWN_NAMES
-            lines.append(
-                f"{len(names)} files skipped in {printable(folder)} ({counts}): "
-                + ", ".join(names[:SHOWN_NAMES])
-                + (f" and {more} more" if more > 0 else "")
-            )
+    for folder, others in by_folder.items():
+        kinds = Counter(source.passed for source in others)
+        counts = ", ".join(f"{n} {k}" for k, n in kinds.most_common())
+        shown = [
+            printable(Path(source.name).relative_to(folder))
+            for source in others[:SHOWN_NAMES]
+        ]
+        more = len(others) - SHOWN_NAMES
+        lines.append(
+            f"{len(others)} files skipped in {printable(folder)} ({counts}): "
+            + ", ".join(shown)
+            + (f" and {more} more" if more > 0 else "")
+        )
     return lines
 
 
@@ -111,31 +214,36 @@ def _ending(path: Path) -> str:
     return printable(path.suffix.lower()) or "without a suffix"
 
 
-def _skipped(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """(path, whether it is a link to a folder) of what _in_folder passes over."""
-    for place, folders, names in os.walk(folder):
+def _in_folder(folder: Path, left: set[Path]) -> Iterator[Source]:
+    """All files below a folder; links that lead out of it are refused."""
+    top, faults = folder.resolve(), []
+    for place, folders, names in os.walk(folder, onerror=faults.append):
         folders.sort()
-        for name in folders:
-            if Path(place, name).is_symlink():
-                yield Path(place, name), True
-        for name in sorted(names):
-            if Path(name).suffix.lower() not in VIDEO_SUFFIXES:
-                yield Path(place, name), False
-
-
-def _in_folder(folder: Path) -> Iterator[Source]:
-    """The videos below a folder; links that lead out of it are refused."""
-    top = folder.resolve()
-    for place, folders, names in os.walk(folder):
-        folders.sort()
+        for name in [n for n in folders if Path(place, n).is_symlink()]:
+            yield Source(str(Path(place, name)), passed=A_LINK, folder=str(folder))
+        if left:
+            folders[:] = [n for n in folders if Path(place, n).resolve() not in left]
         for name in sorted(names):
             path = Path(place, name)
-            if path.suffix.lower() not in VIDEO_SUFFIXES:
-                continue
-            if path.is_symlink() and not path.resolve().is_relative_to(top):
-                yield Source(str(path), f"a link out of {folder}; name its target")
-            else:
-                yield check(str(path))
+            if not left or path.resolve() not in left:
+                yield _in_place(path, folder, top)
+    for fault in faults:
+        name = fault.filename or str(folder)
+        yield Source(name, f"a folder that cannot be read ({fault.strerror})")
+
+
+def _in_place(path: Path, folder: Path, top: Path) -> Source:
+    """A file of a folder."""
+    suffix = path.suffix.lower()
+    leads_out = path.is_symlink() and not path.resolve().is_relative_to(top)
+    if leads_out and suffix in VIDEO_SUFFIXES:
+        return Source(str(path), f"a link out of {folder}; name its target")
+    try:
+        if not leads_out and sniff.is_video(path):
+            return check(str(path))
+    except OSError:  # what is no video by its name may as well stay closed
+        pass
+    return Source(str(path), passed=_ending(path), folder=str(folder))
 
 
 def _in_list(path: Path) -> Iterator[Source]:

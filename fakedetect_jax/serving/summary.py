@@ -1,23 +1,32 @@
 """From a video's clip scores to its result, with what to be careful about."""
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from fakedetect_jax.metrics import doubt
+from fakedetect_jax.metrics import doubt, parts
 from fakedetect_jax.metrics.calibration import apply_temperature
 from fakedetect_jax.pages.formats import MADE_WARNING
-from fakedetect_jax.reports.video_result import FaceResult, ModelFacts, VideoResult
+from fakedetect_jax.reports.video_result import (
+    FaceResult,
+    ModelFacts,
+    PartResult,
+    VideoResult,
+)
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
+from tfds_ffpp.frames.found import PreparedWindow
 
 NOT_FAKE = "not called fake"
 UNFAMILIAR = "unfamiliar"
 WARN_ENLARGEMENT = 2.0
 WARN_COVERAGE = 0.6
+PART_SECONDS = 5.0  # of the parts of which the most suspicious one is judged
 
 
 class Scale(NamedTuple):
@@ -51,6 +60,11 @@ class Scale(NamedTuple):
         low, high = apply_temperature(np.array(self.band.ends), self.temperature)
         return float(low), float(high)
 
+    @property
+    def fake_above(self) -> float:
+        """Above it a score is called fake."""
+        return self.threshold if self.band is None else self.band.fake.threshold
+
     def verdict(self, score: float) -> str:
         """What is said of a score: by the band, else by the threshold alone.
 
@@ -62,8 +76,8 @@ class Scale(NamedTuple):
         return doubt.FAKE if score > self.threshold else NOT_FAKE
 
 
-def summarise(video: Pending, model: TrainedModel) -> VideoResult:
-    """The result of a video whose clips are all scored."""
+def summarise(video: Pending, model: TrainedModel, facts: ModelFacts) -> VideoResult:
+    """The result of a video whose clips are all scored; facts: of the model."""
     scale = Scale.of(model)
     result = VideoResult(
         video.name,
@@ -75,7 +89,7 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
         probability_band=scale.calibrated_band,
         distance_threshold=model.guard and model.guard.threshold,
         warnings=(MADE_WARNING,) if model.made else (),
-        model=ModelFacts(model.step, model.digest[:16], guard_of(model)),
+        model=facts,
     )
     end = video.end
     if end is None or isinstance(end, Unreadable):
@@ -83,6 +97,7 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
     result = replace(
         result,
         file=end.file,
+        shots=1 + max((window.shot for window in video.windows), default=0),
         windows=len(video.windows),
         windows_without_face=_without_face(video),
         frames_looked_at=sum(len(w.frame_index) for w in video.windows),
@@ -98,7 +113,14 @@ def summarise(video: Pending, model: TrainedModel) -> VideoResult:
         return replace(result, outcome="out of range", reason=reason)
     if end.partial:
         result = replace(result, outcome="partial", reason=end.loss)
-    return _with_faces(result, faces, _warnings(video, end.loss, model))
+    result = _with_faces(result, faces, scale, _warnings(video, end.loss, model))
+    part = _part(result, video.windows, scale, model.reals)
+    if part is not None and part.threshold >= 1:
+        said = (
+            "val has too few people, and the video too few parts, to judge one of them"
+        )
+        result = replace(result, warnings=(*result.warnings, said))
+    return replace(result, part=part)
 
 
 def guard_of(model: TrainedModel) -> str:
@@ -110,18 +132,39 @@ def guard_of(model: TrainedModel) -> str:
     return f"{alarms:.0f} % false alarms on {facts.val_videos:,} videos of val"
 
 
+def _highest(faces: Sequence[FaceResult]) -> FaceResult:
+    return max(faces, key=lambda face: face.score)
+
+
+def _whole(faces: Sequence[FaceResult]) -> tuple[float, float | None]:
+    """Score and distance of a video: the means over the clips of each shot's highest
+    face. Of a single shot they are that face's."""
+    shots = sorted({face.shot for face in faces})
+    if len(shots) == 1:
+        top = _highest(faces)
+        return top.score, top.distance
+    tops = [_highest([face for face in faces if face.shot == shot]) for shot in shots]
+    clips = [clip for top in tops for clip in top.clips]
+    distances = [clip.distance for clip in clips if clip.distance is not None]
+    far = float(np.mean(distances)) if distances else None
+    return float(np.mean([clip.score for clip in clips])), far
+
+
 def _with_faces(
-    result: VideoResult, faces: tuple[FaceResult, ...], warnings: list[str]
+    result: VideoResult,
+    faces: tuple[FaceResult, ...],
+    scale: Scale,
+    warnings: list[str],
 ) -> VideoResult:
     # An unfamiliar face's score counts only where there is no other.
     familiar = [face for face in faces if face.outcome != UNFAMILIAR]
-    top = max(familiar or faces, key=lambda face: face.score)
+    score, distance = _whole(familiar or faces)
     clips = [clip for face in familiar or faces for clip in face.clips]
     if not familiar:
         limit = result.distance_threshold or 0.0
         reason = (
             "the face is unlike those of the training (distance "
-            f"{top.distance:.3g}, limit {limit:.3g}), so its score means nothing"
+            f"{distance:.3g}, limit {limit:.3g}), so its score means nothing"
         )
         parts = [reason, *([result.reason] if result.reason else [])]
         result = replace(result, outcome=UNFAMILIAR, reason="; ".join(parts))
@@ -133,14 +176,72 @@ def _with_faces(
         ]
     return replace(
         result,
-        score=top.score,
-        probability=top.probability,
-        distance=top.distance,
-        verdict=top.verdict,
+        score=score,
+        probability=scale.calibrated(score),
+        distance=distance,
+        verdict=scale.verdict(score) if familiar else None,
         faces=faces,
         most_suspicious=max(clips, key=lambda clip: clip.score),
         warnings=(*result.warnings, *warnings),
     )
+
+
+# The most suspicious part ----------------------------------------------------------
+
+
+class _Run(NamedTuple):
+    """Some seconds of a face: its number, and the first and last window with it."""
+
+    face: int
+    first: int
+    last: int
+    score: float
+
+
+def _runs(result: VideoResult, windows: Sequence[PreparedWindow]) -> Iterator[_Run]:
+    """Every stretch of PART_SECONDS of each familiar face, or all of a shorter shot."""
+    fps = (result.file and result.file.fps) or 25.0
+    for number, face in enumerate(result.faces):
+        if face.outcome == UNFAMILIAR:
+            continue
+        scores: dict[int, list[float]] = defaultdict(list)
+        for clip in face.clips:
+            scores[clip.window].append(clip.score)
+        seen = sorted(scores)
+        frames = np.mean([windows[w].stop - windows[w].start for w in seen])
+        length = max(round(PART_SECONDS * fps / float(frames)), 1)
+        found = parts.runs([scores[w] for w in seen], length)
+        for i, score in enumerate(found):
+            last = seen[min(i + length, len(seen)) - 1]
+            yield _Run(number, seen[i], last, score)
+
+
+def _part(
+    result: VideoResult,
+    windows: Sequence[PreparedWindow],
+    scale: Scale,
+    reals: parts.Reals | None,
+) -> PartResult | None:
+    """The run with the highest score; None where the video is one run."""
+    found = list(_runs(result, windows))
+    if len(found) < 2:
+        return None
+    top = max(found, key=lambda run: run.score)
+    limit = parts.limit([run.score for run in found], reals, least=scale.fake_above)
+    return PartResult(
+        verdict=doubt.FAKE if top.score > limit else NOT_FAKE,
+        score=top.score,
+        probability=scale.calibrated(top.score),
+        threshold=limit,
+        probability_threshold=scale.calibrated(limit),
+        looked_at=len(found),
+        face=top.face,
+        shot=result.faces[top.face].shot,
+        seconds=(windows[top.first].timestamp[0], windows[top.last].timestamp[-1]),
+    )
+
+
+# Faces -----------------------------------------------------------------------------
 
 
 def _face_result(track: Track, scale: Scale, model: TrainedModel) -> FaceResult:
@@ -160,6 +261,7 @@ def _face_result(track: Track, scale: Scale, model: TrainedModel) -> FaceResult:
         box=track.stored[0].box,
         coverage=float(np.mean([stored.coverage for stored in track.stored])),
         clips=track.clips,
+        shot=track.shot,
     )
 
 
@@ -177,9 +279,11 @@ def _why_unscored(video: Pending, config: Config) -> tuple[str, str]:
     frames = config.data.clip_frames
     longest = max(face.num_valid for face in stored)
     if longest < frames:
+        several = len({window.shot for window in video.windows}) > 1
+        what = "its longest shot" if several else "the video"
         return (
             "too short",
-            f"the video has {longest} frames, a clip of the model takes {frames}",
+            f"{what} has {longest} frames, a clip of the model takes {frames}",
         )
     side = max(face.side for face in stored)
     least = config.dataset.image_size / MAX_ENLARGEMENT

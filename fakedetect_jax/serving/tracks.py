@@ -15,8 +15,9 @@ MIN_OVERLAP = 0.2
 
 @dataclass(eq=False)
 class Track:
-    """One person over successive windows: where they were, and the scored clips."""
+    """One person over successive windows of a shot: where, and the scored clips."""
 
+    shot: int = 0
     stored: list[StoredFace] = field(default_factory=list)
     clips: list[ClipResult] = field(default_factory=list)
 
@@ -45,13 +46,17 @@ class Pending:
 
 
 def join(tracks: list[Track], window: PreparedWindow) -> list[Track]:
-    """The track of each face of the next window; new ones are added to the tracks."""
-    free = [t for t in tracks if t.stored[-1].window == window.number - 1]
+    """The track of each face of the next window; new ones are added to the tracks.
+
+    After a cut another person may be in the same place, so none goes on over one.
+    """
+    last = window.number - 1
+    free = [t for t in tracks if t.stored[-1].window == last and t.shot == window.shot]
     joined = []
     for face in window.faces:
         track = _same(free, face.box)
         if track is None:
-            track = Track()
+            track = Track(window.shot)
             tracks.append(track)
         else:
             free.remove(track)

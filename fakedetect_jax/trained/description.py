@@ -20,6 +20,7 @@ from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.metrics.doubt import Band
+from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.model.pixels import Scale, scale_of
 from fakedetect_jax.settings import ADDED, RULES
 from fakedetect_jax.trained.foreign import (
@@ -98,6 +99,7 @@ class Calibration:
     threshold: float | None
     band: Band | None
     cross_fit: CrossFit | None
+    reals: Reals | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,13 @@ _CALIBRATION = {
             "cross_fitted_loss": Maybe(Number(0)),
         }
     ),
+    "reals": Maybe(
+        {
+            "mean": Number(-100, 100),
+            "deviation": Number(0, 100),
+            "num_clusters": Whole(2, 2**53),
+        }
+    ),
 }
 _TRAINED_ON = {
     "dataset": Text(),
@@ -232,7 +241,10 @@ def _completed(facts: Fields) -> Fields:
     if isinstance(config, dict) and isinstance(config.get("model"), dict):
         added = {k[6:]: v for k, v in ADDED.items() if k.startswith("model.")}
         config = {**config, "model": {**added, **config["model"]}}
-    return {**_EARLIER, **facts, "config": config}
+    whole = {**_EARLIER, **facts, "config": config}
+    if isinstance(whole.get("calibration"), dict):
+        whole["calibration"] = {"reals": None, **whole["calibration"]}
+    return whole
 
 
 def check(facts: Any) -> Description:

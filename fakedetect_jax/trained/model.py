@@ -21,6 +21,7 @@ import safetensors.numpy
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
+from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
 from fakedetect_jax.settings import Config, as_config
 from fakedetect_jax.trained import description, foreign, guard
@@ -61,10 +62,10 @@ class TrainedModel(NamedTuple):
 
     variables: of host arrays; preparation: how videos were prepared; temperature,
     threshold and band are fitted on val, None where the checkpoint was not validated;
-    window_frames: source frames of the longest training video; made: whether it was
-    trained on made videos; calibration: what calibration.calibrate found, None if not
-    recorded; guard: what says which faces are unlike those of the training, None for
-    no_guard's reason; card: Markdown.
+    reals: how val's real videos score; window_frames: source frames of the longest
+    training video; made: whether it was trained on made videos; calibration: what
+    calibration.calibrate found, None if not recorded; guard: what says which faces are
+    unlike those of the training, None for no_guard's reason; card: Markdown.
     """
 
     config: Config
@@ -80,6 +81,7 @@ class TrainedModel(NamedTuple):
     made: bool = False
     calibration: CrossFit | None = None
     band: Band | None = None
+    reals: Reals | None = None
     trained_on: TrainedOn = TrainedOn("")
     guard: Guard | None = None
     no_guard: str = NOT_FITTED
@@ -181,6 +183,7 @@ def read_workdir(
         made=made,
         calibration=facts.calibration,
         band=facts.band,
+        reals=facts.reals,
         trained_on=_trained_on(config, facts),
         guard=guarded if isinstance(guarded, Guard) else None,
         no_guard="" if isinstance(guarded, Guard) else guarded,
@@ -327,7 +330,8 @@ def describe(model: TrainedModel) -> Description:
             model.preparation, model.window_frames, clips, config.model.to_dict()
         ),
         calibration=Calibration(
-            model.temperature, model.threshold, model.band, model.calibration
+            *(model.temperature, model.threshold, model.band, model.calibration),
+            reals=model.reals,
         ),
         step=model.step,
         parameters=network.count_parameters(model.variables["params"]),
@@ -366,6 +370,7 @@ def read_bundle(folder: str | Path, *, cache: Path | None = None) -> TrainedMode
         made=described.trained_on_made_videos,
         calibration=calibration.cross_fit,
         band=calibration.band,
+        reals=calibration.reals,
         trained_on=described.trained_on,
         guard=guarded,
         no_guard=facts.reason,

@@ -9,6 +9,7 @@ import pytest
 
 from fakedetect_jax.pages import video_page
 from fakedetect_jax.pages.video_page import Part, Point
+from fakedetect_jax.reports.video_result import PartResult, VideoResult
 from fakedetect_jax.serving import evidence
 from fakedetect_jax.serving.detector import Detector
 
@@ -121,3 +122,32 @@ def test_gaps_are_the_windows_without_a_face():
 def test_the_cards_front_matter_is_not_shown():
     card = "---\ntags:\n- a\n---\n\n# Title\n\n---\nrest"
     assert video_page.without_front_matter(card) == "# Title\n\n---\nrest"
+
+
+def test_the_index_is_sorted_without_a_script(tmp_path):
+    seconds = (3.0, 8.0)
+    part = PartResult("called fake", 0.9, None, 0.8, None, 7, 0, 2, seconds)
+    results = [
+        VideoResult("b<i>.mp4", "scored", verdict="called real", score=0.1, part=part),
+        VideoResult("c.mp4", "unreadable", reason="empty file"),
+        VideoResult("a.mp4", "scored", verdict="called fake", score=0.7, copy_of="d"),
+    ]
+    video_page.write_index(tmp_path, "three", results, [])
+    text, links = read(tmp_path / "index.html")
+    assert "script" not in links.tags and links.tags.count("input") == 5
+    styles = re.findall(r'<tr style="([^"]+)"', text)
+    found = [dict(p.split(":") for p in s.strip(";").split(";")) for s in styles]
+    places = {
+        name: [int(row[f"--sort{number}"]) for row in found]
+        for number, name in enumerate(video_page.SORTS, start=1)
+    }
+    assert places == {
+        "as given": [0, 1, 2],
+        "name": [1, 2, 0],
+        "result": [1, 2, 0],
+        "fake": [1, 2, 0],
+        "most suspicious part": [0, 1, 2],
+    }
+    assert all(f"#sort{n}:checked" in text for n in range(1, 6))
+    assert "0:03.0–0:08.0" in text and "the same as d" in text
+    assert "b&lt;i&gt;.mp4" in text

@@ -40,7 +40,9 @@ def test_it_reproduces_scores_from_raw_videos(tiny_run, tmp_path):
     # Three windows; chroma of a quarter, as most videos have it.
     long = write_video(tmp_path / "long.mp4", still * 4, pixel_format="yuv420p")
     videos.append(long)
-    detector = Detector(model, all_faces=False, devices=jax.devices()[:1])
+    detector = Detector(
+        model, all_faces=False, find_shots=False, devices=jax.devices()[:1]
+    )
     expected = list(detector.score_all(videos))
     assert expected[-1]["windows"] > 1
     done = subprocess.run(

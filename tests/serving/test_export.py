@@ -55,7 +55,7 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
     longest = max(v.source_frames for v in reader.read_videos(dataset, "train"))
     assert facts["preprocessing"]["window_frames"] == longest
     assert facts["calibration"].keys() == {
-        *("temperature", "threshold", "band", "cross_fit")
+        *("temperature", "threshold", "band", "cross_fit", "reals")
     }
     assert facts["calibration"]["cross_fit"].keys() == {
         "fitted",

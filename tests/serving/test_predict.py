@@ -17,9 +17,7 @@ import pytest
 from fakedetect_jax import predict
 from fakedetect_jax.reports.video_result import ClipResult, FaceResult, VideoResult
 from tests.made_videos import write_video
-from tests.serving.videos import (
-    rows_of,
-)
+from tests.serving.videos import rows_of, write_many
 
 VERDICT = "called fake|uncertain|called real"
 
@@ -150,7 +148,7 @@ def test_a_folder_of_pages_has_an_index(faceless, tmp_path, capsys):
         index,
     )
     assert counts and capsys.readouterr().out.endswith(f"{counts[0]}\n")
-    assert "4 videos: " in index and "trained on made videos" in index
+    assert "4 files: " in index and "trained on made videos" in index
     assert "&lt;b&gt;a&amp;b.mp4" in index and "<b>a" not in index
     links = re.findall(r'href="([^"]+\.html)"', index)
     assert len(links) == 3 and all((pages / link).is_file() for link in links)
@@ -181,9 +179,7 @@ def test_a_line_has_words_and_one_number():
 
 def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):
     folder = tmp_path / "videos"
-    first = write_video(folder / "000.mp4", 8)
-    for i in range(1, 2000):
-        os.link(first, folder / f"{i:04d}.mp4")
+    write_many(folder, 2000)
     output, rubbish = tmp_path / "out.jsonl", tmp_path / "tmp"
     rubbish.mkdir()
     command = [sys.executable, "-m", "fakedetect_jax.predict", "--model", str(faceless)]
@@ -207,9 +203,7 @@ def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):
 
 
 def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys):
-    first = write_video(tmp_path / "videos" / "000.mp4", 8)
-    for i in range(1, 200):
-        os.link(first, first.with_name(f"{i:03d}.mp4"))
+    first, *_ = write_many(tmp_path / "videos", 200)
     output, killed = tmp_path / "out.jsonl", []
     others = psutil.Process().children()  # which wait, of detectors of other tests
 

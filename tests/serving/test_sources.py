@@ -1,5 +1,6 @@
 """Which files are taken for videos."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,73 @@ def test_every_kind_of_video_that_opens_by_name_is_found_in_a_folder(tmp_path, s
         options={},
         size=(96, 128),
     ).rename(path)
-    (found,) = sources.find([str(path.parent)])
-    assert not found.refusal and not sources.skipped_lines([str(path.parent)])
+    (found,) = sources.find_all([str(path.parent)])
+    assert found.is_video
+    path = path.rename(path.with_suffix(""))
+    (found,) = sources.find_all([str(path.parent)])
+    assert found.is_video, "by its content"
     clip = read_clip(path, lambda total: [0, total // 2])
     assert clip.rgb(0).shape == (96, 128, 3) and clip.source_frames >= 18
+
+
+def test_each_file_of_a_folder_is_accounted_for(tmp_path):
+    """Content decides where a name does not; pictures and sound are no videos."""
+    video = write_video(tmp_path / "v.mp4", 2).read_bytes()
+    written = {
+        "plain": video,
+        "odd.bin": video,
+        "code.ts": b"export const a = 1;\n" * 99,
+        "damaged.ts": b"\0\1\xff" * 99,
+        "empty.ts": b"",
+        "empty": b"",
+        "photo.heic": b"\0\0\0\x18ftypheic" + bytes(99),
+        "sound.m4a": video,
+        "tags.mkv": b"x",
+        "deep/er/.hidden": b"text",
+    }
+    for name, content in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "out").symlink_to(tmp_path.parent)
+    (tmp_path / "away").symlink_to(__file__)
+    os.mkfifo(tmp_path / "pipe")
+    found = sources.find_all([str(tmp_path)])
+    names = {str(Path(s.name).relative_to(tmp_path)): s for s in found}
+    assert len(names) == len(found)
+    assert set(names) == {*written, "v.mp4", "out", "away", "pipe"}
+    assert {name for name, source in names.items() if source.is_video} == {
+        *("v.mp4", "plain", "odd.bin", "damaged.ts", "empty.ts", "tags.mkv")
+    }
+    assert all(s.passed or s.is_video for s in found)
+    left = sources.find_all([str(tmp_path)], leave=[tmp_path / "deep"])
+    assert {s.name for s in found} - {s.name for s in left} == {
+        str(tmp_path / "deep" / "er" / ".hidden")
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", 2)
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):  # root, as which tests may run, reads every folder
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    reasons = {s.name: s.refusal for s in sources.find([str(tmp_path)])}
+    assert reasons[str(tmp_path / "shut")] == (
+        "a folder that cannot be read (Permission denied)"
+    )
+
+
+def test_shares_are_a_partition():
+    asked = [sources.Source(str(i)) for i in range(11)]
+    for count in (1, 2, 3, 11, 20):
+        parts = [sources.shard(asked, i + 1, count) for i in range(count)]
+        assert [source for part in parts for source in part] == asked
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_a_list_is_relative_to_itself_and_names_each_video_once(tmp_path):

@@ -1,6 +1,7 @@
 """Videos with faces, cut, damaged and very long ones; and what predict writes."""
 
 import json
+import struct
 from pathlib import Path
 
 import av
@@ -41,8 +42,11 @@ def all_of(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
-def write_long(path: Path, *, repeats: int, frames: int = 500) -> Path:
-    """A video of so many times the same frames: encoded once, then copied."""
+def write_long(path: Path, *, repeats: int, frames: int = 512) -> Path:
+    """A video of so many times the same frames: encoded once, then copied.
+
+    After 512 frames the picture is where it began, so that none of it is a cut.
+    """
     short = write_video(
         path.with_name("short.mp4"),
         frames,
@@ -60,6 +64,17 @@ def write_long(path: Path, *, repeats: int, frames: int = 500) -> Path:
                 packet.pts = packet.dts = at + i * length
                 file.mux(packet)
     return path
+
+
+def write_many(folder: Path, count: int) -> list[Path]:
+    """So many videos of the same frames, each with other bytes behind them."""
+    first = write_video(folder / "0000.mp4", 8)
+    paths = [first]
+    for i in range(1, count):
+        box = struct.pack(">I4sI", 12, b"free", i)
+        paths.append(folder / f"{i:04d}.mp4")
+        paths[-1].write_bytes(first.read_bytes() + box)
+    return paths
 
 
 def spoil(path: Path, number: int) -> None:

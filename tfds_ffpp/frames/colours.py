@@ -1,7 +1,9 @@
 """Decoded pictures to upright RGB, whatever their colours are stored as."""
 
+import re
 from fractions import Fraction
 
+import cv2
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
@@ -12,6 +14,8 @@ MAX_PIXELS = 7680 * 4320  # 8K; a frame of it takes 100 MB as RGB
 
 
 Region = tuple[int, int, int, int]  # y0, x0, y1, x1 in pixels of the upright frame
+# Of these the first plane is brightness, a byte a pixel.
+_BYTE_OF_LUMA = re.compile(r"yuv[aj]?4\d\dp|gray|nv12|nv21")
 _BLOCK = 4  # no pixel format shares chroma over more pixels
 
 
@@ -98,3 +102,17 @@ def _rgb_graph(frame: VideoFrame, region: Region) -> Graph:
     rgb = graph.add("format", "rgb24")
     graph.link_nodes(source, crop, scale, rgb, graph.add("buffersink")).configure()
     return graph
+
+
+def small_luma(frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    """The brightness uint8[size] of a frame as it is stored, not turned upright.
+
+    size: height and width. Rows are left out of a large picture: some serve as well.
+    """
+    if not _BYTE_OF_LUMA.fullmatch(frame.format.name):
+        frame = frame.reformat(format="gray")
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    step = max(frame.height // (4 * size[0]), 1)
+    rows = rows[: frame.height : step, : frame.width]
+    return cv2.resize(rows, size[::-1], interpolation=cv2.INTER_AREA)

@@ -66,7 +66,8 @@ class StoredFace:
 class PreparedWindow:
     """The frames start to stop of `total`, and the faces that were stored of them.
 
-    frame_index and timestamp (seconds) are of the frames that were looked at.
+    frame_index and timestamp (seconds) are of the frames that were looked at; shot: the
+    number of the one that they lie in.
     """
 
     number: int
@@ -76,3 +77,4 @@ class PreparedWindow:
     frame_index: list[int]
     timestamp: list[float]
     faces: list[StoredFace]
+    shot: int = 0

@@ -7,6 +7,7 @@ chosen by index everywhere, and each carries its time.
 import os
 import stat
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from av.video.frame import VideoFrame
 from tfds_ffpp.errors import IrregularVideoError, UnusableVideoError
 from tfds_ffpp.frames import colours
 from tfds_ffpp.frames.colours import Converter, Region
+from tfds_ffpp.frames.shots import HEIGHT, WIDTH, ShotFinder
 
 # Containers that hold everything in the one file; playlists are not among them.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
@@ -348,7 +350,8 @@ def read_clip(path: str | Path, plan: Plan) -> DecodedVideo:
     frames, or is damaged so that under 90 % of its frames decode.
     """
 
-    def whole(total: int) -> list[tuple[int, int]]:
+    def whole(total: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
+        del cuts
         return [(0, total)]
 
     try:
@@ -373,9 +376,12 @@ def decode_all(container, stream) -> Iterator[VideoFrame]:
 
 
 def _count_frames(
-    file: "_Index", least: float, alive: Callable[[], None]
+    file: "_Index",
+    least: float,
+    alive: Callable[[], None],
+    see: Callable[[VideoFrame], None],
 ) -> tuple[int, Loss | None]:
-    """How many frames decode, and what is lost.
+    """How many frames decode, and what is lost; see: called with each of them.
 
     Raises UnusableVideoError when they are too few.
     """
@@ -383,6 +389,7 @@ def _count_frames(
     with _open(file.path) as container:
         for frame in decode_all(container, _video_stream(container)):
             total += 1
+            see(frame)
             timed = timed and frame.pts is not None
             if timed:
                 times.append(frame.pts or 0)
@@ -423,6 +430,45 @@ def read_frames(path: str | Path, indices: Sequence[int]) -> DecodedVideo:
     return read_clip(path, plan)
 
 
+# Shots ------------------------------------------------------------------------------
+
+
+class _Shots:
+    """Finds where shots begin in the frames that it sees; in none unless asked."""
+
+    def __init__(self, *, wanted: bool):
+        self._finder = ShotFinder() if wanted else None
+        self._count = 0
+
+    def see(self, frame: VideoFrame) -> None:
+        self._count += 1
+        if self._finder is not None:
+            self._finder.add(colours.small_luma(frame, (HEIGHT, WIDTH)))
+
+    def look_through(self, path: Path, total: int, alive: Callable[[], None]) -> None:
+        """Sees all frames. Raises IrregularVideoError if they are not `total`."""
+        if self._finder is None or total < 2:
+            return
+        with _open(path) as container:
+            for frame in decode_all(container, _video_stream(container)):
+                self.see(frame)
+                alive()
+        if self._count != total:
+            raise IrregularVideoError
+
+    def cuts(self) -> list[int]:
+        return self._finder.finish() if self._finder is not None else []
+
+
+def find_cuts(path: str | Path) -> list[int]:
+    """The frames that begin a shot, without the first, of those that decode."""
+    shots = _Shots(wanted=True)
+    with _open(Path(path)) as container:
+        for frame in decode_all(container, _video_stream(container)):
+            shots.see(frame)
+    return shots.cuts()
+
+
 # Long videos -----------------------------------------------------------------------
 
 
@@ -430,15 +476,18 @@ def read_frames(path: str | Path, indices: Sequence[int]) -> DecodedVideo:
 class Window:
     """A stretch of a video, frames start to stop - 1, and the chosen ones of it.
 
-    Of the clip, indices, timestamps and source_frames are those of the whole video.
+    shot: which of the video's it lies in. Of the clip, indices, timestamps and
+    source_frames are those of the whole video.
     """
 
     start: int
     stop: int
     clip: DecodedVideo
+    shot: int = 0
 
 
-Cut = Callable[[int], Sequence[tuple[int, int]]]  # frame count -> (start, stop) each
+# Frame count, and the frames that begin a shot -> (start, stop) of each window.
+Cut = Callable[[int, Sequence[int]], Sequence[tuple[int, int]]]
 
 
 def read_windows(
@@ -447,6 +496,7 @@ def read_windows(
     plan: Plan,
     *,
     in_order: bool = False,
+    find_shots: bool = False,
     least: float = MIN_DECODED,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[Window]:
@@ -459,6 +509,7 @@ def read_windows(
       cut: where the windows lie, in order and apart.
       plan: chooses the frames of a window from its length.
       in_order: decode every frame; what to do after IrregularVideoError.
+      find_shots: decode all frames first, to see where shots begin; else it is one.
       least: the share of the promised frames that must decode.
       alive: called often, to show that work goes on.
 
@@ -468,15 +519,18 @@ def read_windows(
     """
     path = Path(path)
     file = _index(path, alive)
+    shots = _Shots(wanted=find_shots)
     if in_order:
-        total, loss = _count_frames(file, least, alive)
+        total, loss = _count_frames(file, least, alive, shots.see)
         order: Sequence[int] = range(total)
     else:
         total, order = len(file.times), sorted(file.times)
         if not file.regular or total < MIN_DECODED * file.promised:
             raise IrregularVideoError
         loss = _loss(file, total, order)
-    windows = [(a, b, [a + int(i) for i in plan(b - a)]) for a, b in cut(total)]
+        shots.look_through(path, total, alive)
+    cuts = shots.cuts()
+    windows = [(a, b, [a + int(i) for i in plan(b - a)]) for a, b in cut(total, cuts)]
     decode = _decode_in_order if in_order else _decode_groups
 
     def again(wanted: set[int]) -> Generator[tuple[int, VideoFrame], None, None]:
@@ -512,7 +566,9 @@ def read_windows(
         if begin_again:  # a decoder takes memory too, and the clip needs one
             frames.close()
             kept.clear()
-        yield Window(start, stop, _clip(file, chosen, again, indices, total, loss))
+        clip = _clip(file, chosen, again, indices, total, loss)
+        yield Window(start, stop, clip, bisect_right(cuts, start))
+        del clip
         del chosen
         if begin_again:
             frames = again(names_from(number + 1))

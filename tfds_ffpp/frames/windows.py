@@ -1,7 +1,8 @@
 """A video of any length -> windows, each prepared as the dataset stores a video."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tfds_ffpp.errors import IrregularVideoError
@@ -39,6 +40,18 @@ def cut_evenly(total: int, window_frames: int) -> list[tuple[int, int]]:
     return list(zip(bounds, bounds[1:], strict=False))
 
 
+def cut_shots(
+    total: int, cuts: Sequence[int], window_frames: int
+) -> list[tuple[int, int]]:
+    """As cut_evenly for each shot; cuts: the frames that begin one, but the first."""
+    bounds = [0, *cuts, total]
+    return [
+        (begin + start, begin + stop)
+        for begin, end in zip(bounds, bounds[1:], strict=False)
+        for start, stop in cut_evenly(end - begin, window_frames)
+    ]
+
+
 def all_boxes(clip: DecodedVideo, preparation: Preparation) -> list[Faces]:
     """The faces of a window that count, the largest lasting one first."""
     if preparation.crop == "full":
@@ -65,9 +78,12 @@ def prepare_windows(
     window_frames: int,
     all_faces: bool,
     folder: Path,
+    find_shots: bool = True,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[PreparedWindow | FileSummary]:
     """Prepares the windows of a video one after another, in constant memory.
+
+    No window spans a cut, unless the video is taken for one shot (find_shots=False).
 
     Each face of a window is stored in a file of its own in `folder`, as cache.py
     writes them, with the frames that the dataset would store of such a video.
@@ -81,37 +97,33 @@ def prepare_windows(
     path = Path(path)
     # Whether a face is seen does not depend on a model of its points.
     preparation = replace(preparation, landmarks="none")
-    try:
-        yield from _prepare(
-            path,
-            preparation,
-            (window_frames, all_faces, folder),
-            in_order=False,
-            alive=alive,
-        )
-    except IrregularVideoError:
-        yield from _prepare(
-            path,
-            preparation,
-            (window_frames, all_faces, folder),
-            in_order=True,
-            alive=alive,
-        )
-
-
-def _prepare(
-    path: Path, preparation: Preparation, how, *, in_order: bool, alive
-) -> Iterator[PreparedWindow | FileSummary]:
-    window_frames, all_faces, folder = how
-    summary: FileSummary | None = None
-    windows = read_windows(
+    read = partial(
+        read_windows,
         path,
-        lambda total: cut_evenly(total, window_frames),
+        lambda total, cuts: cut_shots(total, cuts, window_frames),
         frame_plan(preparation),
-        in_order=in_order,
+        find_shots=find_shots,
         least=MIN_PARTIAL,
         alive=alive,
     )
+    how = (path, preparation, all_faces, folder, alive)
+    try:
+        yield from _prepare(read(), *how, in_order=False)
+    except IrregularVideoError:
+        yield from _prepare(read(in_order=True), *how, in_order=True)
+
+
+def _prepare(
+    windows: Iterator[Window],
+    path: Path,
+    preparation: Preparation,
+    all_faces: bool,
+    folder: Path,
+    alive: Callable[[], None],
+    *,
+    in_order: bool,
+) -> Iterator[PreparedWindow | FileSummary]:
+    summary: FileSummary | None = None
     for number, window in enumerate(windows):
         summary = summary or _summary(window, file_digest(path))
         faces = all_boxes(window.clip, preparation)
@@ -182,4 +194,5 @@ def _prepared(number: int, window: Window, stored: list[StoredFace]) -> Prepared
         frame_index=clip.indices,
         timestamp=clip.timestamps,
         faces=stored,
+        shot=window.shot,
     )

@@ -89,6 +89,7 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
             window_frames=job.window_frames,
             all_faces=job.all_faces,
             folder=job.place,
+            find_shots=job.find_shots,
             alive=alive,
         ):
             if isinstance(found, FileSummary):

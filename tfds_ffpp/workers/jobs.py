@@ -39,7 +39,8 @@ class WindowsJob:
     """A video of any length, whose windows are stored one by one in `folder`.
 
     number: of the asker, to know it by. all_faces: not the largest alone. stall_limit:
-    seconds that may pass without a sign of life.
+    seconds that may pass without a sign of life. find_shots: so that no window spans a
+    cut.
     """
 
     path: str
@@ -51,6 +52,7 @@ class WindowsJob:
     stall_limit: float
     memory_limit: int | None
     number: int = 0
+    find_shots: bool = True
 
     @property
     def place(self) -> Path:

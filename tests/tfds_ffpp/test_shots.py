@@ -1,0 +1,145 @@
+"""Where the shots of a video begin, and that no window spans a cut."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.made_videos import picture, write_video
+from tests.tfds_ffpp.test_workers import PREPARATION
+from tfds_ffpp.frames import shots
+from tfds_ffpp.frames.found import FileSummary
+from tfds_ffpp.frames.video import find_cuts
+from tfds_ffpp.frames.windows import cut_evenly, cut_shots, prepare_windows
+
+SIZE = (48, 64)
+LONG = [30, 30, 41, 30]  # frames of the shots of a film
+
+
+def film_of(lengths: Sequence[int]) -> list[np.ndarray]:
+    """Shots of so many frames, each of another moving picture."""
+    return [
+        picture(i, SIZE, seed=10 + shot)
+        for shot, length in enumerate(lengths)
+        for i in range(length)
+    ]
+
+
+def starts(lengths: Sequence[int]) -> list[int]:
+    return np.cumsum(lengths)[:-1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("a.mp4", {"pixel_format": "yuv420p", "options": {"bf": "3", "g": "250"}}),
+        ("a.mp4", {"pixel_format": "yuv444p10le"}),
+        ("a.mkv", {"codec": "ffv1", "options": {}, "pixel_format": "bgr0"}),
+        ("a.avi", {"codec": "mpeg4", "options": {}, "pixel_format": "yuv420p"}),
+    ],
+    ids=["h264", "10 bit", "rgb", "avi"],
+)
+def test_hard_cuts_are_found_to_the_frame(tmp_path, name, how):
+    path = write_video(tmp_path / name, film_of(LONG), **how)
+    assert find_cuts(path) == starts(LONG)
+
+
+def brighter(frame: np.ndarray, gain: float, more: float) -> np.ndarray:
+    return np.clip(frame * gain + more, 0, 255).astype(np.uint8)
+
+
+def flashed(film):
+    return [brighter(f, 1, 120) if 40 <= i < 43 else f for i, f in enumerate(film)]
+
+
+def switched(film):
+    return [brighter(f, 0.5, 0) if i >= 40 else f for i, f in enumerate(film)]
+
+
+@pytest.mark.parametrize("change", [flashed, switched])
+def test_what_happens_in_a_shot_is_no_cut(tmp_path, change):
+    film = change([cv2.GaussianBlur(f, (0, 0), 2) for f in film_of([90])])
+    assert find_cuts(write_video(tmp_path / "a.mp4", film)) == []
+
+
+def test_dissolves_and_fades_are_cut_in_their_middle(tmp_path):
+    still = film_of([1, 1, 1])
+    film = [still[0]] * 60
+    for i in range(16):
+        film.append(cv2.addWeighted(still[0], 1 - i / 16, still[1], i / 16, 0))
+    film += [still[1]] * 60
+    film += [brighter(still[1], 1 - i / 12, 0) for i in range(12)]
+    film += [brighter(still[2], i / 12, 0) for i in range(12)]
+    film += [still[2]] * 60
+    dissolve, fade = find_cuts(write_video(tmp_path / "a.mp4", film))
+    assert 60 <= dissolve < 76 and 136 <= fade < 160
+
+
+def panned(seed: int, speeds: Sequence[int]) -> list[np.ndarray]:
+    """Small pictures of a camera that moves over a landscape."""
+    rng = np.random.default_rng(seed)
+    size = (shots.HEIGHT, shots.WIDTH + sum(speeds))
+    land = cv2.GaussianBlur(rng.integers(0, 255, size, np.uint8), (0, 0), 3)
+    land = cv2.normalize(land, np.zeros_like(land), 0, 255, cv2.NORM_MINMAX)
+    return [land[:, at : at + shots.WIDTH].copy() for at in np.cumsum(speeds)]
+
+
+def cuts_of(pictures: Sequence[np.ndarray]) -> list[int]:
+    finder = shots.ShotFinder()
+    for one in pictures:
+        finder.add(one)
+    return finder.finish()
+
+
+def test_a_fast_camera_is_no_cut_and_hides_none():
+    still, slow, fast = [0] * 40, [1] * 40, [4] * 40
+    jerky = [4 - 2 * (i % 2) for i in range(40)]
+    for speeds in (still + fast + still, slow + fast + slow, jerky):
+        assert cuts_of(panned(0, speeds)) == []
+    for first, second in ((still, fast), (fast, still), (fast, jerky)):
+        assert cuts_of(panned(0, first) + panned(1, second)) == [40]
+
+
+def test_little_is_kept_of_a_long_film():
+    finder = shots.ShotFinder()
+    still = np.zeros((shots.HEIGHT, shots.WIDTH), np.uint8)
+    for i in range(5000):
+        finder.add(still + np.uint8(i % 2))
+    assert len(finder._kept) < 100 and finder.finish() == []
+
+
+def test_windows_are_cut_in_shots():
+    assert cut_shots(100, [], 40) == cut_evenly(100, 40)
+    assert cut_shots(100, [30], 40) == [(0, 30), (30, 65), (65, 100)]
+
+
+def prepared(path: Path, folder: Path, *, find_shots: bool = True):
+    folder.mkdir()
+    found = prepare_windows(
+        path,
+        replace(PREPARATION, face_finder="none"),
+        window_frames=40,
+        all_faces=True,
+        folder=folder,
+        find_shots=find_shots,
+    )
+    return [window for window in found if not isinstance(window, FileSummary)]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_no_window_spans_a_cut(tmp_path, name):
+    how = {"codec": "mpeg4", "options": {}} if name == "a.avi" else {}
+    path = write_video(tmp_path / name, film_of(LONG), pixel_format="yuv420p", **how)
+    windows = prepared(path, tmp_path / "shots")
+    assert [(w.start, w.stop, w.shot) for w in windows] == [
+        *((0, 30, 0), (30, 60, 1), (60, 80, 2), (80, 101, 2), (101, 131, 3)),
+    ]
+    assert all(
+        w.start <= min(w.frame_index) <= max(w.frame_index) < w.stop for w in windows
+    )
+    whole = prepared(path, tmp_path / "whole", find_shots=False)
+    assert [(w.start, w.stop) for w in whole] == cut_evenly(131, 40)
+    assert {w.shot for w in whole} == {0}
