@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "predict": Command("fakedetect_jax.predict:main", (), "score any videos"),
     "report": Command("fakedetect_jax.report:main", (), "lay evaluations side by side"),
+    "doctor": Command("fakedetect_jax.doctor:main", (), "say what works here"),
     "export": Command("fakedetect_jax.export:main", (), "write a model to hand over"),
 }
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "fakedetect_jax": [
         ["__main__"],
-        ["main", "predict", "report", "export", "suite"],
+        ["main", "predict", "report", "export", "suite", "doctor"],
         ["train"],
         ["evaluation", "serving"],
         ["trained", "compiled"],

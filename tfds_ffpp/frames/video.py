@@ -167,6 +167,12 @@ class DecodedVideo:
 Plan = Callable[[int], Sequence[int]]
 
 
+def decoder() -> str:
+    """The versions of PyAV and of the decoder in it."""
+    build = ".".join(map(str, av.library_versions["libavcodec"]))
+    return f"PyAV {av.__version__}, libavcodec {build}"
+
+
 def quiet() -> None:
     """Silences the decoders: what is wrong with a file is said by its reason."""
     av.logging.set_level(None)

@@ -264,7 +264,7 @@ class _Pulse:
 # The process -----------------------------------------------------------------------
 
 
-def _open_ways() -> list[str]:
+def ways_left_open() -> list[str]:
     """What the kernel cannot be made to refuse, tried in a fork."""
     reading, writing = os.pipe()
     if not os.fork():
@@ -285,7 +285,7 @@ def serve(jobs: BinaryIO, results: BinaryIO) -> None:
     sandbox.libraries()  # known to the forks from here
     gc.freeze()  # what is there is shared with the forks as long as nobody writes it
 
-    results.write(json.dumps({"open": _open_ways()}).encode() + b"\n")
+    results.write(json.dumps({"open": ways_left_open()}).encode() + b"\n")
     results.flush()
     for line in jobs:
         for result in run_confined(job_from_json(json.loads(line))):
