@@ -5,8 +5,11 @@ python -m benchmarks.train_step --model resnet18 --size 112
 python -m benchmarks.train_step --device cuda --precision bf16 --clips 32
 
 Each side lives in a process of its own (benchmarks/step_workers.py); they take turns,
-A B C A B C, after a warm-up, and only one works at a time. PyTorch comes with the extra
-`bench`; without it, or with --no-torch, the project stands beside flax alone.
+A B C A B C, after a warm-up, and only one works at a time. All have the memory settings
+that the trainer gives itself, but for "flax as it comes". PyTorch computes training and
+inference each as it is fastest there: eagerly, by torch.compile, or, inference, by
+torch.compile with frozen weights. It comes with the extra `bench`; without it, or with
+--no-torch, the project stands beside flax alone.
 """
 
 import argparse
@@ -25,13 +28,14 @@ from fakedetect_jax.run.process import MALLOC
 # What the loss of the same weights may differ by.
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 MODES = ("train", "infer")
+PLAIN_FLAX = "flax as it comes"
 
 
 class Side:
     """A running worker."""
 
     def __init__(self, name: str, arguments: argparse.Namespace, weights: Path):
-        """Starts it and waits until its first steps are done."""
+        """Starts it, by its first word, and waits until its first steps are done."""
         self.name = name
         fields = ("model", "size", "clips", "frames", "precision", "device", "compile")
         chosen = {field: getattr(arguments, field) for field in fields}
@@ -39,7 +43,8 @@ class Side:
         if name == "torch":
             python = arguments.torch_python or python
             chosen["precision"] = arguments.torch_precision or arguments.precision
-        command = [python, "-m", "benchmarks.step_workers", "--side", name]
+        kind = name.split()[0]
+        command = [python, "-m", "benchmarks.step_workers", "--side", kind]
         command += ["--weights", str(weights)]
         for field, value in chosen.items():
             command += [f"--{field}", str(value)]
@@ -48,7 +53,7 @@ class Side:
             command,
             env={
                 **os.environ,
-                **MALLOC,
+                **({} if name == PLAIN_FLAX else MALLOC),
                 "JAX_PLATFORMS": platforms,
                 # The sides share the device's memory.
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -91,9 +96,8 @@ class Side:
 
 def measure(arguments: argparse.Namespace) -> list[Side]:
     """All sides after their turns."""
-    names = ["project", "torch", "flax"]
-    if not arguments.flax:
-        names.remove("flax")
+    names = ["project", "torch"]
+    names += ["flax", PLAIN_FLAX] if arguments.flax else []
     has_torch = arguments.torch_python or find_spec("torch") is not None
     if not arguments.torch or not has_torch or arguments.model == "demo":
         names.remove("torch")
@@ -192,8 +196,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=10, help="frames per clip")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--pairs", type=int, default=5, help="turns of every side")
-    parser.add_argument("--count", type=int, default=1, help="steps per turn")
+    parser.add_argument("--pairs", type=int, default=3, help="turns of every side")
+    parser.add_argument("--count", type=int, default=4, help="steps per turn")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     flag = argparse.BooleanOptionalAction
     parser.add_argument("--torch", action=flag, default=True)
