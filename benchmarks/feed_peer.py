@@ -19,12 +19,14 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 class ClipFiles(Dataset):
     """Random runs of consecutive frames from folders of image files."""
 
-    def __init__(self, folder: Path, *, suffix: str, num_frames: int, as_float: bool):
+    def __init__(
+        self, folder: Path, *, suffix: str, num_frames: int, as_float: bool, count: int
+    ):
         self.videos = [sorted(p.glob(f"*.{suffix}")) for p in sorted(folder.iterdir())]
-        self.num_frames, self.as_float = num_frames, as_float
+        self.num_frames, self.as_float, self.count = num_frames, as_float, count
 
     def __len__(self) -> int:
-        return 10**9
+        return self.count
 
     def __getitem__(self, index: int) -> torch.Tensor:
         files = self.videos[index % len(self.videos)]
@@ -51,19 +53,36 @@ def clips_per_second(
 ) -> float:
     """Clips per second in batches of shape (clips, frames), workers warmed up."""
     clips, frames = shape
-    files = ClipFiles(folder, suffix=suffix, num_frames=frames, as_float=as_float)
+    warm_up, ahead = 2 * workers + 1, 2 * workers  # what is prefetched meanwhile
+    files = ClipFiles(
+        folder,
+        suffix=suffix,
+        num_frames=frames,
+        as_float=as_float,
+        count=clips * (warm_up + num_batches + ahead),
+    )
     loader = DataLoader(
         files,
         batch_size=clips,
         num_workers=workers,
         prefetch_factor=2,
         multiprocessing_context="spawn",
+        worker_init_fn=_alone,
     )
     batches = iter(loader)
     # What was prefetched while the workers started is not counted.
-    for _ in range(2 * workers + 1):
+    for _ in range(warm_up):
         next(batches)
     start = time.perf_counter()
     for _ in range(num_batches):
         next(batches)
-    return num_batches * clips / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    for _ in batches:  # workers that have no more to do end by themselves
+        pass
+    return num_batches * clips / seconds
+
+
+def _alone(number: int) -> None:
+    """A worker without threads of OpenCV's, which would die with it, loudly."""
+    del number
+    cv2.setNumThreads(0)
