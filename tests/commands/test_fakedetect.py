@@ -131,7 +131,7 @@ def test_a_child_of_ones_own_takes_a_shipped_base(tmp_path, monkeypatch):
 
 def test_a_name_that_is_none_says_which_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="names demo, ffpp, ffpp_best, ffpp_clip, "):
+    with pytest.raises(ConfigError, match="names demo, demo_vit, ffpp, ffpp_best, "):
         settings.load("ffp")
 
 

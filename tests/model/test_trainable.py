@@ -283,11 +283,13 @@ def test_frames_of_a_class_are_drawn_together_and_all_apart(small, whole):
     settings = steps.make_step_settings(config, num_steps=1)
     batch = random_batch(4)
     batch.valid[3] = False
-    frames = np.random.default_rng(0).normal(size=(4, *CLIP)).astype(np.float32)
+    draw = np.random.default_rng(0)
+    frames = jnp.asarray(draw.normal(size=(4, *CLIP)), jnp.float32)
     variables = {"params": whole.params}
-    _, features = settings.model.apply(
+    found: Any = settings.model.apply(
         variables, frames, batch.length, method="logits_and_frame_features"
     )
+    features = found[1]
     np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, atol=1e-5)
     points = [
         (np.asarray(features[n, t]), batch.label[n])
