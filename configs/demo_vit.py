@@ -1,7 +1,8 @@
 """The demo with a small vision transformer from random weights in the ResNet's place.
 
 python -m fakedetect_jax.main --config configs/demo_vit.py --workdir runs/demo-vit
-The same made videos and LSTM as configs/demo.py. RESULT
+The same made videos and LSTM as configs/demo.py. A step takes about 0.12 s of one core;
+how near it comes to the demo's AUC was not measured yet.
 """
 
 import runpy
