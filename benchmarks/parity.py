@@ -113,7 +113,7 @@ def own_features(path: Path, size: Any, images: np.ndarray) -> np.ndarray:
     from fakedetect_jax.model.backbones import vit
 
     names = [name for name, known in vit.VITS.items() if known == size]
-    own = dict(
+    own: dict[str, Any] = dict(
         backbone="vit",
         vit_style=size.style,
         width=size.width,
@@ -122,7 +122,8 @@ def own_features(path: Path, size: Any, images: np.ndarray) -> np.ndarray:
         patch_size=size.patch,
         registers=size.registers,
     )
-    model = network.FakeDetector(**({"backbone": names[0]} if names else own))
+    fields: dict[str, Any] = {"backbone": names[0]} if names else own
+    model = network.FakeDetector(**fields)
     loaded = pretrained.load_backbone(path, model, images.shape[1])
 
     def features(params: Any, images: Any) -> Any:

@@ -85,7 +85,7 @@ def frozen_weights(config) -> dict[str, np.ndarray]:
     params = {"backbone": load_backbone(path, model, image_size).params}
     keep = trainable.is_trained(model, trainable.of_config(config))
     _, frozen = trainable.split(params, keep)
-    flat = traverse_util.flatten_dict(frozen, sep=".")
+    flat: dict[str, Any] = traverse_util.flatten_dict(frozen, sep=".")
     return {f"params.{name}": leaf for name, leaf in flat.items()}
 
 

@@ -131,7 +131,7 @@ def test_a_child_of_ones_own_takes_a_shipped_base(tmp_path, monkeypatch):
 
 def test_a_name_that_is_none_says_which_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = "demo, demo_masks, ffpp, ffpp_best, ffpp_clip, "
+    names = "demo, demo_masks, demo_vit, ffpp, ffpp_best, "
     with pytest.raises(ConfigError, match=f"names {names}"):
         settings.load("ffp")
 

@@ -26,7 +26,7 @@ def small(load_config):
     """The demo's config with a tiny transformer."""
     config = load_config("demo")
     with config.unlocked():
-        config.model.update(backbone="vit", vit_style="clip", width=16, depth=3)
+        config.model.update(backbone="vit", vit_style="clip", width=16, depth=2)
         config.model.update(num_heads=2, patch_size=8, lstm_features=8)
         config.model.update(stage_sizes=(), stem="imagenet")
         config.dataset.image_size = SIZE
@@ -80,7 +80,8 @@ def every(small, whole) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", FROZEN)
 def test_gradients_are_those_of_a_run_that_trains_all(small, whole, every, kind):
-    settings, state = begin(varied(small, kind), whole)
+    # The loss of svd on sizes has a kink where training begins.
+    settings, state = begin(varied(small, kind, **{"adapter.size": 0.0}), whole)
     found = gradients(settings, state, random_batch(8))
     alike = {k: v for k, v in found.items() if not k.startswith(IN_PLACE)}
     assert ("head.kernel" in alike) and len(alike) < len(every)
@@ -105,20 +106,19 @@ def test_the_gradients_of_parts_are_summed(small, whole):
     batch, found = random_batch(8), []
     for parts in (1, 2):
         same = {"accumulate": parts, "model.dropout": 0.0}
-        settings, state = begin(varied(small, "norms", **same), whole)
+        settings, state = begin(varied(small, "head", **same), whole)
         found.append(gradients(settings, state, batch))
     jax.tree.map(
         lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), *found
     )
 
 
-@pytest.mark.parametrize("kind", FROZEN)
+@pytest.mark.parametrize("kind", ["norms", "lora", "svd", "last_n"])
 def test_frozen_leaves_stay_to_the_bit(small, whole, kind):
     """After 50 steps with decay and averages; what is trained does move."""
     config = varied(small, kind)
     with config.unlocked():
         config.optimizer.update(weight_decay=0.1, ema_decay=0.9, clip_norm=1.0)
-        config.adapter.last_n = 2
     settings, state = begin(config, whole)
     step = compiled.compile_train_step(settings, parallel.make_mesh(jax.devices()[:1]))
     before = jax.tree.map(np.array, to_leaves(state.params))
@@ -159,7 +159,7 @@ def test_which_leaves_are_norms(small, whole):
     layers = {name.rpartition(".")[0] for name in found}
     assert layers == {
         *("embed.pre_norm", "norm"),
-        *(f"block{i}.norm{n}" for i in range(3) for n in (1, 2)),
+        *(f"block{i}.norm{n}" for i in range(2) for n in (1, 2)),
     }
 
 
@@ -213,12 +213,12 @@ def test_the_least_part_is_kept_beside_the_rest(small, whole):
     """The losses are those of the full matrices, and nothing at the start."""
     settings, state = begin(varied(small, "svd"), whole)
     assert float(trainable.adapter_loss(state.params, settings.trainable)) < 1e-5
-    block, rng = state.params["svd"]["block2"]["attention"], np.random.default_rng(0)
+    block, rng = state.params["svd"]["block1"]["attention"], np.random.default_rng(0)
     part = block["out"]
     for name in ("u", "s", "v"):
         noise = rng.normal(size=part[name].shape) * 0.3
         part[name] = part[name] + jnp.asarray(noise, jnp.float32)
-    kernel = whole.params["backbone"]["block2"]["attention"]["out"]["kernel"]
+    kernel = whole.params["backbone"]["block1"]["attention"]["out"]["kernel"]
     u, s, v = np.linalg.svd(np.asarray(kernel, np.float64))
     rank = small.adapter.rank
     u, v = (
@@ -227,12 +227,12 @@ def test_the_least_part_is_kept_beside_the_rest(small, whole):
     )
     s = np.concatenate([s[:-rank], part["s"]])
     now = (u * s) @ v.T
-    merged = trainable.merged(state.params)["backbone"]["block2"]["attention"]
+    merged = trainable.merged(state.params)["backbone"]["block1"]["attention"]
     np.testing.assert_allclose(merged["out"]["kernel"], now, atol=1e-5)
     askew = sum(((m.T @ m - np.eye(16)) ** 2).sum() for m in (u, v))
     size = abs((now**2).sum() - (np.asarray(kernel) ** 2).sum())
     found = trainable.adapter_loss(state.params, settings.trainable)
-    np.testing.assert_allclose(found, (askew + size) / 12, rtol=1e-4)
+    np.testing.assert_allclose(found, (askew + size) / 8, rtol=1e-4)
 
 
 def bytes_of_l14(kind: str, load_config) -> tuple[int, int]:
@@ -283,11 +283,13 @@ def test_frames_of_a_class_are_drawn_together_and_all_apart(small, whole):
     settings = steps.make_step_settings(config, num_steps=1)
     batch = random_batch(4)
     batch.valid[3] = False
-    frames = np.random.default_rng(0).normal(size=(4, *CLIP)).astype(np.float32)
+    draw = np.random.default_rng(0)
+    frames = jnp.asarray(draw.normal(size=(4, *CLIP)), jnp.float32)
     variables = {"params": whole.params}
-    _, features, _ = settings.model.apply(
+    found: Any = settings.model.apply(
         variables, frames, batch.length, method="training_outputs"
     )
+    features = found[1]
     np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, atol=1e-5)
     points = [
         (np.asarray(features[n, t]), batch.label[n])

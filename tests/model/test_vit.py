@@ -296,8 +296,9 @@ def test_what_the_tokens_add_sums_to_the_logit(name):
     assert (np.asarray(found.heat)[beyond_clip] == 0).all()
 
 
-@every_size
-def test_onnx_computes_the_same_function(size, tmp_path):
+@pytest.mark.parametrize("name", ["plain", "clip", "dinov3", "siglip2"])
+def test_onnx_computes_the_same_function(name):
+    size = SIZES[name]
     runtime = pytest.importorskip("onnxruntime")
     model, variables, clips = build(size, unit_features=size.registers > 0)
     graph = onnx_graph.serialised(model, variables, clips[0].shape[1:])
