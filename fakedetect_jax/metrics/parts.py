@@ -58,34 +58,32 @@ def limit(
 ) -> float:
     """The score above which the highest of some parts of a video is called fake.
 
-    The lower of two bounds on the logits, which are taken for normal. One is where
-    val's real videos end, the other where the parts of this very video do: most parts
-    of a film with a forged one are real, of the same camera and compression. Each is
-    the prediction bound of one more draw (Hahn & Meeker, Statistical Intervals, 1991),
-    which a real video exceeds with a chance of false_alarms / 2 in any of its n parts
-    (Bonferroni: parts may depend on each other). Middle and spread of the video's parts
-    are the median and the root mean square below it, which forged parts, as long as
-    they are fewer than half, hardly change.
+    The higher of two bounds on the logits, which are taken for normal: where val's real
+    videos end, and, of many parts, where those of this very video do, whose camera and
+    compression may shift all of them. Each is the prediction bound of one more draw
+    (Hahn & Meeker, Statistical Intervals, 1991), which a real video exceeds with a
+    chance of false_alarms in any of its n parts (Bonferroni: parts may depend on each
+    other). Middle and spread of the video's parts are the median and the root mean
+    square below it, which forged parts, as long as they are fewer than half, hardly
+    change.
 
     Args:
       scores: of all parts that are looked at.
-      reals: of the model; without it a video of few parts has no bound below 1.
+      reals: of the model; without it the limit is 1, which nothing exceeds.
       least: what the limit never lies below: above it a whole video is called fake.
       false_alarms: the share of real videos that may have a part above the limit.
     """
-    chance = false_alarms / 2 / len(scores)
+    if reals is None:
+        return 1.0
+    chance = false_alarms / len(scores)
+    bound = _bound(*astuple(reals), chance)
     logits = metrics.logit(np.asarray(scores, float))
     middle = float(np.median(logits))
     below = logits[logits <= middle] - middle
-    bounds = []
     if len(below) >= LEAST_PARTS:
         spread = float(np.sqrt(np.mean(below**2)))
-        bounds.append(_bound(middle, spread, len(below), chance))
-    if reals is not None:
-        bounds.append(_bound(*astuple(reals), chance))
-    if not bounds:
-        return 1.0
-    return max(least, float(metrics.sigmoid(np.array(min(bounds)))))
+        bound = max(bound, _bound(middle, spread, len(below), chance))
+    return max(least, float(metrics.sigmoid(np.array(bound))))
 
 
 def _bound(mean: float, deviation: float, count: int, chance: float) -> float:

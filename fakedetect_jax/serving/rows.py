@@ -93,7 +93,7 @@ class Rows:
     def kept(self, names: Iterable[str], model: ModelFacts) -> Iterator[VideoResult]:
         """The results that are there for these videos, whose files are still the same.
 
-        What could not be read is tried again.
+        What was refused, or could not be read, is tried again.
 
         Raises ConfigError for those of another model, or made with other options.
         """
@@ -102,7 +102,7 @@ class Rows:
             if line is None:
                 continue
             result = records.from_json(VideoResult, json.loads(line.read()))
-            if result.model != model:
+            if result.model is not None and result.model != model:
                 raise ConfigError(
                     f"{line.file} has rows of another model or of other options "
                     f"({_said(result.model)}, and not {_said(model)}); choose another "
@@ -140,9 +140,7 @@ class Rows:
             self._file.close()
 
 
-def _said(model: ModelFacts | None) -> str:
-    if model is None:
-        return "none"
+def _said(model: ModelFacts) -> str:
     options = (f"{k} {v}" for k, v in records.by_field(model).items() if k != "guard")
     return ", ".join(options)
 

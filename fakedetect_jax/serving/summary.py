@@ -116,9 +116,7 @@ def summarise(video: Pending, model: TrainedModel, facts: ModelFacts) -> VideoRe
     result = _with_faces(result, faces, scale, _warnings(video, end.loss, model))
     part = _part(result, video.windows, scale, model.reals)
     if part is not None and part.threshold >= 1:
-        said = (
-            "val has too few people, and the video too few parts, to judge one of them"
-        )
+        said = "how val's real videos score is not known, so no part is called fake"
         result = replace(result, warnings=(*result.warnings, said))
     return replace(result, part=part)
 
@@ -166,8 +164,8 @@ def _with_faces(
             "the face is unlike those of the training (distance "
             f"{distance:.3g}, limit {limit:.3g}), so its score means nothing"
         )
-        parts = [reason, *([result.reason] if result.reason else [])]
-        result = replace(result, outcome=UNFAMILIAR, reason="; ".join(parts))
+        reasons = [reason, *([result.reason] if result.reason else [])]
+        result = replace(result, outcome=UNFAMILIAR, reason="; ".join(reasons))
     elif len(familiar) < len(faces):
         warnings = [
             f"{len(faces) - len(familiar)} of {len(faces)} faces are unlike those of "

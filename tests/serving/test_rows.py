@@ -122,6 +122,15 @@ def test_a_second_run_makes_what_is_new_or_changed(
     assert found["broken.mp4"]["outcome"] == "unreadable"  # not asked for, so it stays
 
 
+def test_what_was_not_there_is_tried_again(faceless, videos, tmp_path):
+    video, output = tmp_path / "late.mp4", tmp_path / "rows.jsonl"
+    assert run(faceless, video, output) == 3
+    shutil.copy(videos / "0000.mp4", video)
+    assert run(faceless, video, output) == 0
+    (row,) = rows_of(output)
+    assert row["outcome"] == "scored"
+
+
 @pytest.mark.parametrize("word", ["--window-frames=20", "--faces=largest"])
 def test_rows_of_other_options_are_not_mixed(
     faceless, videos, whole, tmp_path, capsys, word
