@@ -1,7 +1,7 @@
 """The most suspicious part of a video: how high the highest score of many may be."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
@@ -50,7 +50,7 @@ def runs(windows: Sequence[Sequence[float]], length: int) -> list[float]:
 
 
 def limit(
-    scores: Sequence[float],
+    scores: Sequence[float] | np.ndarray,
     reals: Reals | None,
     *,
     least: float,
@@ -76,7 +76,7 @@ def limit(
     if reals is None:
         return 1.0
     chance = false_alarms / len(scores)
-    bound = _bound(*astuple(reals), chance)
+    bound = _bound(reals.mean, reals.deviation, reals.num_clusters, chance)
     logits = metrics.logit(np.asarray(scores, float))
     middle = float(np.median(logits))
     below = logits[logits <= middle] - middle
