@@ -50,7 +50,7 @@ def runs(windows: Sequence[Sequence[float]], length: int) -> list[float]:
 
 
 def limit(
-    scores: Sequence[float],
+    scores: Sequence[float] | np.ndarray,
     reals: Reals | None,
     *,
     least: float,
