@@ -7,7 +7,6 @@ that it was not asked for, and then all that it was asked for, in that order.
 """
 
 import csv
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -59,6 +58,8 @@ class Rows:
             raise ConfigError(
                 f"--output {name} cannot be written ({error.strerror}); choose another"
             ) from error
+        import fcntl  # scoring without --output does without
+
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -75,7 +75,7 @@ def test_one_sentence_with_field_value_and_cure(refused, argument, sentence):
 
 def test_a_missing_config_is_told(refused, tmp_path):
     assert "--config is missing" in refused(config=None)
-    said = "does not exist; give the path of one, or one of the names demo, ffpp"
+    said = "does not exist; give the path of one, or one of the names demo, "
     assert said in refused(config=tmp_path / "no.py")
     assert "it has no config.json" in refused("--mode=eval", config=None, code=4)
 

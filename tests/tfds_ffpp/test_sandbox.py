@@ -34,7 +34,7 @@ def attempt(action):
         return type(error).__name__
     return "done"
 
-def attack(path, preparation, faces):
+def attack(path, preparation, faces, mask):
     raise RuntimeError(json.dumps(deeds(Path(path))))
 
 worker.prepare = attack
@@ -197,7 +197,7 @@ def spin(count):
 worker.signal.setitimer = lambda *_: None  # the limit of the clock is another
 def deeds(path):
     {deed}
-def attack(path, preparation, faces):
+def attack(path, preparation, faces, mask):
     deeds(path)
 worker.prepare = attack
 """

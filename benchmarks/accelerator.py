@@ -1,0 +1,348 @@
+"""All that is worth knowing of a step on one accelerator, in under nine minutes.
+
+python -m benchmarks.accelerator --json gpu.json [--budget 540]
+python -m benchmarks.accelerator --size 32 --clips 8 --frames 2 --steps 3    (a try)
+
+In the order of their worth, each as long as the budget lasts: the ceilings (copying,
+products); ResNet-50's training step with its share of them, MFU and memory; the same
+state stepped twice, equal to the bit or not; inference; the ten longest kernels; beside
+PyTorch (torch.compile, channels_last, equal parameters and first losses) where it is
+installed; batches from the host against resident ones; explanations; the largest batch;
+ViT-B/16. Frames are noise, never zeros. No network is needed.
+"""
+
+import argparse
+import functools
+import gzip
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import step_workers, table
+from fakedetect_jax import compiled
+from fakedetect_jax.model import explain, steps
+from fakedetect_jax.run import memory, parallel, speed
+
+Facts = dict[str, Any]
+
+
+def seconds_of(call: Callable[[], Any], times: int) -> list[float]:
+    """Seconds of each call, whose result is waited for; one before is not counted."""
+    jax.block_until_ready(call())
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def shown(seconds: list[float]) -> Facts:
+    """Milliseconds: median, least and most."""
+    middle = statistics.median(seconds)
+    return {
+        "ms": round(1e3 * middle, 3),
+        "min_ms": round(1e3 * min(seconds), 3),
+        "max_ms": round(1e3 * max(seconds), 3),
+    }
+
+
+class Bench:
+    """What the parts share: the settings, a compiled step and its state."""
+
+    def __init__(self, options: argparse.Namespace):
+        """Compiles nothing yet."""
+        self.options = options
+        self.mesh = parallel.make_mesh(jax.devices()[:1])
+        self.ceilings: Facts = {}
+
+    def config(self, backbone: str) -> Any:
+        """configs/ffpp.py in bfloat16 with a backbone and these sizes."""
+        chosen = argparse.Namespace(**vars(self.options))
+        chosen.model, chosen.precision = backbone, "bf16"
+        config = step_workers.project_config(chosen)
+        with config.unlocked():
+            config.dataset.image_size = self.options.size
+            config.data.clip_frames = self.options.frames
+        return config
+
+    def batch(self, clips: int) -> Any:
+        """Noise on the host."""
+        sizes = argparse.Namespace(**{**vars(self.options), "clips": clips})
+        return step_workers.make_clips(sizes)
+
+    @functools.cache  # noqa: B019 - one bench a process
+    def trained(self, backbone: str) -> tuple[Any, Any, Any, float]:
+        """Settings, compiled step, state and the seconds of compiling."""
+        settings = steps.make_step_settings(self.config(backbone), num_steps=10**6)
+        batch = self.batch(self.options.clips)
+        shape = batch.frames.shape[1:]
+        create = functools.partial(steps.create_train_state, settings, shape)
+        state = jax.jit(create)()
+        step = compiled.compile_train_step(settings, self.mesh)
+        start = time.perf_counter()
+        program = step.lower(state, parallel.to_global(batch, self.mesh)).compile()
+        return settings, program, state, time.perf_counter() - start
+
+    # Parts ----------------------------------------------------------------------
+
+    def look_at_ceilings(self) -> Facts:
+        """What copying and a product of bfloat16 reach here."""
+        count = self.options.copied << 20
+        array = jnp.ones(count // 4, jnp.float32)
+        copy = jax.jit(lambda x: x + 1)
+        times = seconds_of(lambda: copy(array), 10)
+        side = self.options.product
+        a = jax.random.normal(jax.random.key(0), (side, side)).astype(jnp.bfloat16)
+        product = jax.jit(lambda a: a @ a)
+        rate = 2 * side**3 / min(seconds_of(lambda: product(a), 10))
+        self.ceilings = {
+            "copy_bytes_per_second": 2 * array.nbytes / min(times),
+            "product_flops_per_second": rate,
+        }
+        return self.ceilings
+
+    def look_at_training(self, backbone: str = "resnet50") -> Facts:
+        """The step, its rate beside the ceilings, and its memory."""
+        _, program, state, compile_seconds = self.trained(backbone)
+        batch = parallel.to_global(self.batch(self.options.clips), self.mesh)
+        holder = [jax.tree.map(jnp.copy, state)]
+
+        def once() -> Any:
+            holder[0], metrics = program(holder[0], batch)
+            return metrics.loss
+
+        times = seconds_of(once, self.options.steps)
+        frames = self.options.clips * self.options.frames
+        flops = (program.cost_analysis() or {}).get("flops", 0.0)
+        rate = flops / statistics.median(times)
+        peak = speed.peak_flops(self.mesh, "bfloat16")
+        found = {
+            **shown(times),
+            "frames_per_second": frames / statistics.median(times),
+            "compile_seconds": compile_seconds,
+            "flops": flops,
+            "bytes_accessed": (program.cost_analysis() or {}).get("bytes accessed"),
+            "mfu": rate / peak if peak else None,
+            "of_product": rate / self.ceilings["product_flops_per_second"],
+            "program_bytes": memory.step_bytes(program),
+            "peak_bytes": _device_memory("peak_bytes_in_use"),
+        }
+        return found
+
+    def look_at_bits(self) -> Facts:
+        """Whether the same state and batch give the same bits, three times."""
+        _, program, state, _ = self.trained("resnet50")
+        batch = parallel.to_global(self.batch(self.options.clips), self.mesh)
+        ends = []
+        for _ in range(3):
+            after, _ = program(jax.tree.map(jnp.copy, state), batch)
+            ends.append([np.asarray(leaf) for leaf in jax.tree.leaves(after)])
+        differing = sum(
+            any((end[i] != ends[0][i]).any() for end in ends[1:])
+            for i in range(len(ends[0]))
+        )
+        return {"leaves": len(ends[0]), "differing": differing}
+
+    def look_at_inference(self, backbone: str = "resnet50") -> Facts:
+        """Logits of a batch."""
+        settings, _, state, _ = self.trained(backbone)
+        infer = jax.jit(functools.partial(steps.eval_step, settings.model))
+        batch = parallel.to_global(self.batch(self.options.clips), self.mesh)
+        variables = state.eval_variables()
+        times = seconds_of(lambda: infer(variables, batch), self.options.steps)
+        frames = self.options.clips * self.options.frames
+        return {**shown(times), "frames_per_second": frames / statistics.median(times)}
+
+    def look_at_explanations(self) -> Facts:
+        """Logits, running scores and heat of a batch."""
+        settings, _, state, _ = self.trained("resnet50")
+        step = jax.jit(functools.partial(explain.explain_step, settings.model))
+        batch = parallel.to_global(self.batch(self.options.clips), self.mesh)
+        clips, variables = (batch.frames, batch.length), state.eval_variables()
+        return shown(seconds_of(lambda: step(variables, clips), self.options.steps))
+
+    def look_at_kernels(self) -> Facts:
+        """The ten longest kernels of three steps, with their share."""
+        _, program, state, _ = self.trained("resnet50")
+        batch = parallel.to_global(self.batch(self.options.clips), self.mesh)
+        state = jax.tree.map(jnp.copy, state)
+        with tempfile.TemporaryDirectory() as folder:
+            with jax.profiler.trace(folder, create_perfetto_trace=False):
+                for _ in range(3):
+                    state, metrics = program(state, batch)
+                jax.block_until_ready(metrics)
+            longest, total = longest_kernels(Path(folder))
+        return {
+            "total_ms": total / 3e3,
+            "longest": [
+                {"name": name, "ms": took / 3e3, "share": took / max(total, 1e-9)}
+                for name, took in longest
+            ],
+        }
+
+    def look_at_feed(self) -> Facts:
+        """Steps on batches that come from the host, two ahead."""
+        _, program, state, _ = self.trained("resnet50")
+        host = self.batch(self.options.clips)
+        state = jax.tree.map(jnp.copy, state)
+        count = self.options.steps + 2
+        ahead = parallel.put_ahead((host for _ in range(count)), self.mesh, 2)
+        times = []
+        for _, batch in ahead:
+            start = time.perf_counter()
+            state, metrics = program(state, batch)
+            jax.block_until_ready(metrics)
+            times.append(time.perf_counter() - start)
+        return shown(times[2:])
+
+    def look_at_largest_batch(self) -> Facts:
+        """The clips that fit, by the memory that a clip takes; then tried."""
+        limit = _device_memory("bytes_limit")
+        settings, program, _, _ = self.trained("resnet50")
+        need, clips = memory.step_bytes(program), self.options.clips
+        if limit is None or need is None:
+            return {"unknown": "the device does not say how much memory it has"}
+        state_bytes = 3 * 4 * 26e6
+        fits = int(clips * (0.9 * limit - state_bytes) / (need - state_bytes))
+        fits = max(fits // 8 * 8, clips)
+        batch = parallel.to_global(self.batch(fits), self.mesh)
+        shape = batch.frames.shape[1:]
+        create = functools.partial(steps.create_train_state, settings, shape)
+        step = compiled.compile_train_step(settings, self.mesh)
+        try:
+            after, metrics = step(jax.jit(create)(), batch)
+            jax.block_until_ready(metrics)
+        except jax.errors.JaxRuntimeError as error:
+            return {"clips": fits, "fault": str(error).splitlines()[0][:200]}
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            after, metrics = step(after, batch)
+            jax.block_until_ready(metrics)
+            times.append(time.perf_counter() - start)
+        rate = fits * self.options.frames / statistics.median(times)
+        return {"clips": fits, **shown(times), "frames_per_second": rate}
+
+    def look_at_torch(self) -> Facts:
+        """benchmarks.train_step beside PyTorch, in processes of their own."""
+        if find_spec("torch") is None:
+            return {"unknown": "PyTorch is not installed (extra bench)"}
+        with tempfile.TemporaryDirectory() as folder:
+            out, device = Path(folder, "rows.json"), jax.default_backend()
+            words = [sys.executable, "-m", "benchmarks.train_step", "--no-flax"]
+            words += ["--device", "cuda" if device == "gpu" else "cpu"]
+            words += ["--precision", "bf16", "--json", str(out)]
+            for name in ("clips", "frames", "size"):
+                words += [f"--{name}", str(getattr(self.options, name))]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                return {"fault": (done.stderr.splitlines() or ["it ended"])[-1]}
+            return {"rows": json.loads(out.read_text())}
+
+    def parts(self) -> Iterator[tuple[str, Callable[[], Facts]]]:
+        """What is looked at, the most worth first."""
+        yield "ceilings", self.look_at_ceilings
+        yield "training, resnet50", self.look_at_training
+        yield "same bits", self.look_at_bits
+        yield "inference, resnet50", self.look_at_inference
+        yield "kernels", self.look_at_kernels
+        yield "beside PyTorch", self.look_at_torch
+        yield "fed from the host", self.look_at_feed
+        yield "explanations", self.look_at_explanations
+        yield "largest batch", self.look_at_largest_batch
+        for way in ("training", "inference"):
+            look = getattr(self, f"look_at_{way}")
+            yield f"{way}, clip_b16", functools.partial(look, "clip_b16")
+
+
+def _device_memory(name: str) -> int | None:
+    return (jax.local_devices()[0].memory_stats() or {}).get(name)
+
+
+def longest_kernels(folder: Path) -> tuple[list[tuple[str, Any]], float]:
+    """The ten names that took longest on the device, in microseconds; and all.
+
+    Of a trace of jax.profiler. On a CPU there are no kernels, so what XLA's threads
+    ran is counted.
+    """
+    (path,) = folder.rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    names = {
+        event["pid"]: event["args"]["name"]
+        for event in events
+        if event.get("name") == "process_name"
+    }
+    devices = {pid for pid, name in names.items() if "GPU" in name or "TPU" in name}
+    chosen = devices or set(names)
+    took: Counter[str] = Counter()
+    for event in events:
+        kernel = devices or "hlo_op" in event.get("args", {})
+        if event.get("ph") == "X" and event["pid"] in chosen and kernel:
+            took[event["name"]] += event.get("dur", 0.0)
+    return took.most_common(10), float(sum(took.values()))
+
+
+def measure(bench: Bench, results: table.Results, budget: float) -> Facts:
+    """Every part that the budget has time for; what it found."""
+    began, found = time.perf_counter(), {}
+    results.heads("part", "found", "seconds")
+    for name, look in bench.parts():
+        start = time.perf_counter()
+        if start - began > budget:
+            results.row(name, "no time was left", "")
+            continue
+        try:
+            found[name] = look()
+        except Exception as error:  # one part that fails does not cost the others
+            found[name] = {"fault": f"{type(error).__name__}: {error}"[:300]}
+        spent = time.perf_counter() - start
+        results.row(name, _line(found[name]), f"{spent:.0f}")
+    return found
+
+
+def _line(facts: Facts) -> str:
+    def one(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    plain = {k: v for k, v in facts.items() if not isinstance(v, list)}
+    rows = [row for value in facts.values() if isinstance(value, list) for row in value]
+    said = ", ".join(f"{k} {one(v)}" for k, v in plain.items() if v is not None)
+    return "; ".join(filter(None, [said, *(_line(row) for row in rows)]))
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=32, help="of a step")
+    parser.add_argument("--frames", type=int, default=10, help="of a clip")
+    parser.add_argument("--size", type=int, default=224, help="of a frame, pixels")
+    parser.add_argument("--steps", type=int, default=20, help="timed, of each part")
+    parser.add_argument("--product", type=int, default=8192, help="rows of a matrix")
+    parser.add_argument("--copied", type=int, default=4096, help="MiB")
+    parser.add_argument("--budget", type=float, default=540, help="seconds")
+    parser.add_argument("--json", type=Path, help="also write everything there")
+    table.add_option(parser)
+    options = parser.parse_args()
+    with table.results(parser, options) as results:
+        device = jax.devices()[0]
+        results.say(f"{device.device_kind} ({device.platform})")
+        found = measure(Bench(options), results, options.budget)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1, default=float))
+
+
+if __name__ == "__main__":
+    main()
