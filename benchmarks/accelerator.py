@@ -67,6 +67,7 @@ class Bench:
         self.options = options
         self.mesh = parallel.make_mesh(jax.devices()[:1])
         self.ceilings: Facts = {}
+        self.began = time.perf_counter()
 
     def config(self, backbone: str) -> Any:
         """configs/ffpp.py in bfloat16 with a backbone and these sizes."""
@@ -247,7 +248,16 @@ class Bench:
             words += ["--precision", "bf16", "--json", str(out)]
             for name in ("clips", "frames", "size"):
                 words += [f"--{name}", str(getattr(self.options, name))]
-            done = subprocess.run(words, capture_output=True, text=True)
+            spent = time.perf_counter() - self.began
+            try:
+                done = subprocess.run(
+                    words,
+                    capture_output=True,
+                    text=True,
+                    timeout=max(self.options.budget - spent, 60),
+                )
+            except subprocess.TimeoutExpired:
+                return {"fault": "it took longer than the budget"}
             if done.returncode:
                 return {"fault": (done.stderr.splitlines() or ["it ended"])[-1]}
             return {"rows": json.loads(out.read_text())}
@@ -297,11 +307,11 @@ def longest_kernels(folder: Path) -> tuple[list[tuple[str, Any]], float]:
 
 def measure(bench: Bench, results: table.Results, budget: float) -> Facts:
     """Every part that the budget has time for; what it found."""
-    began, found = time.perf_counter(), {}
+    found: Facts = {}
     results.heads("part", "found", "seconds")
     for name, look in bench.parts():
         start = time.perf_counter()
-        if start - began > budget:
+        if start - bench.began > budget:
             results.row(name, "no time was left", "")
             continue
         try:
