@@ -124,11 +124,11 @@ def _disk(folder: Path) -> Finding:
             "disk",
             FAULT,
             f"{folder} cannot be written ({error.strerror})",
-            "give --workdir a folder on a disk with room that you may write to",
+            "give --workdir a folder that you may write to, on a disk with space",
         )
     said = f"{free / 1e9:.0f} GB free, {rate / 1e6:.0f} MB/s written"
     if free < LEAST_DISK:
-        return Finding("disk", WARNING, said, "make room: FF++'s crops take 4 GB")
+        return Finding("disk", WARNING, said, "free some space: FF++'s crops take 4 GB")
     if rate < SLOW_DISK:
         return Finding("disk", WARNING, said, "checkpoints will be slow: a local disk")
     return Finding("disk", OK, said)

@@ -17,6 +17,7 @@ from typing import Any
 
 import av.logging
 import numpy as np
+from av import library_versions
 from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -169,7 +170,7 @@ Plan = Callable[[int], Sequence[int]]
 
 def decoder() -> str:
     """The versions of PyAV and of the decoder in it."""
-    build = ".".join(map(str, av.library_versions["libavcodec"]))
+    build = ".".join(map(str, library_versions["libavcodec"]))
     return f"PyAV {av.__version__}, libavcodec {build}"
 
 
