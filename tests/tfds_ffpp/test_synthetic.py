@@ -23,7 +23,7 @@ from fakedetect_jax.metrics import trivial
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.faces import DlibFinder, clip_box
 from tfds_ffpp.frames.video import even_plan, read_clip
-from tfds_ffpp.synthetic import forgeries
+from tfds_ffpp.synthetic import forgeries, looks
 from tfds_ffpp.synthetic.tree import Parameters, make_clip, write_tree
 
 IDENTITIES = 40
@@ -243,6 +243,24 @@ def test_the_seed_changes_every_video(tiny, tmp_path):
             assert data != ours[name]
 
 
+def test_a_look_changes_rooms_light_and_camera_but_no_forgery(tiny, tmp_path):
+    """Noise and colours as the look says; the same people do the same things."""
+    noise = {}
+    for look in looks.LOOKS:
+        out = tmp_path / look
+        write_tree(
+            out, look=look, methods=("Deepfakes",), compressions=("raw",), **TINY
+        )
+        real = decode(out / "original_sequences/youtube/raw/videos/000.mp4")
+        sharp = real[:, :16, :16].astype(np.float32)  # a corner, without the face
+        noise[look] = np.diff(sharp, axis=0).std()
+        fake = "manipulated_sequences/Deepfakes/masks/videos"
+        assert {p.name for p in (out / fake).iterdir()} == {
+            p.name for p in (tiny / fake).iterdir()
+        }
+    assert noise["street"] < noise["indoor"] < noise["webcam"]
+
+
 @pytest.fixture
 def small(tmp_path) -> tuple[Path, dict]:
     """A tree of two people and the arguments that made it."""
@@ -296,6 +314,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
         ("num_frames", 1),
         ("frame_size", 97),
         ("difficulty", 1.5),
+        ("look", "moon"),
         ("compressions", ("c99",)),
         ("methods", ("Nothing",)),
         ("split_shares", (0.5, 0.2, 0.2)),
