@@ -274,6 +274,14 @@ def test_a_complete_tree_is_left_alone(small):
     times = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     write_tree(out, **arguments)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == times
+    # One that was made before there were looks is an indoor one.
+    made = out / "synthetic.json"
+    facts = json.loads(made.read_text())
+    assert facts.pop("look") == "indoor"
+    made.write_text(json.dumps(facts))
+    write_tree(out, **arguments)
+    with pytest.raises(DataError, match="other values of look"):
+        write_tree(out, look="street", **arguments)
 
 
 def test_a_broken_off_tree_is_completed(small):
