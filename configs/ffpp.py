@@ -224,6 +224,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
     config.accelerator = "any"  # any | cpu | gpu | tpu: refuse to run on another
+    config.deterministic = False  # GPUs: the same bits in each run, slower; not yet run
     config.compilation_cache = "~/.cache/fakedetect_jax"  # compiled programs; "": none
     config.tracker = ""  # also follow the run in trackio | wandb, if installed
     config.log_clips = 4  # of an epoch's first batch, as pictures in TensorBoard

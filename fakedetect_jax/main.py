@@ -347,6 +347,8 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
     if config.compilation_cache:
         cache = str(Path(config.compilation_cache).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
+    if config.deterministic:
+        parallel.ask_for_same_bits()
     parallel.require_accelerator(config.accelerator)
     first = jax.process_index() == 0
     terminal = Terminal(quiet=not first)

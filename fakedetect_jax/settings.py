@@ -144,6 +144,7 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep_best": Whole(1),
     "checkpoint.delta": SWITCH,
     "accelerator": Choice(("any", "cpu", "gpu", "tpu")),
+    "deterministic": SWITCH,
     "compilation_cache": TEXT,
     "tracker": Choice(("", "trackio", "wandb")),
     "log_clips": Whole(0, 1000),
@@ -151,6 +152,7 @@ RULES: dict[str, Rule] = {
 }
 # What runs and exports of before there were these fields had, without saying so.
 ADDED: dict[str, Any] = {
+    "deterministic": False,
     "synthetic.look": "indoor",
     "dataset.masks": False,
     "model.patches": False,

@@ -30,6 +30,7 @@ def describe_devices(mesh: Mesh) -> str:
 
 
 # JAX ends the survivors of a dead peer after this long; hosts.py does so before.
+DETERMINISTIC = "xla_gpu_deterministic_ops"
 HEARTBEAT_TIMEOUT_SECONDS = 60
 
 
@@ -91,6 +92,16 @@ def join_hosts(place: Place, local_device_ids: Sequence[int]) -> None:
             f"the hosts could not be joined ({reason}); give --coordinator host:port, "
             "--num_processes and --process_id on every host"
         ) from error
+
+
+def ask_for_same_bits() -> None:
+    """Asks XLA for programs of GPUs whose sums have one order; before the first device.
+
+    Slower, and a program that cannot be had so is refused by the compiler.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC}=true".strip()
 
 
 def require_accelerator(accelerator: str) -> None:

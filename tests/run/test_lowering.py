@@ -1,5 +1,6 @@
 """What GPUs and TPUs would be given to compile, read off the lowered programs."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -115,6 +116,19 @@ def test_the_loop_takes_no_product_of_what_does_not_depend_on_it(program):
     products = re.findall(r"stablehlo\.dot_general .* : (\(.*)", program.text)
     assert any("x3x512x" in product for product in products)
     assert not any(product.startswith("(tensor<16x512x") for product in products)
+
+
+def test_no_sum_of_many_numbers_is_scattered_on_a_gpu(program):
+    # What is left belongs to a frame's number: one value to each place.
+    if program.platform == "cuda":
+        assert program.count("select_and_scatter") == 0
+        scattered = re.findall(r"stablehlo\.scatter\b(?:.|\n)*?: \((.*)", program.text)
+        for types in scattered:
+            sizes = [
+                [int(n) for n in re.findall(r"(\d+)x", one)]
+                for one in re.findall(r"tensor<(.*?)>", types)
+            ]
+            assert max(map(math.prod, sizes)) < 1e5, types
 
 
 def test_nothing_is_called_that_the_compiler_does_not_make_itself(program):

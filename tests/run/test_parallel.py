@@ -1,5 +1,8 @@
 """Memory: what is free, and the largest batch that fits; the mesh."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -135,3 +138,26 @@ def test_what_is_shared_out_is_the_longest_axis_that_divides():
     for shape, spec in split.items():
         assert parallel.shared_out(mesh, shape).spec == PartitionSpec(*spec)
     assert np.prod(parallel.shared_out(mesh, (64, 16)).shard_shape((64, 16))) == 128
+
+
+def test_asked_for_same_bits_the_compiler_knows_the_flag():
+    """In a process of its own, since flags are read once."""
+    program = (
+        "from fakedetect_jax.run import parallel\n"
+        "parallel.ask_for_same_bits(); parallel.ask_for_same_bits()\n"
+        "import jax, os\n"
+        "print(os.environ['XLA_FLAGS'], jax.jit(lambda x: x + 1)(1))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "--xla_force_host_platform_device_count=2",
+        "--xla_gpu_deterministic_ops=true",
+        "2",
+    ]

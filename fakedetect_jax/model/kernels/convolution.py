@@ -164,8 +164,8 @@ def cpu_unrolled(
 ) -> jax.Array:
     """A convolution as a matrix product over unrolled windows.
 
-    Worth it where the kernel is narrow, and in bfloat16, in which XLA multiplies matrices
-    up to twice as fast as in float32 and convolves no faster.
+    Worth it where the kernel is narrow, and in bfloat16, in which XLA multiplies
+    matrices up to twice as fast as in float32 and convolves no faster.
     """
     kernel_KO = kernel_hwIO.reshape(-1, kernel_hwIO.shape[-1])
     windows = functools.partial(

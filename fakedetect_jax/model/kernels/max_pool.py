@@ -1,4 +1,4 @@
-"""Max pooling, and its gradient, in the form that CPUs are fast at."""
+"""Max pooling, and its gradient, of slices: fast on CPUs, without a scatter on GPUs."""
 
 import functools
 
@@ -15,6 +15,9 @@ def max_pool(x_NHWC: jax.Array) -> jax.Array:
     gradient goes to the first of them, row by row; in float32 on a CPU it goes to each.
     After a ReLU that is seldom seen: nearly all ties of float32 are at 0 there, and the
     ReLU passes no gradient on.
+
+    For NVIDIA's GPUs the compiler makes a scatter of the window reduction's gradient,
+    whose sums have no fixed order, so that no step repeats another to the bit.
     """
     return lax.platform_dependent(x_NHWC, cpu=cpu_max_pool, default=plain_max_pool)
 
@@ -28,7 +31,11 @@ def _max_pool_backward(x_NHWC: jax.Array, dy_NPQC: jax.Array) -> tuple[jax.Array
         return jax.vjp(plain_max_pool, x)[1](dy)[0]
 
     gradient = lax.platform_dependent(
-        x_NHWC, dy_NPQC, cpu=cpu_max_pool_gradient, default=plain
+        x_NHWC,
+        dy_NPQC,
+        cpu=cpu_max_pool_gradient,
+        cuda=functools.partial(unpool, first=True),
+        default=plain,
     )
     return (gradient,)
 
