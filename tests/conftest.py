@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,8 +114,16 @@ def launchpad(tmp_path_factory):
         yield pad
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What a module compiled is of no use to the next, and takes gigabytes."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
-def tiny_config(tiny_run, tmp_path_factory) -> Path:
+def tiny_config(tiny_run, tmp_path_factory, worker_id) -> Path:
     """A config file for the tiny run's dataset: 12 steps in 6 epochs."""
     folder = tmp_path_factory.mktemp("tiny_config")
     config = tiny_run.config.copy_and_resolve_references()
@@ -123,7 +132,10 @@ def tiny_config(tiny_run, tmp_path_factory) -> Path:
         config.data.train_clips_per_video = 4
         config.eval.batch_size = 2
         config.eval.final_split = ""
-        config.compilation_cache = str(folder / "cache")
+        # Of all workers: a program is compiled once.
+        base = tmp_path_factory.getbasetemp()
+        shared = base if worker_id == "master" else base.parent
+        config.compilation_cache = str(shared / "compiled")
         config.data.manual_dir = ""
         config.log_every_steps = 1
     fields = {k: repr(v) for k, v in config.to_dict().items()}
