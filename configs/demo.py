@@ -2,6 +2,9 @@
 
 python -m fakedetect_jax.main --config configs/demo.py
 Expected: video AUC of at least 0.93 on the test split's unseen identities.
+
+configs/demo.py:street and configs/demo.py:webcam make other people in other light
+before another camera, as a second dataset is (tfds_ffpp/synthetic/looks.py).
 """
 
 import runpy
@@ -9,8 +12,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+PEOPLE = {"street": 1, "webcam": 2}  # a look's seed: each has people of its own
 
-def get_config() -> ConfigDict:
+
+def get_config(look: str = "indoor") -> ConfigDict:
     """configs/ffpp.py with made data, small faces and a small ResNet."""
     base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
     config = base["get_config"]()
@@ -27,7 +32,9 @@ def get_config() -> ConfigDict:
                 "Flicker",
             ),
         )
-        config.synthetic.update(num_identities=64, difficulty=0.0)
+        config.synthetic.update(
+            num_identities=64, difficulty=0.0, look=look, seed=PEOPLE.get(look, 0)
+        )
         config.data.update(
             data_dir="runs/demo-data/tfds",
             manual_dir="runs/demo-data/videos",
@@ -54,4 +61,7 @@ def get_config() -> ConfigDict:
         config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=40)
         config.eval.final_split = "test"  # it has one look at its own made test
         config.log_every_steps = 50
+        if look in PEOPLE:
+            config.dataset.name = f"demo_{look}"
+            config.data.manual_dir = f"runs/demo-data/videos_{look}"
     return config.lock()

@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "synthetic.num_frames": Whole(1, 10000),
     "synthetic.frame_size": Whole(64, 2048),
     "synthetic.difficulty": SHARE,
+    "synthetic.look": Choice(("indoor", "street", "webcam")),
     "synthetic.seed": Whole(0, 2**31 - 1),
     "data.data_dir": TEXT,
     "data.manual_dir": TEXT,
@@ -155,6 +156,7 @@ RULES: dict[str, Rule] = {
 }
 # What runs and exports of before there were these fields had, without saying so.
 ADDED: dict[str, Any] = {
+    "synthetic.look": "indoor",
     "dataset.masks": False,
     "data.train": "",
     "data.allow_leaks": False,

@@ -23,7 +23,7 @@ from fakedetect_jax.metrics import trivial
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.faces import DlibFinder, clip_box
 from tfds_ffpp.frames.video import even_plan, read_clip
-from tfds_ffpp.synthetic import forgeries
+from tfds_ffpp.synthetic import forgeries, looks
 from tfds_ffpp.synthetic.tree import Parameters, make_clip, write_tree
 
 IDENTITIES = 40
@@ -60,7 +60,7 @@ def tree(tmp_path_factory) -> Path:
     """Forty people and their plainest fakes, in short videos of the usual size."""
     out = tmp_path_factory.mktemp("made") / "tree"
     return write_tree(
-        out, num_identities=IDENTITIES, num_frames=12, difficulty=0.0, methods=ALL
+        out, num_identities=IDENTITIES, num_frames=8, difficulty=0.0, methods=ALL
     )
 
 
@@ -122,7 +122,7 @@ def test_videos_are_coded_like_the_official_ones(tree, videos):
 
 def test_lengths_vary_and_no_fake_outlasts_its_target(videos):
     real = {p.stem: v.length for p, v in videos.items() if "_" not in p.stem}
-    assert min(real.values()) >= 9 and max(real.values()) <= 12
+    assert min(real.values()) >= 6 and max(real.values()) <= 8
     assert len(set(real.values())) > 1
     for path, video in videos.items():
         assert video.length <= real[path.stem[:3]]
@@ -243,6 +243,24 @@ def test_the_seed_changes_every_video(tiny, tmp_path):
             assert data != ours[name]
 
 
+def test_a_look_changes_rooms_light_and_camera_but_no_forgery(tiny, tmp_path):
+    """Noise and colours as the look says; the same people do the same things."""
+    noise = {}
+    for look in looks.LOOKS:
+        out = tmp_path / look
+        write_tree(
+            out, look=look, methods=("Deepfakes",), compressions=("raw",), **TINY
+        )
+        real = decode(out / "original_sequences/youtube/raw/videos/000.mp4")
+        sharp = real[:, :16, :16].astype(np.float32)  # a corner, without the face
+        noise[look] = np.diff(sharp, axis=0).std()
+        fake = "manipulated_sequences/Deepfakes/masks/videos"
+        assert {p.name for p in (out / fake).iterdir()} == {
+            p.name for p in (tiny / fake).iterdir()
+        }
+    assert noise["street"] < noise["indoor"] < noise["webcam"]
+
+
 @pytest.fixture
 def small(tmp_path) -> tuple[Path, dict]:
     """A tree of two people and the arguments that made it."""
@@ -256,6 +274,14 @@ def test_a_complete_tree_is_left_alone(small):
     times = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     write_tree(out, **arguments)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == times
+    # One that was made before there were looks is an indoor one.
+    made = out / "synthetic.json"
+    facts = json.loads(made.read_text())
+    assert facts.pop("look") == "indoor"
+    made.write_text(json.dumps(facts))
+    write_tree(out, **arguments)
+    with pytest.raises(DataError, match="other values of look"):
+        write_tree(out, look="street", **arguments)
 
 
 def test_a_broken_off_tree_is_completed(small):
@@ -296,6 +322,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
         ("num_frames", 1),
         ("frame_size", 97),
         ("difficulty", 1.5),
+        ("look", "moon"),
         ("compressions", ("c99",)),
         ("methods", ("Nothing",)),
         ("split_shares", (0.5, 0.2, 0.2)),

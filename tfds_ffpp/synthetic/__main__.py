@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from tfds_ffpp import system
-from tfds_ffpp.synthetic import forgeries, tree
+from tfds_ffpp.synthetic import forgeries, looks, tree
 from tfds_ffpp.terminal import command
 
 
@@ -18,6 +18,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_frames", type=int, default=40, help="longest video")
     parser.add_argument("--frame_size", type=int, default=224, help="pixels, square")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--look",
+        default="indoor",
+        choices=list(looks.LOOKS),
+        help="rooms, light and camera: two looks are as two datasets",
+    )
     parser.add_argument(
         "--difficulty", type=float, default=0.3, help="0 easy .. 1 subtle"
     )

@@ -23,6 +23,8 @@ Frame = NDArray[np.uint8]
 BANDS = (1.2, 2.4, 4.8)  # pixels, each blur's sigma: octaves from the finest up
 AROUND = 13  # pixels, side of the area whose energy is matched
 FAINT, MAX_GAIN = 0.02, 5.0  # grey levels below which a band is empty; bounds its gain
+STUCK_SIGMA, PORES = 2.4, 6  # FaceShifter's texture: pixels and grey levels, at most
+HELD = 3  # frames that LipSync's mouth stands still
 # The face's brightness, where Flicker is among the methods: swing and waves a second.
 TONE_SWING, TONE_RATE = (0.2, 0.3), (0.5, 0.9)
 
@@ -209,12 +211,91 @@ def neural_textures(
     return _paste(target, steps())
 
 
+def face_shifter(
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
+) -> Forged:
+    """The source's face in the target's light; its pores stand still in the picture.
+
+    Generators that know where a pixel is let texture stick to the screen while the
+    face moves below it (Karras et al., Alias-Free GAN, 2021).
+    """
+    del rng
+    strength = np.float32(1 - difficulty)
+    region = _within(_oval((0, 0.18), (0.58, 0.7), soft=0.15), source.face)
+
+    def steps() -> Iterator[Step]:
+        stuck = None
+        for moment in target.moments:
+            head, mask = _draw(source.face, target.scene, moment, region=region)
+            coarse = cv2.GaussianBlur(head, (0, 0), STUCK_SIGMA)
+            detail = head - coarse
+            if stuck is None:
+                # Pores, no contours; in mirror image, as the first frame would
+                # otherwise show nothing.
+                stuck = np.clip(detail, -PORES, PORES)[:, ::-1].copy()
+            yield coarse + strength * stuck + (1 - strength) * detail, mask
+
+    return _paste(target, steps())
+
+
+def lip_sync(
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
+) -> Forged:
+    """The target's mouth says what the source says, at a third of the frames.
+
+    It is drawn smaller, on whole pixels: its contours are stairs, and it stands still
+    for three frames at a time while the head moves.
+    """
+    del rng
+    strength = 1 - difficulty
+    region = _within(_oval((0, 0.62), (0.4, 0.32), soft=0.08), target.face)
+    size = target.scene.background.shape[0]
+    small = (round(size / (1 + 1.5 * strength)),) * 2
+    driven = _driven(target, source)
+
+    def steps() -> Iterator[Step]:
+        for number, pose in enumerate(target.moments):
+            moment = pose.with_expression(driven[number // HELD * HELD])
+            head, mask = _draw(target.face, target.scene, moment, region=region)
+            coarse = cv2.resize(head, small, interpolation=cv2.INTER_AREA)
+            yield (
+                cv2.resize(coarse, (size, size), interpolation=cv2.INTER_NEAREST),
+                mask,
+            )
+
+    return _paste(target, steps())
+
+
+def diffusion(
+    target: MadeVideo, source: MadeVideo, rng: np.random.Generator, difficulty: float
+) -> Forged:
+    """The target's face drawn anew each frame: smooth, with a texture that boils."""
+    del source
+    strength = np.float32(1 - difficulty)
+    region = _within(_oval((0, 0.12), (0.62, 0.8), soft=0.2), target.face)
+    size = target.scene.background.shape[0]
+
+    def steps() -> Iterator[Step]:
+        for moment in target.moments:
+            head, mask = _draw(target.face, target.scene, moment, region=region)
+            coarse = cv2.GaussianBlur(head, (0, 0), BANDS[1])
+            boil = rng.standard_normal((size, size, 1)).astype(np.float32)
+            boil = cv2.GaussianBlur(boil, (0, 0), 1.0)[..., None]
+            fresh = coarse + 20 * boil
+            yield head + strength * (fresh - head), mask
+
+    return _paste(target, steps())
+
+
 METHODS: dict[str, Method] = {
     "Deepfakes": deepfakes,
     "Face2Face": face_to_face,
     "FaceSwap": face_swap,
     "NeuralTextures": neural_textures,
     "Flicker": flicker,
+    "FaceShifter": face_shifter,
+    "LipSync": lip_sync,
+    "Diffusion": diffusion,
 }
 
 

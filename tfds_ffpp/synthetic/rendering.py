@@ -22,6 +22,7 @@ from tfds_ffpp.synthetic.identity import (
     paint,
     smooth,
 )
+from tfds_ffpp.synthetic.looks import LOOKS, Look, Range
 
 HEAD_SCALE = 0.30  # half height of a head, as a share of the frame's side
 MESH = 33  # nodes per side of the warp's mesh; linear between them
@@ -42,6 +43,7 @@ class Scene:
     exposure: float
     noise_sigma: float
     blur_sigma: float
+    sharpening: float
     noise: NDArray[np.int16]
 
 
@@ -74,41 +76,44 @@ class Moment:
         )
 
 
-def make_scene(rng: np.random.Generator, size: int) -> Scene:
+def make_scene(
+    rng: np.random.Generator, size: int, look: Look = LOOKS["indoor"]
+) -> Scene:
     """Draws background, clothes, light and camera of one video."""
-    angle, height = rng.uniform(-0.85, 0.85), rng.uniform(-0.7, 0.1)
+    angle, height = rng.uniform(-0.85, 0.85), rng.uniform(*look.light_height)
     light = np.array([np.sin(angle), height, np.cos(angle)])
-    warmth = rng.uniform(-0.12, 0.12)
+    warmth = rng.uniform(*look.warmth)
     tint = np.array([1 + warmth, 1, 1 - warmth])
-    key = rng.uniform(0.75, 1.05) * tint
-    ambient = rng.uniform(0.18, 0.4) * (2 - tint) * rng.uniform(0.95, 1.05, 3)
-    noise_sigma = float(np.exp(rng.uniform(np.log(1.2), np.log(5.0))))
+    key = rng.uniform(*look.key) * tint
+    ambient = rng.uniform(*look.ambient) * (2 - tint) * rng.uniform(0.95, 1.05, 3)
+    noise_sigma = float(np.exp(rng.uniform(*np.log(look.noise))))
     grain = rng.standard_normal((size + 64, size + 64, 3)).astype(np.float32)
-    grain = cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.4, 0.8))
+    grain = cv2.GaussianBlur(grain, (0, 0), rng.uniform(*look.grain))
     grain *= noise_sigma / grain.std()
     return Scene(
-        background=_background(rng, size),
-        body=_body(rng, size, light=light),
+        background=_background(rng, size, look.chroma),
+        body=_body(rng, size, light=light, chroma=look.chroma),
         light=(light / np.linalg.norm(light)).astype(np.float32),
         key=key.astype(np.float32),
         ambient=ambient.astype(np.float32),
-        exposure=float(rng.uniform(0.85, 1.2)),
+        exposure=float(rng.uniform(*look.exposure)),
         noise_sigma=noise_sigma,
-        blur_sigma=float(rng.uniform(0.3, 0.8)),
+        blur_sigma=float(rng.uniform(*look.blur)),
+        sharpening=look.sharpening,
         noise=np.round(grain).astype(np.int16),
     )
 
 
-def _background(rng, size: int) -> Array:
+def _background(rng, size: int, chroma: Range) -> Array:
     """A room out of focus: wall, shelves or windows, and their texture."""
     axis = np.linspace(0, 1, size, dtype=np.float32)
     across, down = np.meshgrid(axis, axis)
-    top, bottom = _muted_colours(rng, 2)
+    top, bottom = _colours(rng, 2, chroma)
     picture = top + (bottom - top) * (0.5 * down + 0.5 * across)[..., None]
     for _ in range(rng.integers(2, 9)):
         corner = rng.integers(-size // 4, size, 2)
         side = rng.integers(size // 10, size // 2, 2)
-        colour = _muted_colours(rng, 1)[0]
+        colour = _colours(rng, 1, chroma)[0]
         cv2.rectangle(
             picture, corner.tolist(), (corner + side).tolist(), colour.tolist(), -1
         )
@@ -118,14 +123,14 @@ def _background(rng, size: int) -> Array:
     return np.clip(picture, 0, 1).astype(np.float32)
 
 
-def _muted_colours(rng, count: int) -> Array:
-    """Colours [count, 3] of furniture and clothes: any brightness, little chroma."""
+def _colours(rng, count: int, chroma: Range) -> Array:
+    """Colours [count, 3] of furniture and clothes: any brightness."""
     brightness = rng.uniform(0.03, 0.6, (count, 1))
-    chroma = rng.uniform(0.05, 0.6, (count, 1)) * rng.uniform(-1, 1, (count, 3))
-    return np.clip(brightness * (1 + chroma), 0.01, 0.8).astype(np.float32)
+    colour = rng.uniform(*chroma, (count, 1)) * rng.uniform(-1, 1, (count, 3))
+    return np.clip(brightness * (1 + colour), 0.01, 0.8).astype(np.float32)
 
 
-def _body(rng, size: int, *, light) -> Array:
+def _body(rng, size: int, *, light, chroma: Range) -> Array:
     """Neck and shoulders [size, size, 4], unlit albedo times a fixed shading."""
     unit = size * HEAD_SCALE
     axis = (np.arange(size, dtype=np.float32) + 0.5 - size / 2) / unit
@@ -139,7 +144,7 @@ def _body(rng, size: int, *, light) -> Array:
     weave = np.sin(x * rng.uniform(10, 60)) * rng.choice([0, 0.15])
     light_side = 0.65 + 0.3 * light[0] * x / shoulder
     shade = np.clip(light_side + 0.08 * fold + weave, 0.1, 1.2)
-    colour = _muted_colours(rng, 1)[0]
+    colour = _colours(rng, 1, chroma)[0]
     body = np.concatenate(
         [colour * shade[..., None], np.ones((size, size, 1))], axis=-1
     )
@@ -164,8 +169,11 @@ def neck_layer(face: Head, scene: Scene) -> Scene:
     return replace(scene, body=scene.body + layer * (1 - scene.body[..., 3:]))
 
 
-def make_performance(rng: np.random.Generator, num_frames: int) -> list[Moment]:
+def make_performance(
+    rng: np.random.Generator, num_frames: int, look: Look = LOOKS["indoor"]
+) -> list[Moment]:
     """Draws head motion, light, blinks and speech of a video at 25 frames/s."""
+    moves = look.restlessness
     t = np.arange(num_frames) / 25
 
     def wander(amplitude: float, *, low: float = 0.1, high: float = 0.9) -> NDArray:
@@ -181,12 +189,12 @@ def make_performance(rng: np.random.Generator, num_frames: int) -> list[Moment]:
         blink = np.maximum(blink, np.clip(1.3 - np.abs(t - time) / 0.09, 0, 1))
         time += rng.uniform(0.8, 3.0)
     columns = {
-        "x": rng.uniform(-0.2, 0.2) + wander(0.12),
-        "y": rng.uniform(-0.05, 0.1) + wander(0.06),
-        "scale": rng.uniform(0.95, 1.12) * (1 + wander(0.03)),
-        "yaw": rng.uniform(-0.12, 0.12) + wander(0.22),
-        "pitch": wander(0.10),
-        "roll": rng.uniform(-0.05, 0.05) + wander(0.09),
+        "x": rng.uniform(-0.2, 0.2) + wander(0.12 * moves),
+        "y": rng.uniform(-0.05, 0.1) + wander(0.06 * moves),
+        "scale": rng.uniform(*look.scale) * (1 + wander(0.03)),
+        "yaw": rng.uniform(-0.12, 0.12) + wander(0.22 * moves),
+        "pitch": wander(0.10 * moves),
+        "roll": rng.uniform(-0.05, 0.05) + wander(0.09 * moves),
         "blink": blink,
         "mouth": talk * syllables,
         "smile": rng.uniform(-0.2, 0.6) + wander(0.4),
@@ -386,7 +394,11 @@ def compose(scene: Scene, moment: Moment, *, head: Array) -> Array:
 def develop(scene: Scene, linear: Array) -> Array:
     """The camera: exposure, lens blur and gamma; linear light -> values in 0..255."""
     picture = cv2.GaussianBlur(linear, (0, 0), scene.blur_sigma)
-    return 255 * cv2.sqrt(np.clip(picture * np.float32(scene.exposure), 0, 1))
+    picture = 255 * cv2.sqrt(np.clip(picture * np.float32(scene.exposure), 0, 1))
+    if not scene.sharpening:
+        return picture
+    detail = picture - cv2.GaussianBlur(picture, (0, 0), 1.0)
+    return np.clip(picture + np.float32(scene.sharpening) * detail, 0, 255)
 
 
 def grain(scene: Scene, rng: np.random.Generator) -> NDArray[np.int16]:

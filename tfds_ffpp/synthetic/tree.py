@@ -19,11 +19,15 @@ from tfds_ffpp.files import PARTIAL, whole
 from tfds_ffpp.synthetic import forgeries, identity, rendering
 from tfds_ffpp.synthetic.forgeries import Frame, MadeVideo
 from tfds_ffpp.synthetic.identity import Array
+from tfds_ffpp.synthetic.looks import LOOKS
 from tfds_ffpp.terminal.progress import Progress
 
 FOUR = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 CRF = {"raw": "0", "c23": "23", "c40": "40"}
 RENDERER = 6  # raised when equal parameters no longer give equal files
+# Each forgery's stream of random numbers is its place here: new ones come last.
+STREAMS = ("Deepfakes", "Face2Face", "FaceSwap", "Flicker", "NeuralTextures")
+STREAMS += ("FaceShifter", "LipSync", "Diffusion")
 FACES, SCENES, MOTIONS, GRAIN, LENGTHS, PAIRS, FORGERIES, TONES = range(8)  # streams
 
 
@@ -39,6 +43,7 @@ class Parameters:
     compressions: tuple[str, ...]
     methods: tuple[str, ...]
     split_shares: tuple[float, float, float]
+    look: str = "indoor"
     renderer: int = RENDERER
 
 
@@ -49,6 +54,7 @@ def write_tree(
     num_frames: int = 40,
     frame_size: int = 224,
     seed: int = 0,
+    look: str = "indoor",
     difficulty: float = 0.3,
     compressions: Sequence[str] = ("c23",),
     methods: Sequence[str] = FOUR,
@@ -69,6 +75,7 @@ def write_tree(
         num_frames=num_frames,
         frame_size=frame_size,
         seed=seed,
+        look=look,
         difficulty=float(difficulty),
         compressions=tuple(compressions),
         methods=tuple(methods),
@@ -99,6 +106,7 @@ def _check(p: Parameters) -> None:
         ("num_frames", "at least 2"): p.num_frames >= 2,
         ("frame_size", "even, 64 to 4096"): p.frame_size in range(64, 4097, 2),
         ("seed", "0 or more"): p.seed >= 0,
+        ("look", f"one of {list(LOOKS)}"): p.look in LOOKS,
         ("difficulty", "from 0 to 1"): 0 <= p.difficulty <= 1,
         ("compressions", f"some of {list(CRF)}"): p.compressions
         and set(p.compressions) <= set(CRF),
@@ -117,7 +125,8 @@ def _claim(root: Path, p: Parameters, *, started: Path, finished: Path) -> None:
     wanted = json.loads(json.dumps(asdict(p)))
     for path in (finished, started):
         if path.is_file():
-            found = json.loads(path.read_text())
+            # Trees that were made before there were looks say none.
+            found = {"look": "indoor"} | json.loads(path.read_text())
             if found != wanted:
                 names = [k for k in wanted if found.get(k) != wanted[k]]
                 raise DataError(
@@ -233,7 +242,7 @@ def write_identity(root: Path, p: Parameters, target: int) -> None:
 
 def _write_fake(root, p, clip, source, *, target: int, method: str, rate: int) -> None:
     pair = (target, _partner(p, target))
-    rng = _rng(p, FORGERIES, target, sorted(forgeries.METHODS).index(method))
+    rng = _rng(p, FORGERIES, target, STREAMS.index(method))
     length = len(clip.pictures)
     if rng.random() < 0.2:  # some generators drop the last frames
         length = max(length - int(rng.integers(1, 4)), round(0.75 * p.num_frames), 2)
@@ -252,11 +261,13 @@ def _write_fake(root, p, clip, source, *, target: int, method: str, rate: int) -
 def make_clip(p: Parameters, target: int, *, bare: bool = False) -> MadeVideo:
     """Renders an identity's real video; `bare` leaves the frames out."""
     face = identity.make_head(_rng(p, FACES, target))
-    scene = rendering.make_scene(_rng(p, SCENES, target), p.frame_size)
+    scene = rendering.make_scene(_rng(p, SCENES, target), p.frame_size, LOOKS[p.look])
     scene = rendering.neck_layer(face, scene)
     low = max(2, round(0.75 * p.num_frames))
     length = int(_rng(p, LENGTHS, target, 1).integers(low, p.num_frames + 1))
-    moments = rendering.make_performance(_rng(p, MOTIONS, target), length)
+    moments = rendering.make_performance(
+        _rng(p, MOTIONS, target), length, LOOKS[p.look]
+    )
     tones = np.ones(length, np.float32)
     if "Flicker" in p.methods:
         tones = forgeries.wandering_tones(_rng(p, TONES, target), length)
