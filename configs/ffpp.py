@@ -184,7 +184,12 @@ def get_config(compression: str = "c23") -> ConfigDict:
 
     config.optimizer = ConfigDict(
         {
-            "learning_rate": 1e-3,  # Adam, peak of the schedule
+            "kind": "adam",  # adam | sgd
+            "momentum": 0.9,  # sgd only
+            # > 0: the gradient is taken at the worst parameters so far away (SAM, Foret
+            # et al. 2021); two gradients a step
+            "sam_radius": 0.0,
+            "learning_rate": 1e-3,  # peak of the schedule
             "schedule": "constant",  # constant | cosine (to 0 over the run)
             "warmup_steps": 0,  # linear from 0
             "b1": 0.9,
