@@ -741,7 +741,7 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         said.append(f"{speed}, {speed.input_wait:.1%} of the time waiting for input")
     if every and (epoch % every == 0 or step == plan.num_steps):
         scored = _validate(training, step, state)
-        rows = [row for part in scored.values() for row in part]
+        rows = evaluate.pooled(scored)
         each = {name: evaluate.validation_numbers(r) for name, r in scored.items()}
         numbers = evaluate.mean_numbers(list(each.values()))
         measured = evaluate.by_set(numbers, each)

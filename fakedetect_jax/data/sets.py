@@ -131,7 +131,7 @@ def open_data(
 ) -> Data:
     """What a run is trained and validated on; facts: of the builders' datasets.
 
-    Raises DataError where a split lacks reals or fakes, or one video stands in two.
+    Raises DataError where a split lacks reals or fakes.
     """
     train, val = open_training(config, builders), open_validation(config, builders)
     names = validation_of(config)
@@ -146,8 +146,6 @@ def open_data(
         )
     for split in val:
         reader.need_both_classes(split.videos, "val", one_is_enough=one_is_enough)
-    val_sets = tuple(map(ValSet, names, val))
-    _need_distinct(val_sets)
     cards = [read_card(Path(builder.data_dir)) for builder in builders.values()]
     return Data(
         facts=facts,
@@ -155,26 +153,9 @@ def open_data(
         train=mixture.joined(train),
         sizes=tuple(len(split.videos) for split in train),
         shares=shares_of(config),
-        val=val_sets,
+        val=tuple(map(ValSet, names, val)),
         blended_val=blended_val,
     )
-
-
-def _need_distinct(val: Sequence[ValSet]) -> None:
-    """Raises DataError where two validation sets have one video under one key.
-
-    All their rows together decide the threshold, and rows of a key are of one video.
-    """
-    owner: dict[tuple[str, str], str] = {}
-    for one in val:
-        for video in one.split.videos:
-            key = (video.key, video.compression)
-            if owner.setdefault(key, one.dataset) != one.dataset:
-                raise DataError(
-                    f"the val splits of {owner[key]} and {one.dataset} both have the "
-                    f"video {video.key} ({video.compression}); name one of them in "
-                    "config.eval.validation"
-                )
 
 
 def _needs_blended_val(config, train: Sequence[Split], val: Sequence[Split]) -> bool:

@@ -93,6 +93,22 @@ def mean_numbers(each: Sequence[Validation]) -> Validation:
     )
 
 
+def pooled(scored: Mapping[str, Sequence[ClipScore]]) -> list[ClipScore]:
+    """The rows of all validation sets, a video of each set being one of its own.
+
+    Two made sets number their people alike, and two builds of one set have the same
+    videos: such videos get the set's name before their dataset's.
+    """
+    keys = [{row.video.key for row in rows} for rows in scored.values()]
+    if len(set().union(*keys)) == sum(map(len, keys)):
+        return [row for rows in scored.values() for row in rows]
+    return [
+        row._replace(video=row.video._replace(dataset=f"{name}: {row.video.dataset}"))
+        for name, rows in scored.items()
+        for row in rows
+    ]
+
+
 def by_set(
     numbers: Validation, each: Mapping[str, Validation]
 ) -> dict[str, float | None]:

@@ -12,6 +12,8 @@ import pytest
 from fakedetect_jax import settings, train
 from fakedetect_jax.data import sets
 from fakedetect_jax.data.feed import train_feed
+from fakedetect_jax.evaluation import evaluate
+from fakedetect_jax.metrics.records import ClipScore, Video
 from fakedetect_jax.pages.evaluation_page import write_report
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
@@ -213,3 +215,14 @@ def test_one_validation_set_of_several_can_be_named(three):
     with config.unlocked():
         config.data.train, config.eval.validation = "", "demo,third"
     assert sets.all_sets(config) == ["demo", "third"]
+
+
+def test_videos_of_two_sets_with_one_name_stay_two():
+    def rows(name: str) -> list[ClipScore]:
+        video = Video("ffpp", "youtube", name, name, "", "c23", 0)
+        return [ClipScore(video, clip=0, start=0, length=1, logit=0.0, score=0.5)]
+
+    apart = evaluate.pooled({"a": rows("000"), "b": rows("001")})
+    assert [row.video.dataset for row in apart] == ["ffpp", "ffpp"]
+    alike = evaluate.pooled({"a": rows("000"), "b": rows("000")})
+    assert [row.video.dataset for row in alike] == ["a: ffpp", "b: ffpp"]
