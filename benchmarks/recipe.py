@@ -111,7 +111,7 @@ SELF_BLEND = 1 / 3
 BASE_ARM = "base"
 ARMS: Mapping[str, Fields] = {
     BASE_ARM: {},
-    "frames alone": {"model.frame_only": True},
+    "frames alone": {"model.temporal": "none"},
     "self-blended clips": {
         "loss.self_blend": SELF_BLEND,
         "data.train_clips_per_video": round(

@@ -3,7 +3,7 @@
 python -m benchmarks.shortcuts [--out runs/shortcuts] [--seeds 0 1 2]
 
 Trains configs/demo.py on one set of made videos with each seed, as it is and with
-model.frame_only (the mean of the frames' logits, no LSTM), and prints a table in
+model.temporal=none (the mean of the frames' logits), and prints a table in
 Markdown of the video AUCs on the test split's unseen people: the mean over seeds and,
 in brackets, the least and the greatest. The forests' rows are those of the reports.
 Finished runs are not run again; each lies in OUT/<lstm or frames>-<seed>/.
@@ -29,7 +29,8 @@ def train(out: Path, model: str, seed: int) -> dict[str, Any]:
     workdir = out / f"{model}-{seed}"
     command = [sys.executable, "-m", "fakedetect_jax.main"]
     command += ["--config", "configs/demo.py", "--workdir", str(workdir)]
-    command += [f"--config.seed={seed}", f"--config.model.frame_only={model != 'lstm'}"]
+    head = "lstm" if model == "lstm" else "none"
+    command += [f"--config.seed={seed}", f"--config.model.temporal={head}"]
     command += [f"--config.data.data_dir={out}/tfds"]
     command += [f"--config.data.manual_dir={out}/videos"]
     command += ["--config.eval.final_split=test"]

@@ -45,7 +45,7 @@ def measure(backbone: str, frames: int, results: table.Results) -> None:
     for kind in KINDS:
         config = settings.load("ffpp").copy_and_resolve_references()
         with config.unlocked():
-            config.model.update(backbone=backbone, frame_only=True)
+            config.model.update(backbone=backbone, temporal="none")
             config.data.clip_frames, config.trainable = frames, kind
         step_settings = steps.make_step_settings(config, num_steps=1)
         create = functools.partial(

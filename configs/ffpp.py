@@ -69,6 +69,10 @@ def get_config(compression: str = "c23") -> ConfigDict:
         {
             "data_dir": "~/tensorflow_datasets",  # of built datasets; or gs://BUCKET/FOLDER
             "manual_dir": "",  # raw videos; if set, a missing dataset is built from it
+            # Built datasets with their weights, as in "c23=2,celeb=1": shares of the
+            # clips, each set sampled by itself. "": dataset.name alone.
+            "train": "",
+            "allow_leaks": False,  # go on where sets share people or footage
             "clip_frames": 10,  # frames per clip
             "frame_stride": 1,  # stored frames between two frames of a clip
             "max_frame_stride": 0,  # train: drawn from frame_stride to this; 0: off
@@ -98,12 +102,16 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "width": 64,  # resnet: channels of the first stage; vit: of a token
             "stem": "imagenet",  # resnet only: imagenet | small (3x3) | small2 (3x3/2)
             "block": "basic",  # resnet only: basic | bottleneck
-            "lstm_features": 256,  # hidden units
-            "bidirectional": False,  # LSTM in both directions
-            "pooling": "last",  # over time: last | mean | attention
+            # What sees the frames together: lstm | transformer (two layers) | mean or
+            # attention (over a hidden layer of each frame) | none (mean of the frames'
+            # own logits)
+            "temporal": "lstm",
+            "lstm_features": 256,  # hidden units, of whatever sees the frames
+            "bidirectional": False,  # lstm only: in both directions
+            # over the states of an lstm or a transformer: last | mean | attention
+            "pooling": "last",
             "dropout": 0.0,  # before the logit
             "patches": False,  # a second head says where; loss.mask_weight teaches it
-            "frame_only": False,  # no LSTM: mean of per-frame logits (a baseline)
             "freeze_stages": 0,  # leading backbone stages kept as initialised
             "remat": False,  # recompute blocks in the backward pass to save memory
             "dtype": "bfloat16",  # of the computation; parameters stay float32
@@ -176,7 +184,12 @@ def get_config(compression: str = "c23") -> ConfigDict:
 
     config.optimizer = ConfigDict(
         {
-            "learning_rate": 1e-3,  # Adam, peak of the schedule
+            "kind": "adam",  # adam | sgd
+            "momentum": 0.9,  # sgd only
+            # > 0: the gradient is taken at the worst parameters so far away (SAM, Foret
+            # et al. 2021); two gradients a step
+            "sam_radius": 0.0,
+            "learning_rate": 1e-3,  # peak of the schedule
             "schedule": "constant",  # constant | cosine (to 0 over the run)
             "warmup_steps": 0,  # linear from 0
             "b1": 0.9,
@@ -212,6 +225,10 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "unscored": "exclude",  # videos without a clip: exclude | as_real | as_fake
             # Of reals called fake, and of fakes called real; between: uncertain.
             "max_error": 0.05,
+            # Datasets whose val chooses the checkpoint, by their mean video AUC, as in
+            # "c23,celeb". "": those of data.train.
+            "validation": "",
+            "patience": 0,  # evaluations without a better one that end training; 0: off
             "dataset": "",  # --mode eval: another built dataset; docs/evaluation.md
         }
     )

@@ -40,7 +40,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             train_clips_per_video=32,
             eval_clips_per_video=32,
         )
-        config.model.update(backbone="clip_l14", frame_only=True, unit_features=True)
+        config.model.update(backbone="clip_l14", temporal="none", unit_features=True)
         config.trainable = "norms"
         config.augment.update(
             flip=0.5,

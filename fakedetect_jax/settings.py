@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fakedetect_jax.augment import fields as augment
+from fakedetect_jax.data import shares
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp import fields
 from tfds_ffpp.errors import SettingError
@@ -68,6 +69,8 @@ RULES: dict[str, Rule] = {
     "synthetic.seed": Whole(0, 2**31 - 1),
     "data.data_dir": TEXT,
     "data.manual_dir": TEXT,
+    "data.train": TEXT,  # read by data.shares
+    "data.allow_leaks": SWITCH,
     "data.clip_frames": Whole(1, 1000),
     "data.frame_stride": Whole(1, 100),
     "data.max_frame_stride": Whole(0, 100),
@@ -90,7 +93,7 @@ RULES: dict[str, Rule] = {
     "model.bidirectional": SWITCH,
     "model.pooling": Choice(("last", "mean", "attention")),
     "model.dropout": Number(0, 0.99),
-    "model.frame_only": SWITCH,
+    "model.temporal": Choice(("lstm", "mean", "attention", "transformer", "none")),
     "model.freeze_stages": Whole(0, 4),
     "model.remat": SWITCH,
     "model.patches": SWITCH,
@@ -115,6 +118,9 @@ RULES: dict[str, Rule] = {
     "shard_optimizer": SWITCH,
     "num_epochs": Whole(1),
     "num_steps": Whole(0),
+    "optimizer.kind": Choice(("adam", "sgd")),
+    "optimizer.momentum": Number(0, 0.9999),
+    "optimizer.sam_radius": Number(0, 10),
     "optimizer.learning_rate": Number(0, 10, above=True),
     "optimizer.schedule": Choice(("constant", "cosine")),
     "optimizer.warmup_steps": Whole(0),
@@ -137,6 +143,8 @@ RULES: dict[str, Rule] = {
     "eval.final_split": TEXT,
     "eval.unscored": Choice(("exclude", "as_real", "as_fake")),
     "eval.dataset": TEXT,
+    "eval.validation": TEXT,
+    "eval.patience": Whole(0),
     "eval.max_error": Number(0.001, 0.5),
     "checkpoint.every_steps": Whole(0),
     # With one alone, a kill while a new one is sealed could leave no whole checkpoint.
@@ -155,7 +163,15 @@ ADDED: dict[str, Any] = {
     "deterministic": False,
     "synthetic.look": "indoor",
     "dataset.masks": False,
+    "data.train": "",
+    "data.allow_leaks": False,
+    "eval.validation": "",
+    "eval.patience": 0,
+    "optimizer.kind": "adam",
+    "optimizer.momentum": 0.9,
+    "optimizer.sam_radius": 0.0,
     "model.patches": False,
+    "model.temporal": "lstm",
     "loss.mask_weight": 0.0,
     "model.vit_style": "plain",
     "model.patch_size": 16,
@@ -373,6 +389,14 @@ def as_sentence(error: BaseException) -> str:
 
 
 def _check_together(config) -> None:
+    parts = shares.parse_shares(config.data.train, config.dataset.name)
+    shares.share_cycle(list(parts.values()))
+    shares.parse_names(config.eval.validation, list(parts))
+    if config.eval.patience and not config.eval.every_epochs:
+        raise ConfigError(
+            f"config.eval.patience is {config.eval.patience}, but nothing is evaluated "
+            "while training; set config.eval.every_epochs"
+        )
     span = (config.data.clip_frames - 1) * config.data.frame_stride + 1
     if span > config.dataset.num_frames:
         raise ConfigError(
@@ -423,6 +447,17 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
+def renewed(config: Mapping[str, Any]) -> Fields:
+    """A config's groups, of whatever version, with the names that fields have now."""
+    model = config.get("model")
+    if not isinstance(model, Mapping) or "frame_only" not in model:
+        return dict(config)
+    model = dict(model)
+    frames_alone = model.pop("frame_only")
+    model.setdefault("temporal", "none" if frames_alone else "lstm")
+    return {**config, "model": model}
+
+
 def as_config(tree: Fields) -> Config:
     """A config out of JSON: lists become the tuples that they were."""
 
@@ -431,7 +466,7 @@ def as_config(tree: Fields) -> Config:
             return {k: restore(v) for k, v in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ConfigDict(restore(tree)).lock()
+    return ConfigDict(restore(renewed(tree))).lock()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Fields:
@@ -447,7 +482,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Fields:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple]:
     """The fields of two configs that differ: field -> (old value, new value)."""
-    before, after = ADDED | flatten(old), ADDED | flatten(new)
+    before, after = (ADDED | flatten(renewed(config)) for config in (old, new))
     return {
         name: (before.get(name), after.get(name))
         for name in sorted(before | after)

@@ -21,20 +21,18 @@ from fakedetect_jax.compiled import (
     fit_train_step,
     state_places,
 )
-from fakedetect_jax.data import reader
+from fakedetect_jax.data import leaks, reader, sets
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.dataset import (
-    DatasetFacts,
     check_unchanged,
     count_videos,
     dataset_config,
-    dataset_facts,
     is_built,
-    open_dataset,
-    read_card,
 )
 from fakedetect_jax.data.feed import train_feed
+from fakedetect_jax.data.mixture import MixedOrder
 from fakedetect_jax.data.order import TrainOrder
+from fakedetect_jax.data.sets import Data
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics.calibration import calibrate
@@ -54,7 +52,6 @@ from fakedetect_jax.run.metrics_file import MetricsFile
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
 from tfds_ffpp.errors import Interrupted
-from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.store import copies
 
 
@@ -158,7 +155,7 @@ def first_state(
 
 
 def check_resume(
-    run: Run, facts: CheckpointFacts, dataset: DatasetFacts, step: int, plan: Plan
+    run: Run, facts: CheckpointFacts, data: Data, step: int, plan: Plan
 ) -> None:
     """Tells which fields, and so what of the plan, changed since a checkpoint.
 
@@ -173,7 +170,10 @@ def check_resume(
             f"checkpoint {step} in {run.workdir} was written with another config: "
             f"{'; '.join(fatal)}; use that config or another --workdir"
         )
-    check_unchanged(facts.dataset, dataset, what=f"checkpoint {step} in {run.workdir}")
+    what = f"checkpoint {step} in {run.workdir}"
+    check_unchanged(facts.dataset, data.own, what=what)
+    for name, now in data.others.items():
+        check_unchanged(facts.other_datasets.get(name), now, what=what, name=name)
     if shown:
         run.terminal.warn(f"resumed with changed fields: {'; '.join(shown.values())}")
     before = facts.steps_per_epoch or plan.steps_per_epoch
@@ -202,8 +202,8 @@ class Training(NamedTuple):
 
     run: Run
     plan: Plan
-    data: "Data"
-    order: TrainOrder
+    data: Data
+    order: TrainOrder | MixedOrder
     checkpoints: Checkpoints
     facts: CheckpointFacts  # of every checkpoint
     metrics_file: MetricsFile | None  # on process 0 only
@@ -242,16 +242,6 @@ def train(run: Run) -> Path | None:
         return evaluate.evaluate(run, config.eval.final_split)
 
 
-class Data(NamedTuple):
-    """What a run is trained and validated on."""
-
-    dataset: DatasetFacts
-    made: bool  # of made videos
-    train: reader.Split
-    val: reader.Split
-    blended_val: bool  # val's fakes are copies of its reals, to be self-blended
-
-
 def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     config, terminal = run.config, run.terminal
     for sentence in checkpoints.set_aside_damaged():
@@ -260,11 +250,18 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     plan = make_plan(config, len(data.train.videos))
     start = _agree_on_start(run, plan, checkpoints)
     if start:
-        check_resume(run, checkpoints.facts(start), data.dataset, start, plan)
+        before = checkpoints.facts(start)
+        check_resume(run, before, data, start, plan)
+        shared = before.leaks
+    else:
+        shared = _look_for_leaks(run)
     if jax.process_index() == 0:
         workdir.write_record(run, parallel.describe_devices(run.mesh))
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
         terminal.say(_complete(start, plan.num_steps))
+        return
+    if start and _has_stopped_early(config, plan, checkpoints, start):
+        terminal.say(_stopped_early(config, checkpoints, start))
         return
     if run.profile and not start < run.profile[0] <= run.profile[-1] <= plan.num_steps:
         raise ConfigError(
@@ -290,9 +287,9 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         run=run,
         plan=plan,
         data=data,
-        order=_train_order(config, data.train.videos),
+        order=sets.train_order(config, data),
         checkpoints=checkpoints,
-        facts=_facts(run, plan, data),
+        facts=_facts(run, plan, data, shared),
         metrics_file=metrics_file,
         program=program,
         learning_rates=learning_rates(config.optimizer, plan.num_steps),
@@ -328,7 +325,7 @@ def dry_run(run: Run) -> None:
         done = Checkpoints(folder, read_only=True).steps() if folder.is_dir() else []
     else:
         counted = count_videos(config)
-        plan = make_plan(config, counted["train"])
+        plan = make_plan(config, counted["train"] + sets.count_others(config))
         shown = ", ".join(f"{name} {n}" for name, n in counted.items())
         say(f"dataset   {config.dataset.name}: not built yet; videos: {shown}")
     step_settings = steps.make_step_settings(config, num_steps=plan.num_steps)
@@ -363,29 +360,40 @@ def _compile(
 
 
 def _open_data(run: Run) -> Data:
-    """The splits of the dataset; raises DataError where one lacks reals or fakes."""
+    """The splits of the datasets; raises DataError where one lacks reals or fakes."""
     config = run.config
-    builder = open_dataset(config)
-    dataset = dataset_facts(Path(builder.data_dir))
-    evaluate.meet_on_data(run, builder, dataset)
-    hold_out = config.data.hold_out
-    train_split = reader.open_split(builder, "train", config, hold_out=hold_out)
-    val_split = reader.open_split(builder, "val", config, hold_out=hold_out)
-    blended_val = _needs_blended_val(config, train_split, val_split)
-    if blended_val:
-        val_split = reader.open_blended_split(builder, "val", config)
-    one_is_enough = config.dataset.allow_one_class
-    for split in (train_split, val_split):
-        is_made = split is train_split and config.loss.self_blend
-        reader.need_both_classes(
-            split.videos, split.name, one_is_enough=one_is_enough or bool(is_made)
-        )
+    builders = sets.open_all(config)
+    facts = sets.facts_of(builders)
+    evaluate.meet_on_data(run, facts)
+    data = sets.open_data(config, builders, facts)
+    for sentence in sets.cut_apart(config, builders):
+        run.terminal.warn(sentence)
     final = config.eval.final_split
     if final and not config.eval.dataset:  # said now, not after the last step
-        videos = reader.read_videos(Path(builder.data_dir), final)
+        folder = Path(builders[config.dataset.name].data_dir)
+        one_is_enough = config.dataset.allow_one_class
+        videos = reader.read_videos(folder, final)
         reader.need_both_classes(videos, final, one_is_enough=one_is_enough)
-    made = bool(read_card(Path(builder.data_dir)).get("made"))
-    return Data(dataset, made, train_split, val_split, blended_val)
+    return data
+
+
+def _look_for_leaks(run: Run) -> leaks.LeakCounts | None:
+    """What the run's datasets share; None with one. Raises DataError unless allowed."""
+    builders, found = sets.open_all(run.config), []
+    if len(builders) == 1:
+        return None
+
+    def look() -> None:
+        found.extend(sets.find_leaks(run.config, builders, run.terminal.say))
+        allowed = run.config.data.allow_leaks
+        sentence = leaks.refuse(found, allowed=allowed)
+        if sentence:
+            run.terminal.warn(sentence)
+
+    parallel.first_alone(look, run.hosts)
+    return leaks.LeakCounts(
+        *map(int, parallel.from_first(np.array(leaks.count(found))))
+    )
 
 
 def _agree_on_start(run: Run, plan: Plan, checkpoints: Checkpoints) -> int:
@@ -401,20 +409,9 @@ def _agree_on_start(run: Run, plan: Plan, checkpoints: Checkpoints) -> int:
     return parallel.agree(start)
 
 
-def _train_order(config, videos: Sequence[StoredVideo]) -> TrainOrder:
-    return TrainOrder(
-        videos,
-        seed=config.seed,
-        clip_frames=config.data.clip_frames,
-        frame_stride=config.data.frame_stride,
-        max_frame_stride=config.data.max_frame_stride,
-        sampling=config.data.sampling,
-        self_blend=config.loss.self_blend,
-        min_coverage=config.data.min_coverage,
-    )
-
-
-def _facts(run: Run, plan: Plan, data: Data) -> CheckpointFacts:
+def _facts(
+    run: Run, plan: Plan, data: Data, shared: leaks.LeakCounts | None
+) -> CheckpointFacts:
     """What every checkpoint says of its run."""
     return CheckpointFacts(
         config=run.config.to_dict(),
@@ -423,7 +420,9 @@ def _facts(run: Run, plan: Plan, data: Data) -> CheckpointFacts:
         source_frames=_source_frames(data.train.videos),
         val_fakes=reader.SELF_BLENDED if data.blended_val else "forged",
         made=data.made,
-        dataset=data.dataset,
+        dataset=data.own,
+        other_datasets=data.others,
+        leaks=shared,
         steps_per_epoch=plan.steps_per_epoch,
         frozen=_frozen(run.config),
     )
@@ -435,24 +434,6 @@ def _frozen(config) -> Frozen | None:
         return None
     leaves = pretrained.frozen_weights(config)
     return Frozen(config.init_from, leaf_digests(leaves))
-
-
-def _needs_blended_val(config, train: reader.Split, val: reader.Split) -> bool:
-    """Whether data.hold_out leaves val no fakes, so that others must stand in.
-
-    Val's own would tell the choice of the checkpoint about the held-out methods.
-    Raises ConfigError when it leaves nothing to learn from either.
-    """
-    if not config.data.hold_out:
-        return False
-    nothing_fake = not config.loss.self_blend and not any(v.label for v in train.videos)
-    if nothing_fake and not config.dataset.allow_one_class:
-        raise ConfigError(
-            "config.data.hold_out names every method, so no fake is left to train on; "
-            "set config.loss.self_blend=1 and config.data.sampling=class, hold out "
-            "fewer, or go on with --config.dataset.allow_one_class=True"
-        )
-    return bool(config.loss.self_blend) and not any(v.label for v in val.videos)
 
 
 def _complete(start: int, num_steps: int) -> str:
@@ -475,6 +456,30 @@ def _source_frames(videos) -> SourceFrames:
 def _is_closed(config, checkpoints: Checkpoints, step: int) -> bool:
     """Whether the epoch that a step ends was evaluated."""
     return not config.eval.every_epochs or bool(checkpoints.metrics(step))
+
+
+def _has_stopped_early(config, plan: Plan, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether eval.patience evaluations, the last at `step`, found no better one.
+
+    The best is in the checkpoints, so a resumed run says the same. All hosts agree.
+    """
+    if not config.eval.patience:
+        return False
+    checkpoints.finish()
+    ranked = checkpoints.ranked()
+    if step not in ranked:
+        return False
+    every = config.eval.every_epochs * plan.steps_per_epoch
+    return bool(
+        parallel.from_first((step - ranked[0]) // every) >= config.eval.patience
+    )
+
+
+def _stopped_early(config, checkpoints: Checkpoints, step: int) -> str:
+    return (
+        f"training ends with step {step}: none of {config.eval.patience} evaluations "
+        f"(eval.patience) was better than that of step {checkpoints.ranked()[0]}"
+    )
 
 
 def _load_or_create(
@@ -528,10 +533,6 @@ def learns_from_nothing(config, *, made: bool) -> bool:
 
 def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
     config, say = run.config, run.terminal.say
-    splits, counts = (data.train, data.val), []
-    for split in splits:
-        fakes = sum(v.label for v in split.videos)
-        counts.append(f"{split.name} {len(split.videos) - fakes} real + {fakes} fake")
     devices = run.mesh.devices.size
     parameters = network.count_parameters(state.params)
     say(f"devices   {parallel.describe_devices(run.mesh)}; mesh data={devices}")
@@ -541,12 +542,14 @@ def _summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
     weights = f"weights of {config.init_from}" if config.init_from else "random weights"
     begun = f"as of step {start}, begun with " if start else ""
     say(f"backbone  {config.model.backbone}: {begun}{weights}")
-    say(f"dataset   {config.dataset.name}: {'; '.join(counts)} videos")
-    missing = [len(evaluate.unscored(split, config)) for split in splits]
-    if any(missing):
+    for line in sets.lines(config, data):
+        say(line)
+    train_missing = len(evaluate.unscored(data.train, config))
+    val_missing = sum(len(evaluate.unscored(one.split, config)) for one in data.val)
+    if train_missing or val_missing:
         say(
-            f"faces     {missing[0]} train and {missing[1]} val videos are left out: "
-            f"no clip shows a face in {config.data.min_coverage:.0%} of its frames"
+            f"faces     {train_missing} train and {val_missing} val videos are left "
+            f"out: no clip shows a face in {config.data.min_coverage:.0%} of its frames"
         )
     say(
         f"batch     {config.batch_size} clips of {config.data.clip_frames} frames at "
@@ -623,6 +626,9 @@ def _run_steps(training: Training, state, start: int) -> None:
                     _save_and_stop(training, step, state)
                 if ends:
                     state = _end_epoch(training, step, state, clock.read())
+                    if _has_stopped_early(config, plan, checkpoints, step):
+                        run.terminal.say(_stopped_early(config, checkpoints, step))
+                        break
                     clock = _new_clock(training)
                 else:
                     _save(training, step, state)
@@ -734,9 +740,11 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         run.terminal.add_phase("train", speed.seconds)
         said.append(f"{speed}, {speed.input_wait:.1%} of the time waiting for input")
     if every and (epoch % every == 0 or step == plan.num_steps):
-        rows = _validate(training, step, state)
-        numbers = evaluate.validation_numbers(rows)
-        measured = numbers._asdict()
+        scored = _validate(training, step, state)
+        rows = evaluate.pooled(scored)
+        each = {name: evaluate.validation_numbers(r) for name, r in scored.items()}
+        numbers = evaluate.mean_numbers(list(each.values()))
+        measured = evaluate.by_set(numbers, each)
         calibration = calibrate(rows, max_error=run.config.eval.max_error)
         totals = parallel.fetch(state.totals)
         lines = formats.epoch_lines(
@@ -751,6 +759,9 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
         labels = [row.video.label for row in rows]
         said.insert(0, formats.validation_line(numbers.video_auc, labels))
         run.terminal.say(f"  {', '.join(said)}")
+        if len(each) > 1:
+            areas = {name: one.video_auc for name, one in each.items()}
+            run.terminal.say(f"  {formats.validation_sets_line(areas)}")
         if training.metrics_file is not None:
             wait = {"input_wait": round(speed.input_wait, 4) if speed else 0.0}
             training.metrics_file.write(step, "val", {**measured, **wait})
@@ -763,8 +774,9 @@ def _end_epoch(training: Training, step: int, state, speed: Speed | None):
     return state
 
 
-def _validate(training: Training, step: int, state) -> list[ClipScore]:
-    """Scores val; when asked to stop meanwhile, saves the state as it is before."""
+def _validate(training: Training, step: int, state) -> dict[str, list[ClipScore]]:
+    """Scores val of each validation set; when asked to stop meanwhile, saves the state
+    as it is before."""
     run = training.run
 
     def between(done: int, total: int) -> None:
@@ -772,14 +784,17 @@ def _validate(training: Training, step: int, state) -> list[ClipScore]:
             _save_and_stop(training, step, state)
 
     with run.terminal.phase("validate"):
-        return evaluate.score_clips(
-            training.eval_step,
-            state.eval_variables(),
-            training.data.val,
-            run.config,
-            mesh=run.mesh,
-            between_batches=between,
-        )
+        return {
+            one.dataset: evaluate.score_clips(
+                training.eval_step,
+                state.eval_variables(),
+                one.split,
+                run.config,
+                mesh=run.mesh,
+                between_batches=between,
+            )
+            for one in training.data.val
+        }
 
 
 def _zero_totals(mesh) -> steps.Totals:

@@ -48,6 +48,7 @@ IMPORTERS = {
     "av": {
         "frames.video",
         "frames.colours",
+        "frames.pictures",
         "workers.child",
         "synthetic.tree",
         "data.reencode",

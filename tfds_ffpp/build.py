@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from tfds_ffpp import card, packaging
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames import cache
+from tfds_ffpp.frames import entry as entries
 from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS, Builder, FfppConfig
 from tfds_ffpp.workers import limits
 
@@ -151,7 +151,7 @@ def build(
     place = data_dir / NEW if final.exists() else data_dir
     builder = Builder(config=config, data_dir=place)
     builder.num_processes = num_processes
-    builder.cache_dir = data_dir / cache.CACHE
+    builder.cache_dir = data_dir / entries.CACHE
     builder.keep_cache, builder.time_limit = options.keep_cache, options.time_limit
     builder.memory_limit = options.memory_limit
     with (

@@ -16,6 +16,7 @@ from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.fields import Fields
 from tfds_ffpp.frames.faces import landmark_model, need_model
+from tfds_ffpp.frames.pictures import FRAMES
 from tfds_ffpp.frames.prepare import Preparation, file_digest
 from tfds_ffpp.frames.stored import Rejected, StoredVideo
 from tfds_ffpp.terminal.text import markdown
@@ -240,6 +241,37 @@ def _coverage(rows: Sequence[StoredVideo]) -> dict[str, Coverage]:
     return shares
 
 
+CROP_SHARE = 0.5  # of the picture's side that a face takes in a crop of it, at least
+
+
+def foreign_crops(rows: Sequence[StoredVideo], config) -> list[str]:
+    """A warning where the pictures were crops of faces before they came here."""
+    rows = [r for r in rows if r.num_valid and r.width and r.height]
+    square = [r for r in rows if 0.8 < r.width / r.height < 1.25]
+    if config.crop != "face" or 2 * len(square) < len(rows):
+        return []
+    if config.face_finder == "none":
+        if not any(r.pixel_format == FRAMES for r in rows):
+            return []
+        return [
+            "Where the face is was not looked for (face_finder=none): if these frames "
+            f"are crops, their margin is their set's own, not {config.margin:g}, and a "
+            "detector of other margins has not seen such ones."
+        ]
+    sides = [(r.box[2] - r.box[0]) / config.margin for r in square]
+    shares = [s / min(r.width, r.height) for s, r in zip(sides, square, strict=True)]
+    share = float(np.median(shares)) if shares else 0.0
+    if share < CROP_SHARE:
+        return []
+    beyond = np.mean([s * config.margin > 1 for s in shares])
+    return [
+        f"The frames seem to be crops already: a face takes {share:.0%} of their side, "
+        f"a margin of {1 / share:.2f}. Crops of margin {config.margin:g} reach beyond "
+        f"them in {beyond:.0%} of the videos, where the border is filled up: set "
+        f"margin={1 / share:.2f} or less, or face_finder=none to take each whole."
+    ]
+
+
 def _masks(rows: Sequence[StoredVideo], config) -> list[str]:
     fakes = [r for r in rows if r.label == 1]
     if not config.masks:
@@ -289,6 +321,7 @@ def make_card(contents: Contents, config, *, most: int | None, version: str) -> 
     made = (scan.root / MADE_TREE).is_file()
     warnings = [MADE_WARNING] if made else []
     warnings += [*split.warnings, *shortcuts(rows), *coverage_gap(rows)]
+    warnings += foreign_crops(rows, config)
     missing = {m: list(names) for m, names in sorted(scan.missing.items())}
     warnings += [
         f"{m} lacks {len(names)} videos that others have, first {names[0]}."

@@ -15,15 +15,14 @@ from typing import Any
 
 from tfds_ffpp import card
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames.cache import cache_folder
-from tfds_ffpp.frames.entry import entry_name, read_found
+from tfds_ffpp.frames.entry import cache_folder, entry_name, read_found
 from tfds_ffpp.frames.prepare import NOWHERE, UNKNOWN, FoundInVideo
 from tfds_ffpp.frames.stored import Rejected, StoredVideo, stored_video, write_lines
 from tfds_ffpp.records import to_json
 from tfds_ffpp.terminal.progress import Progress
 from tfds_ffpp.tree import splits
 from tfds_ffpp.tree.naming import VideoRecord
-from tfds_ffpp.tree.other_sets import OTHER_SETS
+from tfds_ffpp.tree.other_sets import OF_FFPP, OTHER_SETS
 from tfds_ffpp.tree.scan import OFFICIAL_TREE, WHERE_TO_ASK, Scan, account
 from tfds_ffpp.tree.scan import scan as scan_tree
 from tfds_ffpp.workers.jobs import EntryJob, Result
@@ -143,7 +142,7 @@ def _split(found: Scan, config) -> splits.Splits:
         return splits.assign_disjoint(found.records, root=found.root)
     if config.protocol == "folders":
         return splits.assign_folders(found.records)
-    if found.layout in OTHER_SETS and found.layout != "deeperforensics":
+    if found.layout in OTHER_SETS and found.layout not in OF_FFPP:
         return splits.assign_listed(found.records)
     return splits.assign(found.records, root=found.root, strict=config.strict)
 

@@ -15,7 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tfds_ffpp import card, packaging, system
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.fields import FIELDS, Fields
-from tfds_ffpp.frames import cache
+from tfds_ffpp.frames import entry as entries
 from tfds_ffpp.frames.entry import read_frames
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.tree.folders import parse_map
@@ -33,7 +33,8 @@ class FfppConfig(tfds.core.BuilderConfig):
     name: folder of the built dataset.
     compression: raw, c23 or c40.
     layout: auto, official, mirror_c23, mirror_flat, mapped, celebdf_v2, dfdc,
-      dfdc_preview, deeperforensics or csv.
+      dfdc_preview, deeperforensics, csv, deepfakebench, df40_ff, df40_cdf,
+      df40_unknown, wilddeepfake, ffiw or frames.
     map: what folders of other names hold: "original=real,manipulated=fake", or a
       method in place of fake. Each is taken at any depth.
     methods: fakes to take; () is all there are but FaceShifter and DeepFakeDetection.
@@ -140,6 +141,31 @@ CONFIGS = (
     ),
     FfppConfig(name="dfdc", description="DFDC's test list.", layout="dfdc"),
     FfppConfig(name="dfdc_preview", description="DFDC preview.", layout="dfdc_preview"),
+    FfppConfig(
+        name="df40_ff",
+        description="DF40's fakes of FaceForensics++, its official split.",
+        layout="df40_ff",
+        face_finder="none",
+    ),
+    FfppConfig(
+        name="df40_cdf",
+        description="DF40's fakes of Celeb-DF, for test.",
+        layout="df40_cdf",
+        face_finder="none",
+    ),
+    FfppConfig(
+        name="df40_unknown",
+        description="DF40's nine methods of other sources, for test.",
+        layout="df40_unknown",
+        face_finder="none",
+    ),
+    FfppConfig(
+        name="wilddeepfake",
+        description="WildDeepfake's crops, its own train and test.",
+        layout="wilddeepfake",
+        face_finder="none",
+    ),
+    FfppConfig(name="ffiw", description="FFIW-10K, its own split.", layout="ffiw"),
     FfppConfig(
         name="deeperforensics",
         description="DeeperForensics-1.0 with FaceForensics++ reals.",
@@ -276,7 +302,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         )
         chosen = packaging.select(self._config, Path(manual_dir)).cap(self._most)
         data_dir = Path(self._data_dir_root).expanduser()
-        root = self.cache_dir or data_dir / cache.CACHE
+        root = self.cache_dir or data_dir / entries.CACHE
         place = packaging.cache_of(self._config, root)
         means = packaging.Means(
             self.num_processes,
@@ -286,7 +312,7 @@ class Builder(tfds.core.ShardBasedBuilder):
             getattr(self._download_config, "beam_options", None),
         ).shared()
         packaging.need_space(data_dir, chosen.split, self._config)
-        with cache.locked(place):
+        with entries.locked(place):
             packaging.remove_incomplete(Path(self.data_path))
             self._packed = packaging.prepare(
                 chosen, self._config, cache=place, means=means
@@ -296,7 +322,7 @@ class Builder(tfds.core.ShardBasedBuilder):
                 Path(self.data_path),
             )
             if not self.keep_cache:
-                cache.remove(place)
+                entries.remove(place)
 
     @property
     def _most(self) -> int | None:

@@ -43,15 +43,18 @@ def dataset_facts(dataset_dir: Path) -> DatasetFacts:
     return DatasetFacts(dataset_digest(dataset_dir), splits)
 
 
-def check_unchanged(old: DatasetFacts | None, new: DatasetFacts, *, what: str) -> None:
+def check_unchanged(
+    old: DatasetFacts | None, new: DatasetFacts, *, what: str, name: str = ""
+) -> None:
     """Raises DataError when a dataset is not the one that it was, where that is known.
 
-    what: the checkpoint that knows it.
+    what: the checkpoint that knows it; name: of the dataset, where there are several.
     """
     if old is not None and old.digest != new.digest:
         change = describe_change(old, new)
         raise DataError(
-            f"the dataset is not the one that {what} was trained on: {change}; put "
+            f"the dataset {name + ' ' if name else ''}is not the one that {what} was "
+            f"trained on: {change}; put "
             "that dataset back, or train anew in another --workdir"
         )
 
@@ -164,11 +167,11 @@ def count_videos(config) -> dict[str, int]:
     return {name: len(records) for name, records in split.records.items()}
 
 
-def open_dataset(config, name: str = ""):
+def open_dataset(config, name: str = "", *, used_by: str = "eval.dataset"):
     """The builder of the config's dataset, or of another one by its folder name.
 
-    Of one in a bucket this machine gets a copy. Raises DataError with the command that
-    builds it when it is not there.
+    used_by: the field that names another one. Of one in a bucket this machine gets a
+    copy. Raises DataError with the command that builds it when it is not there.
     """
     from tfds_ffpp import build
 
@@ -179,7 +182,7 @@ def open_dataset(config, name: str = ""):
             data_dir=data_dir,
             missing=_cut_alike(config, build.named_config(name)),
         )
-        _check_fit(config, builder.builder_config, data_dir)
+        _check_fit(config, builder.builder_config, data_dir, used_by)
         return builder
     return build.open_dataset(dataset_config(config), data_dir=data_dir)
 
@@ -218,7 +221,7 @@ def cut_otherwise(config, other) -> str:
     )
 
 
-def _check_fit(config, built, data_dir: Path) -> None:
+def _check_fit(config, built, data_dir: Path, used_by: str) -> None:
     """Raises DataError unless the clips of a config can be cut from a dataset."""
     from tfds_ffpp import build
 
@@ -231,6 +234,8 @@ def _check_fit(config, built, data_dir: Path) -> None:
         name=f"{built.name}_{size}x{config.dataset.num_frames}",
     )
     cure = f"evaluate with --config.eval.dataset={wanted.name}"
+    if used_by != "eval.dataset":
+        cure = f"name {wanted.name} in config.{used_by}"
     if not build.is_there(wanted, data_dir):
         cure = f"build it as `{build.build_command(wanted, data_dir)}` and {cure}"
     raise DataError(

@@ -18,8 +18,9 @@ import numpy as np
 from absl import flags
 
 from fakedetect_jax.data.batch import MASK_PARTS, Batch, empty_batch
+from fakedetect_jax.data.mixture import MixedOrder
 from fakedetect_jax.data.order import ClipRef, TrainOrder, frames_of
-from fakedetect_jax.data.reader import FrameReader, smooth_points
+from fakedetect_jax.data.reader import Reads, smooth_points
 from fakedetect_jax.errors import WorkerError
 from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.system import watch_parent
@@ -150,8 +151,8 @@ def _open_feed(batches: _Batches, settings, start: int = 0) -> _Feed:
 
 
 def train_feed(
-    order: TrainOrder,
-    reader: FrameReader,
+    order: TrainOrder | MixedOrder,
+    reader: Reads,
     videos: Sequence[StoredVideo],
     settings,
     *,
@@ -180,7 +181,7 @@ def train_feed(
 
 def eval_feed(
     clips: Sequence[ClipRef],
-    reader: FrameReader,
+    reader: Reads,
     videos: Sequence[StoredVideo],
     settings,
     *,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -187,20 +187,41 @@ def smooth_points(video: StoredVideo) -> np.ndarray:
     return points
 
 
+class Reads(Protocol):
+    """What reads the clips of a split; see FrameReader."""
+
+    def read(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> int:
+        """See FrameReader.read."""
+        ...
+
+    def read_masks(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> None:
+        """See FrameReader.read_masks."""
+        ...
+
+
 class Split(NamedTuple):
-    """A split of a built dataset, ready to be read."""
+    """A split of one or several built datasets, ready to be read."""
 
     name: str
     videos: list[StoredVideo]
-    reader: FrameReader
+    reader: Reads
 
 
-def open_split(builder, name: str, config, *, hold_out: Sequence[str] = ()) -> Split:
+def open_split(
+    builder,
+    name: str,
+    config,
+    *,
+    hold_out: Sequence[str] = (),
+    videos: list[StoredVideo] | None = None,
+) -> Split:
     """A split without the fakes of the methods in `hold_out`.
 
-    Raises DataError when the dataset has no such split or method.
+    videos: what read_videos gives, where that was done. Raises DataError when the
+    dataset has no such split or method.
     """
-    videos = read_videos(builder.data_dir, name)
+    if videos is None:
+        videos = read_videos(builder.data_dir, name)
     records = order.held_in(videos, hold_out)
     reader = FrameReader(
         builder,

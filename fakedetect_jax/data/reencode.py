@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from fakedetect_jax.data.order import ClipRef
-from fakedetect_jax.data.reader import FrameReader
+from fakedetect_jax.data.reader import Reads
 
 
 def reencode(frames: np.ndarray, crf: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def reencode(frames: np.ndarray, crf: int) -> np.ndarray:
 class Reencoded:
     """Reads as a FrameReader does, and what it reads has been through H.264."""
 
-    def __init__(self, reader: FrameReader, crf: int):
+    def __init__(self, reader: Reads, crf: int):
         """`crf` is x264's: 23 is its default, more is less."""
         self._reader, self._crf = reader, crf
 

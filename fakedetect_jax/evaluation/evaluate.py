@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 
 from fakedetect_jax import compiled, settings
-from fakedetect_jax.data import order, reader
+from fakedetect_jax.data import order, reader, sets, shares
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.dataset import (
     DatasetFacts,
@@ -25,6 +25,7 @@ from fakedetect_jax.data.dataset import (
     open_dataset,
     read_card,
 )
+from fakedetect_jax.data.mixture import joined
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.evaluation.localisation import locate
@@ -83,6 +84,42 @@ def validation_numbers(rows: Sequence[ClipScore]) -> Validation:
     )
 
 
+def mean_numbers(each: Sequence[Validation]) -> Validation:
+    """The mean of each number over the validation sets, every set counting alike; None
+    where one set has none."""
+    columns = zip(*each, strict=True)
+    return Validation(
+        *(None if None in column else sum(column) / len(column) for column in columns)
+    )
+
+
+def pooled(scored: Mapping[str, Sequence[ClipScore]]) -> list[ClipScore]:
+    """The rows of all validation sets, a video of each set being one of its own.
+
+    Two made sets number their people alike, and two builds of one set have the same
+    videos: such videos get the set's name before their dataset's.
+    """
+    keys = [{row.video.key for row in rows} for rows in scored.values()]
+    if len(set().union(*keys)) == sum(map(len, keys)):
+        return [row for rows in scored.values() for row in rows]
+    return [
+        row._replace(video=row.video._replace(dataset=f"{name}: {row.video.dataset}"))
+        for name, rows in scored.items()
+        for row in rows
+    ]
+
+
+def by_set(
+    numbers: Validation, each: Mapping[str, Validation]
+) -> dict[str, float | None]:
+    """The numbers by name; of several sets also each one's, as `video_auc@SET`."""
+    named = numbers._asdict()
+    if len(each) > 1:
+        for name, own in each.items():
+            named |= {f"{field}@{name}": n for field, n in own._asdict().items()}
+    return named
+
+
 SELDOM_SEEN = "the face is seen in too few frames of every clip (data.min_coverage)"
 
 
@@ -134,8 +171,7 @@ def strips(rows: Sequence[ClipScore], split: Split, config) -> list[Strip]:
 
 def trivial_rows(split: Split, config) -> list[TrivialScore]:
     """What trivial.py gives a split's videos after the run's own training videos."""
-    hold_out = config.data.hold_out
-    train = reader.open_split(open_dataset(config), "train", config, hold_out=hold_out)
+    train = joined(sets.open_training(config, sets.open_all(config)))
     size = config.dataset.image_size
     return trivial.score_videos(
         *(
@@ -175,14 +211,16 @@ def choose_folder(plain: Path, wanted: Fields) -> tuple[Path, list[str]]:
     return plain.with_name(f"{plain.name}-{short}"), differing
 
 
-def meet_on_data(run: Run, builder, dataset: DatasetFacts) -> None:
-    """Ends all hosts, with exit code 3, unless they have the same dataset."""
+def meet_on_data(run: Run, facts: Mapping[str, DatasetFacts]) -> None:
+    """Ends all hosts, with exit code 3, unless they have the same datasets."""
+    named: dict[str, str] = {}
+    for dataset, found in facts.items():
+        named[f"the digest of dataset {dataset}"] = found.digest[:16]
+        of = f" of {dataset}" if len(facts) > 1 else ""
+        named |= {f"split {n}{of}": f"{one} videos" for n, one in found.splits.items()}
     run.hosts.meet(
         "dataset",
-        {f"the digest of dataset {_dataset_name(builder)}": dataset.digest[:16]}
-        | {
-            f"split {name}": f"{split} videos" for name, split in dataset.splits.items()
-        },
+        named,
         code=DataError.exit_code,
         cure="copy one host's dataset to all, or build it anew with the same settings",
     )
@@ -290,7 +328,7 @@ def _choose_subject(
     prefix = f"{name}-" if name != config.dataset.name else ""
     builder = open_dataset(config, name)
     dataset = dataset_facts(Path(builder.data_dir))
-    meet_on_data(run, builder, dataset)
+    meet_on_data(run, {_dataset_name(builder): dataset})
     facts = checkpoints.facts(step)
     wanted = scored_with(config, facts, builder.data_dir)
     if backend != "jax":
@@ -312,7 +350,9 @@ def _choose_subject(
         selected=checkpoints.metrics(step),
         scored_with=wanted,
         folder=folder,
-        changed=_changed(facts.dataset if not prefix else None, dataset),
+        changed=_changed(
+            facts.other_datasets.get(name) if prefix else facts.dataset, dataset
+        ),
         cut_otherwise=cut_otherwise(config, _settings_of(builder, config)),
     )
 
@@ -435,17 +475,19 @@ def _write_result(
     )
     if complaint:
         run.terminal.warn(complaint)
+    fields = settings.flatten(config.to_dict())
     context = Context(
         split=subject.title,
         step=subject.step,
-        selected_on=_selection(subject.selected, facts.val_fakes),
+        selected_on=_selection(subject.selected, facts.val_fakes, fields),
         test_evaluations=touches,
         dataset=_dataset_name(subject.builder),
-        trained_on=TrainingSet(config.dataset.name, facts.made),
+        trained_on=TrainingSet(shares.sets_in_words(fields), facts.made),
+        leaks=str(facts.leaks) if facts.leaks and any(facts.leaks) else "",
         cut_otherwise=subject.cut_otherwise,
         val_video_auc=subject.selected.get("video_auc"),
         scored_with=subject.scored_with,
-        config=settings.flatten(config.to_dict()),
+        config=fields,
         versions=workdir.versions(),
         device=parallel.describe_devices(run.mesh),
         command=run.command,
@@ -489,10 +531,15 @@ def _dataset_name(builder) -> str:
     return builder.builder_config.name
 
 
-def _selection(selected: dict[str, float], val_fakes: str | None) -> str:
+def _selection(
+    selected: dict[str, float], val_fakes: str | None, config: Fields
+) -> str:
     if not selected:
         return "the newest checkpoint (none was evaluated on val)"
     choice = f"val, by video AUC ({selected['video_auc']:.4f})"
+    judges = shares.judging_sets(config)
+    if judges != [config["dataset.name"]]:
+        choice += f", the mean over {', '.join(judges)}"
     if val_fakes == reader.SELF_BLENDED:
         choice += " of its real videos against self-blended copies of them"
     return choice

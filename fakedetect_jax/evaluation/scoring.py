@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fakedetect_jax import compiled, settings
-from fakedetect_jax.data import order, reader
-from fakedetect_jax.data.dataset import dataset_facts, describe_change, open_dataset
+from fakedetect_jax.data import order, sets
+from fakedetect_jax.data.dataset import describe_change
 from fakedetect_jax.data.feed import eval_feed
+from fakedetect_jax.data.mixture import joined
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.metrics.records import ClipScore, Video
@@ -187,21 +187,25 @@ def ensure_guard(run: Run, step: int, facts: CheckpointFacts, variables: Any) ->
 def _fault_in_data(run: Run, facts: CheckpointFacts) -> str:
     """Why nothing can be fitted to the run's own dataset here; "" where it can."""
     try:
-        now = dataset_facts(Path(open_dataset(run.config).data_dir))
+        every = sets.facts_of(sets.open_all(run.config))
     except DataError as error:
         return f"the videos of the training are not there ({error})"
-    if facts.dataset is not None and facts.dataset.digest != now.digest:
-        change = describe_change(facts.dataset, now)
-        return f"the dataset is not the one of the training: {change}"
+    for name, now in every.items():
+        is_own = name == run.config.dataset.name
+        before = facts.dataset if is_own else facts.other_datasets.get(name)
+        if before is not None and before.digest != now.digest:
+            change = describe_change(before, now)
+            return f"the dataset is not the one of the training: {change}"
     return ""
 
 
 def _fit(run: Run, variables: Any) -> Guard | str:
-    config, builder = run.config, open_dataset(run.config)
-    splits = [
-        reader.open_split(builder, name, config, hold_out=config.data.hold_out)
-        for name in ("train", "val")
-    ]
+    config, builders = run.config, sets.open_all(run.config)
+    opened = (
+        sets.open_training(config, builders),
+        sets.open_validation(config, builders),
+    )
+    splits = [joined(parts) for parts in opened]
     count = sum(video.num_valid > 0 for video in splits[1].videos)
     if count < guard.LEAST_VIDEOS:  # said before anything is computed
         return guard.too_few(count, len(splits[0].videos))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fakedetect_jax import settings
+from fakedetect_jax.data import shares
 from fakedetect_jax.evaluation import suite_runs
 from fakedetect_jax.evaluation.seeds import (
     METRICS,
@@ -286,12 +288,12 @@ class _Suite:
 
     def row(self, model: str, tests: Iterable[str]) -> Row:
         """A recipe on all tests."""
-        own = self.own(model)
         cells = [self.cell(model, "", test) for test in tests]
-        others = [cell for cell in cells if cell.test != own]
+        trained = _trained_on(self.of(model, "")[0].trial)
+        others = [cell for cell in cells if cell.test not in trained]
         return Row(
             model=model,
-            trained_on=own,
+            trained_on=" + ".join(trained),
             cells=cells,
             mean=_mean_over(cells),
             others=_mean_over(others) if 0 < len(others) < len(cells) else None,
@@ -420,6 +422,10 @@ def summarise(trials: Sequence[Trial], tests: Sequence[str], suite: Path) -> Fou
     )
 
 
+def _trained_on(trial: Trial) -> list[str]:
+    return shares.trained_sets(settings.flatten(trial.config.to_dict()))
+
+
 def _run(read: _Read, suite: Path) -> SuiteRun:
     trial = read.trial
     return SuiteRun(
@@ -427,7 +433,7 @@ def _run(read: _Read, suite: Path) -> SuiteRun:
         model=trial.model,
         seed=trial.seed,
         without=trial.without,
-        trained_on=trial.config.dataset.name,
+        trained_on=" + ".join(_trained_on(trial)),
         command=shlex.join(trial.command()),
         problem=read.problem,
         tests=[_tested(read, test, suite) for test in trial.tests],

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from fakedetect_jax.data import order
-from fakedetect_jax.data.reader import FrameReader
+from fakedetect_jax.data.reader import Reads
 from fakedetect_jax.metrics.records import TrivialScore, Video
 from tfds_ffpp.frames.stored import StoredVideo
 
@@ -104,7 +104,7 @@ def score_videos(train: Stored, evaluated: Stored) -> list[TrivialScore]:
 
 
 def stored_frames(
-    videos: Sequence[StoredVideo], reader: FrameReader, *, image_size: int
+    videos: Sequence[StoredVideo], reader: Reads, *, image_size: int
 ) -> Iterator[tuple[StoredVideo, np.ndarray]]:
     """Each video that has a usable frame, with all of them uint8[T, H, W, 3]."""
     for number, video in enumerate(videos):

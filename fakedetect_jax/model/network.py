@@ -1,7 +1,7 @@
 """The detector: a backbone on every frame, an LSTM over time, one logit per clip.
 
 Shape letters: B clips, T frames, N = B*T images, H W pixels, D features of a frame, F
-hidden units of the LSTM.
+hidden units of what sees the frames together.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,14 @@ from flax import linen as nn
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.backbones.resnet import BACKBONES, EXPANSION, STEMS, ResNet
 from fakedetect_jax.model.backbones.vit import STYLES, VITS, Size, ViT
-from fakedetect_jax.model.temporal import POOLINGS, TemporalLSTM, TemporalPool
+from fakedetect_jax.model.temporal import (
+    POOLINGS,
+    TEMPORALS,
+    FrameHidden,
+    TemporalLSTM,
+    TemporalPool,
+    TemporalTransformer,
+)
 
 
 def count_parameters(params: Any) -> int:
@@ -40,11 +47,13 @@ OWN_VIT = {
 class FakeDetector(nn.Module):
     """Frames of a clip -> the logit that the clip is fake.
 
-    Parameters: {"backbone": ResNet or ViT, "lstm": TemporalLSTM, "pool": attention
-    weights if pooling is "attention", "head": Dense}. All fields are plain values, so
-    that `FakeDetector(**config.model)` builds the model of a config. A backbone of
+    Parameters: {"backbone": ResNet or ViT, "pool": attention weights where frames are
+    pooled by attention, "head": Dense} and, by `temporal`, "lstm": TemporalLSTM,
+    "hidden": FrameHidden (mean, attention) or "encoder": TemporalTransformer. All
+    fields are plain values, so that `FakeDetector(**config.model)` builds the model of
+    a config. A backbone of
     "resnet" is made of the fields of OWN_RESNET, one of "vit" of those of OWN_VIT.
-    `frame_only` leaves the LSTM out: the logit is the mean of the frames' own logits.
+    With `temporal` "none" the logit is the mean of the frames' own logits.
     `patches` adds a second head, "patch": Dense, which says of each place whether it
     is forged, and nothing of the clip.
     With `unit_features` what a frame's features say is their direction alone.
@@ -67,7 +76,7 @@ class FakeDetector(nn.Module):
     bidirectional: bool = False
     pooling: str = "last"
     dropout: float = 0.0
-    frame_only: bool = False
+    temporal: str = "lstm"
     patches: bool = False
     freeze_stages: int = 0
     remat: bool = False
@@ -85,9 +94,9 @@ class FakeDetector(nn.Module):
         check_fields(self)
         dtype = jnp.dtype(self.dtype)
         self.frames = _backbone(self, dtype)
-        if not self.frame_only:
-            self.lstm = TemporalLSTM(self.lstm_features, self.bidirectional, dtype)
-            self.pool = TemporalPool(self.pooling)
+        if self.temporal != "none":
+            self.states = _temporal(self, dtype)
+            self.pool = TemporalPool(pooling_of(self))
         self.drop = nn.Dropout(self.dropout)
         self.head = nn.Dense(1)  # float32 throughout
         if self.patches:
@@ -163,8 +172,8 @@ class FakeDetector(nn.Module):
         prefix_BT = jnp.minimum(
             jnp.arange(1, num_frames + 1), _clamp(length_B)[:, None]
         )
-        # The LSTM is under one part in a hundred of the backbone: running it over every
-        # prefix costs little and serves all poolings and directions.
+        # What sees frames together is under one part in a hundred of the backbone:
+        # running it over every prefix costs little and serves each kind of it.
         repeated = jnp.repeat(features_BTD, num_frames, axis=0)
         logits = self._clip_logits(repeated, prefix_BT.reshape(-1), train=train)
         return logits.reshape(num_clips, num_frames)
@@ -200,8 +209,8 @@ class FakeDetector(nn.Module):
     def _clip_logits(
         self, features_BTD: jax.Array, length_B: jax.Array, *, train: bool
     ) -> jax.Array:
-        if not self.frame_only:
-            pooled_BF = self.pool(self.lstm(features_BTD, length_B), length_B)
+        if self.temporal != "none":
+            pooled_BF = self.pool(self.states(features_BTD, length_B), length_B)
             pooled_BF = self.drop(pooled_BF, deterministic=not train)
             return self.head(pooled_BF)[:, 0]
         dropped_BTD = self.drop(features_BTD, deterministic=not train)
@@ -258,9 +267,26 @@ def _backbone(model: FakeDetector, dtype: Any) -> ResNet | ViT:
     )
 
 
+def pooling_of(model: FakeDetector) -> str:
+    """How the states of a detector's frames become one."""
+    by_itself = model.temporal in ("mean", "attention")
+    return model.temporal if by_itself else model.pooling
+
+
+def _temporal(model: FakeDetector, dtype: Any) -> nn.Module:
+    """What sees the frames of a clip together."""
+    width = model.lstm_features
+    if model.temporal == "lstm":
+        return TemporalLSTM(width, model.bidirectional, dtype, name="lstm")
+    if model.temporal == "transformer":
+        return TemporalTransformer(width, dtype, name="encoder")
+    return FrameHidden(width, dtype, name="hidden")
+
+
 def check_fields(model: FakeDetector) -> None:
     """Raises ConfigError for a field without meaning."""
     choices = (
+        ("temporal", TEMPORALS),
         ("backbone", (*BACKBONES, *VITS, "resnet", "vit")),
         ("stem", tuple(STEMS)),
         ("block", tuple(EXPANSION)),

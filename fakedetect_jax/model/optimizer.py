@@ -1,4 +1,4 @@
-"""Adam with its schedule, and which parameters learn at which rate."""
+"""Adam or SGD with its schedule, and which parameters learn at which rate."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from fakedetect_jax.model.backbones.resnet import is_frozen
 
@@ -45,7 +46,10 @@ def learning_rates(settings, num_steps: int) -> np.ndarray:
 def make_optimizer(
     settings, *, num_steps: int, num_stages: int, freeze_stages: int
 ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019).
+    """Adam (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019) or SGD.
+
+    With a sam_radius the gradient is that at the worst parameters within it (Foret et
+    al. 2021), and `update` needs grad_fn: parameters, number -> gradients.
 
     Args:
       settings: the config's optimizer group.
@@ -57,7 +61,10 @@ def make_optimizer(
     parts = []
     if settings.clip_norm:
         parts.append(optax.clip_by_global_norm(settings.clip_norm))
-    parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps))
+    if settings.kind == "sgd":
+        parts.append(optax.trace(settings.momentum))
+    else:
+        parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps))
     if settings.weight_decay:
         decayed = functools.partial(_map_paths, _is_kernel)
         parts.append(optax.add_decayed_weights(settings.weight_decay, decayed))
@@ -77,7 +84,12 @@ def make_optimizer(
             )
         )
     parts.append(optax.scale_by_learning_rate(rate))
-    return optax.chain(*parts)
+    descend = optax.chain(*parts)
+    if not settings.sam_radius:
+        return descend
+    climb = optax.chain(optax.contrib.normalize(), optax.sgd(settings.sam_radius))
+    # Opaque: BatchNorm's statistics are those of the parameters that are kept.
+    return optax.contrib.sam(descend, climb, opaque_mode=True)
 
 
 def _map_paths(function, tree):

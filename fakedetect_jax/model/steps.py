@@ -1,5 +1,6 @@
 """TrainState, train_step, eval_step, loss and optimiser: pure functions under jit."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -85,6 +86,7 @@ class StepSettings(NamedTuple):
     stored: selfblend.Stored
     ema_decay: float
     accumulate: int  # in how many parts a batch is computed
+    sam: bool  # whether the optimiser asks for gradients elsewhere
     trainable: Trainable = Trainable()
 
     def with_adapters(self, params: Any) -> Any:
@@ -127,6 +129,7 @@ def make_step_settings(config, *, num_steps: int) -> StepSettings:
         ),
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.accumulate,
+        sam=config.optimizer.sam_radius > 0,
         trainable=trained,
     )
 
@@ -209,7 +212,12 @@ def train_step(
     grads, (loss, logits, batch_stats) = gradients(step_settings, state, batch)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-    proposed = update(step_settings, state, grads, batch_stats)
+
+    def gradients_at(trained: Any, _: int) -> Any:
+        params = trainable.join(state.params, trained)
+        return gradients(step_settings, state.replace(params=params), batch)[0]
+
+    proposed = update(step_settings, state, grads, batch_stats, gradients_at)
     correct = ((logits > 0) == (batch.label > 0.5)) & batch.valid
     clips = jnp.sum(batch.valid).astype(jnp.float32)
     totals = Totals(
@@ -490,14 +498,22 @@ def _at_end(values_BT: jax.Array, length_B: jax.Array) -> jax.Array:
 
 
 def update(
-    step_settings: StepSettings, state: TrainState, grads: Any, batch_stats: Any
+    step_settings: StepSettings,
+    state: TrainState,
+    grads: Any,
+    batch_stats: Any,
+    gradients_at: Callable[[Any, int], Any],
 ) -> TrainState:
     """The state after the optimiser's update, its averages moved on; totals as given.
 
-    `batch_stats` are BatchNorm's statistics after the batch.
+    `batch_stats` are BatchNorm's statistics after the batch; `gradients_at` gives the
+    batch's gradients at other parameters, for SAM alone.
     """
     trained, frozen = step_settings.split(state.params)
-    updates, opt_state = step_settings.optimizer.update(grads, state.opt_state, trained)
+    elsewhere = {"grad_fn": gradients_at} if step_settings.sam else {}
+    updates, opt_state = step_settings.optimizer.update(
+        grads, state.opt_state, trained, **elsewhere
+    )
     trained: Any = optax.apply_updates(trained, updates)
     averages: Any = (state.ema_params, state.ema_batch_stats)
     if step_settings.ema_decay:

@@ -8,8 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen import recurrent
+
+from fakedetect_jax.model.backbones.vit import STYLES, Block, Size
 
 POOLINGS = ("last", "mean", "attention")
 
@@ -96,6 +99,61 @@ class TemporalLSTM(nn.Module):
             arguments = lstm.variables["params"], x_BTD, length_B
             states.append(jax.lax.platform_dependent(*arguments, **chosen))
         return [jnp.float32(state) for state in states]
+
+
+class FrameHidden(nn.Module):
+    """A hidden layer on each frame by itself, for a mean or attention over them."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, length_B: jax.Array) -> list[jax.Array]:
+        """[B,T,D] -> one [B,T,F] float32 array, as TemporalLSTM."""
+        del length_B  # no frame sees another
+        hidden = nn.Dense(self.features, dtype=self.dtype, name="in")(x_BTD)
+        return [jnp.float32(nn.relu(hidden))]
+
+
+ENCODER_LAYERS = 2
+
+
+def encoder_size(features: int) -> Size:
+    """The transformer over time, by its width: heads of 64 where that divides it."""
+    heads = features // 64 if features % 64 == 0 else 1
+    return Size("plain", features, ENCODER_LAYERS, heads, patch=1)
+
+
+def moments(frames: int, features: int) -> np.ndarray:
+    """float32[T,F]: sines and cosines of the frames' numbers (Vaswani et al. 2017)."""
+    rates = 10_000.0 ** (-np.arange((features + 1) // 2) * 2 / features)
+    angles = np.arange(frames)[:, None] * rates
+    both = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return both[:, :features].astype(np.float32)
+
+
+class TemporalTransformer(nn.Module):
+    """A small transformer over the frames of a clip, each of which sees all."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, length_B: jax.Array) -> list[jax.Array]:
+        """[B,T,D] -> one [B,T,F] float32 array, as TemporalLSTM."""
+        size = encoder_size(self.features)
+        # Nobody looks at padding, but nothing times NaN is NaN.
+        valid_BT = jnp.arange(x_BTD.shape[1]) < length_B[:, None]
+        x_BTD = jnp.where(valid_BT[..., None], x_BTD, 0)
+        x_BTF = nn.Dense(self.features, dtype=self.dtype, name="in")(x_BTD)
+        x_BTF += moments(x_BTD.shape[1], self.features).astype(x_BTF.dtype)
+        for i in range(size.depth):
+            x_BTF = Block(size, self.dtype, name=f"block{i}")(x_BTF, None, length_B)
+        norm = nn.LayerNorm(epsilon=STYLES[size.style].epsilon, name="norm")
+        return [norm(jnp.float32(x_BTF))]
+
+
+TEMPORALS = ("lstm", "mean", "attention", "transformer", "none")
 
 
 class TemporalPool(nn.Module):

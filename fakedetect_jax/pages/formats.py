@@ -93,6 +93,12 @@ def validation_line(video_auc: float | None, labels: Sequence[int]) -> str:
     return f"validation video AUC {number(video_auc, 4)}, {constant_line(labels)}"
 
 
+def validation_sets_line(areas: Mapping[str, float | None]) -> str:
+    """The video AUC of each validation set, of which the mean stands above."""
+    shown = ", ".join(f"{name} {number(area, 4)}" for name, area in areas.items())
+    return f"its mean over {shown}"
+
+
 def result_lines(report: "Report") -> str:
     """Loss, accuracy and confusion matrix of a report's clips, then the video AUC.
 

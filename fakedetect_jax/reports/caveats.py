@@ -36,6 +36,12 @@ def warnings(report: Report, context: Context) -> list[str]:
             "The videos were cut otherwise than those of the training: "
             f"{context.cut_otherwise}."
         )
+    if context.leaks:
+        found.insert(
+            0,
+            f"Across the splits of the run's datasets {context.leaks} are shared: what "
+            "is judged here may have been trained on.",
+        )
     if context.dataset_changed:
         found.insert(
             0,

@@ -10,7 +10,7 @@ from tfds_ffpp.fields import Fields
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Which dataset a model was trained on; made: of made videos."""
+    """Which datasets a model was trained on, as `a + b`; made: of made videos."""
 
     dataset: str | None = None
     made: bool | None = None
@@ -32,9 +32,10 @@ class Context:
 
     scored_with: all that the scores depend on; config: the run's, flat.
     dataset_changed: how the run's own dataset is not what it was; cut_otherwise: how
-    another one was prepared otherwise. unfamiliar_above: the distance above which a
-    video is unlike those of the training; no_guard: why there is none. num_clips: the
-    rows of scores.jsonl. detector: one that is not of this project; notes: what was
+    another one was prepared otherwise. leaks: what the run's datasets share across
+    their splits. unfamiliar_above: the distance above which a video is unlike those of
+    the training; no_guard: why there is none. num_clips: the rows of scores.jsonl.
+    detector: one that is not of this project; notes: what was
     found in its scores.
     """
 
@@ -61,6 +62,7 @@ class Context:
     dataset_card: CardFacts = CardFacts()
     dataset_digest: str | None = None
     dataset_changed: str = ""
+    leaks: str = ""
     num_clips: int | None = None
     unscored: list[Unscored] = field(default_factory=list)
     unscored_policy: str = ""

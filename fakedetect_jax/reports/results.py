@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from fakedetect_jax.data import shares
 from fakedetect_jax.metrics import calibration, doubt, intervals, located, metrics
 from fakedetect_jax.metrics.located import Located
 from fakedetect_jax.metrics.records import ClipScore, Strip, TrivialScore
@@ -205,8 +206,10 @@ def _draws(videos: metrics.Items) -> Draws:
 
 def _trained_on(context: Context) -> TrainedOn:
     trained = context.trained_on
-    name = trained.dataset or context.config.get("dataset.name")
-    return TrainedOn(name, trained.made, same=context.dataset in (None, name))
+    names = [trained.dataset or context.config.get("dataset.name")]
+    if "dataset.name" in context.config:
+        names += shares.trained_sets(context.config)
+    return TrainedOn(names[0], trained.made, same=context.dataset in (None, *names))
 
 
 def _name(context: Context) -> str:

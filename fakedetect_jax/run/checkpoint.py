@@ -29,6 +29,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fakedetect_jax.data.dataset import DatasetFacts
+from fakedetect_jax.data.leaks import LeakCounts
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
@@ -102,9 +103,11 @@ class CheckpointFacts:
     """What a checkpoint says; None what it, or an older one, does not say.
 
     config: as config.to_dict() has it. val_fakes: "forged" or reader.SELF_BLENDED.
-    made: whether it was trained on made videos. temperature, threshold, band,
-    calibration, reals: see calibration.Fitted. frozen: what is not trained and not
-    stored. format, digests: of its arrays; the checkpoint adds them.
+    made: whether it was trained on made videos. dataset: config.dataset's;
+    other_datasets: the run's other ones, by name; leaks: what all of them share across
+    their splits. temperature, threshold, band, calibration, reals: see
+    calibration.Fitted. frozen: what is not trained and not stored. format, digests: of
+    its arrays; the checkpoint adds them.
     """
 
     config: Fields = field(default_factory=dict)
@@ -114,6 +117,8 @@ class CheckpointFacts:
     val_fakes: str | None = None
     made: bool | None = None
     dataset: DatasetFacts | None = None
+    other_datasets: dict[str, DatasetFacts] = field(default_factory=dict)
+    leaks: LeakCounts | None = None
     steps_per_epoch: int | None = None
     temperature: float | None = None
     threshold: float | None = None
@@ -359,9 +364,13 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The whole checkpoint with the highest video AUC on val; newest on a tie."""
+        return next((s for s in self.ranked() if self.damage(s) is None), None)
+
+    def ranked(self) -> list[int]:
+        """The steps that were evaluated, whole or not, the best first."""
         scored = {s: self.metrics(s).get(METRIC) for s in self.steps()}
-        ranked = sorted((auc, s) for s, auc in scored.items() if auc is not None)
-        return next((s for _, s in reversed(ranked) if self.damage(s) is None), None)
+        found = [(auc, s) for s, auc in scored.items() if auc is not None]
+        return [step for _, step in sorted(found, reverse=True)]
 
     def facts(self, step: int) -> CheckpointFacts:
         """What a step says of itself and of the run that wrote it."""

@@ -14,7 +14,8 @@ CLIP_FIELDS = ("data.clip_frames", "data.frame_stride")
 TRAINED_GROUPS = ("model", "dataset")
 TRAINED_FIELDS = (
     *CLIP_FIELDS,
-    *("data.hold_out", "optimizer.ema_decay", "eval.max_error"),
+    *("data.hold_out", "data.train", "optimizer.ema_decay"),
+    *("eval.max_error", "eval.validation"),
     *("trainable", "adapter.last_n", "adapter.rank", "adapter.alpha"),
 )
 # Of these groups, but no part of what the model is.
@@ -33,7 +34,7 @@ TRAINING_FIELDS = (
     *("optimizer.", "loss.", "augment.", "checkpoint.", "init_from", "log_"),
     *("batch_size", "accumulate", "shard_optimizer", "num_epochs", "num_steps"),
     "tracker",
-    *("eval.every_epochs", "eval.final_split"),
+    *("eval.every_epochs", "eval.final_split", "eval.patience"),
     *("data.sampling", "data.train_clips_per_video", "data.max_frame_stride"),
 )
 SHOWN_FIELDS = 8  # differing ones that a line names; of another config's there are many

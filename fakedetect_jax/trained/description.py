@@ -22,7 +22,7 @@ from fakedetect_jax.metrics.calibration import TEMPERATURE_BOUNDS, CrossFit
 from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.model.pixels import Scale, scale_of
-from fakedetect_jax.settings import ADDED, RULES
+from fakedetect_jax.settings import ADDED, RULES, renewed
 from fakedetect_jax.trained.foreign import (
     Blocks,
     Digest,
@@ -240,6 +240,7 @@ def _completed(facts: Fields) -> Fields:
     config = facts.get("config")
     if isinstance(config, dict) and isinstance(config.get("model"), dict):
         added = {k[6:]: v for k, v in ADDED.items() if k.startswith("model.")}
+        config = renewed(config)
         config = {**config, "model": {**added, **config["model"]}}
     whole = {**_EARLIER, **facts, "config": config}
     if isinstance(whole.get("calibration"), dict):

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import safetensors.numpy
 
+from fakedetect_jax.data import shares
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
-from fakedetect_jax.settings import Config, as_config
+from fakedetect_jax.settings import Config, as_config, flatten
 from fakedetect_jax.trained import description, foreign, guard
 from fakedetect_jax.trained.cache import abstract_variables
 from fakedetect_jax.trained.description import (
@@ -191,19 +192,29 @@ def read_workdir(
 
 
 def _trained_on(config: Config, facts: "CheckpointFacts") -> TrainedOn:
+    from fakedetect_jax.data import sets
+
+    fields = flatten(config.to_dict())
+    name = shares.sets_in_words(fields)
     if facts.dataset is None:
-        return TrainedOn(config.dataset.name)
-    train = facts.dataset.splits.get("train")
-    counts = (train.real, train.fake) if train else (None, None)
-    return TrainedOn(config.dataset.name, facts.dataset.digest, *counts)
+        return TrainedOn(name)
+    every = {config.dataset.name: facts.dataset, **facts.other_datasets}
+    every = {n: every[n] for n in shares.trained_sets(fields)}
+    found = [one.splits["train"] for one in every.values() if "train" in one.splits]
+    counts = (sum(f.real for f in found), sum(f.fake for f in found)) if found else ()
+    return TrainedOn(name, sets.combined_digest(every), *counts)
 
 
 def feature_width(variables: "Variables") -> int:
     """How many numbers a guard knows a clip by; see network.logits_and_features."""
     params = variables["params"]
-    if "lstm" not in params:
-        return int(params["head"]["kernel"].shape[0])
-    return int(params["lstm"]["forward"]["ii"]["kernel"].shape[0])
+    if "lstm" in params:
+        return int(params["lstm"]["forward"]["ii"]["kernel"].shape[0])
+    # What takes the frames in: a hidden layer, a transformer, or the head itself.
+    for name in ("hidden", "encoder"):
+        if name in params:
+            return int(params[name]["in"]["kernel"].shape[0])
+    return int(params["head"]["kernel"].shape[0])
 
 
 # A guard is fitted when its checkpoint is chosen, and lies beside the checkpoints; its

@@ -8,8 +8,15 @@ import numpy as np
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.backbones.resnet import STEMS
-from fakedetect_jax.model.network import FakeDetector, Variables, resnet_of, size_of
+from fakedetect_jax.model.network import (
+    FakeDetector,
+    Variables,
+    pooling_of,
+    resnet_of,
+    size_of,
+)
 from fakedetect_jax.model.pixels import scale_of
+from fakedetect_jax.model.temporal import encoder_size, moments
 from fakedetect_jax.run.leaves import to_leaves
 from fakedetect_jax.trained import onnx_vit
 from fakedetect_jax.trained.onnx_nodes import Graph, dense
@@ -88,10 +95,10 @@ def _detector(graph: Graph, model: FakeDetector, clip_shape) -> int:
         features = graph.add("Div", features, length_of)
     length = graph.add("Max", "length", graph.constant([1], np.int32))
     _mean_features(graph, features, length, frames)
-    if model.frame_only:
+    if model.temporal == "none":
         logits = _mean_over_frames(graph, features, length, frames)
     else:
-        logits = dense(graph, _lstm(graph, model, features, length, frames), "head")
+        logits = dense(graph, _pooled(graph, model, features, length, frames), "head")
     graph.add("Squeeze", logits, graph.integers(1), name="logits")
     return width
 
@@ -137,6 +144,27 @@ def _resnet(graph: Graph, model: FakeDetector, x: str) -> tuple[str, int]:
                 shortcut, _ = _conv(graph, x, *names, stride)
             x = graph.add("Relu", graph.add("Add", y, shortcut))
     return graph.add("GlobalAveragePool", x), width
+
+
+def _pooled(
+    graph: Graph, model: FakeDetector, features: str, length: str, frames: int
+) -> str:
+    """[B,T,D] -> what the head sees of a clip."""
+    if model.temporal == "lstm":
+        return _lstm(graph, model, features, length, frames)
+    mask = _mask(graph, length, frames)
+    if model.temporal == "transformer":
+        x = graph.add(
+            "Add",
+            dense(graph, features, "encoder.in"),
+            graph.constant(moments(frames, model.lstm_features)),
+        )
+        x = onnx_vit.over_time(graph, encoder_size(model.lstm_features), x, mask)
+        if model.pooling == "last":
+            return _at_the_end(graph, x, length, frames)
+    else:
+        x = graph.add("Relu", dense(graph, features, "hidden.in"))
+    return _weighted(graph, model, x, mask)
 
 
 def _lstm(
@@ -198,7 +226,7 @@ def _mask(graph: Graph, length: str, frames: int) -> str:
 
 def _weighted(graph: Graph, model: FakeDetector, states: str, mask: str) -> str:
     """The mean of the states [B,T,F], or their sum by attention."""
-    if model.pooling == "attention":
+    if pooling_of(model) == "attention":
         hidden = graph.add("Tanh", dense(graph, states, "pool.hidden"))
         score = dense(graph, hidden, "pool.score")
         score = graph.add("Squeeze", score, graph.integers(2))

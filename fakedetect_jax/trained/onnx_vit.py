@@ -10,15 +10,7 @@ def features(graph: Graph, size: Size, patches: int, images: str) -> str:
     """Normalised images [N,3,H,W] of so many patches -> features [N,1,D] or [N,D]."""
     style = STYLES[size.style]
     x = _embed(graph, size, images)
-    turn = rotation(size, patches)
-    for i in range(size.depth):
-        at = f"backbone.block{i}"
-        y = _norm(graph, size, x, f"{at}.norm1")
-        y = _attention(graph, size, y, y, f"{at}.attention", turn)
-        x = graph.add("Add", x, _scaled(graph, y, f"{at}.scale1"))
-        y = _mlp(graph, size, _norm(graph, size, x, f"{at}.norm2"), f"{at}.mlp")
-        x = graph.add("Add", x, _scaled(graph, y, f"{at}.scale2"))
-    x = _norm(graph, size, x, "backbone.norm")
+    x = _blocks(graph, size, x, "backbone", rotation(size, patches))
     if style.features == "class":
         return graph.add("Gather", x, graph.integers(0), axis=1)
     if style.features == "mean":
@@ -26,6 +18,31 @@ def features(graph: Graph, size: Size, patches: int, images: str) -> str:
         x = graph.add("Slice", x, *ends)
         return graph.add("ReduceMean", x, axes=[1], keepdims=0)
     return _attention_pool(graph, size, x)
+
+
+def over_time(graph: Graph, size: Size, x: str, mask: str) -> str:
+    """Frames [B,T,F] -> their states, by model/temporal.py's transformer.
+
+    mask: which frames are looked at, bool[B,T].
+    """
+    mask = graph.add("Unsqueeze", mask, graph.integers(1, 2))
+    zero, never = graph.constant(0.0), graph.constant(-1e30)
+    unseen = graph.add("Where", mask, zero, never)  # [B,1,1,T]
+    return _blocks(graph, size, x, "encoder", None, unseen)
+
+
+def _blocks(
+    graph: Graph, size: Size, x: str, under: str, turn: Turn | None, unseen: str = ""
+) -> str:
+    """All blocks below a name, and the norm after them."""
+    for i in range(size.depth):
+        at = f"{under}.block{i}"
+        y = _norm(graph, size, x, f"{at}.norm1")
+        y = _attention(graph, size, y, y, f"{at}.attention", turn, unseen)
+        x = graph.add("Add", x, _scaled(graph, y, f"{at}.scale1"))
+        y = _mlp(graph, size, _norm(graph, size, x, f"{at}.norm2"), f"{at}.mlp")
+        x = graph.add("Add", x, _scaled(graph, y, f"{at}.scale2"))
+    return _norm(graph, size, x, f"{under}.norm")
 
 
 def _embed(graph: Graph, size: Size, images: str) -> str:
@@ -79,6 +96,7 @@ def _attention(
     asked: str,
     at: str,
     turn: Turn | None = None,
+    unseen: str = "",
 ) -> str:
     each = size.width // size.heads
 
@@ -92,7 +110,10 @@ def _attention(
     key = heads(asked, "key", [0, 2, 3, 1], True)
     value = heads(asked, "value", [0, 2, 1, 3], False)
     query = graph.add("Mul", query, graph.constant(each**-0.5))
-    weight = graph.add("Softmax", graph.add("MatMul", query, key), axis=-1)
+    likeness = graph.add("MatMul", query, key)
+    if unseen:
+        likeness = graph.add("Add", likeness, unseen)
+    weight = graph.add("Softmax", likeness, axis=-1)
     y = graph.add("Transpose", graph.add("MatMul", weight, value), perm=[0, 2, 1, 3])
     y = graph.add("Reshape", y, graph.integers(0, -1, size.width))
     return dense(graph, y, f"{at}.out")

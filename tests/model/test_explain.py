@@ -19,7 +19,8 @@ POOLINGS = [
     {"bidirectional": True},
     {"pooling": "mean"},
     {"pooling": "attention"},
-    {"frame_only": True},
+    {"temporal": "none"},
+    {"temporal": "transformer"},
 ]
 
 

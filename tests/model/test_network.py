@@ -39,7 +39,11 @@ VARIANTS = [
     {"pooling": "attention"},
     {"bidirectional": True},
     {"bidirectional": True, "pooling": "attention"},
-    {"frame_only": True},
+    {"temporal": "none"},
+    {"temporal": "mean"},
+    {"temporal": "attention"},
+    {"temporal": "transformer"},
+    {"temporal": "transformer", "pooling": "mean"},
 ]
 
 
@@ -149,8 +153,10 @@ def test_a_clip_without_frames_counts_as_one():
     np.testing.assert_array_equal(none, one)
 
 
-def test_order_of_frames_matters_to_the_lstm_alone():
-    for fields, differs in (({}, True), ({"frame_only": True}, False)):
+def test_order_of_frames_matters_to_lstm_and_transformer_alone():
+    order_matters = {"lstm": True, "transformer": True}
+    for temporal in ("lstm", "mean", "attention", "transformer", "none"):
+        fields, differs = {"temporal": temporal}, order_matters.get(temporal, False)
         model, variables, x, _ = build(**fields)
         length = jnp.array([4, 4])
         ahead = run(model, variables, x, length)

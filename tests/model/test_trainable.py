@@ -239,7 +239,7 @@ def bytes_of_l14(kind: str, load_config) -> tuple[int, int]:
     """Of parameters, and of the optimiser's state, counted without making them."""
     config = load_config("ffpp")
     with config.unlocked():
-        config.model.update(backbone="clip_l14", frame_only=True)
+        config.model.update(backbone="clip_l14", temporal="none")
         config.trainable = kind
     settings = steps.make_step_settings(config, num_steps=1)
     state = jax.eval_shape(lambda: steps.create_train_state(settings, (1, 224, 224, 3)))

@@ -246,7 +246,7 @@ def test_another_transformer_is_refused_with_its_size(tmp_path):
 @pytest.mark.parametrize("name", ["dinov3", "siglip2"])
 def test_remat_and_bfloat16_compute_the_same_function(name):
     size = SIZES[name]._replace(depth=2)
-    model, variables, (frames, length) = build(size, frame_only=True)
+    model, variables, (frames, length) = build(size, temporal="none")
     images = steps.normalise(model, frames / np.float32(255))
 
     def gradient(model):
@@ -272,7 +272,7 @@ def test_remat_and_bfloat16_compute_the_same_function(name):
 @pytest.mark.parametrize("name", ["clip", "siglip2"])
 def test_what_the_tokens_add_sums_to_the_logit(name):
     """Beyond clips whose tokens are all their mean; the picture is of the patches."""
-    model, variables, clips = build(SIZES[name], frame_only=True)
+    model, variables, clips = build(SIZES[name], temporal="none")
     length = jnp.asarray(clips[1])
     apply: Any = functools.partial(model.apply, variables)
     images = steps.normalise(model, clips[0] / np.float32(255))

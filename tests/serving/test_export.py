@@ -119,7 +119,10 @@ VARIANTS = [
     {"bidirectional": True},
     {"pooling": "mean"},
     {"pooling": "attention", "bidirectional": True},
-    {"frame_only": True},
+    {"temporal": "none"},
+    {"temporal": "mean"},
+    {"temporal": "attention"},
+    {"temporal": "transformer"},
     {"block": "bottleneck", "stem": "imagenet"},
     {"stem": "small2"},
 ]

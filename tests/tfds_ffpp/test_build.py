@@ -30,7 +30,7 @@ from tfds_ffpp import packaging
 from tfds_ffpp.__main__ import main, make_config
 from tfds_ffpp.build import BuildOptions, build, open_dataset, open_named
 from tfds_ffpp.errors import DataError, SettingError
-from tfds_ffpp.frames import cache
+from tfds_ffpp.frames import entry as entries
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 # 2026-11: TFDS 4.9.10 asks protobuf 6, which apache-beam wants, the old way.
@@ -413,9 +413,9 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(made, tmp_path):
 
 
 def test_two_builds_of_one_recipe_do_not_mix(made, tmp_path):
-    place = packaging.cache_of(config(), tmp_path / cache.CACHE)
+    place = packaging.cache_of(config(), tmp_path / entries.CACHE)
     with (
-        cache.locked(place),
+        entries.locked(place),
         pytest.raises(DataError, match="another build is working"),
     ):
         build(config(), data_dir=tmp_path, manual_dir=made)

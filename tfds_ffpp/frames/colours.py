@@ -19,6 +19,11 @@ _BYTE_OF_LUMA = re.compile(r"yuv[aj]?4\d\dp|gray|nv12|nv21")
 _BLOCK = 4  # no pixel format shares chroma over more pixels
 
 
+def of_rgb(image: np.ndarray) -> VideoFrame:
+    """A frame of RGB uint8[H,W,3], as if it had been decoded."""
+    return VideoFrame.from_ndarray(image, format="rgb24")
+
+
 # Colours ---------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 
 from tfds_ffpp.errors import UnusableVideoError
+from tfds_ffpp.frames import pictures
 from tfds_ffpp.frames.crops import Box, clip_crops
 from tfds_ffpp.frames.faces import (
     FaceFinder,
@@ -92,7 +93,9 @@ def encode(image: np.ndarray, preparation: Preparation) -> bytes:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes, or of a folder's pictures."""
+    if Path(path).is_dir():
+        return pictures.digest(Path(path))
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -140,7 +143,9 @@ def frame_plan(preparation: Preparation) -> Plan:
 
 
 def read_planned(path: str | Path, preparation: Preparation) -> DecodedVideo:
-    """Decodes the frames that the preparation stores."""
+    """Decodes the frames that the preparation stores; of a folder, its pictures."""
+    if Path(path).is_dir():
+        return pictures.read_pictures(path, frame_plan(preparation))
     return read_clip(path, frame_plan(preparation))
 
 
@@ -172,7 +177,10 @@ def store_masks(
     if mask in (NOWHERE, UNKNOWN) or faces.box is None:
         return mask == NOWHERE, nothing
     try:
-        shown = read_frames(mask, clip.indices)
+        if Path(mask).is_dir():
+            shown = pictures.read_numbered(mask, clip.indices)
+        else:
+            shown = read_frames(mask, clip.indices)
     except UnusableVideoError:  # damaged, or of fewer frames
         return False, nothing
     crops = clip_crops(shown, faces.box, side, reference=faces.reference)

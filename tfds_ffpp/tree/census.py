@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfds_ffpp.terminal.text import printable
-from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
+from tfds_ffpp.tree.naming import PICTURES, VIDEO_SUFFIXES
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 # What the builder itself writes is nobody's video, should it lie under the root.
 OWN_FOLDERS = ("tfds_ffpp", ".tfds_ffpp_cache", ".tfds_ffpp_new")
 
@@ -40,13 +39,16 @@ def kind(name: str) -> str:
     return "other"
 
 
-def walk(top: Path, folders: Collection[Path] = ()) -> Iterator[tuple[Path, str]]:
+def walk(
+    top: Path, folders: Collection[Path] = (), closed: Collection[Path] = ()
+) -> Iterator[tuple[Path, str]]:
     """(path, what it is) of every entry below top that is no folder, in order.
 
-    What it is: file, link (to a folder) or closed (a folder that cannot be read).
-    Links to folders are followed on the way to `folders` only, so the walk ends.
+    closed: folders that are not looked into, but given as one file each. What it is:
+    file, link (to a folder) or closed (a folder that cannot be read). Links to folders
+    are followed on the way to `folders` only, so the walk ends.
     """
-    wanted = {str(f) for f in folders}
+    wanted, shut = {str(f) for f in folders}, {str(f) for f in closed}
     wanted |= {str(parent) for f in folders for parent in f.parents}
     waiting = [str(top)]
     while waiting:
@@ -63,6 +65,8 @@ def walk(top: Path, folders: Collection[Path] = ()) -> Iterator[tuple[Path, str]
                 yield Path(entry.path), "file"
             elif entry.is_symlink() and entry.path not in wanted:
                 yield Path(entry.path), "link"
+            elif entry.path in shut:
+                yield Path(entry.path), "file"
             elif entry.name not in OWN_FOLDERS:
                 below.append(entry.path)
         waiting += reversed(below)
@@ -79,7 +83,8 @@ def take(
 
     Args:
       top: the folder; None for no further files than those known.
-      known: file -> why it is passed over; "" for one that is not (taken or odd).
+      known: file, or folder that is a video -> why it is passed over; "" for one that
+        is not (taken or odd).
       folders: the layout's folders, read even where a link leads to them.
       layout: its name, for the reasons.
     """
@@ -90,7 +95,8 @@ def take(
         counts.setdefault(reason, [0, path])[0] += 1
 
     total = len(known)
-    for path, what in walk(top, folders) if top is not None else ():
+    closed = [path for path in known if path.is_dir()]
+    for path, what in walk(top, folders, closed) if top is not None else ():
         reason = left.pop(path, None)
         if reason is None:
             total += 1

@@ -11,10 +11,14 @@ VIDEO_SUFFIXES = (
     *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
 )
 
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One video file and what its place and name say about it.
+    """One video and what its place and name say about it.
+
+    path: its file, or the folder of its frames.
 
     (dataset, method, video_id) is unique; label is 0 for real and 1 for fake.
     target is the identity that the video shows, source the one whose face was put
@@ -52,6 +56,9 @@ class VideoRecord:
         """
         if self.label == 0 or len(self.path.parents) < 3:
             return None
+        if self.path.is_dir():  # c23/masks/NAME beside c23/frames/NAME
+            path = self.path.parents[1] / "masks" / self.path.name
+            return path if path.is_dir() else None
         path = self.path.parents[2] / "masks" / "videos" / self.path.name
         return path if path.is_file() else None
 
@@ -61,6 +68,15 @@ class VideoRecord:
         if self.dataset == "deeperforensics":
             return (self.target,)  # its few actors are in videos of every split
         return tuple(dict.fromkeys(i for i in (self.target, self.source) if i))
+
+
+@dataclass(frozen=True)
+class OtherSet:
+    """The videos of a set; list_file is the list that `listed` comes from."""
+
+    records: list[VideoRecord]
+    missing: tuple[str, ...] = ()
+    list_file: Path | None = None
 
 
 @dataclass(frozen=True)

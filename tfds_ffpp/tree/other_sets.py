@@ -6,21 +6,12 @@ Their own lists call real 1 (Celeb-DF) or fake 1 (DFDC); here fake is always 1.
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.tree.naming import VIDEO_SUFFIXES, VideoRecord, is_utf8
-
-
-@dataclass(frozen=True)
-class OtherSet:
-    """The videos of a set; list_file is the list that `listed` comes from."""
-
-    records: list[VideoRecord]
-    missing: tuple[str, ...] = ()
-    list_file: Path | None = None
+from tfds_ffpp.tree import frame_sets
+from tfds_ffpp.tree.naming import VIDEO_SUFFIXES, OtherSet, VideoRecord, is_utf8
 
 
 def _record(path: Path, dataset: str, method: str, label: int, **kwargs) -> VideoRecord:
@@ -36,13 +27,15 @@ def _record(path: Path, dataset: str, method: str, label: int, **kwargs) -> Vide
 
 
 def _videos(folder: Path) -> list[Path]:
+    """The videos in a folder; without one, those of its folder `frames`."""
     if not folder.is_dir():
         return []
-    return sorted(
+    found = sorted(
         p
         for p in folder.iterdir()
         if p.suffix.lower() in VIDEO_SUFFIXES and is_utf8(p.name)
     )
+    return found or sorted(frame_sets.frame_folders(folder / "frames"))
 
 
 def _read_text(path: Path) -> str:
@@ -96,7 +89,7 @@ def celebdf_v2(root: Path) -> OtherSet | None:
     records = []
     for folder, label in _CELEBDF:
         for video in _videos(root / folder):
-            name = f"{folder}/{video.name}"
+            name = f"{folder}/{video.stem}.mp4"
             if name in listed and listed[name][0] != label:
                 raise DataError(
                     f"{path}: line {listed[name][1]} says {name} is "
@@ -117,7 +110,7 @@ def celebdf_v2(root: Path) -> OtherSet | None:
                     listed="test" if name in listed else "",
                 )
             )
-    have = {f"{r.method}/{r.path.name}" for r in records}
+    have = {f"{r.method}/{r.path.stem}.mp4" for r in records}
     return OtherSet(
         records, tuple(sorted(set(listed) - have)), path if listed else None
     )
@@ -298,8 +291,8 @@ def table(root: Path) -> OtherSet | None:
     records = []
     for row in _csv_rows(path, "path"):
         video = path.parent / row.video
-        if not video.is_file():
-            raise DataError(f"{path}: line {row.line}: {video} is not a file")
+        if not video.exists():
+            raise DataError(f"{path}: line {row.line}: {video} is not there")
         label = _label(row.label, path, f"line {row.line}")
         if row.split not in ("", "train", "val", "test"):
             raise DataError(f"{path}: line {row.line} has the split {row.split!r}")
@@ -324,4 +317,15 @@ OTHER_SETS: dict[str, Callable[[Path], OtherSet | None]] = {
     "dfdc_preview": dfdc_preview,
     "deeperforensics": deeperforensics,
     "csv": table,
+    "deepfakebench": frame_sets.deepfakebench,
+    "df40_ff": frame_sets.df40_ff,
+    "df40_cdf": frame_sets.df40_cdf,
+    "df40_unknown": frame_sets.df40_unknown,
+    "wilddeepfake": frame_sets.wilddeepfake,
+    "ffiw": frame_sets.ffiw,
+    "frames": frame_sets.frames,
 }
+# A tree with pictures in it may be anything, and DF40 is three sets: by name alone.
+ONLY_BY_NAME = ("frames", "df40_ff", "df40_cdf", "df40_unknown")
+# Sets of FaceForensics++'s own people, which its official split divides.
+OF_FFPP = ("deeperforensics", "deepfakebench", "df40_ff")

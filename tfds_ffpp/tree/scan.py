@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.fields import COMPRESSIONS
 from tfds_ffpp.terminal.text import printable
-from tfds_ffpp.tree import census, hints
+from tfds_ffpp.tree import census, hints, other_sets
 from tfds_ffpp.tree.census import Passed
 from tfds_ffpp.tree.folders import (
     METHODS,
@@ -25,8 +25,15 @@ from tfds_ffpp.tree.folders import (
     parse_map,
     subfolders,
 )
-from tfds_ffpp.tree.naming import VIDEO_SUFFIXES, VideoRecord, is_utf8, parse_name
-from tfds_ffpp.tree.other_sets import OTHER_SETS, OtherSet
+from tfds_ffpp.tree.frame_sets import expand
+from tfds_ffpp.tree.naming import (
+    VIDEO_SUFFIXES,
+    OtherSet,
+    VideoRecord,
+    is_utf8,
+    parse_name,
+)
+from tfds_ffpp.tree.other_sets import OTHER_SETS
 
 BY_NAME = "FaceShifter"  # came later; most published numbers are of the other four
 LAYOUTS = ("official", "mirror_c23", "mirror_flat", "mapped", *OTHER_SETS)
@@ -368,14 +375,19 @@ def _lacking(records: Iterable[VideoRecord]) -> str:
 
 def _scan_others(root: Path, layout: str, want: _Want) -> Scan | None:
     """A scan of another set's tree, at root or in a folder of it; None if none is."""
-    for name, read in OTHER_SETS.items():
-        if layout in ("auto", name) and (other := read(root)) is not None:
+    tried = {
+        name: read
+        for name, read in OTHER_SETS.items()
+        if layout == name or (layout == "auto" and name not in other_sets.ONLY_BY_NAME)
+    }
+    for name, read in tried.items():
+        if (other := read(root)) is not None:
             return _scan_other(root, root, name, other, want)
     if not root.is_dir() or find_trees(root, layout, want.compression):
         return None
     for place in subfolders(root):
-        for name, read in OTHER_SETS.items():
-            if layout in ("auto", name) and (other := read(place)) is not None:
+        for name, read in tried.items():
+            if (other := read(place)) is not None:
                 return _scan_other(root, place, name, other, want)
     return None
 
@@ -386,7 +398,11 @@ def _scan_other(
     records = other.records
     if want.methods:
         records = _wanted(
-            records, want.methods, place, "unknown", allow_missing=want.allow_missing
+            records,
+            expand(want.methods),
+            place,
+            "unknown",
+            allow_missing=want.allow_missing,
         )
     refuse_duplicates(records)
     lacking = _lacking(records)

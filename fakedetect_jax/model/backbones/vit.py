@@ -159,12 +159,20 @@ def _has_flash(x: jax.Array) -> bool:
     return float(device.compute_capability) >= 8.0
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    length_N: jax.Array | None = None,
+) -> jax.Array:
     """Scaled dot-product attention, [N,L,A,E] -> [N,L of the query,A,E].
 
     In one kernel that keeps no [L,L] matrix (Dao et al. 2022) on a GPU that has it.
+    length_N: how many of the keys are looked at; all of them without it.
     """
     plain = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    if length_N is not None:
+        return plain(query, key, value, key_value_seq_lengths=length_N)
     if not _has_flash(query):
         return plain(query, key, value)
     fused = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
@@ -184,6 +192,7 @@ class Attention(nn.Module):
         asking_NLD: jax.Array,
         asked_NLD: jax.Array,
         turn: Turn | None = None,
+        length_N: jax.Array | None = None,
     ) -> jax.Array:
         """What each token of the first takes from those of the second, [N,L,D]."""
         width = asked_NLD.shape[-1]
@@ -197,7 +206,7 @@ class Attention(nn.Module):
         value = heads(dense(name="value")(asked_NLD))
         if turn is not None:
             query, key = _turned(query, turn), _turned(key, turn)
-        found = attend(query, key, value)
+        found = attend(query, key, value, length_N)
         return dense(name="out")(found.reshape(*asking_NLD.shape[:2], width))
 
 
@@ -233,8 +242,10 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_NLD: jax.Array, turn: Turn | None) -> jax.Array:
-        """[N,L,D] -> the same."""
+    def __call__(
+        self, x_NLD: jax.Array, turn: Turn | None, length_N: jax.Array | None = None
+    ) -> jax.Array:
+        """[N,L,D] -> the same; length_N: how many tokens are looked at."""
         size, style = self.size, STYLES[self.size.style]
 
         def scaled(y: jax.Array, name: str) -> jax.Array:
@@ -245,7 +256,7 @@ class Block(nn.Module):
 
         y = _layer_norm(size, self.dtype, "norm1")(x_NLD)
         attention = Attention(size.heads, style.key_bias, self.dtype, name="attention")
-        x_NLD = x_NLD + scaled(attention(y, y, turn), "scale1")
+        x_NLD = x_NLD + scaled(attention(y, y, turn, length_N), "scale1")
         y = _layer_norm(size, self.dtype, "norm2")(x_NLD)
         perceptron = Perceptron(size.inner, style.gelu, self.dtype, name="mlp")
         return x_NLD + scaled(perceptron(y), "scale2")
