@@ -97,6 +97,7 @@ def test_with_moments_split_over_the_devices_the_steps_are_the_same(small, parts
 
 
 def test_a_state_survives_a_batch_that_is_not_finite(small):
+    """T1 A batch that gives no finite numbers: the step keeps the old state."""
     config = small.copy_and_resolve_references()
     with config.unlocked():
         config.optimizer.learning_rate = 1e30  # the next loss overflows
