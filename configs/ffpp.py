@@ -60,7 +60,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "frame_size": 224,  # pixels, square
             "difficulty": 0.3,  # 0 plain traces .. 1 subtle ones
             "look": "indoor",  # or street, webcam: rooms, light and camera
-            "seed": 0,
+            "seed": 0,  # of people, scenes and forgeries
         }
     )
 
@@ -134,9 +134,9 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "last_n": 1,  # last_n only: how many
             "rank": 8,  # lora and svd only
             "alpha": 16.0,  # lora only: changes count alpha / rank times
-            # svd only: weights of what keeps vectors orthonormal, and kernels' norms.
+            # svd only: weight of what keeps singular vectors orthonormal.
             "orthogonality": 1.0,
-            "size": 1.0,
+            "size": 1.0,  # svd only: of the kernels' norms
         }
     )
 
@@ -192,9 +192,9 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "learning_rate": 1e-3,  # peak of the schedule
             "schedule": "constant",  # constant | cosine (to 0 over the run)
             "warmup_steps": 0,  # linear from 0
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-8,
+            "b1": 0.9,  # Adam: decay of the mean of gradients
+            "b2": 0.999,  # Adam: decay of the mean of their squares
+            "eps": 1e-8,  # Adam: added to the root of that mean
             "weight_decay": 0.0,  # decoupled, on kernels only
             "clip_norm": 0.0,  # global gradient norm; 0: no clipping
             "backbone_multiplier": 1.0,  # learning rate of the backbone, relative
@@ -204,16 +204,14 @@ def get_config(compression: str = "c23") -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            "label_smoothing": 0.0,
+            "label_smoothing": 0.0,  # labels drawn towards 0.5 by this share
             "frame_weight": 0.0,  # of an auxiliary loss on the per-frame logits
             "mask_weight": 0.0,  # of model.patches against dataset.masks
             # Share of the fake clips that are self-blended reals instead of stored
             # fakes; how many clips are fake stays data.sampling's choice. 1: all.
             "self_blend": 0.0,
-            # With unit_features: weight of how far frames of a class lie apart, and of
-            # how unevenly all frames lie.
-            "alignment": 0.0,
-            "uniformity": 0.0,
+            "alignment": 0.0,  # unit_features: of how far frames of a class lie apart
+            "uniformity": 0.0,  # unit_features: of how unevenly all frames lie
         }
     )
 

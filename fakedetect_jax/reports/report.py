@@ -1,4 +1,4 @@
-"""What report.json says; docs/evaluation.md explains the fields, which are in order."""
+"""What report.json says; docs/files.md explains the fields, which are in order."""
 
 import json
 from dataclasses import dataclass, field

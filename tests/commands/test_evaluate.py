@@ -192,6 +192,9 @@ def evaluate_again(launchpad, tiny_config, workdir, *more):
 def test_only_a_result_of_the_same_settings_is_shown_again(
     launchpad, tiny_config, alone, tmp_path
 ):
+    """S5 An old report under new settings: only one of the same settings is shown
+    again.
+    """
     workdir = tmp_path / "w"
     shutil.copytree(alone[0].parent.parent, workdir)
     again = functools.partial(evaluate_again, launchpad, tiny_config, workdir)

@@ -70,10 +70,14 @@ def refused(launchpad, tiny_config, tmp_path):
     ],
 )
 def test_one_sentence_with_field_value_and_cure(refused, argument, sentence):
+    """C1, C2, C3, C6 A field, value, word or device that is none: one sentence names
+    it and the cure; nothing runs.
+    """
     assert re.search(sentence, refused(argument))
 
 
 def test_a_missing_config_is_told(refused, tmp_path):
+    """C3 A config file that is not there: named, with the names that exist."""
     assert "--config is missing" in refused(config=None)
     said = "does not exist; give the path of one, or one of the names demo, "
     assert said in refused(config=tmp_path / "no.py")
@@ -93,6 +97,7 @@ def test_a_missing_config_is_told(refused, tmp_path):
 def test_a_config_file_that_fails_is_told_with_its_line(
     refused, tmp_path, content, told
 ):
+    """C3 An error in a config file: named with its file and line."""
     path = tmp_path / "mine.py"
     path.write_text(content)
     err = refused(config=path)
@@ -102,6 +107,7 @@ def test_a_config_file_that_fails_is_told_with_its_line(
 def test_a_batch_that_does_not_divide_names_the_nearest(
     launchpad, tiny_config, tmp_path
 ):
+    """C4 A batch that does not divide over the devices: the nearest sizes."""
     code, _, err = launchpad.run(
         *("--config", tiny_config, "--workdir", tmp_path, "--config.batch_size=6"),
         devices=4,
@@ -111,6 +117,9 @@ def test_a_batch_that_does_not_divide_names_the_nearest(
 
 
 def test_another_image_size_than_the_datasets_names_both_and_the_command(refused):
+    """C5 An image size that the dataset has not: both sizes and the command that
+    builds.
+    """
     err = refused("--config.dataset.image_size=64", code=3)
     assert "32" in err and "64" in err and "python -m tfds_ffpp" in err
 
@@ -118,6 +127,7 @@ def test_another_image_size_than_the_datasets_names_both_and_the_command(refused
 def test_evaluation_takes_the_runs_own_clips_and_says_so(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """C5 An evaluation asked for other clips: it takes the run's own and says so."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     code, out, err = launchpad.run(
@@ -156,12 +166,14 @@ def test_evaluation_needs_no_config_and_leaves_the_runs_alone(
 
 
 def test_evaluation_without_config_or_workdir_asks_for_the_run(launchpad):
+    """C9 An evaluation without a config or workdir: it asks for the run."""
     code, _, err = launchpad.run("--mode=eval")
     assert code == 2
     assert err == "error: --workdir is missing: say which run --mode eval is for\n"
 
 
 def test_evaluating_a_folder_that_is_no_run_leaves_it_alone(refused, tmp_path):
+    """C9 Evaluating a folder that is no run: said, and the folder is left alone."""
     assert "it has no config.json" in refused("--mode=eval", code=4)
     assert not (tmp_path / "w").exists()
 

@@ -40,6 +40,7 @@ def stopped(launchpad, tiny_config, undisturbed, tmp_path):
 
 
 def test_damaged_lines_of_the_metrics_cost_those_lines(stopped):
+    """T19 Damaged lines in metrics.jsonl: left out, with a warning."""
     workdir, resume = stopped
     shutil.rmtree(workdir / "checkpoints" / "12")
     (workdir / "checkpoints" / "12.digest.json").unlink()
@@ -57,6 +58,9 @@ def test_damaged_lines_of_the_metrics_cost_those_lines(stopped):
 
 
 def test_a_damaged_count_of_evaluations_is_said_and_goes_on(stopped):
+    """T19 A damaged line in eval/touched.jsonl: it counts as an evaluation of test,
+    with a warning.
+    """
     workdir, resume = stopped
     path = workdir / "eval" / "touched.jsonl"
     path.parent.mkdir(exist_ok=True)
@@ -79,6 +83,7 @@ def may_not_be_written(folder):
 def test_a_run_of_which_nothing_may_be_written_is_left_as_it_is(
     launchpad, tiny_config, undisturbed, tmp_path, more
 ):
+    """T9 A run that may not be written: said, and left as it is."""
     workdir = shutil.copytree(undisturbed, tmp_path / "w")
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     may_not_be_written(workdir)
@@ -97,6 +102,7 @@ def test_a_run_of_which_nothing_may_be_written_is_left_as_it_is(
 def test_a_run_that_may_not_be_looked_at_is_said(
     launchpad, tiny_config, undisturbed, tmp_path, mode
 ):
+    """T9 A run that may not be looked at: said."""
     workdir = shutil.copytree(undisturbed, tmp_path / "closed" / "w")
     command = ("--config", tiny_config, "--workdir", workdir, "--mode", mode)
     (tmp_path / "closed").chmod(0)
@@ -130,6 +136,7 @@ def of_length(folder, length: int) -> str:
 def test_a_path_that_is_too_long_is_said_before_the_first_step(
     launchpad, tiny_config, tmp_path, length, name, code, said
 ):
+    """T9 A path that is too long: exit 2 at once, or 4 before the first step."""
     workdir = of_length(tmp_path, length) if length else str(tmp_path / name)
     for more in [(), ("--mode=eval",)]:
         ended, out, err = launchpad.run(
@@ -157,6 +164,7 @@ def test_the_longest_path_and_name_that_fit_hold_a_run(
     "content", ["[]", "{}", '{"config":5}', '{"config":{"model":{}}}', "\udcff"]
 )
 def test_a_damaged_config_of_a_run_is_named(stopped, content):
+    """T19 A damaged config.json of a run: named."""
     workdir, resume = stopped
     path = workdir / "config.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
@@ -177,6 +185,7 @@ def test_a_config_of_a_run_that_lacks_a_field_is_named(stopped):
 
 
 def test_lost_manifests_end_the_run_and_change_nothing(stopped):
+    """T5 All manifests lost: exit 4, no file is changed."""
     workdir, resume = stopped
     for manifest in (workdir / "checkpoints").glob("*.digest.json"):
         manifest.unlink()
@@ -190,6 +199,7 @@ def test_lost_manifests_end_the_run_and_change_nothing(stopped):
 def test_a_final_split_that_is_none_is_said_before_training(
     launchpad, tiny_config, tmp_path
 ):
+    """C7 A final split that does not exist: said before training."""
     code, out, err = launchpad.run(
         *("--config", tiny_config, "--workdir", tmp_path / "w"),
         "--config.eval.final_split=tset",
@@ -224,6 +234,7 @@ def is_worker(pid: int) -> bool:
 def test_a_killed_data_worker_is_said_with_the_command_to_go_on(
     launchpad, tiny_config, tmp_path
 ):
+    """T21 A data worker is killed: one sentence and the command to go on, exit 4."""
     process = launchpad.start(
         *("--config", tiny_config, "--workdir", tmp_path / "w"),
         "--config.num_epochs=100000",
@@ -243,6 +254,7 @@ def test_a_killed_data_worker_is_said_with_the_command_to_go_on(
 
 
 def test_a_disk_that_is_full_at_the_start_is_said(launchpad, tiny_config, tmp_path):
+    """T12 The disk is full at the start: exit 4 and a sentence."""
     from tests.commands.test_faults_training import small_disk
 
     with small_disk(tmp_path / "disk", "3m") as disk:
@@ -266,6 +278,7 @@ def test_a_disk_that_is_full_at_the_start_is_said(launchpad, tiny_config, tmp_pa
 def test_a_disk_that_is_full_at_the_report_is_said(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T12 The disk is full at the report: exit 4 and a sentence."""
     from tests.commands.test_faults_training import small_disk
 
     with small_disk(tmp_path / "disk", "30m") as disk:

@@ -39,6 +39,9 @@ def one_sentence(err: str) -> str:
 def test_numbers_that_stop_being_finite_are_told_with_step_and_videos(
     launchpad, command, tmp_path
 ):
+    """T1 Loss or gradients not finite: step and videos named, last good checkpoint
+    kept, exit 5.
+    """
     # Decay of ten times the learning rate of ten: every kernel grows 99-fold a step.
     code, out, err = launchpad.run(
         *command,
@@ -61,6 +64,7 @@ def test_numbers_that_stop_being_finite_are_told_with_step_and_videos(
 def test_training_on_one_class_stops_unless_it_is_asked_for(
     launchpad, command, tmp_path
 ):
+    """C8 Training on one class: stopped unless it is asked for."""
     without = (*command, "--config.data.hold_out=('Deepfakes',)")
     code, out, err = launchpad.run(*without)
     assert code == 2, (out, err)
@@ -79,6 +83,7 @@ def test_training_on_one_class_stops_unless_it_is_asked_for(
 
 
 def test_a_split_that_is_not_there_is_told_before_the_first_step(launchpad, command):
+    """C7 A final split that does not exist: said before training."""
     code, out, err = launchpad.run(*command, "--config.eval.final_split=tset")
     assert code == 3, (out, err)
     assert "has no split tset; it has" in one_sentence(err)
@@ -88,6 +93,7 @@ def test_a_split_that_is_not_there_is_told_before_the_first_step(launchpad, comm
 def test_a_workdir_that_cannot_be_written_is_told_first(
     launchpad, tiny_config, tmp_path, place
 ):
+    """T9 A workdir that cannot be written: a sentence before the first step."""
     if place == "a file":
         (tmp_path / "w").write_text("")
         workdir = tmp_path / "w"
@@ -101,6 +107,7 @@ def test_a_workdir_that_cannot_be_written_is_told_first(
 def test_too_little_space_is_told_before_the_first_step(
     launchpad, tiny_config, tmp_path
 ):
+    """T9 Too little space: a sentence before the first step."""
     with small_disk(tmp_path / "disk", "900k") as workdir:
         code, out, err = launchpad.run(
             *("--config", tiny_config, "--workdir", workdir / "w"),
@@ -113,6 +120,7 @@ def test_too_little_space_is_told_before_the_first_step(
 def test_a_disk_that_fills_up_leaves_the_last_good_step(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T12 The disk fills up during a save: exit 4, the last good step intact."""
     with small_disk(tmp_path / "disk", "16m") as disk:
         workdir = disk / "w"
         command = ("--config", tiny_config, "--workdir", workdir)
@@ -154,6 +162,9 @@ class small_disk:  # noqa: N801 - used as a function
 
 
 def test_a_second_run_in_a_workdir_is_refused_and_a_dead_one_is_not(launchpad, command):
+    """T10 A second run in a workdir: refused, the holder named; a dead one's lock is
+    taken over.
+    """
     first = launchpad.start(*command, "--config.num_epochs=100000")
     first.until("train 1/")
     code, _, err = launchpad.run(*command)
@@ -168,6 +179,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_a_dead_one_is_not(launchpad, c
 
 
 def test_too_large_a_step_is_told_before_it_is_run(launchpad, command):
+    """T11 Out of memory: said before the first step, with a batch that fits."""
     code, out, err = launchpad.run(
         *command,
         "--config.model.width=64",
@@ -191,6 +203,7 @@ def test_too_large_a_step_is_told_before_it_is_run(launchpad, command):
 def test_metrics_that_cannot_be_written_are_told_once_and_training_goes_on(
     launchpad, command, tmp_path, place
 ):
+    """T13 Metrics cannot be written: one warning, training goes on."""
     (tmp_path / "w").mkdir()
     if place == "events":
         (tmp_path / "w" / place).write_text("a file where a folder should be")
@@ -205,6 +218,7 @@ def test_metrics_that_cannot_be_written_are_told_once_and_training_goes_on(
 def test_a_resumed_run_cuts_the_metrics_that_were_lost(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T14 A resumed run: no step twice in metrics.jsonl, none missing."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     shutil.rmtree(workdir / "checkpoints" / "12")
@@ -219,7 +233,11 @@ def test_a_resumed_run_cuts_the_metrics_that_were_lost(
 
 
 def test_a_long_run_grows_in_nothing_and_compiles_nothing_more(launchpad, tiny_config):
-    """2,000 steps of the tiny model, seen from within."""
+    """T15 2,000 steps: no growth of memory, handles or threads; nothing compiles after
+    step 2.
+
+    2,000 steps of the tiny model, seen from within.
+    """
     code, out, err = launchpad.run(tiny_config, module="tests.long_run")
     assert code == 0, err
     assert "of the time waiting for input" in out  # said without a validation, too

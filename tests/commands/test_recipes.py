@@ -1,4 +1,4 @@
-"""The recipes for clusters in docs/resilience.md do what the text beside them says."""
+"""The recipes for clusters in docs/cluster.md do what the text beside them says."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from fakedetect_jax import errors, main
 from fakedetect_jax.run import hosts
 from tfds_ffpp.errors import DataError
 
-TEXT = (Path(__file__).parents[2] / "docs" / "resilience.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 
 
 def recipe(first_words: str) -> str:

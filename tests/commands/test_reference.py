@@ -1,4 +1,4 @@
-"""What docs/evaluation.md says of files is what the files hold."""
+"""What docs/files.md says of files is what the files hold."""
 
 import json
 import re
@@ -12,12 +12,13 @@ from fakedetect_jax.pages import evaluation_page
 from tests.conftest import ROOT
 from tests.made_scores import changed, known, made_rows, write_run
 
-DOCS = (ROOT / "docs" / "evaluation.md").read_text()
+FILES = (ROOT / "docs" / "files.md").read_text()
+INTERVALS = (ROOT / "docs" / "intervals.md").read_text()
 
 
-def section(title: str) -> str:
+def section(title: str, page: str = FILES) -> str:
     """The text below a heading, up to the next one of whatever level."""
-    return re.split(r"\n##+ ", DOCS.partition(f" {title}\n")[2])[0]
+    return re.split(r"\n##+ ", page.partition(f" {title}\n")[2])[0]
 
 
 def keys(table: str) -> set[str]:
@@ -90,7 +91,8 @@ def test_every_field_of_the_metrics_file_is_documented_and_there(undisturbed):
 def test_the_documented_snippet_gives_the_interval_of_the_report(rows, tmp_path):
     folder = write_run(tmp_path / "w", rows, strips=False)
     wanted = evaluation_page.write_report(folder).video
-    code = section("An interval by hand").split("```python\n")[1].split("```")[0]
+    page = section("An interval by hand", INTERVALS)
+    code = page.split("```python\n")[1].split("```")[0]
     assert "fakedetect" not in code
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(folder)], capture_output=True, text=True

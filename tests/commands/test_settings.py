@@ -141,6 +141,7 @@ def test_checking_a_config_loads_no_heavy_library():
     ],
 )
 def test_a_wrong_value_names_field_value_and_range(load_config, field, value, message):
+    """C2 A wrong type, nan, inf, negative, out of range: field, value and range."""
     config = load_config("ffpp")
     group, _, name = field.rpartition(".")
     with config.unlocked():

@@ -38,6 +38,9 @@ def rebuilt(tiny_run, tmp_path):
 def test_a_dataset_that_was_exchanged_stops_the_resume_and_marks_the_evaluation(
     launchpad, tiny_config, rebuilt, tmp_path
 ):
+    """T16 The dataset was built anew with other splits: a resume ends with exit 3, an
+    evaluation warns.
+    """
     workdir = tmp_path / "w"
     command = ["--config", tiny_config, "--workdir", workdir]
     command += [f"--config.data.data_dir={tmp_path / 'tfds'}"]
@@ -80,6 +83,7 @@ def test_a_dataset_that_was_exchanged_stops_the_resume_and_marks_the_evaluation(
 def test_an_old_result_is_not_shown_for_other_data(
     launchpad, tiny_config, undisturbed, rebuilt, tmp_path
 ):
+    """T16 An old result of other data: it is not shown."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     command = ["--config", tiny_config, "--workdir", workdir, "--mode=eval"]

@@ -74,7 +74,10 @@ def test_a_weight_is_a_repetition(triples, threshold):
 
 
 def test_identities_are_drawn_not_videos():
-    """Copies of a target's videos tell nothing new, so intervals must not shrink."""
+    """S7 An interval over videos: people are drawn instead.
+
+    Copies of a target's videos tell nothing new, so intervals must not shrink.
+    """
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1], 30)
     scores = metrics.sigmoid(rng.normal(labels, 1))
@@ -109,6 +112,7 @@ def true_auc(separation, spread=0.7):
     ("num_targets", "separation"), [(10, 3.0), (20, 4.5), (40, 3.0), (70, 1.5)]
 )
 def test_intervals_cover_the_truth_as_often_as_they_say(num_targets, separation):
+    """S7 Intervals that are too narrow: they hold the truth as often as they say."""
     rng = np.random.default_rng(7)
     runs, hits = 600, 0
     for seed in range(runs):
@@ -300,7 +304,10 @@ def test_few_reals_are_few_whatever_the_number_of_fakes():
 
 @pytest.mark.parametrize("separation", [2.0, 4.0])
 def test_intervals_of_differences_hold_the_truth(separation):
-    """Also where the better detector makes no error, which draws alone cannot see."""
+    """S7 Differences of two runs: their intervals hold the truth.
+
+    Also where the better detector makes no error, which draws alone cannot see.
+    """
     rng = np.random.default_rng(3)
 
     def another(labels, latent, targets):
@@ -579,7 +586,10 @@ def test_ids_that_were_cut_from_one_source_are_one_cluster():
 
 
 def test_errors_that_swap_pairs_share_are_covered():
-    """Draws of targets take a pair's two for independent, and are too narrow."""
+    """S7 Errors that swap pairs share: the interval covers them.
+
+    Draws of targets take a pair's two for independent, and are too narrow.
+    """
     rng = np.random.default_rng(5)
     num_targets, separation = 60, 3.0
     partner = np.repeat(np.arange(num_targets) ^ 1, 5).astype(str)

@@ -148,6 +148,7 @@ def test_the_loss_of_clips_is_exact_where_their_scores_are_saturated():
 
 
 def test_videos_of_one_name_under_several_methods_are_several_videos():
+    """S1 033_097 under several methods: several videos, not one."""
     rows = made_rows(num_identities=20)
     videos = metrics.videos(metrics.clips(rows))
     assert len(videos.label) == 20 * 5
@@ -177,6 +178,7 @@ def test_levels_of_compression_are_not_merged_either():
 
 
 def test_the_tail_behind_the_last_whole_batch_counts():
+    """S2 A last, smaller batch: its clips count."""
     rows = made_rows(num_identities=5, num_clips=1)  # 25 clips, batches of 8
     rows[-1] = changed(rows[-1], logit=-30.0, score=0.0)  # the tail is a grave error
     summary = metrics.clip_summary(metrics.clips(rows))
@@ -190,6 +192,7 @@ def test_the_tail_behind_the_last_whole_batch_counts():
 
 
 def test_the_auc_of_clips_is_not_the_auc_of_videos():
+    """S3 Clip AUC reported as video AUC: the two stand apart."""
     rows = made_rows(num_identities=40, num_clips=6)
     rng = np.random.default_rng(0)
     for i, row in enumerate(rows):

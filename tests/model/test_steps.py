@@ -126,6 +126,7 @@ def test_sgd_and_sam_take_the_steps_of_their_formulas(small):
 
 
 def test_a_state_survives_a_batch_that_is_not_finite(small):
+    """T1 A batch that gives no finite numbers: the step keeps the old state."""
     config = small.copy_and_resolve_references()
     with config.unlocked():
         config.optimizer.learning_rate = 1e30  # the next loss overflows

@@ -266,6 +266,7 @@ def warnings_of(rows=None, **context):
 
 
 def test_selection_on_the_evaluated_split_is_told():
+    """S4 A checkpoint chosen on the split that is reported: the report warns."""
     assert "chosen on test itself" in warnings_of(selected_on="test, by video AUC")
     assert "chosen on val itself" in warnings_of(split="val")
     assert "chosen on test, so no test number" in warnings_of(
@@ -278,6 +279,7 @@ def test_selection_on_the_evaluated_split_is_told():
 
 
 def test_touching_test_again_is_told():
+    """S4 Test evaluated again: counted, and the report warns."""
     assert "evaluated 3 times" in warnings_of(test_evaluations=3)
     assert "evaluated 3 times" not in warnings_of(test_evaluations=3, split="val")
 
@@ -333,6 +335,7 @@ UNSCORED = [
 
 
 def test_unscored_videos_are_counted_listed_and_decided(tmp_path):
+    """S6 Videos without a face: counted, listed, and decided by a policy."""
     folder = write_run(tmp_path, unscored=UNSCORED, unscored_policy="as_real")
     result = evaluation_page.write_report(folder)
     assert result.video.num_fake == 88
@@ -383,6 +386,7 @@ def test_scores_that_cannot_be_used_are_named(tmp_path, content, words):
 
 
 def test_scores_of_a_part_of_the_clips_are_refused(tmp_path):
+    """S2 Scores of a part of the clips: no report is made of them."""
     rows = made_rows(num_identities=4)
     folder = write_run(tmp_path, rows[:-7], strips=False, num_clips=len(rows))
     with pytest.raises(DataError, match="has 53 of 60 clips"):

@@ -113,7 +113,10 @@ def test_names_are_the_shortest_that_tell_apart(tmp_path):
 
 
 def test_looks_at_each_test_are_counted_over_the_runs(tmp_path, capsys, monkeypatch):
-    """Twenty runs that tested once each are twenty chances to be lucky."""
+    """S4 Test evaluated by many runs: a comparison shows the sum.
+
+    Twenty runs that tested once each are twenty chances to be lucky.
+    """
     monkeypatch.setenv("COLUMNS", "160")
     rows = made_rows(num_identities=4)
     for number, name in enumerate("abc"):

@@ -118,6 +118,7 @@ def flip_bit(path, rng):
 
 
 def test_any_flipped_bit_is_found_and_the_one_before_is_used(folder):
+    """T5 A flipped bit in a checkpoint: a warning, and the one before is used."""
     write(folder, [1, 2]).close()
     rng = random.Random(0)
     candidates = [p for p in data_files(folder, 2) if p.stat().st_size]
@@ -134,6 +135,7 @@ def test_any_flipped_bit_is_found_and_the_one_before_is_used(folder):
 
 @pytest.mark.parametrize("fault", ["truncated", "emptied", "deleted", "no manifest"])
 def test_a_damaged_newest_step_is_set_aside_and_told(folder, fault):
+    """T5 A damaged newest checkpoint: set aside and named."""
     write(folder, [1, 2]).close()
     path = max(data_files(folder, 2), key=lambda p: p.stat().st_size)
     if fault == "truncated":
@@ -156,6 +158,7 @@ def test_a_damaged_newest_step_is_set_aside_and_told(folder, fault):
 
 
 def test_when_all_are_damaged_nothing_starts_anew_in_silence(folder):
+    """T5 Every checkpoint damaged: exit 4, nothing starts anew."""
     write(folder, [1, 2]).close()
     for step in (1, 2):
         flip_bit(max(data_files(folder, step)), random.Random(1))
@@ -172,6 +175,7 @@ def contents(folder) -> dict[str, bytes]:
 
 
 def test_lost_manifests_are_damage_and_no_beginning(folder):
+    """T5 All manifests lost: exit 4, no file is changed."""
     write(folder, [1, 2]).close()
     for manifest in folder.glob("*.digest.json"):
         manifest.unlink()
@@ -185,6 +189,7 @@ def test_lost_manifests_are_damage_and_no_beginning(folder):
 
 
 def test_a_first_save_that_was_cut_off_is_a_beginning(folder):
+    """T5 A first save that a kill cut off: no damage; the run begins."""
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, put(make_state(1)), FACTS)
     checkpoints._manager.wait_until_finished()  # and here the process is killed
@@ -251,6 +256,7 @@ def test_what_was_set_aside_before_is_never_overwritten(folder):
 
 @pytest.mark.parametrize("name", ["²", "0200", "notes", "-1"])
 def test_foreign_folders_are_named_and_left_alone(folder, name):
+    """T18 Foreign folders among the checkpoints: named and left alone."""
     write(folder, [1, 2]).close()
     (folder / name).mkdir()
     (folder / name / "mine.txt").write_text("mine")
@@ -324,6 +330,7 @@ def test_a_leaf_that_is_read_otherwise_than_it_was_written_is_refused(
 
 
 def test_a_damaged_best_checkpoint_is_not_the_best(folder):
+    """T5 A damaged best checkpoint: another one is the best."""
     checkpoints = write(folder, [1, 2, 3], [0.5, 0.9, 0.7], keep_latest=3)
     assert checkpoints.best() == 2
     flip_bit(max(data_files(folder, 2)), random.Random(1))
@@ -354,6 +361,7 @@ def test_a_manifest_is_set_aside_with_its_checkpoint(folder):
 
 
 def test_another_model_is_named_by_its_leaves(folder):
+    """T7 A checkpoint of another model: its leaves named."""
     checkpoints = write(folder, [1])
     other = make_state(0).replace(params={"tail": {"kernel": np.zeros(3, np.float32)}})
     with pytest.raises(CheckpointError, match=r"missing .*params\.tail\.kernel") as e:
@@ -365,6 +373,7 @@ def test_another_model_is_named_by_its_leaves(folder):
 
 
 def test_a_later_format_names_the_cure(folder, monkeypatch):
+    """T8 A checkpoint of a newer format: the sentence says to update."""
     monkeypatch.setattr("fakedetect_jax.run.checkpoint.FORMAT", 2)
     write(folder, [1]).close()
     monkeypatch.setattr("fakedetect_jax.run.checkpoint.FORMAT", 1)

@@ -73,6 +73,7 @@ def rows(workdir, kind="train"):
 def test_two_processes_then_four_devices_are_one_device(
     launchpad, tiny_config, hosts, undisturbed, tmp_path
 ):
+    """T6 Other devices, processes, workers: the same losses to 1e-5."""
     workdir = tmp_path / "w"
     both = hosts(workdir, "--config.shard_optimizer=True")
     both[0].until("train 3/")
@@ -102,6 +103,7 @@ def test_two_processes_then_four_devices_are_one_device(
 def test_when_a_process_dies_the_other_ends_with_a_sentence(
     hosts, undisturbed, tmp_path, victim
 ):
+    """H3 A process of several is killed: the others end at once, exit 4."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     both = hosts(workdir, "--config.num_epochs=100000")
@@ -114,6 +116,7 @@ def test_when_a_process_dies_the_other_ends_with_a_sentence(
 
 
 def test_hosts_with_other_configs_end_at_once_and_name_each_field(hosts, tmp_path):
+    """H1 Hosts with other configs: each field with all values on every host, exit 2."""
     other = {
         "optimizer.learning_rate": 0.5,
         "seed": 7,
@@ -145,6 +148,7 @@ def test_hosts_with_other_configs_end_at_once_and_name_each_field(hosts, tmp_pat
 )
 @pytest.mark.parametrize("failing", [0, 2])
 def test_a_wrong_command_on_one_host_ends_all(hosts, tmp_path, failing, flag, sentence):
+    """H2 A wrong flag on one host: all end with its sentence and exit code."""
     three = hosts(tmp_path / "w", count=3, own={failing: [flag]})
     codes, errors = end_within(three, 15)
     assert codes == [2] * 3
@@ -155,7 +159,10 @@ def test_a_wrong_command_on_one_host_ends_all(hosts, tmp_path, failing, flag, se
 
 
 def test_hosts_with_other_code_end_at_once(tmp_path, tiny_config):
-    """One runs a copy of the packages in which a number has another value."""
+    """H1 Hosts with other code: said before the first step, exit 2.
+
+    One runs a copy of the packages in which a number has another value.
+    """
     for package in ("fakedetect_jax", "tfds_ffpp"):
         shutil.copytree(ROOT / package, tmp_path / package)
     changed = tmp_path / "fakedetect_jax" / "augment" / "clips.py"
@@ -193,6 +200,7 @@ def other_data(tiny_run, tmp_path):
 def test_hosts_with_other_data_of_the_same_size_end_at_once(
     hosts, tmp_path, other_data, undisturbed, mode
 ):
+    """H1 Hosts with other data of the same size: said before the first step, exit 3."""
     if mode == "eval":
         shutil.copytree(undisturbed, tmp_path / "w")
     data_dir, folder = other_data
@@ -211,6 +219,7 @@ def test_hosts_with_other_data_of_the_same_size_end_at_once(
 def test_a_fault_of_one_host_in_training_ends_both_with_its_sentence(
     hosts, tmp_path, other_data, failing
 ):
+    """H2 A damaged record on one host: all end with its sentence and exit code."""
     data_dir, folder = other_data
     (shard,) = folder.glob("*-train.array_record-*")
     content = bytearray(shard.read_bytes())

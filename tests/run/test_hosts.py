@@ -108,6 +108,7 @@ def test_failures_at_once_are_told_once_each(start):
 
 @pytest.mark.parametrize("dying", [0, 1])
 def test_a_death_is_noticed_at_once(start, dying):
+    """H3 A process of several is killed: the others end at once, exit 4."""
     then = ["die" if n == dying else "wait" for n in range(2)]
     both = [start(n, then=then[n]) for n in range(2)]
     codes, errors = ends(both, within=5)
@@ -118,6 +119,7 @@ def test_a_death_is_noticed_at_once(start, dying):
 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_host_is_found_within_the_heartbeat(start, stopped):
+    """H3 A host is stopped: noticed after 30 s."""
     all_of_them = [start(n, 3, then="wait", constants=QUICK) for n in range(3)]
     for process in all_of_them:
         process.until("joined")
@@ -134,6 +136,7 @@ def test_a_stopped_host_is_found_within_the_heartbeat(start, stopped):
 
 
 def test_a_late_host_is_waited_for_with_a_line_now_and_then(start):
+    """H4 A late host: waited for, with a line every 10 s."""
     first = start(0, 3, constants=QUICK)
     third = start(2, 3, constants=QUICK)
     first.until("waiting for process 1 of 3: ")
@@ -149,12 +152,14 @@ def test_who_comes_before_process_0_waits_for_it(start, port):
 
 
 def test_who_does_not_come_is_not_waited_for_for_ever(start):
+    """H4 A host that never comes: named once the time is over."""
     code, error = ends([start(0, constants=QUICK | {"JOIN_SECONDS": 2})])
     assert code == [4]
     assert "not all 2 processes came within 2 s" in error[0]
 
 
 def test_wrong_counts_are_named(start):
+    """H4 Wrong counts of hosts: named, exit 2."""
     codes, errors = ends([start(0, 3, constants=QUICK), start(1, 2)])
     assert codes == [2, 2] and errors[0] == errors[1]
     assert "process 1 (" in errors[0]
@@ -163,6 +168,7 @@ def test_wrong_counts_are_named(start):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_duplicate_numbers_are_named(start, number):
+    """H4 One number for two hosts: named, exit 2."""
     first = start(0, 3, constants=QUICK)
     if number:
         start(1, 3)
@@ -181,6 +187,7 @@ def test_a_wrong_command_is_told_to_who_comes_later(start):
 
 
 def test_a_port_of_another_program_is_told(start, port):
+    """H5 The port is another program's: said."""
     with socket.create_server(("localhost", port)) as other:
         mine = start(1, constants=QUICK | {"STRANGER_SECONDS": 1})
         end = time.monotonic() + 15
@@ -197,6 +204,7 @@ def test_a_port_of_another_program_is_told(start, port):
 
 
 def test_strangers_do_not_disturb(start, port):
+    """H5 Strangers at the port: they do not disturb."""
     first = start(0)
     while True:
         try:

@@ -49,6 +49,9 @@ def assert_same_run(workdir, undisturbed):
 def test_stopped_in_every_phase_the_run_is_the_same(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T2, T3 SIGTERM or SIGINT in any phase: saved, the command to go on printed, exit
+    143 or 130.
+    """
     workdir = tmp_path / "w"
     command = ("--config", tiny_config, "--workdir", workdir)
     for place, nth, number in [
@@ -92,6 +95,7 @@ def test_averaged_weights_and_statistics_are_resumed_to_the_bit(
 def test_killed_at_any_moment_the_run_is_the_same(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T4 kill -9 at any moment, saves included: losses and all leaves bit-equal."""
     workdir = tmp_path / "w"
     command = ("--config", tiny_config, "--workdir", workdir)
     for place, nth in [("compile", 1), ("save", 2), ("commit", 3), ("train", 4)]:
@@ -106,6 +110,7 @@ def test_killed_at_any_moment_the_run_is_the_same(
 def test_killed_while_old_checkpoints_are_removed_the_run_is_the_same(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T4 kill -9 while old checkpoints are removed: losses and all leaves bit-equal."""
     workdir = tmp_path / "w"
     command = ("--config", tiny_config, "--workdir", workdir)
     left = []
@@ -125,6 +130,9 @@ def test_killed_while_old_checkpoints_are_removed_the_run_is_the_same(
 def test_a_clock_that_goes_back_changes_nothing(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T20 The clock goes back: the newest checkpoint is that of the most steps; rates
+    stay right.
+    """
     workdir = tmp_path / "w"
     command = ("--config", tiny_config, "--workdir", workdir)
     stop = ["train", 7, signal.SIGTERM]
@@ -144,6 +152,7 @@ def test_a_clock_that_goes_back_changes_nothing(
 
 
 def test_a_second_signal_ends_at_once(launchpad, tiny_config, tmp_path):
+    """T2 A second signal: the process ends at once; the last checkpoint stands."""
     command = ("--config", tiny_config, "--workdir", tmp_path / "w")
     # Frozen inside the save by the debugger's signal: only a second request helps.
     process = launchpad.start(*command, "--config.num_epochs=100000")
@@ -159,6 +168,7 @@ def test_a_second_signal_ends_at_once(launchpad, tiny_config, tmp_path):
 def test_one_signal_to_the_whole_group_spares_the_workers(
     launchpad, tiny_config, undisturbed, tmp_path, number
 ):
+    """T3 Ctrl-C to the whole process group: data workers live until all is saved."""
     workdir = tmp_path / "w"
     command = ("--config", tiny_config, "--workdir", workdir)
     process = launchpad.start(*command, "--config.data.num_workers=2")
@@ -174,6 +184,7 @@ def test_one_signal_to_the_whole_group_spares_the_workers(
 def test_a_flipped_bit_costs_a_few_steps_and_is_told(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T5 A flipped bit in a checkpoint: a warning, and the one before is used."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     command = ("--config", tiny_config, "--workdir", workdir)
@@ -192,6 +203,7 @@ def test_a_flipped_bit_costs_a_few_steps_and_is_told(
 def test_when_every_checkpoint_is_damaged_nothing_starts_anew(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T5 Every checkpoint damaged: exit 4, nothing starts anew."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     for manifest in (workdir / "checkpoints").glob("*.digest.json"):
@@ -206,6 +218,7 @@ def test_when_every_checkpoint_is_damaged_nothing_starts_anew(
 def test_another_model_is_refused_by_field_and_nothing_is_written(
     launchpad, tiny_config, undisturbed
 ):
+    """T7 A checkpoint of another model: fields named, nothing written."""
     before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
     code, _, err = launchpad.run(
         "--config", tiny_config, "--workdir", undisturbed, "--config.model.width=16"
@@ -236,6 +249,9 @@ def test_changed_fields_versions_and_devices_are_told_one_by_one(
 def test_a_result_of_more_steps_is_not_that_of_the_fewer_asked_for(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T17 Resumed with fewer steps than it has: the result is said to be of all its
+    steps.
+    """
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     code, out, err = launchpad.run(
@@ -255,6 +271,7 @@ def test_a_result_of_more_steps_is_not_that_of_the_fewer_asked_for(
 def test_a_result_that_was_there_is_shown_as_such(
     launchpad, tiny_config, undisturbed, tmp_path
 ):
+    """T17 A result that was there: shown as such."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     command = ["--config", tiny_config, "--workdir", workdir]

@@ -142,6 +142,7 @@ print("parent", detector.score({video!r})["outcome"])
 
 
 def test_batches_devices_and_company_change_no_score(detector, tiny_run):
+    """P9 Other batches, devices and company: the same scores to 1e-5."""
     videos = reals(tiny_run)[:3]
     alone = [detector.score(v)["score"] for v in videos[:2]]
     assert len(set(alone)) == 2
@@ -168,6 +169,7 @@ def evaluated(tiny_run) -> dict[str, float]:
 
 
 def test_the_score_is_the_evaluations(detector, tiny_run):
+    """P10 Training and serving that differ: the score is the evaluation's to 1e-5."""
     expected = evaluated(tiny_run)
     known = [p for p in reals(tiny_run) if f"youtube/{p.stem}" in expected]
     assert len(known) == 2
@@ -179,6 +181,7 @@ def test_the_score_is_the_evaluations(detector, tiny_run):
 
 
 def test_stored_frames_get_the_evaluations_logits(detector, tiny_run):
+    """P10 Stored frames: their logits are the evaluation's."""
     config = tiny_run.config
     split = reader.open_split(dataset.open_dataset(config), "test", config)
     rows = rows_of(tiny_run.evaluation / "scores.jsonl")
@@ -200,7 +203,10 @@ def test_clips_of_another_size_are_refused(detector):
 
 
 def test_a_known_model_gives_a_known_score(central, tmp_path):
-    """A golden number: weights by formula, pixels stored without loss."""
+    """P10 A changed computation: a known model gives a known score.
+
+    A golden number: weights by formula, pixels stored without loss.
+    """
     rng = np.random.default_rng(0)
 
     def make(path, leaf: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ class TestModels:
     def test_a_workdir_without_a_checkpoint_says_what_is_there(
         self, tiny_run, tmp_path, capsys
     ):
+        """P1 No checkpoint in the workdir: what is there is listed, exit 4."""
         shutil.copy(tiny_run.workdir / "config.json", tmp_path)
         code, said = error_of(capsys, "--workdir", tmp_path, reals(tiny_run)[0])
         assert code == 4
@@ -35,6 +36,7 @@ class TestModels:
 
     @pytest.mark.parametrize("kind", ["pth", "h5", "random", "zip", "missing"])
     def test_foreign_weights_are_not_opened(self, tiny_run, tmp_path, capsys, kind):
+        """P2 Foreign weights: not a model of this project, exit 4."""
         marker, path = tmp_path / "marker", tmp_path / f"weights.{kind}"
 
         class Payload:
@@ -56,6 +58,7 @@ class TestModels:
         assert not marker.exists()
 
     def test_a_pickle_in_place_of_the_weights_does_not_run(self, faceless, tmp_path):
+        """P2 A pickle in place of the weights: nothing in it runs."""
         marker = tmp_path / "marker"
 
         class Payload:
@@ -81,6 +84,7 @@ class TestModels:
         ],
     )
     def test_bad_weights_are_rejected(self, faceless, tmp_path, fault, message):
+        """P3 A hostile header, NaN, wrong shapes: rejected, exit 4."""
         folder = shutil.copytree(faceless, tmp_path / "model")
         path = folder / "model.safetensors"
         weights = safetensors.numpy.load_file(path)

@@ -29,6 +29,7 @@ def error_of(capsys, *arguments) -> tuple[int, str]:
 
 
 def test_one_bad_file_among_a_hundred(faceless, tmp_path, capsys):
+    """P4 One bad file among 100: 99 results, one row with its reason, exit 3."""
     folder = tmp_path / "videos"
     first = write_video(folder / "000.mp4", 8)
     for i in range(1, 99):
@@ -55,6 +56,7 @@ def test_one_bad_file_among_a_hundred(faceless, tmp_path, capsys):
 
 
 def test_addresses_devices_and_playlists_are_refused(faceless, web, tmp_path, capsys):
+    """P7 Addresses, devices, playlists: refused; no request, no other file opened."""
     url = f"http://127.0.0.1:{web.server_port}/a.mp4"
     secret = write_video(tmp_path / "elsewhere" / "secret.mp4", 8)
     texts = {
@@ -203,6 +205,9 @@ def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):
 
 
 def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys):
+    """P12 A decoder is killed for memory: that video is named, the others are scored,
+    exit 3.
+    """
     first, *_ = write_many(tmp_path / "videos", 200)
     output, killed = tmp_path / "out.jsonl", []
     others = psutil.Process().children()  # which wait, of detectors of other tests
@@ -231,6 +236,7 @@ def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys)
 
 @pytest.mark.parametrize("name", ["n" * 256, "/".join(["d" * 200] * 25)])
 def test_paths_that_are_too_long_are_said(faceless, tmp_path, capsys, name):
+    """P12 A path that is too long: said."""
     video = str(write_video(tmp_path / ("v" * 251 + ".mp4"), 8))
     long = str(tmp_path / name)
     output = tmp_path / "out.jsonl"

@@ -70,6 +70,7 @@ def test_shares_one_after_another_are_one_run(faceless, videos, whole, tmp_path)
 def test_killed_and_run_again_there_are_the_same_rows(
     faceless, videos, whole, tmp_path
 ):
+    """P4 Killed with -9 and run again: the same rows to the byte."""
     output = tmp_path / "rows.jsonl"
     partial = tmp_path / "rows.jsonl.partial"
     command = [sys.executable, "-m", "fakedetect_jax.predict", "--model", str(faceless)]

@@ -18,6 +18,7 @@ from tfds_ffpp.workers.pool import Worker
 
 
 def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
+    """P5 200,000 frames: memory as for 2,000."""
     memory = {}
     for repeats in (4, 400):
         path = write_long(tmp_path / f"{repeats}.mp4", repeats=repeats)
@@ -48,6 +49,7 @@ def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
 
 
 def test_a_long_video_is_cut_into_windows_and_shows_progress(central, tmp_path):
+    """P5 A long video: cut into windows, with progress."""
     path = write_video(tmp_path / "long.mp4", 100)
     seen = []
     (result,) = central.results([path], on_window=lambda _, w: seen.append(w.stop))
@@ -58,6 +60,7 @@ def test_a_long_video_is_cut_into_windows_and_shows_progress(central, tmp_path):
 
 
 def test_a_bomb_is_refused_from_its_header(central, tmp_path):
+    """P6 A decoding bomb: refused from its header, under 1 s and 300 MB."""
     path = tmp_path / "bomb.mov"
     frame = av.VideoFrame(16384, 8192, "monob")
     frame.planes[0].update(bytes(frame.planes[0].buffer_size))
@@ -83,6 +86,7 @@ def test_a_bomb_is_refused_from_its_header(central, tmp_path):
 
 
 def test_decoding_has_limits_of_time_and_memory(faceless, tmp_path):
+    """P6 A video that takes too long or too much memory: stopped at the limit."""
     path = write_video(
         tmp_path / "a.mp4", 12, size=(1080, 1920), options={"preset": "ultrafast"}
     )

@@ -13,6 +13,7 @@ from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
 
 def test_a_folder_does_not_lead_out_of_itself(tmp_path):
+    """P7 Links out of a folder: not followed."""
     outside = write_video(tmp_path / "outside.mp4", 2)
     folder = tmp_path / "folder"
     inside = write_video(folder / "deep" / "-inside é.MP4", 2)

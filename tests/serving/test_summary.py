@@ -29,6 +29,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "predict.md"
 
 
 class TestOutcomes:
+    """P8 No face, several faces, too short: an outcome with a reason, or a track."""
+
     def test_no_face(self, detector, tmp_path):
         path = write_video(tmp_path / "a.mp4", 12, size=(96, 128))
         self.unscored(detector.score(path), "no face")

@@ -82,6 +82,7 @@ def with_threshold(detector: Detector, threshold: float) -> Detector:
 def test_noise_is_unfamiliar_and_a_made_video_is_not(
     guarded, exported, tiny_run, tmp_path
 ):
+    """P11 A face unlike those of the training: unfamiliar, without a verdict."""
     known = guarded.score(reals(tiny_run)[0])
     assert known["outcome"] == known["faces"][0]["outcome"] == "scored"
     assert known["distance"] < known["distance_threshold"] and known["verdict"]
@@ -112,6 +113,7 @@ def test_a_familiar_face_decides_beside_an_unfamiliar_one(guarded, tiny_run, tmp
 
 
 def test_the_command_and_its_pages_show_the_score_apart(exported, tmp_path, capsys):
+    """P11 An unfamiliar face in pages and the terminal: its score is shown apart."""
     video, pages = noise(tmp_path / "v" / "a.mkv"), tmp_path / "pages"
     output = tmp_path / "rows.jsonl"
     words = ["--model", exported / "central", video, noise(tmp_path / "b.mkv")]

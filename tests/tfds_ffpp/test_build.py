@@ -235,6 +235,7 @@ def examples(data_dir: Path) -> dict:
 
 
 def test_every_layout_gives_the_same_examples(made, built, tmp_path):
+    """D2 Another layout: the same examples."""
     mirror = add_lists_to(tmp_path / "FaceForensics++_C23")
     shutil.copytree(made / VIDEOS, mirror / "original")
     for method in ("Deepfakes", "FaceSwap"):
@@ -276,6 +277,9 @@ def test_a_fake_takes_the_box_of_its_original(made, tmp_path):
 
 
 def test_short_videos_repeat_their_last_frame(tree, tmp_path):
+    """D9 A short video in a build: the last frame is repeated, num_valid says how many
+    count.
+    """
     write_video(tree / VIDEOS / "004.mp4", 3)
     build(config(), data_dir=tmp_path / "d", manual_dir=tree)
     row = next(r for r in rows(tmp_path / "d", "val") if r["video_id"] == "004")
@@ -289,6 +293,7 @@ def test_short_videos_repeat_their_last_frame(tree, tmp_path):
 
 
 def test_no_face_is_kept_and_counted(made, tmp_path):
+    """D18 No face: the video is kept and counted."""
     few = config(face_finder="dlib", num_frames=2)
     build(few, data_dir=tmp_path, manual_dir=made)
     told = card(tmp_path)
@@ -324,6 +329,8 @@ def test_bytes_do_not_depend_on_the_processes(made, built, tmp_path, count):
 
 
 def test_killed_builds_finish_with_the_same_bytes(made, built, tmp_path):
+    """D21 A build that was killed: the next one finishes with the same bytes."""
+
     def entries() -> int:
         return len(list(tmp_path.glob(".tfds_ffpp_cache/*/*")))
 
@@ -355,6 +362,7 @@ def test_killed_builds_finish_with_the_same_bytes(made, built, tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on(made, tmp_path):
+    """D21 Ctrl-C in a build: the sentence says how to go on."""
     # A shell's background job ignores SIGINT, and so would all that it starts.
     heeding = "from signal import *; signal(SIGINT, SIG_DFL); import os, sys; "
     launch = [sys.executable, "-c", heeding + "os.execv(sys.argv[1], sys.argv[1:])"]
@@ -379,6 +387,7 @@ def test_ctrl_c_says_how_to_go_on(made, tmp_path):
 
 
 def test_leftovers_of_a_killed_build_are_removed(made, tmp_path):
+    """D21 What a killed build left: removed."""
     stale = folder(tmp_path).parent / "incomplete.ABC123_1.2.0"
     stale.mkdir(parents=True)
     (stale / "tfds_ffpp-train.array_record-00000-of-00001").write_bytes(b"half")
@@ -400,6 +409,7 @@ def test_a_damaged_cache_entry_is_not_packed(made, tmp_path):
 
 
 def test_overwriting_keeps_the_old_until_the_new_is_whole(made, tmp_path):
+    """D21 Overwriting: the old dataset stays until the new one is whole."""
     build(config(), data_dir=tmp_path, manual_dir=made)
     before = records_of(folder(tmp_path))
     replace = BuildOptions(overwrite=True)
@@ -425,6 +435,7 @@ def test_two_builds_of_one_recipe_do_not_mix(made, tmp_path):
 
 
 def test_missing_manual_dir_leaves_nothing(tmp_path):
+    """D1 No manual dir: the expected tree and where to ask; nothing is written."""
     for root in (tmp_path / "none", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         done = run(root, tmp_path / "data")
@@ -436,6 +447,7 @@ def test_missing_manual_dir_leaves_nothing(tmp_path):
 
 
 def test_unusable_files_are_in_the_ledger(tree, tmp_path):
+    """D4 Empty files, text, HTML, noise: in rejected.jsonl with a reason."""
     (tree / VIDEOS / "004.mp4").write_bytes(b"")
     (tree / FAKES / "006_007.mp4").write_text("<html>403 Forbidden</html>")
     (tree / FAKES / "000_001.mp4").write_bytes(b"text " * 100)
@@ -503,6 +515,7 @@ def odd_files(folder: Path) -> set[str]:
 
 
 def test_odd_files_are_rejected_with_a_sentence_and_odd_names_are_taken(tmp_path):
+    """D4, D14 Odd files are rejected with a sentence; odd names are taken."""
     names = ["with space.mp4", "-rf.mp4", "日本 ünï.mp4", "UPPER.MP4", "$(touch x).mp4"]
     root = tmp_path / "mine"
     bad = odd_files(root)
@@ -540,6 +553,7 @@ def test_odd_files_are_rejected_with_a_sentence_and_odd_names_are_taken(tmp_path
 
 
 def test_too_many_unusable_files_fail_the_build(tree, tmp_path):
+    """D4 Too many unusable files: the build fails."""
     (tree / VIDEOS / "004.mp4").write_bytes(b"")
     done = run(tree, tmp_path / "d")
     assert done.returncode == 3
@@ -551,6 +565,7 @@ def test_too_many_unusable_files_fail_the_build(tree, tmp_path):
 
 
 def test_flipped_bits_do_not_end_the_build(tree, tmp_path):
+    """D6 Flipped bits in a build: it goes on."""
     rng = random.Random(3)
     for path in sorted((tree / FAKES).iterdir()):
         data = bytearray(path.read_bytes())
@@ -562,6 +577,8 @@ def test_flipped_bits_do_not_end_the_build(tree, tmp_path):
 
 
 def test_a_hanging_decoder_costs_one_video(made, tmp_path):
+    """D25 A decoder that hangs: one video is named, the rest goes on."""
+
     def stop_one():
         while not list(tmp_path.glob(".tfds_ffpp_cache/*/*")):
             time.sleep(0.005)
@@ -596,6 +613,9 @@ def kill_a_decoder(process: subprocess.Popen, began) -> None:
 
 
 def test_a_decoder_killed_for_memory_fails_the_build_and_not_the_next(made, tmp_path):
+    """D25 A decoder killed for memory: the build fails with exit 3, the next one does
+    not.
+    """
     more = ("--num_processes=1", "--set=max_rejected=0.0")
     process = subprocess.Popen(
         command(made, tmp_path, *more),
@@ -620,6 +640,7 @@ def test_a_decoder_killed_for_memory_fails_the_build_and_not_the_next(made, tmp_
 
 @pytest.mark.parametrize("option", ["data_dir", "manual_dir"])
 def test_a_path_that_is_too_long_is_said(made, tmp_path, option):
+    """D28 A path that is too long: said."""
     for long in ("n" * 256, "/".join(["d" * 200] * 25)):
         places = {"manual_dir": made, "data_dir": tmp_path / "d"}
         places[option] = tmp_path / long
@@ -643,6 +664,7 @@ def test_videos_with_the_longest_names_are_built(tmp_path):
 
 
 def test_the_same_content_in_two_splits(tree, tmp_path):
+    """D16 The same content in two splits: found by its digest."""
     shutil.copy(tree / FAKES / "000_001.mp4", tree / FAKES / "006_007.mp4")
     with pytest.raises(DataError, match="1 videos stand in two splits .*Deepfakes/00"):
         build(config(), data_dir=tmp_path / "d", manual_dir=tree)
@@ -650,6 +672,7 @@ def test_the_same_content_in_two_splits(tree, tmp_path):
 
 
 def test_a_tree_with_a_name_for_the_shell(made, tmp_path, monkeypatch):
+    """D14 A tree with a name for the shell: built."""
     monkeypatch.chdir(tmp_path)
     root = shutil.copytree(made, tmp_path / "-rf $(touch x) ünï;`y`")
     name = root / VIDEOS / "004.mp4"
@@ -660,6 +683,7 @@ def test_a_tree_with_a_name_for_the_shell(made, tmp_path, monkeypatch):
 
 
 def test_too_little_space_is_said_in_numbers(made, tmp_path):
+    """D20 Too little space: need and have in numbers."""
     huge = config(num_frames=10_000, image_size=2048)
     with pytest.raises(DataError, match=r"need about \S+ GB .* but \S+ GB are"):
         build(huge, data_dir=tmp_path / "d", manual_dir=made)
@@ -671,6 +695,7 @@ def test_too_little_space_is_said_in_numbers(made, tmp_path):
 )
 @pytest.mark.parametrize("kib", [60, 240, 400])
 def test_a_full_disk_leaves_no_dataset(made, tmp_path, kib):
+    """D20 A full disk: no half dataset."""
     mount = tmp_path / "disk"
     mount.mkdir()
     # A small disk of its own in a namespace of its own; cut before and while packing.
@@ -695,6 +720,7 @@ def test_a_full_disk_leaves_no_dataset(made, tmp_path, kib):
 
 
 def test_another_version_is_refused(built, tmp_path):
+    """D22 Another version: refused, both named."""
     data_dir = tmp_path / "d"
     shutil.copytree(built, data_dir)
     folder(data_dir).rename(folder(data_dir).with_name("0.9.0"))
@@ -703,6 +729,7 @@ def test_another_version_is_refused(built, tmp_path):
 
 
 def test_another_config_is_refused(built, made):
+    """D22 Another config: refused, both named."""
     other = config(image_size=64, crop="full")
     said = "image_size is 32, not 64; crop is 'face', not 'full'"
     with pytest.raises(DataError, match=said):
@@ -732,6 +759,7 @@ def test_a_missing_dataset_names_the_command(tmp_path):
 
 
 def test_a_read_only_dataset_is_read(built, tmp_path):
+    """D23 A read-only dataset: read."""
     data_dir = Path(shutil.copytree(built, tmp_path / "d"))
     for path in (data_dir, *data_dir.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -760,6 +788,7 @@ def test_a_read_only_dataset_is_read(built, tmp_path):
 
 
 def test_files_that_differ_by_label_are_warned_of(tree, tmp_path):
+    """D24 Files that differ by label: warned of."""
     for i, path in enumerate(sorted((tree / FAKES).iterdir())):
         write_video(
             path, 12, seed=90 + i, pixel_format="yuv420p", options={"crf": "45"}

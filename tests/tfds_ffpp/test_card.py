@@ -50,6 +50,7 @@ def test_few_files_give_no_warning_by_chance():
 
 
 def test_a_number_that_separates():
+    """D24 A fact of the files that tells real from fake: warned of with numbers."""
     (said,) = shortcuts(rows(bit_rate=(181_000, 1_250_000)))
     assert said == (
         "bit_rate alone separates real from fake with an AUC of 1.00: its median is "
@@ -69,6 +70,7 @@ def test_a_word_that_separates():
 
 @pytest.mark.parametrize("missing", [0.02, 0.2])
 def test_coverage_that_depends_on_the_label(missing):
+    """D18 Coverage that depends on the label: warned of."""
     made = rows(100, 100)
     for i in range(100, 100 + round(100 * missing)):
         made[i] = replace(made[i], num_valid=0)

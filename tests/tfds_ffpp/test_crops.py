@@ -33,6 +33,7 @@ def test_a_box_inside_is_cut_as_it_is():
 
 
 def test_frames_of_another_size_are_cut_at_the_same_place():
+    """D10 Frames of another size: cut at the same place."""
     cut = place_box((96, 128), (8, 16, 24, 32), (48, 64))
     assert cut.region == (16, 32, 48, 64)
 

@@ -60,6 +60,7 @@ def test_the_margin_is_a_multiple_of_the_face(people, finder):
 
 
 def test_detection_is_deterministic(people, finder):
+    """D19 Faces found twice: the same."""
     again = DlibFinder()
     for clip in people[:2]:
         assert clip_box(clip, finder=finder) == clip_box(clip, finder=again)
@@ -81,6 +82,7 @@ def side_by_side(people, left: float, right: float) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("left", "right"), [(1.0, 0.75), (0.75, 1.0)])
 def test_of_several_faces_the_largest(people, finder, tmp_path, left, right):
+    """D19 Several faces: the largest lasting one."""
     frames = side_by_side(people, left, right)
     clip = read_clip(write_video(tmp_path / "v.mp4", frames), even_plan(4))
     found = clip_box(clip, finder=finder)

@@ -37,6 +37,7 @@ def make_state(scale: float) -> TrainState:
 
 
 def test_a_checkpoint_of_format_1_is_read(tmp_path):
+    """T8 A checkpoint of an older format: read."""
     for name, content in json.loads(GOLDEN.read_text()).items():
         path = tmp_path / "checkpoints" / name
         path.parent.mkdir(parents=True, exist_ok=True)

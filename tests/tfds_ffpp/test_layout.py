@@ -85,12 +85,14 @@ def test_c0_is_raw(tree):
 
 @pytest.mark.parametrize("place", [".", "..", REALS, f"{FAKES}/c23/videos"])
 def test_one_level_off(tree, place):
+    """D2 The folder above or below the root: found."""
     found = scan(tree / place)
     assert found.root.resolve() == tree
     assert len(found.records) == 4
 
 
 def test_mirror_with_one_folder_per_method(tmp_path):
+    """D2 A mirror with one folder per method: recognised."""
     root = touch(
         tmp_path / "FaceForensics++_C23",
         "original/000.mp4",
@@ -105,6 +107,7 @@ def test_mirror_with_one_folder_per_method(tmp_path):
 
 
 def test_mirror_of_real_and_fake(tmp_path):
+    """D2 A mirror of real and fake: recognised."""
     dfd = "01_02__outside_talking__YVGY8LOK"
     root = touch(
         tmp_path / "FF++",
@@ -122,17 +125,20 @@ def test_mirror_of_real_and_fake(tmp_path):
 
 
 def test_only_another_level(tree):
+    """D2 Only another compression level is there: said."""
     with pytest.raises(DataError, match="no videos at c40; it has c23: .*--config c23"):
         scan(tree, compression="c40")
 
 
 def test_frames_instead_of_videos(tmp_path):
+    """D2 Frames instead of videos: said."""
     root = touch(tmp_path / "R", *(f"{REALS}/c23/images/000/{i}.png" for i in range(9)))
     with pytest.raises(DataError, match="9 .png.*extracted frames.*videos themselves"):
         scan(root)
 
 
 def test_a_tree_that_is_none_names_the_nearest_match(tmp_path):
+    """D2 No known tree: the nearest layout is named."""
     root = touch(tmp_path / "R", "original_sequence/youtube/c23/videos/000.mp4")
     with pytest.raises(DataError, match="nearest to original_sequences"):
         scan(root)
@@ -150,6 +156,7 @@ def test_missing_and_empty_roots(tmp_path):
 
 
 def test_a_method_asked_for_and_absent(tree):
+    """D3 A method asked for and absent: named."""
     with pytest.raises(DataError, match="did you mean FaceSwap; there are .*Deepfakes"):
         scan(tree, methods=["Deepfakes", "FaceSwop"])
     (tree / "manipulated_sequences/FaceSwap/c23/videos").mkdir(parents=True)
@@ -191,6 +198,7 @@ def test_a_name_that_is_not_utf8(tree):
 
 
 def test_duplicate_keys_are_named(tree):
+    """D26 Two videos of one key: both files named before anything is written."""
     touch(tree, f"{REALS}/c23/videos/000.MP4")
     with pytest.raises(DataError, match=r"both ffpp/youtube/000: .*000\.MP4 and .*mp4"):
         scan(tree)

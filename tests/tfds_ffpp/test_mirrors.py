@@ -250,6 +250,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.make.__name__}-{c.options}")
 def test_every_file_has_its_place_or_a_sentence_says_why_not(tmp_path, case):
+    """D2 Any tree: every file has its place, or a sentence says why not."""
     root = tmp_path / "ROOT"
     root.mkdir()
     case.make(root)
@@ -305,6 +306,7 @@ OPTIONS = st.fixed_dictionaries(
 def test_of_any_tree_every_file_is_counted_once(
     tmp_path_factory, base, clutter, options
 ):
+    """D2 Any tree: every file is counted once."""
     root = tmp_path_factory.mktemp("any")
     for folder, names in base.items():
         put(root, folder, names)
@@ -483,6 +485,7 @@ def test_the_build_begins_with_the_account_and_the_card_ends_with_it(tmp_path):
 
 @pytest.mark.parametrize("labels", [[0] * 6, [1] * 6])
 def test_one_class_alone_is_not_built_unless_asked_for(tmp_path, labels):
+    """D3 One class alone: not built unless asked for."""
     root = tmp_path / "mine"
     put(root, ".", [f"{i}.mp4" for i in range(6)])
     videos(root)
@@ -498,6 +501,7 @@ def test_one_class_alone_is_not_built_unless_asked_for(tmp_path, labels):
 
 
 def test_a_split_without_a_class_is_not_built(tmp_path):
+    """D3 A split without a class: not built."""
     root = tmp_path / "mine"
     put(root, ".", [f"{i}.mp4" for i in range(6)])
     videos(root)
@@ -525,6 +529,7 @@ def test_of_a_table_elsewhere_only_its_own_videos_count(tmp_path):
 
 
 def test_a_class_that_cannot_be_read_is_absent_too(tmp_path):
+    """D3 A class whose videos cannot be read: absent too."""
     root = tmp_path / "mine"
     put(root, ".", [f"{i}.mp4" for i in range(6)])
     videos(root)

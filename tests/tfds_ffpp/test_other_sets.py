@@ -172,6 +172,7 @@ def test_tables_that_cannot_be(tmp_path, text, said):
 
 
 def test_the_same_key_twice_in_a_table(tmp_path):
+    """D26 Two videos of one key: both files named before anything is written."""
     touch(tmp_path, "x.mp4", "x.MP4")
     (tmp_path / "videos.csv").write_text("path,label\nx.mp4,0\nx.MP4,0\n")
     with pytest.raises(DataError, match="two files are both .*/real/x: "):

@@ -103,6 +103,7 @@ def deeds(path):
 
 @linux
 def test_a_decoder_reaches_nothing_but_its_video(video, tmp_path):
+    """D27 A decoder that was taken over: it reaches nothing but its video."""
     asked = test_workers.job(video, tmp_path / "cache")
     done = deeds(taken_over(asked, REACH))
     allowed = {k for k, v in done.items() if v == "done"}
@@ -179,6 +180,7 @@ def test_what_stays_open_is_said_once(capsys):
     ],
 )
 def test_a_decoder_has_limits(video, tmp_path, deed, reason):
+    """D27 A decoder: limits of memory, time, file size and open files."""
     asked = test_workers.job(
         video, tmp_path / "cache", time_limit=2.0, memory_limit=512 << 20
     )

@@ -327,6 +327,7 @@ def test_actors_of_a_fake_are_on_one_side(pairs):
 
 
 def test_an_id_in_two_splits_stops(small):
+    """D16 An identity in two splits: the build stops."""
     root, records = small
     path = root / "splits" / "test.json"
     path.write_text(json.dumps([["004", "000"]]))
@@ -335,6 +336,7 @@ def test_an_id_in_two_splits_stops(small):
 
 
 def test_a_pair_across_splits_stops(small):
+    """D16 A swap pair across splits: the build stops."""
     root, records = small
     crossing = record("000_001")
     with pytest.raises(
@@ -356,6 +358,7 @@ def test_a_pair_across_splits_stops(small):
     ],
 )
 def test_malformed_lists_name_file_and_entry(small, text, said):
+    """D17 Malformed split lists: file and entry named."""
     root, records = small
     (root / "splits" / "val.json").write_text(text)
     with pytest.raises(DataError, match=f"val.json.*{said}"):
@@ -370,6 +373,7 @@ def test_bytes_that_are_no_text(small):
 
 
 def test_a_missing_list_is_named(small):
+    """D17 A missing split list: named."""
     root, records = small
     (root / "splits" / "val.json").unlink()
     with pytest.raises(DataError, match=r"val.json is missing; put all of"):
@@ -377,6 +381,7 @@ def test_a_missing_list_is_named(small):
 
 
 def test_ids_without_a_video_are_named(small):
+    """D17 Listed ids without a video: named."""
     root, records = small
     path = root / "splits" / "train.json"
     path.write_text(json.dumps([["000", "003"], ["777", "778"]]))

@@ -88,11 +88,13 @@ def test_read_frames_by_index(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_short_videos_give_what_they_have(tmp_path, count):
+    """D9 A short video: it gives what it has."""
     clip = read_clip(write_video(tmp_path / "v.mp4", count), even_plan(10))
     assert clip.indices == list(range(count)) == [index_of(f) for f in clip.frames()]
 
 
 def test_variable_frame_rate_goes_by_index_with_its_times(tmp_path):
+    """D13 A variable frame rate: frames by index, each with its time."""
     times = [0, 4, 8, 50, 54, 58, 200, 204]
     path = write_video(tmp_path / "v.mp4", 8, times=times)
     clip = read_clip(path, even_plan(4))
@@ -115,6 +117,7 @@ def test_facts(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in COLOURS.glob("*.mp4")))
 def test_colours_are_those_of_ffmpeg(name):
+    """D12 Pixel formats: colours within 2 levels of ffmpeg's."""
     clip = read_clip(COLOURS / f"{name}.mp4", even_plan(3))
     expected = np.load(COLOURS / "expected.npz")[name]
     got = np.stack(clip.frames()).astype(int)
@@ -139,6 +142,7 @@ def test_a_region_is_cut_from_the_same_picture(name):
 
 
 def test_odd_sizes(tmp_path):
+    """D10 Odd sizes: decoded."""
     path = write_video(tmp_path / "v.mp4", 5, size=(241, 321))
     clip = read_clip(path, even_plan(2))
     assert clip.size(0) == (241, 321) == clip.rgb(0).shape[:2]
@@ -165,6 +169,7 @@ def rotate(path: Path, degrees: int) -> None:
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotated_files_come_upright(tmp_path, degrees):
+    """D11 A rotated file: upright."""
     path = write_video(tmp_path / "v.mp4", 3)
     plain = read_clip(path, even_plan(1)).rgb(0)
     rotate(path, degrees)
@@ -178,6 +183,7 @@ def test_rotated_files_come_upright(tmp_path, degrees):
 
 
 def test_size_changes_midway(tmp_path):
+    """D10 The size changes midway: each frame by its own size."""
     first = write_video(tmp_path / "a.ts", 10, size=(48, 64))
     second = write_video(tmp_path / "b.ts", 10, size=(96, 80))
     both = tmp_path / "both.ts"
@@ -206,6 +212,7 @@ def test_what_is_no_file(tmp_path):
 
 
 def test_truncated_with_the_index_at_the_end(tmp_path):
+    """D5 Truncated, its index at the end: rejected."""
     path = write_video(tmp_path / "v.mp4", 20)
     data = path.read_bytes()
     assert data.index(b"mdat") < data.index(b"moov")
@@ -225,12 +232,14 @@ def index_first(tmp_path):
 
 
 def test_half_of_the_data(index_first):
+    """D5 Half of the data: rejected."""
     data = index_first.read_bytes()
     index_first.write_bytes(data[: len(data) // 2])
     assert reason(index_first).startswith("only 10 of 40 frames decode")
 
 
 def test_nearly_all_of_the_data_is_used_and_marked(index_first):
+    """D5 Nearly all of the data: used and marked."""
     data = index_first.read_bytes()
     index_first.write_bytes(data[: int(len(data) * 0.985)])
     clip = read_clip(index_first, even_plan(4))
@@ -320,6 +329,7 @@ def test_a_hole_is_placed(index_first):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_flipped_bits_never_crash(index_first, seed):
+    """D6 Flipped bits: decoded or rejected, never a crash."""
     rng = np.random.default_rng(seed)
     data = bytearray(index_first.read_bytes())
     where = data.index(b"mdat") + 8 if seed % 2 else data.index(b"stsz") - 200
@@ -336,6 +346,7 @@ def test_flipped_bits_never_crash(index_first, seed):
 
 
 def test_a_header_without_frames(index_first):
+    """D8 Frames promised, none decode: rejected."""
     data = bytearray(index_first.read_bytes())
     start = data.index(b"mdat") + 4
     data[start:] = bytes(len(data) - start)
@@ -344,6 +355,7 @@ def test_a_header_without_frames(index_first):
 
 
 def test_sound_only(tmp_path):
+    """D7 Sound only: rejected, no video stream."""
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as file:
         stream = file.add_stream("aac", rate=44100)
@@ -357,6 +369,7 @@ def test_sound_only(tmp_path):
 
 
 def test_a_cover_is_no_video(tmp_path):
+    """D7 A cover picture: no video."""
     path = tmp_path / "v.mp4"
     sound = tmp_path / "sound.mp4"
     test_sound_only(tmp_path)
@@ -390,6 +403,7 @@ def _with_cover(data: bytes, cover: bytes) -> bytes:
 
 
 def test_metadata_that_is_no_text(tmp_path):
+    """D15 Metadata that is no text: read."""
     path = write_video(tmp_path / "v.mp4", 5, metadata={"title": "XXXXXXXX"})
     data = path.read_bytes()
     assert b"XXXXXXXX" in data
@@ -411,6 +425,7 @@ def test_metadata_that_is_no_text(tmp_path):
     ],
 )
 def test_names_are_only_names(tmp_path, monkeypatch, name):
+    """D14 Spaces and shell characters in names: only names."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "plain.mp4", 3).rename(tmp_path / name)
     assert len(read_clip(Path(name), even_plan(3))) == 3
@@ -465,7 +480,10 @@ def write_bomb(path: Path, *, size: tuple[int, int], count: int = 30) -> Path:
 
 
 def test_an_8k_file_of_deep_colours_takes_no_gigabytes(tmp_path):
-    """Frames of 199 MB each: 3 GB if all the chosen ones were held."""
+    """D27 An 8K file of deep colours: it takes no gigabytes.
+
+    Frames of 199 MB each: 3 GB if all the chosen ones were held.
+    """
     path = write_bomb(tmp_path / "8k.mp4", size=(4320, 7680), count=16)
     asked = job(path, tmp_path, preparation=replace(PREPARATION, num_frames=15))
     worker = Worker()
@@ -527,7 +545,10 @@ def test_a_file_that_changes_while_it_is_read_is_unusable(tmp_path, monkeypatch)
 
 
 def test_packets_are_not_held(tmp_path):
-    """A file of noise, larger than what its reading may take."""
+    """D27 A file of large packets: they are not held.
+
+    A file of noise, larger than what its reading may take.
+    """
     rng = np.random.default_rng(0)
     path = tmp_path / "v.mkv"
     with av.open(str(path), "w") as file:

@@ -144,6 +144,7 @@ def pid_of(worker: Worker) -> int:
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_killed_decoder_costs_one_video(videos, tmp_path, kill):
+    """D25 A decoder that is killed: one video is named, the rest goes on."""
     short, long = videos
     worker = Worker()
     results = []
@@ -163,6 +164,7 @@ def test_a_killed_decoder_costs_one_video(videos, tmp_path, kill):
 
 
 def test_a_hanging_decoder_costs_one_video(videos, tmp_path):
+    """D25 A decoder that hangs: one video is named, the rest goes on."""
     short, long = videos
     worker = Worker()
     worker.run(job(short[0], tmp_path))

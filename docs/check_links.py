@@ -1,0 +1,62 @@
+"""Checks a built site: every link within it leads to a file and to a place in it.
+
+python docs/check_links.py build/site
+"""
+
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+class Page(HTMLParser):
+    """The ids of a page, and what it links to and shows."""
+
+    def __init__(self, text: str):
+        """Reads the page."""
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Notes what the attributes of a tag say."""
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.add(value)
+            elif name in ("href", "src") and value:
+                self.links.append(value)
+
+
+def broken(site: Path) -> list[str]:
+    """Links of a site that lead nowhere, each as "page: link"."""
+    pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
+    found = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = path
+            if parts.path:
+                target = (path.parent / unquote(parts.path)).resolve()
+            place = unquote(parts.fragment)
+            lost = place and target in pages and place not in pages[target].ids
+            if not target.exists() or lost:
+                found.append(f"{path.relative_to(site)}: {link}")
+    return found
+
+
+def main() -> int:
+    """Prints what is broken; returns 1 where something is."""
+    site = Path(sys.argv[1]).resolve()
+    if not (site / "index.html").exists():
+        print(f"{site} holds no site; run `make docs`")
+        return 1
+    found = broken(site)
+    print("\n".join(found) or f"every link within {site.name} leads somewhere")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
