@@ -49,6 +49,7 @@ IMPORTERS = {
         "frames.video",
         "frames.colours",
         "workers.child",
+        "workers.playable",
         "synthetic.tree",
         "data.reencode",
     },
