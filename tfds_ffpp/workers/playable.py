@@ -99,7 +99,7 @@ class _Writer:
 
     def add(self, rgb: np.ndarray, time: float) -> None:
         size = self._width, self._height
-        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        small: Any = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
         frame = VideoFrame.from_ndarray(small, format="rgb24")
         frame.pts = self._last = max(self._pts(time), self._last + 1)
         frame.time_base = UNIT
