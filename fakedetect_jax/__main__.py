@@ -40,6 +40,7 @@ COMMANDS = {
         "fakedetect_jax.suite:main", (), "run seeds, folds, other datasets: one page"
     ),
     "predict": Command("fakedetect_jax.predict:main", (), "score any videos"),
+    "serve": Command("fakedetect_jax.serve:main", (), "a page and a service"),
     "report": Command("fakedetect_jax.report:main", (), "lay evaluations side by side"),
     "doctor": Command("fakedetect_jax.doctor:main", (), "say what works here"),
     "export": Command("fakedetect_jax.export:main", (), "write a model to hand over"),

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "fakedetect_jax": [
         ["__main__"],
-        ["main", "predict", "report", "export", "suite", "doctor"],
-        ["train"],
+        ["main", "predict", "report", "export", "suite", "doctor", "serve"],
+        ["train", "service"],
         ["evaluation", "serving"],
         ["trained", "compiled"],
         ["pages", "run", "model"],
@@ -50,6 +50,7 @@ IMPORTERS = {
         "frames.colours",
         "frames.pictures",
         "workers.child",
+        "workers.playable",
         "synthetic.tree",
         "data.reencode",
     },
@@ -67,11 +68,18 @@ IMPORTERS = {
         "pages.robustness_page",
     },
     "jinja2": {"pages.render"},
+    "fastapi": {"service.app"},
+    "starlette": {"service.app"},
+    "pydantic": {"service.answers"},
+    "uvicorn": {"service.server"},
+    "python_multipart": {"service.upload"},
+    "prometheus_client": {"service.metrics"},
+    "sqlite3": {"service.sqlite"},
 }
 # What runs in data workers, or serves people without a device.
 WITHOUT_JAX = (
     *("data", "metrics", "reports", "pages"),
-    *("errors", "settings", "report"),
+    *("errors", "settings", "report", "serve", "service"),
 )
 JAX = {"jax", "flax", "optax", "orbax"}
 

@@ -4,6 +4,7 @@ Frames are counted in presentation order. Variable frame rates need no care: fra
 chosen by index everywhere, and each carries its time.
 """
 
+import contextlib
 import os
 import stat
 from array import array
@@ -267,6 +268,16 @@ def _facts(path: Path, container, stream, upright: tuple[int, int]) -> VideoFact
         bit_rate=container.bit_rate or (int(8 * size / seconds) if seconds else 0),
         num_frames=stream.frames,
     )
+
+
+@contextlib.contextmanager
+def open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A file's container and its video, for decode_all.
+
+    Raises UnusableVideoError with the reason.
+    """
+    with _open(path) as container:
+        yield container, _video_stream(container)
 
 
 def probe(path: str | Path) -> VideoFacts:

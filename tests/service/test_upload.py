@@ -1,0 +1,62 @@
+"""A body is read piece by piece, however it is cut."""
+
+import asyncio
+import hashlib
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fakedetect_jax.service.limits import Rate
+from fakedetect_jax.service.upload import Refused, receive
+from tests.service.server import FORM, form
+
+HEAD = b"\0\0\0\x18ftypisom"
+
+
+def take(body: bytes, path, cut: int = 1 << 16, most: int = 1 << 20):
+    async def pieces():
+        for i in range(0, len(body), cut):
+            yield body[i : i + cut]
+
+    kind = FORM["content-type"]
+    return asyncio.run(receive(pieces(), kind, path, most=most, stall=5.0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=st.binary(max_size=6000), cut=st.integers(1, 3000))
+def test_a_file_arrives_whole_however_it_is_cut(tmp_path_factory, content, cut):
+    path = tmp_path_factory.mktemp("in") / "file"
+    content = HEAD + content
+    found = take(form(content, "b.mp4"), path, cut)
+    assert path.read_bytes() == content
+    assert found == ("b.mp4", len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    done = subprocess.run(mount, check=False, capture_output=True, text=True)
+    if done.returncode:  # only root may, and not in every container
+        pytest.skip(f"no disk of one's own: {done.stderr.strip()}")
+    try:
+        with pytest.raises(Refused, match="the disk of the service is full") as error:
+            take(form(HEAD + bytes(3 << 20)), disk / "file", most=8 << 20)
+        assert error.value.status == 507
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_rate_is_of_each_client_and_refills():
+    now = [0.0]
+    rate = Rate(3, lambda: now[0])
+    assert [rate.take("a") for _ in range(4)] == [0, 0, 0, 20]
+    assert rate.take("b") == 0
+    now[0] = 18.5
+    assert rate.take("a") == 2
+    now[0] = 20.5
+    assert (rate.take("a"), rate.take("a")) == (0, 20)
+    assert {Rate(0).take("a") for _ in range(99)} == {0}
