@@ -46,8 +46,12 @@ IMPORTERS = {
         *("data.reader", "tfds_ffpp_dataset_builder", "build", "packaging"),
     },
     "av": {
+        "frames.decoding.container",
+        "frames.decoding.index",
+        "frames.decoding.groups",
+        "frames.decoding.frames",
+        "frames.decoding.colours",
         "frames.video",
-        "frames.colours",
         "workers.child",
         "synthetic.tree",
         "data.reencode",

@@ -25,10 +25,10 @@ import av.subtitles.stream  # noqa: F401  with it, not again in each fork
 import cv2
 
 from tfds_ffpp.errors import DataError, UnusableVideoError
+from tfds_ffpp.frames.decoding.container import quiet
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.found import FileSummary
 from tfds_ffpp.frames.prepare import finder_of, prepare
-from tfds_ffpp.frames.video import quiet
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
 from tfds_ffpp.workers import sandbox
