@@ -53,6 +53,7 @@ IMPORTERS = {
         "frames.decoding.colours",
         "frames.video",
         "workers.child",
+        "workers.playable",
         "synthetic.tree",
         "data.reencode",
     },

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import os
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +171,7 @@ class Detector:
         *,
         on_window: OnWindow = lambda name, window: None,
         inspect: Inspect = lambda result, video: result,
+        wanted: Callable[[str], bool] = lambda name: True,
     ) -> Generator[VideoResult, None, None]:
         """What `score_all` yields, with named fields instead of JSON.
 
@@ -180,6 +181,8 @@ class Detector:
             `total` frames are read), to show progress.
           inspect: called with each result while the video's prepared frames, see
             tracks.Pending, are still there; returns the result to yield.
+          wanted: asked about once a second, while a video is decoded, whether to go on;
+            one that is given up is unreadable for that reason.
         """
         refuse_fork()
         if isinstance(videos, str | Path):
@@ -196,6 +199,7 @@ class Detector:
             apart=self._apart,
             on_window=on_window,
             inspect=inspect,
+            wanted=wanted,
         )
         return session.run(found)
 

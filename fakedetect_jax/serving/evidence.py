@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -54,19 +55,31 @@ class _Explained:
     heat: np.ndarray
 
 
+class Evidence(NamedTuple):
+    """What is shown of a video: some of its faces, and what was looked at."""
+
+    faces: list[ShownFace]
+    parts: list[Part]
+
+
 def write_page(
     network: Network, result: VideoResult, video: Pending, folder: Path
 ) -> Path:
     """Writes the page of a video that was just scored; returns its path."""
     path = page_path(result.video, folder)
+    found = gather(network, result, video)
+    video_page.write(path, result, found.faces, found.parts, network.model.card)
+    return path
+
+
+def gather(network: Network, result: VideoResult, video: Pending) -> Evidence:
+    """The evidence of a video that was just scored."""
     scored = [track for track in video.tracks if track.clips]
     faces = [
         look(network, scored[number], video.windows, result.faces[number], number)
         for number in shown_faces(result)
     ]
-    parts = [_part(window) for window in video.windows]
-    video_page.write(path, result, faces, parts, network.model.card)
-    return path
+    return Evidence(faces, [_part(window) for window in video.windows])
 
 
 def shown_faces(result: VideoResult) -> list[int]:

@@ -76,11 +76,18 @@ class Decoder:
         )
 
     def read(
-        self, videos: Iterable[Pending]
+        self, videos: Iterable[Pending], wanted: Callable[[str], bool]
     ) -> Generator[tuple[int, Decoded], None, None]:
-        """(number of the video, what came of it); videos are taken as there is time."""
-        jobs = map(self.job, videos)
-        results = run_jobs(jobs, self.num_processes, pool=self.pool)
+        """(number of the video, what came of it); videos are taken as there is time.
+
+        wanted: asked now and then whether to go on with a video.
+        """
+        results = run_jobs(
+            map(self.job, videos),
+            self.num_processes,
+            pool=self.pool,
+            wanted=lambda job: wanted(job.path),
+        )
         try:
             for job, result in results:
                 yield job.number, _decoded(result)
@@ -194,12 +201,13 @@ class Session:
         apart: bool = False,
         on_window: OnWindow = lambda name, window: None,
         inspect: Inspect = lambda result, video: result,
+        wanted: Callable[[str], bool] = lambda name: True,
     ):
-        """See `detector.Detector`: `results` for on_window and inspect, `load` for
-        apart."""
+        """See `detector.Detector`: `results` for on_window, inspect and wanted, `load`
+        for apart."""
         self._model, self._facts = network.model, facts
         self._decoder = decoder
-        self._on_window, self._inspect = on_window, inspect
+        self._on_window, self._inspect, self._wanted = on_window, inspect, wanted
         self._queue = _Queue(network, apart=apart)
         self._videos: dict[int, Pending] = {}
         self._results: dict[int, VideoResult] = {}
@@ -212,7 +220,8 @@ class Session:
         """The results in the order of the videos."""
         refuse_fork()
         with tempfile.TemporaryDirectory(prefix="fakedetect-") as place:
-            decoded = self._decoder.read(self._begin(videos, Path(place)))
+            begun = self._begin(videos, Path(place))
+            decoded = self._decoder.read(begun, self._wanted)
             try:
                 for number, part in decoded:
                     self._take(self._videos[number], part)

@@ -8,10 +8,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import psutil
 import pytest
 
 from tests.made_videos import write_video
+from tests.serving.videos import write_long
 from tfds_ffpp.errors import DataError, IrregularVideoError
 from tfds_ffpp.frames import entry
 from tfds_ffpp.frames.faces import Faces
@@ -19,6 +21,7 @@ from tfds_ffpp.frames.prepare import FoundInVideo, Preparation
 from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.workers.child import fault
 from tfds_ffpp.workers.jobs import (
+    CopyJob,
     EntryJob,
     Result,
     WindowsJob,
@@ -26,7 +29,7 @@ from tfds_ffpp.workers.jobs import (
     result_from_json,
     to_line,
 )
-from tfds_ffpp.workers.pool import Pool, Worker, run_jobs
+from tfds_ffpp.workers.pool import GIVEN_UP, Pool, Worker, run_jobs
 
 PREPARATION = Preparation(
     num_frames=4,
@@ -175,6 +178,46 @@ def test_a_hanging_decoder_costs_one_video(videos, tmp_path):
     worker.close()
     result = Worker().run(job(long, tmp_path, time_limit=0.3, preparation=SLOW))
     assert result.reason == "took longer than 0.3 seconds"
+
+
+def copy_job(path: Path, folder: Path, **changes) -> CopyJob:
+    folder.mkdir(exist_ok=True)
+    usual = CopyJob(
+        path=str(path),
+        copy=str(folder / "copy.mp4"),
+        time_limit=60.0,
+        stall_limit=60.0,
+        memory_limit=2 << 30,
+        file_limit=64 << 20,
+    )
+    return replace(usual, **changes)
+
+
+def test_a_copy_is_one_that_browsers_play_with_the_times_of_its_source(tmp_path):
+    times = [500, 504, 508, 530, 534, 538]  # hundredths: late, and with a gap
+    tall = write_video(tmp_path / "tall.mp4", 6, size=(802, 602), times=times)
+    good = copy_job(tall, tmp_path / "a")
+    small = copy_job(tall, tmp_path / "b", file_limit=1000)
+    bad = copy_job(tmp_path / "none.mp4", tmp_path / "c")
+    made, too_large, absent = (result for _, result in run_jobs([good, small, bad], 1))
+    assert made.copied is not None and made.copied.frames == 6
+    assert made.copied.start == pytest.approx(5.0)
+    with av.open(good.copy) as file:
+        context = file.streams.video[0].codec_context
+        said = (context.name, context.pix_fmt, context.width, context.height)
+        shown = [frame.time for frame in file.decode(video=0)]
+    assert said == ("h264", "yuv420p", 360, 480)
+    assert shown == pytest.approx([(t - 500) / 100 for t in times], abs=2e-3)
+    assert "more than 1,000 bytes" in too_large.reason
+    assert "No such file" in absent.reason
+
+
+def test_a_job_that_nobody_wants_any_more_is_ended(videos, tmp_path):
+    long = write_long(tmp_path / "long.mp4", repeats=200)  # minutes of work
+    jobs = [copy_job(long, tmp_path / "a"), copy_job(videos[0][0], tmp_path / "b")]
+    done = dict(run_jobs(jobs, 1, wanted=lambda job: job is not jobs[0]))
+    assert done[jobs[0]].reason == GIVEN_UP
+    assert done[jobs[1]].copied
 
 
 def test_what_befalls_every_video_ends_the_run(videos, tmp_path):

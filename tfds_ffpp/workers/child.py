@@ -33,6 +33,7 @@ from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
 from tfds_ffpp.workers import sandbox
 from tfds_ffpp.workers.jobs import (
+    CopyJob,
     EntryJob,
     Job,
     Result,
@@ -42,6 +43,7 @@ from tfds_ffpp.workers.jobs import (
     to_line,
 )
 from tfds_ffpp.workers.limits import entry_bytes, limit_process
+from tfds_ffpp.workers.playable import write_copy
 
 ALIVE_SECONDS = 1.0  # between two signs of life
 MAX_LINE = 64 << 20  # bytes of a result; the facts of 10,000 frames take 5 MB
@@ -100,6 +102,16 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
         yield fault(error)
 
 
+def run_copy_job(job: CopyJob, alive: Callable[[], None]) -> Result:
+    """Writes the copy of a video."""
+    try:
+        return Result(copied=write_copy(job.path, Path(job.copy), alive=alive))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            return Result(reason=f"its copy takes more than {job.file_limit:,} bytes")
+        return fault(error)
+
+
 # The fork --------------------------------------------------------------------------
 
 
@@ -108,7 +120,7 @@ def run_confined(job: Job) -> Iterator[Result]:
 
     The last has the reason when the fork dies.
     """
-    if isinstance(job, WindowsJob):
+    if not isinstance(job, EntryJob):
         yield from _fork(job)
         return
     # In a folder of its own, where it cannot touch the entries of other videos.
@@ -127,11 +139,7 @@ def run_confined(job: Job) -> Iterator[Result]:
 
 def _fork(job: Job) -> Iterator[Result]:
     with suppress(Exception):  # the fork says what is wrong with it
-        preparation = job.preparation
-        if isinstance(job, WindowsJob):  # windows need no points
-            preparation = replace(preparation, landmarks="none")
-        if preparation.crop != "full":
-            finder_of(preparation)  # opened once for all forks
+        _open_finder(job)
     reading, writing = os.pipe()
     parent = os.getpid()
     child = os.fork()
@@ -160,6 +168,16 @@ def _fork(job: Job) -> Iterator[Result]:
     if last.reason and limit and 2048 * used.ru_maxrss > limit:
         last = replace(last, reason=f"{last.reason} (within the memory limit)")
     yield replace(last, memory=used.ru_maxrss)
+
+
+def _open_finder(job: Job) -> None:
+    """Opens what finds faces, once for all forks."""
+    if isinstance(job, CopyJob) or job.preparation.crop == "full":
+        return
+    preparation = job.preparation
+    if isinstance(job, WindowsJob):  # windows need no points
+        preparation = replace(preparation, landmarks="none")
+    finder_of(preparation)
 
 
 def _strays(result: Result, folder: str) -> bool:
@@ -217,6 +235,8 @@ def _decode(job: Job, writing: int, parent: int) -> NoReturn:
 def _results(job: Job, write: Callable[[Result], None]) -> Iterable[Result]:
     if isinstance(job, WindowsJob):
         return run_windows_job(job, _Pulse(write))
+    if isinstance(job, CopyJob):
+        return [run_copy_job(job, _Pulse(write))]
     return [run_job(job)]
 
 
@@ -234,17 +254,19 @@ def confine_to(job: Job) -> list[str]:
 
     Returns what the kernel could not be made to refuse.
     """
-    preparation = job.preparation
-    limit_process(
-        seconds=job.time_limit,
-        memory=job.memory_limit,
-        file_bytes=entry_bytes(preparation.num_frames, preparation.image_size),
-    )
     read = [Path(job.path), *sandbox.libraries()]
     if isinstance(job, EntryJob) and job.mask:
         read.append(Path(job.mask))
-    if preparation.face_finder_model:
-        read.append(Path(preparation.face_finder_model))
+    if isinstance(job, CopyJob):
+        file_bytes = job.file_limit
+    else:
+        preparation = job.preparation
+        file_bytes = entry_bytes(preparation.num_frames, preparation.image_size)
+        if preparation.face_finder_model:
+            read.append(Path(preparation.face_finder_model))
+    limit_process(
+        seconds=job.time_limit, memory=job.memory_limit, file_bytes=file_bytes
+    )
     return sandbox.confine(read=read, write=[job.place])
 
 

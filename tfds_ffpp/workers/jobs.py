@@ -9,6 +9,7 @@ from tfds_ffpp import records
 from tfds_ffpp.frames.faces import Faces
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.workers.playable import Copied
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,34 @@ class WindowsJob:
         return Path(self.folder)
 
 
-Job = EntryJob | WindowsJob
+@dataclass(frozen=True)
+class CopyJob:
+    """A video of which a copy for browsers is to be written to `copy`.
+
+    copy: in a folder of its own. file_limit: bytes of the copy. The other limits are
+    those of a WindowsJob.
+    """
+
+    path: str
+    copy: str
+    time_limit: float
+    stall_limit: float
+    memory_limit: int | None
+    file_limit: int
+
+    @property
+    def place(self) -> Path:
+        """The folder that the copy is written to."""
+        return Path(self.copy).parent
+
+
+Job = EntryJob | WindowsJob | CopyJob
 
 
 def job_from_json(row: Any) -> Job:
     """The job of a line."""
+    if "copy" in row:
+        return records.from_json(CopyJob, row)
     return records.from_json(WindowsJob if "folder" in row else EntryJob, row)
 
 
@@ -74,14 +98,15 @@ class Result:
 
     With `more` it is a sign of life or a prepared window, and others follow. The last
     one has what an EntryJob spent (seconds), what a WindowsJob found out about the file
-    (summary), why this video cannot be used (reason), or why none can (fatal); memory
-    is the most that its process has held, in KiB.
+    (summary), what a CopyJob wrote (copied), why this video cannot be used (reason), or
+    why none can (fatal); memory is the most that its process has held, in KiB.
     """
 
     more: bool = False
     window: PreparedWindow | None = None
     seconds: dict[str, float] | None = None
     summary: FileSummary | None = None
+    copied: Copied | None = None
     reason: str = ""
     fatal: str = ""
     memory: int = 0

@@ -18,6 +18,7 @@ from typing import TypeVar
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.workers.child import death
 from tfds_ffpp.workers.jobs import (
+    CopyJob,
     EntryJob,
     Job,
     Result,
@@ -26,8 +27,9 @@ from tfds_ffpp.workers.jobs import (
     to_line,
 )
 
-OneJob = TypeVar("OneJob", EntryJob, WindowsJob)
+OneJob = TypeVar("OneJob", EntryJob, WindowsJob, CopyJob)
 START_LIMIT = 120.0  # seconds
+GIVEN_UP = "it is no longer wanted"
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 
@@ -66,10 +68,16 @@ class Worker:
         )
         self._rest, self._is_ready = b"", False
 
-    def run(self, job: Job, more: Callable[[Result], None] = lambda _: None) -> Result:
+    def run(
+        self,
+        job: Job,
+        more: Callable[[Result], None] = lambda _: None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Result:
         """The job's last result, with a reason if the process died or took too long.
 
-        The results before are handed to `more`.
+        The results before are handed to `more`. At each of them, which come about once
+        a second, `wanted` is asked whether to go on.
         """
         if self._process is None:
             self.start()
@@ -85,7 +93,7 @@ class Worker:
             process.stdin.write(to_line(job))
             process.stdin.flush()
         end = time.monotonic() + job.time_limit
-        stall = job.stall_limit if isinstance(job, WindowsJob) else job.time_limit
+        stall = job.time_limit if isinstance(job, EntryJob) else job.stall_limit
         while True:
             limit = min(stall, end - time.monotonic())
             line = self._read_line(process, limit)
@@ -97,6 +105,9 @@ class Worker:
             result = result_from_json(json.loads(line))
             if not result.more:
                 return result
+            if not wanted():
+                self.close()
+                return Result(reason=GIVEN_UP)
             more(result)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
@@ -179,7 +190,7 @@ class Pool:
 
 
 def _too_long(job: Job, *, stalled: bool) -> str:
-    if stalled and isinstance(job, WindowsJob):
+    if stalled and not isinstance(job, EntryJob):
         return f"nothing came of it for {job.stall_limit:g} seconds"
     return f"took longer than {job.time_limit:g} seconds"
 
@@ -189,12 +200,17 @@ def _hand_on(done: queue.Queue, job: Job, result: Result) -> None:
 
 
 def run_jobs(
-    jobs: Iterable[OneJob], num_processes: int, *, pool: Pool | None = None
+    jobs: Iterable[OneJob],
+    num_processes: int,
+    *,
+    pool: Pool | None = None,
+    wanted: Callable[[OneJob], bool] = lambda job: True,
 ) -> Generator[tuple[OneJob, Result], None, None]:
     """Runs jobs in worker processes; yields each with its results as they come.
 
     With a pool, its processes do the work and wait there for more when all is done;
-    those that are under way when the caller ends early are ended.
+    those that are under way when the caller ends early are ended. A job that is no
+    longer `wanted`, as is asked about once a second, is ended with a reason.
 
     Raises DataError for what would befall every further job too.
     """
@@ -212,7 +228,8 @@ def run_jobs(
                 if job is None:
                     break
                 more = functools.partial(_hand_on, done, job)
-                done.put((job, worker.run(job, more)))
+                asks = functools.partial(wanted, job)
+                done.put((job, worker.run(job, more, asks)))
         except Exception as error:  # handed to the thread that reads the queue
             done.put((None, error))
         finally:

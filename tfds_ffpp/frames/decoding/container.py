@@ -1,5 +1,6 @@
 """A file's container: opened as a local file and nothing else, its video's packets."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -129,6 +130,16 @@ def facts_of(path: Path, container, stream, upright: tuple[int, int]) -> VideoFa
         bit_rate=container.bit_rate or (int(8 * size / seconds) if seconds else 0),
         num_frames=stream.frames,
     )
+
+
+@contextlib.contextmanager
+def open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
+    """A file's container and its video, for decode_all.
+
+    Raises UnusableVideoError with the reason.
+    """
+    with open_file(path) as container:
+        yield container, video_stream(container)
 
 
 def probe(path: str | Path) -> VideoFacts:
