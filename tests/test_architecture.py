@@ -17,6 +17,7 @@ LAYERS = {
         ["__main__"],
         ["main", "predict", "report", "export", "suite", "doctor"],
         ["train"],
+        ["outputs"],
         ["evaluation", "serving"],
         ["trained", "compiled"],
         ["pages", "run", "model"],
@@ -54,6 +55,7 @@ IMPORTERS = {
         "frames.video",
         "workers.child",
         "workers.playable",
+        "workers.annotated",
         "synthetic.tree",
         "data.reencode",
     },
@@ -71,6 +73,8 @@ IMPORTERS = {
         "pages.robustness_page",
     },
     "jinja2": {"pages.render"},
+    "PIL": {"frames.images", "pages.evaluation_page"},
+    "pillow_heif": {"frames.images"},
 }
 # What runs in data workers, or serves people without a device.
 WITHOUT_JAX = (

@@ -21,6 +21,7 @@ from fakedetect_jax.pages.video_page import (
     Moment,
     Part,
     Point,
+    Record,
     ShownFace,
     Thumbnail,
 )
@@ -63,12 +64,21 @@ class Evidence(NamedTuple):
 
 
 def write_page(
-    network: Network, result: VideoResult, video: Pending, folder: Path
+    network: Network,
+    result: VideoResult,
+    video: Pending,
+    folder: Path,
+    *,
+    record: Record | None = None,
 ) -> Path:
-    """Writes the page of a video that was just scored; returns its path."""
+    """Writes the page of a video that was just scored; returns its path.
+
+    record: by which command it was scored.
+    """
     path = page_path(result.video, folder)
     found = gather(network, result, video)
-    video_page.write(path, result, found.faces, found.parts, network.model.card)
+    shown = video_page.Shown(found.faces, found.parts, network.model.card, record)
+    video_page.write(path, result, shown)
     return path
 
 

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from tfds_ffpp.errors import IrregularVideoError, UnusableVideoError
 from tfds_ffpp.frames.decoding import colours
 from tfds_ffpp.frames.decoding.container import decode_all, open_file, video_stream
-from tfds_ffpp.frames.decoding.frames import Again, DecodedVideo, Seen
+from tfds_ffpp.frames.decoding.frames import Again, Clip, DecodedVideo, Seen
 from tfds_ffpp.frames.decoding.groups import decode_groups, decode_in_order
 from tfds_ffpp.frames.decoding.index import (
     MIN_DECODED,
@@ -52,7 +52,7 @@ def run_plan(num_frames: int, step: int) -> Plan:
     return plan
 
 
-def read_clip(path: str | Path, plan: Plan) -> DecodedVideo:
+def read_clip(path: str | Path, plan: Plan) -> Clip:
     """Decodes the frames that the plan chooses from the video's frame count.
 
     Raises UnusableVideoError with the reason when the file is not a video, has no
@@ -96,7 +96,7 @@ def _count_frames(
     return total, loss
 
 
-def read_frames(path: str | Path, indices: Sequence[int]) -> DecodedVideo:
+def read_frames(path: str | Path, indices: Sequence[int]) -> Clip:
     """Decodes the frames of these indices; raises if one of them is not there."""
 
     def plan(total: int) -> Sequence[int]:
@@ -148,6 +148,11 @@ def find_cuts(path: str | Path) -> list[int]:
     return shots.cuts()
 
 
+def shot_of(cuts: Sequence[int], frame: int) -> int:
+    """The number of the shot that a frame lies in; cuts: the frames that begin one."""
+    return bisect_right(cuts, frame)
+
+
 # Long videos -----------------------------------------------------------------------
 
 
@@ -161,7 +166,7 @@ class Window:
 
     start: int
     stop: int
-    clip: DecodedVideo
+    clip: Clip
     shot: int = 0
 
 
@@ -246,7 +251,7 @@ def read_windows(
             frames.close()
             kept.clear()
         clip = _clip(file, chosen, again, indices, total, loss)
-        yield Window(start, stop, clip, bisect_right(cuts, start))
+        yield Window(start, stop, clip, shot_of(cuts, start))
         del clip
         del chosen
         if begin_again:

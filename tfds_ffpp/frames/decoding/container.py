@@ -3,7 +3,7 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import av.logging
 from av import library_versions
 from av.error import FFmpegError
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 
 from tfds_ffpp.errors import UnusableVideoError
@@ -57,7 +57,8 @@ def quiet() -> None:
 # Files -----------------------------------------------------------------------------
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises UnusableVideoError for what is no regular file with something in it."""
     try:
         facts = os.stat(path)
     except OSError as error:
@@ -73,7 +74,7 @@ def open_file(path: Path):
 
     Raises UnusableVideoError.
     """
-    _check_file(path)
+    check_file(path)
     try:
         # "file:" keeps names with a colon or a leading dash from being an address.
         container = av.open(
@@ -161,14 +162,23 @@ def packets_of(container, streams) -> Iterator[av.Packet]:
             return
         except (FFmpegError, OSError, ValueError):
             return
-        if packet.size and not packet.is_discard:
+        # Sound that is not to be heard is what its decoder needs to begin.
+        if packet.size and not (packet.is_discard and packet.stream.type == "video"):
             yield packet
 
 
-def decode_all(container, stream) -> Iterator[VideoFrame]:
-    """Every frame that decodes without error, in presentation order."""
+def decode_beside(
+    container, stream, others: Sequence[Stream]
+) -> Iterator[VideoFrame | av.Packet]:
+    """Every frame that decodes without error, in presentation order.
+
+    Between them, as they lie in the file, the packets of other streams.
+    """
     context = stream.codec_context
-    for packet in packets_of(container, stream):
+    for packet in packets_of(container, [stream, *others]):
+        if packet.stream_index != stream.index:
+            yield packet
+            continue
         try:
             decoded = context.decode(packet)
         except (FFmpegError, OSError, ValueError):
@@ -178,3 +188,10 @@ def decode_all(container, stream) -> Iterator[VideoFrame]:
         yield from (f for f in context.decode(None) if not f.is_corrupt)
     except (FFmpegError, OSError, ValueError):
         return
+
+
+def decode_all(container, stream) -> Iterator[VideoFrame]:
+    """Every frame that decodes without error, in presentation order."""
+    for frame in decode_beside(container, stream, ()):
+        assert isinstance(frame, VideoFrame)  # noqa: S101
+        yield frame

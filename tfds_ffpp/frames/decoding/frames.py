@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -28,6 +29,32 @@ class Seen:
 
 # The frames with these names, in order.
 Again = Callable[[set[int]], Generator[tuple[int, VideoFrame], None, None]]
+
+
+class Clip(Protocol):
+    """Some frames of a file, turned to RGB when asked; see DecodedVideo."""
+
+    indices: list[int]
+    timestamps: list[float]
+    source_frames: int
+    loss: Loss | None
+    facts: VideoFacts
+
+    def __len__(self) -> int:
+        """How many frames."""
+        ...
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of one, upright."""
+        ...
+
+    def rgb(self, i: int, region: Region | None = None) -> np.ndarray:
+        """One of them, or a region of it, as RGB uint8[H,W,3]."""
+        ...
+
+    def frames(self) -> list[np.ndarray]:
+        """All of them, whole."""
+        ...
 
 
 class DecodedVideo:
