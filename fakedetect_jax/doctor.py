@@ -143,6 +143,7 @@ def look_at_videos(scratch: Path, config: Any) -> Findings:
     import numpy as np
 
     from tfds_ffpp.frames import video
+    from tfds_ffpp.frames.decoding import container
     from tfds_ffpp.synthetic import tree
 
     tree.write_tree(
@@ -155,7 +156,7 @@ def look_at_videos(scratch: Path, config: Any) -> Findings:
     )
     path = next((scratch / "videos" / "original_sequences").rglob("*.mp4"))
     frames = video.read_clip(path, video.even_plan(4)).frames()
-    yield Finding("decoder", OK, video.decoder())
+    yield Finding("decoder", OK, container.decoder())
     yield _faces(np.asarray(frames[1]), config)
     yield Finding("opencv", OK, f"{cv2.__version__}, {cv2.getNumThreads()} threads")
 

@@ -10,37 +10,61 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
+import shlex
 import signal
 import sys
-import time
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-
-from rich.console import Console
-from rich.progress import TaskID
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
-from fakedetect_jax.pages.formats import MADE_WARNING, clock
-from fakedetect_jax.reports.video_result import PartResult, Span, VideoResult
+from fakedetect_jax.outputs.table import FAILURES, Table, summary
+from fakedetect_jax.pages.formats import MADE_WARNING
+from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.serving import sources
 from fakedetect_jax.serving.rows import Rows
 from fakedetect_jax.serving.sources import Source
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError, Interrupted
 from tfds_ffpp.store import addresses
-from tfds_ffpp.terminal import command, progress
-from tfds_ffpp.terminal.text import printable
+from tfds_ffpp.terminal import command
 
 if TYPE_CHECKING:
+    from fakedetect_jax.pages.video_page import Record
     from fakedetect_jax.serving.detector import Detector as Detector
     from fakedetect_jax.serving.session import Inspect
     from fakedetect_jax.serving.tracks import Pending
-    from tfds_ffpp.frames.found import PreparedWindow
 
-# Outcomes that say that the work could not be done; they make the exit code 3.
-FAILURES = ("unreadable", "refused")
+
+# What a score depends on, besides the model.
+PACKAGES = (
+    *("fakedetect-jax", "jax", "numpy", "av", "dlib-bin", "opencv-python-headless"),
+    "simplejpeg",
+)
+
+
+class Folders(NamedTuple):
+    """Where the pages go, and the annotated videos; None: nowhere.
+
+    options: of the command, without its videos.
+    """
+
+    report: Path | None
+    annotate: Path | None
+    options: tuple[str, ...]
+
+    @property
+    def places(self) -> list[Path]:
+        """The folders that are written."""
+        return [path for path in (self.report, self.annotate) if path is not None]
+
+    def hold(self, result: VideoResult) -> bool:
+        """Whether what is asked of an earlier result is there."""
+        made = result.annotated.path if result.annotated else None
+        wanted = [(self.report, result.page), (self.annotate, made)]
+        return all(not to or (path and Path(path).exists()) for to, path in wanted)
 
 
 def __getattr__(name: str) -> Any:
@@ -91,6 +115,12 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         help="an HTML page per video, with the evidence, and an index of them",
     )
     parser.add_argument(
+        "--annotate",
+        metavar="DIR",
+        help="each video anew with boxes and scores, its sound as it is, and the most "
+        "suspicious frames as PNG",
+    )
+    parser.add_argument(
         "--faces",
         choices=("all", "largest"),
         default="all",
@@ -104,7 +134,10 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         "shot, which saves decoding it twice",
     )
     _add_limits(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments.options = [word for word in words if word not in arguments.videos]
+    return arguments
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -187,15 +220,20 @@ def _end_on_signal(*_: object) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    for option in ("workdir", "model", "output", "report", "compilation-cache"):
+    places = ("workdir", "model", "output", "report", "annotate", "compilation-cache")
+    for option in places:
         path = getattr(arguments, option.replace("-", "_"))
         is_model = option in ("workdir", "model")
         system.refuse_path(f"--{option}", path, bucket=is_model)
-    report = _folder(arguments.report)
+    folders = Folders(
+        _folder("report", arguments.report),
+        _folder("annotate", arguments.annotate),
+        tuple(arguments.options),
+    )
     with _open_output(arguments.output) as output:
         ours = output.places if isinstance(output, Rows) else []
-        asked = _asked(arguments, [*ours, *([report] if report else [])])
-        return _score_all(arguments, asked, output, report)
+        asked = _asked(arguments, [*ours, *folders.places])
+        return _score_all(arguments, asked, output, folders)
 
 
 def _asked(arguments: argparse.Namespace, ours: list[Path]) -> list[Source]:
@@ -210,7 +248,7 @@ def _score_all(
     arguments: argparse.Namespace,
     asked: list[Source],
     output: Rows | TextIO | None,
-    report: Path | None,
+    folders: Folders,
 ) -> int:
     model = addresses.as_path(arguments.workdir or arguments.model)
     with addresses.one_sentence():
@@ -219,16 +257,16 @@ def _score_all(
     videos = sum(source.is_video for source in asked)
     with addresses.one_sentence():
         detector = _load(arguments, model, videos) if videos else None
-    done = _kept(detector, asked, output, report)
+    done = _kept(detector, asked, output, folders)
     warnings = _warnings(detector)
     results = list(done.values())
-    with _Table(len(asked) - len(done), stderr=output is sys.stdout) as table:
+    with Table(len(asked) - len(done), stderr=output is sys.stdout) as table:
         for warning in warnings:
             table.say(f"warning: {warning}")
         table.head()
         if done:
             table.say(f"{len(done):,} rows are there already and stay")
-        scored = _score(detector, sources.todo(asked, done), table, report)
+        scored = _score(detector, sources.todo(asked, done), table, folders)
         try:
             for result in sources.in_order(asked, done, scored):
                 if isinstance(output, Rows):
@@ -240,10 +278,10 @@ def _score_all(
                 results.append(_without_clips(result))
         finally:
             scored.close()
-            if report is not None and results:
+            if folders.report is not None and results:
                 place = {source.name: number for number, source in enumerate(asked)}
                 results.sort(key=lambda result: place[result.video])
-                _write_index(report, results, warnings)
+                _write_index(folders.report, results, warnings)
         if isinstance(output, Rows):
             output.finish(source.name for source in asked)
         if len(results) > 1:
@@ -256,16 +294,14 @@ def _kept(
     detector: "Detector | None",
     asked: Sequence[Source],
     output: Rows | TextIO | None,
-    report: Path | None,
+    folders: Folders,
 ) -> dict[str, VideoResult]:
     """The results that the file of --output has already, without their clips."""
     if detector is None or not isinstance(output, Rows):
         return {}
     found = output.kept([s.name for s in asked if s.is_video], detector.facts)
     return {
-        result.video: _without_clips(result)
-        for result in found
-        if report is None or (result.page and Path(result.page).exists())
+        result.video: _without_clips(result) for result in found if folders.hold(result)
     }
 
 
@@ -286,31 +322,6 @@ def _warnings(detector: "Detector | None") -> list[str]:
 def _without_clips(result: VideoResult) -> VideoResult:
     """What the index and the last line need; many results with all clips are large."""
     return dataclasses.replace(result, faces=(), most_suspicious=None)
-
-
-def summary(results: Sequence[VideoResult]) -> str:
-    """How the videos came out: "2 called fake, 1 uncertain, 3 unreadable"."""
-    # Each word that there is, verdicts first and in the order of the docs' table.
-    order = ["called fake", "uncertain", "called real", "not called fake"]
-    order += ["unfamiliar", "no face", "too short", "out of range"]
-    counts = Counter(_words(result) for result in results)
-    words = [w + part for w in order for part in ("", WITH_PART)]
-    words = [w for w in words for w in (w, f"{w} {IN_PART}")]
-    words += [*FAILURES, sources.PASSED_OVER]
-    return ", ".join(f"{counts[word]:,} {word}" for word in words if counts[word])
-
-
-IN_PART = "(in part)"
-WITH_PART = " with a part called fake"
-
-
-def _words(result: VideoResult) -> str:
-    """The verdict on a video and on its most suspicious part, or why there is none."""
-    words = result.verdict or result.outcome
-    # Of a whole that is called fake it is no news.
-    if result.part and result.part.verdict == "called fake" != result.verdict:
-        words += WITH_PART
-    return f"{words} {IN_PART}" if result.outcome == "partial" else words
 
 
 def _write_index(
@@ -345,8 +356,8 @@ def _load(arguments: argparse.Namespace, model: Path, videos: int) -> "Detector"
 def _score(
     detector: "Detector | None",
     videos: Sequence[str],
-    table: "_Table",
-    report: Path | None,
+    table: Table,
+    folders: Folders,
 ) -> Generator[VideoResult, None, None]:
     """A result for each video; there is a detector if there are any."""
     if detector is None:
@@ -354,7 +365,7 @@ def _score(
     results = detector.results(
         videos,
         on_window=table.show_window,
-        inspect=_page_writer(detector, report),
+        inspect=_writer(detector, folders),
     )
     try:
         yield from results
@@ -363,19 +374,38 @@ def _score(
         detector.close()
 
 
-def _page_writer(detector: "Detector", report: Path | None) -> "Inspect":
-    if report is None:
-        return lambda result, video: result
-    from fakedetect_jax.serving import evidence
+def _writer(detector: "Detector", folders: Folders) -> "Inspect":
+    """What writes the files of a video while its prepared frames are there."""
 
     def write(result: VideoResult, video: "Pending") -> VideoResult:
-        page = evidence.write_page(detector.network, result, video, report)
-        return dataclasses.replace(result, page=str(page))
+        if folders.annotate is not None:
+            from fakedetect_jax.outputs import annotated
+
+            result = annotated.write(detector, result, video, folders.annotate)
+        if folders.report is not None:
+            from fakedetect_jax.serving import evidence
+
+            record = _record(detector, [*folders.options, result.video])
+            page = evidence.write_page(
+                detector.network, result, video, folders.report, record=record
+            )
+            result = dataclasses.replace(result, page=str(page))
+        return result
 
     return write
 
 
-def _folder(name: str | None) -> Path | None:
+def _record(detector: "Detector", words: Sequence[str]) -> "Record":
+    """By which command and versions a result is made."""
+    from fakedetect_jax.pages.video_page import Record
+
+    command = shlex.join(["python", "-m", "fakedetect_jax.predict", *words])
+    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES]
+    python = f"Python {platform.python_version()}"
+    return Record(command, detector.model.digest, (python, *versions))
+
+
+def _folder(option: str, name: str | None) -> Path | None:
     if name is None:
         return None
     folder = Path(name).expanduser()
@@ -383,7 +413,7 @@ def _folder(name: str | None) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"--report {folder} cannot be made ({error.strerror}); choose another"
+            f"--{option} {folder} cannot be made ({error.strerror}); choose another"
         ) from error
     return folder
 
@@ -404,96 +434,6 @@ def _open_output(name: str | None) -> Iterator[Rows | TextIO | None]:
         raise
     finally:
         rows.close()
-
-
-# The terminal ----------------------------------------------------------------------
-
-HEADER = f"{'verdict':<15}  {'fake':>9}  {'faces':>5}  {'highest at':<15}  video"
-LINE_SECONDS = 10.0  # between two lines of progress where there is no bar
-
-
-class _Table:
-    """A line per video as it is done, and below them a bar of what is under way."""
-
-    def __init__(self, total: int, *, stderr: bool):
-        self._console = Console(stderr=stderr, highlight=False, soft_wrap=True)
-        self._bar = progress.bars(self._console)
-        self._total = total
-        self._windows: dict[str, TaskID] = {}
-        self._next_line = time.monotonic() + LINE_SECONDS
-
-    def __enter__(self) -> "_Table":
-        self._bar.start()
-        self._videos = self._bar.add_task("videos", total=self._total, note="videos")
-        return self
-
-    def head(self) -> None:
-        """Prints the names of the columns."""
-        self._console.print(HEADER, style="bold")
-
-    def say(self, sentence: str) -> None:
-        """Prints a sentence."""
-        self._console.print(sentence, markup=False)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show_window(self, name: str, window: "PreparedWindow") -> None:
-        """Shows how far into a video of several windows we are."""
-        stop, total = window.stop, window.total
-        if name not in self._windows:
-            self._windows[name] = self._bar.add_task(
-                printable(Path(name).name), total=total, note="frames"
-            )
-        self._bar.update(self._windows[name], completed=stop)
-        if not self._console.is_terminal and time.monotonic() > self._next_line:
-            self._next_line = time.monotonic() + LINE_SECONDS
-            print(f"{name}: frame {stop:,} of {total:,}", file=sys.stderr, flush=True)
-
-    def add(self, result: VideoResult) -> None:
-        """Prints a result."""
-        task = self._windows.pop(result.video, None)
-        if task is not None:
-            self._bar.remove_task(task)
-        self._bar.advance(self._videos)
-        if result.outcome != sources.PASSED_OVER:  # they have a line of their own
-            self._console.print(line(result), markup=False)
-
-
-def line(result: VideoResult) -> str:
-    """A result as a line of the table."""
-    # A name is somebody else's text: nothing in it may steer the terminal.
-    name = printable(result.video)
-    top = result.most_suspicious
-    if top is None:
-        return f"{result.outcome:<15}  {'—':>9}  {'—':>5}  {'':<15}  {name}: " + (
-            result.reason or ""
-        )
-    # A score that says nothing stands in brackets.
-    shown = chance(result) if result.verdict else f"({chance(result)})"
-    notes = []
-    if part := result.part:
-        notes.append(f"part {_span(part.seconds)} {part.verdict} ({chance(part)})")
-    if result.reason:
-        is_part = result.outcome == "partial"
-        notes.append(f"partial, {result.reason}" if is_part else result.reason)
-    if result.copy_of:
-        notes.append(f"the same as {printable(result.copy_of)}")
-    return (
-        f"{result.verdict or result.outcome:<15}  {shown:>9}  {len(result.faces):5}  "
-        f"{_span(top.seconds):<15}  {name}" + (": " if notes else "") + "; ".join(notes)
-    )
-
-
-def _span(seconds: Span) -> str:
-    return f"{clock(seconds[0])}–{clock(seconds[1])}"
-
-
-def chance(result: VideoResult | PartResult) -> str:
-    """The one number of a video or part: the probability, or a score that is none."""
-    if result.probability is None:
-        return f"{result.score:.3f}"
-    return f"{100 * result.probability:.1f} %"
 
 
 if __name__ == "__main__":

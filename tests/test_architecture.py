@@ -17,6 +17,7 @@ LAYERS = {
         ["__main__"],
         ["main", "predict", "report", "export", "suite", "doctor", "serve"],
         ["train", "service"],
+        ["outputs"],
         ["evaluation", "serving"],
         ["trained", "compiled"],
         ["pages", "run", "model"],
@@ -46,11 +47,16 @@ IMPORTERS = {
         *("data.reader", "tfds_ffpp_dataset_builder", "build", "packaging"),
     },
     "av": {
+        "frames.decoding.container",
+        "frames.decoding.index",
+        "frames.decoding.groups",
+        "frames.decoding.frames",
+        "frames.decoding.colours",
         "frames.video",
-        "frames.colours",
         "frames.pictures",
         "workers.child",
         "workers.playable",
+        "workers.annotated",
         "synthetic.tree",
         "data.reencode",
     },
@@ -75,6 +81,8 @@ IMPORTERS = {
     "python_multipart": {"service.upload"},
     "prometheus_client": {"service.metrics"},
     "sqlite3": {"service.sqlite"},
+    "PIL": {"frames.images", "pages.evaluation_page"},
+    "pillow_heif": {"frames.images"},
 }
 # What runs in data workers, or serves people without a device.
 WITHOUT_JAX = (

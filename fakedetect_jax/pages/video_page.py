@@ -1,5 +1,6 @@
 """What is known of a scored video -> one offline HTML page."""
 
+import os
 import re
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -77,6 +78,32 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Record:
+    """How a result was made, so that somebody else can make it again.
+
+    weights: their SHA-256; versions: of what a score depends on, as "name 1.2.3".
+    """
+
+    command: str
+    weights: str
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows besides the result.
+
+    faces: those that are shown, of those that the result has; parts: what was looked
+    at; card: the model's, in Markdown.
+    """
+
+    faces: Sequence[ShownFace]
+    parts: Sequence[Part]
+    card: str
+    record: Record | None = None
+
+
+@dataclass(frozen=True)
 class Chart:
     """The curve in a box of 1000 x 100.
 
@@ -89,22 +116,9 @@ class Chart:
     bars: list[tuple[float, float, float]]
 
 
-def write(
-    path: Path,
-    result: VideoResult,
-    faces: Sequence[ShownFace],
-    parts: Sequence[Part],
-    card: str,
-) -> None:
-    """Writes the page of a video.
-
-    Args:
-      path: of the page.
-      result: what is said of the video.
-      faces: those that are shown, of those that `result` has.
-      parts: what was looked at.
-      card: the model's card in Markdown.
-    """
+def write(path: Path, result: VideoResult, shown: Shown) -> None:
+    """Writes the page of a video."""
+    faces, parts = shown.faces, shown.parts
     duration = max((part.seconds[1] for part in parts), default=0.0)
     calibrated = result.probability is not None
     page = render.render(
@@ -121,7 +135,13 @@ def write(
         threshold=_threshold(result),
         band=result.probability_band if calibrated else result.band,
         clock=clock,
-        card=card_as_html(card),
+        card=card_as_html(shown.card),
+        record=shown.record,
+        shown=_shown_name,
+        stills=[
+            (still, _relative(still.path, path))
+            for still in (result.annotated.stills if result.annotated else ())
+        ],
     )
     files.write_whole(path.parent, {path.name: page})
 
@@ -190,6 +210,12 @@ SORTS: dict[str, Callable[[VideoResult], object]] = {
 def _shown_name(name: str) -> str:
     """A file name that any encoding can hold."""
     return name.encode(errors="replace").decode()
+
+
+def _relative(file: str, page: Path) -> str:
+    """From a page to a file that lies elsewhere."""
+    place = os.path.relpath(os.path.abspath(file), os.path.abspath(page.parent))
+    return urllib.parse.quote(place, errors="surrogateescape")
 
 
 def _link(page: str | None) -> str:

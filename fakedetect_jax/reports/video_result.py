@@ -67,6 +67,35 @@ class PartResult:
 
 
 @dataclass(frozen=True)
+class StillResult:
+    """A frame that was kept as PNG, from a suspicious moment of a face.
+
+    frame, seconds: of the source; sha256: of the file; pixels_sha256: of its RGB bytes,
+    row by row, which do not depend on how PNG is written.
+    """
+
+    frame: int
+    seconds: float
+    face: int
+    score: float
+    path: str
+    sha256: str
+    pixels_sha256: str
+
+
+@dataclass(frozen=True)
+class AnnotatedVideo:
+    """The video written anew with what was found. sound: "copied", "none", or what is
+    missing of it."""
+
+    path: str
+    frames: int
+    sound: str
+    sha256: str
+    stills: tuple[StillResult, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """Which model scored, and how: the first 16 digits of its weights' SHA-256.
 
@@ -115,6 +144,7 @@ class VideoResult:
     frames_looked_at: int | None = None
     most_suspicious: ClipResult | None = None
     page: str | None = None
+    annotated: AnnotatedVideo | None = None
     copy_of: str | None = None
 
     def to_json(self) -> Json:
@@ -128,5 +158,5 @@ class VideoResult:
 _WHERE_KNOWN = (
     *("trained_on", "threshold", "band", "probability_band", "part", "model", "file"),
     *("shots", "windows", "windows_without_face"),
-    *("frames_looked_at", "most_suspicious", "page", "copy_of"),
+    *("frames_looked_at", "most_suspicious", "page", "annotated", "copy_of"),
 )

@@ -202,11 +202,9 @@ class ScoringWorker:
         folder = self._places.made(job)
         folder.mkdir(mode=0o700, exist_ok=True)
         network = self._detector.network
-        found = evidence.gather(network, result, video)
-        video_page.write(
-            folder / PAGE, result, found.faces, found.parts, network.model.card
-        )
-        _write_text(folder / EVIDENCE, json.dumps(to_json(found)))
+        shown = evidence.gather(network, result, video)
+        video_page.write(folder / PAGE, result, shown)
+        _write_text(folder / EVIDENCE, json.dumps(to_json(shown)))
         with tempfile.TemporaryDirectory() as place:
             line = Path(place) / "row.jsonl"
             line.write_text(json.dumps(result.to_json(), allow_nan=False) + "\n")

@@ -31,9 +31,15 @@ def enlargement(stored: StoredFace, config: Config) -> float:
     return config.dataset.image_size / max(stored.side, 1.0)
 
 
-def is_usable(stored: StoredFace, config: Config) -> bool:
-    """Whether a face is long and large enough for the model."""
-    long_enough = stored.num_valid >= config.data.clip_frames
+def takes_stills(config: Config) -> bool:
+    """Whether one picture is a clip: of a model without a memory, or of such clips."""
+    return config.data.clip_frames == 1 or config.model.frame_only
+
+
+def is_usable(stored: StoredFace, config: Config, *, is_still: bool = False) -> bool:
+    """Whether a face is long and large enough for the model; is_still: all there is."""
+    least = 1 if is_still and takes_stills(config) else config.data.clip_frames
+    long_enough = stored.num_valid >= least
     return long_enough and enlargement(stored, config) <= MAX_ENLARGEMENT
 
 

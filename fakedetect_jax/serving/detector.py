@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fakedetect_jax.reports.video_result import ModelFacts, VideoResult
-from fakedetect_jax.serving import sources
+from fakedetect_jax.serving import clips, sources
 from fakedetect_jax.serving.network import Network, refuse_fork
 from fakedetect_jax.serving.session import (
     Decoder,
@@ -24,6 +24,8 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import Scale, guard_of
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from tfds_ffpp.files import Json
+from tfds_ffpp.workers.annotated import Mark
+from tfds_ffpp.workers.jobs import Result
 from tfds_ffpp.workers.limits import share_memory
 from tfds_ffpp.workers.pool import Pool
 
@@ -73,6 +75,7 @@ class Detector:
             window_frames=window_frames or model.window_frames,
             all_faces=all_faces,
             find_shots=find_shots,
+            stills=clips.takes_stills(model.config),
             limits=asked._replace(memory=memory),
         )
         weakref.finalize(self, self._decoder.pool.close)
@@ -202,6 +205,26 @@ class Detector:
             wanted=wanted,
         )
         return session.run(found)
+
+    def annotate(
+        self,
+        video: str,
+        folder: Path,
+        *,
+        title: str,
+        marks: list[Mark],
+        stills: list[int],
+    ) -> Result:
+        """Has a video written anew by a process that decodes; see workers.annotated.
+
+        The result has `annotated`, or the reason why not.
+        """
+        job = self._decoder.annotate_job(video, folder, title, marks, stills)
+        worker = self._decoder.pool.take()
+        try:
+            return worker.run(job)
+        finally:
+            self._decoder.pool.give_back(worker)
 
     @property
     def facts(self) -> ModelFacts:

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +20,8 @@ from fakedetect_jax.pages.video_page import (
     Moment,
     Part,
     Point,
+    Record,
+    Shown,
     ShownFace,
     Thumbnail,
 )
@@ -55,31 +56,38 @@ class _Explained:
     heat: np.ndarray
 
 
-class Evidence(NamedTuple):
-    """What is shown of a video: some of its faces, and what was looked at."""
-
-    faces: list[ShownFace]
-    parts: list[Part]
-
-
 def write_page(
-    network: Network, result: VideoResult, video: Pending, folder: Path
+    network: Network,
+    result: VideoResult,
+    video: Pending,
+    folder: Path,
+    *,
+    record: Record | None = None,
 ) -> Path:
-    """Writes the page of a video that was just scored; returns its path."""
+    """Writes the page of a video that was just scored; returns its path.
+
+    record: by which command it was scored.
+    """
     path = page_path(result.video, folder)
-    found = gather(network, result, video)
-    video_page.write(path, result, found.faces, found.parts, network.model.card)
+    video_page.write(path, result, gather(network, result, video, record=record))
     return path
 
 
-def gather(network: Network, result: VideoResult, video: Pending) -> Evidence:
-    """The evidence of a video that was just scored."""
+def gather(
+    network: Network,
+    result: VideoResult,
+    video: Pending,
+    *,
+    record: Record | None = None,
+) -> Shown:
+    """What is shown of a video that was just scored: see write_page."""
     scored = [track for track in video.tracks if track.clips]
     faces = [
         look(network, scored[number], video.windows, result.faces[number], number)
         for number in shown_faces(result)
     ]
-    return Evidence(faces, [_part(window) for window in video.windows])
+    parts = [_part(window) for window in video.windows]
+    return Shown(faces, parts, network.model.card, record)
 
 
 def shown_faces(result: VideoResult) -> list[int]:

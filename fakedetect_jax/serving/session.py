@@ -23,11 +23,14 @@ from fakedetect_jax.serving.network import Network, refuse_fork
 from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import summarise
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
+from tfds_ffpp import system
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation
-from tfds_ffpp.workers.jobs import Result, WindowsJob
+from tfds_ffpp.workers.annotated import Mark
+from tfds_ffpp.workers.jobs import AnnotateJob, Result, WindowsJob
 from tfds_ffpp.workers.pool import Pool, run_jobs
 
+MAX_ANNOTATED = 64 << 30  # bytes of a video that is written anew
 STALL_SECONDS = 120.0  # without any sign of life from the decoder
 # What comes of decoding: windows, between them signs of life (None), then the end.
 Decoded = PreparedWindow | FileSummary | Unreadable | None
@@ -59,6 +62,7 @@ class Decoder:
     all_faces: bool
     limits: Limits
     find_shots: bool = True
+    stills: bool = True
 
     def job(self, video: Pending) -> WindowsJob:
         """What a process is asked to do with a video."""
@@ -73,6 +77,24 @@ class Decoder:
             memory_limit=self.limits.memory,
             number=video.number,
             find_shots=self.find_shots,
+            stills=self.stills,
+        )
+
+    def annotate_job(
+        self, path: str, folder: Path, title: str, marks: list[Mark], stills: list[int]
+    ) -> AnnotateJob:
+        """What a process is asked to do to write a video anew; see annotated.write."""
+        return AnnotateJob(
+            path=path,
+            folder=str(folder),
+            title=title,
+            marks=marks,
+            stills=stills,
+            threads=max(system.num_cores(), 1),
+            time_limit=self.limits.seconds,
+            stall_limit=min(STALL_SECONDS, self.limits.seconds),
+            memory_limit=self.limits.memory,
+            file_limit=MAX_ANNOTATED,
         )
 
     def read(
@@ -269,7 +291,7 @@ class Session:
         config = self._model.config
         joined = tracks.join(video.tracks, window)
         for stored, track in zip(window.faces, joined, strict=True):
-            if not clips.is_usable(stored, config):
+            if not clips.is_usable(stored, config, is_still=window.total == 1):
                 continue
             places = clips.cut(stored, config)
             for clip in clips.read(clips.images_of(stored), places, config):

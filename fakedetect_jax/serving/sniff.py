@@ -1,9 +1,10 @@
-"""The first bytes of a file -> whether it is a video, whatever it is called."""
+"""The first bytes of a file -> whether it is a video or picture, whatever its name."""
 
 import os
 import stat
 from pathlib import Path
 
+from tfds_ffpp.frames import images
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
 HEAD = 4096  # bytes that are read
@@ -21,13 +22,13 @@ _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _MPEG = (b"\0\0\1\xba", b"\0\0\1\xb3")  # pack header, sequence header
 
 
-def is_video(path: Path) -> bool:
-    """By the ending, where that is a video's alone; else by the content.
+def is_media(path: Path) -> bool:
+    """By the ending, where that is a video's or picture's alone; else by the content.
 
     Raises OSError where the file cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES and suffix not in _SHARED:
+    if suffix in (*VIDEO_SUFFIXES, *images.SUFFIXES) and suffix not in _SHARED:
         return True
     if suffix in _SOUND or not stat.S_ISREG(os.stat(path).st_mode):
         return False
@@ -35,7 +36,7 @@ def is_video(path: Path) -> bool:
         head = file.read(HEAD)
     if suffix in _SHARED:  # a damaged video is one all the same
         return not (head and _is_text(head))
-    return holds_video(head)
+    return holds_video(head) or images.holds_image(head)
 
 
 def holds_video(head: bytes) -> bool:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.serving import sniff
+from tfds_ffpp.frames import images
 from tfds_ffpp.terminal.text import printable
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES
 
@@ -48,7 +49,7 @@ class Source(NamedTuple):
 def refused(source: Source) -> VideoResult:
     """The result of what is no video file."""
     if source.passed:
-        reason = "neither its name nor its content is a video's"
+        reason = "neither its name nor its content is a video's or picture's"
         if source.passed == A_LINK:
             reason = "a link to a folder is not followed; name its target"
         return VideoResult(source.name, PASSED_OVER, reason=reason)
@@ -79,9 +80,9 @@ def find_all(arguments: Iterable[str], *, leave: Sequence[Path] = ()) -> list[So
         if all(source.passed for source in sources):
             skipped = "".join(f"; {line}" for line in skipped_lines(sources))
             raise ConfigError(
-                f"{argument} holds no video: files ending in "
-                f"{', '.join(VIDEO_SUFFIXES)}, or with such a content; give another "
-                f"folder or list{skipped}"
+                f"{argument} holds no video and no picture: files ending in "
+                f"{', '.join((*VIDEO_SUFFIXES, *images.SUFFIXES))}, or with such a "
+                f"content; give another folder or list{skipped}"
             )
         for source in sources:
             found.setdefault(source.name, source)
@@ -236,10 +237,10 @@ def _in_place(path: Path, folder: Path, top: Path) -> Source:
     """A file of a folder."""
     suffix = path.suffix.lower()
     leads_out = path.is_symlink() and not path.resolve().is_relative_to(top)
-    if leads_out and suffix in VIDEO_SUFFIXES:
+    if leads_out and suffix in (*VIDEO_SUFFIXES, *images.SUFFIXES):
         return Source(str(path), f"a link out of {folder}; name its target")
     try:
-        if not leads_out and sniff.is_video(path):
+        if not leads_out and sniff.is_media(path):
             return check(str(path))
     except OSError:  # what is no video by its name may as well stay closed
         pass

@@ -16,6 +16,7 @@ from fakedetect_jax.reports.video_result import (
     PartResult,
     VideoResult,
 )
+from fakedetect_jax.serving import clips
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
 from fakedetect_jax.settings import Config
@@ -24,6 +25,7 @@ from tfds_ffpp.frames.found import PreparedWindow
 
 NOT_FAKE = "not called fake"
 UNFAMILIAR = "unfamiliar"
+NEEDS_VIDEO = "needs video"
 WARN_ENLARGEMENT = 2.0
 WARN_COVERAGE = 0.6
 PART_SECONDS = 5.0  # of the parts of which the most suspicious one is judged
@@ -104,7 +106,10 @@ def summarise(video: Pending, model: TrainedModel, facts: ModelFacts) -> VideoRe
     )
     tracks = [track for track in video.tracks if track.clips]
     if not tracks:
-        outcome, reason = _why_unscored(video, model.config)
+        if end.file.still and not clips.takes_stills(model.config):
+            outcome, reason = NEEDS_VIDEO, _why_video(model.config)
+        else:
+            outcome, reason = _why_unscored(video, model.config)
         reason = f"{reason}; {end.loss}" if end.loss else reason
         return replace(result, outcome=outcome, reason=reason)
     faces = tuple(_face_result(track, scale, model) for track in tracks)
@@ -265,6 +270,11 @@ def _face_result(track: Track, scale: Scale, model: TrainedModel) -> FaceResult:
 
 def _without_face(video: Pending) -> int:
     return sum(not window.faces for window in video.windows)
+
+
+def _why_video(config: Config) -> str:
+    frames = config.data.clip_frames
+    return f"a picture, and the model looks at {frames} frames one after another"
 
 
 def _why_unscored(video: Pending, config: Config) -> tuple[str, str]:

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax import predict
 from fakedetect_jax.metrics.doubt import Band, Side
 from fakedetect_jax.metrics.parts import Reals
+from fakedetect_jax.outputs import table
 from fakedetect_jax.pages.formats import clock
 from fakedetect_jax.serving import evidence
 from fakedetect_jax.serving.detector import Detector
@@ -87,9 +87,9 @@ def test_a_forged_shot_in_a_long_film_is_found_where_the_mean_drowns_it(found):
 def test_the_whole_and_the_part_are_named(seeing, film, found, tmp_path):
     name, seconds = str(film), found.part.seconds
     span = f"{clock(seconds[0])}–{clock(seconds[1])}"
-    line = predict.line(found)
+    line = table.line(found)
     assert line.startswith("called real") and f"part {span} called fake (" in line
-    assert predict.summary([found]) == "1 called real with a part called fake"
+    assert table.summary([found]) == "1 called real with a part called fake"
     row = found.to_json()
     assert row["verdict"] == "called real" and row["part"]["verdict"] == "called fake"
     pages = []
@@ -111,7 +111,7 @@ def test_a_real_film_has_no_part_called_fake(seeing, tmp_path):
     frames = [f for number in range(12) for f in shot(number, 30)]
     (result,) = seeing.results([write_video(tmp_path / "a.mp4", frames)])
     assert result.shots == 12 and result.part.verdict == "not called fake"
-    assert predict.summary([result]) == "1 called real"
+    assert table.summary([result]) == "1 called real"
 
 
 def test_a_forged_stretch_of_one_long_shot_is_found(seeing, tmp_path):

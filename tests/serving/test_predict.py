@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from fakedetect_jax import predict
+from fakedetect_jax.outputs import table
 from fakedetect_jax.reports.video_result import ClipResult, FaceResult, VideoResult
 from tests.made_videos import write_video
 from tests.serving.videos import rows_of, write_many
@@ -129,7 +130,7 @@ def test_help_and_refusals_do_not_wait_for_jax():
 
 
 def test_the_table_never_shows_control_characters():
-    line = predict.line(VideoResult("a\x1b[31mb\n.mp4", "refused", reason="x"))
+    line = table.line(VideoResult("a\x1b[31mb\n.mp4", "refused", reason="x"))
     assert "\x1b" not in line and "\n" not in line
 
 
@@ -173,10 +174,10 @@ def test_a_line_has_words_and_one_number():
         faces=(face,),
         most_suspicious=clip,
     )
-    assert predict.line(result).split() == [
+    assert table.line(result).split() == [
         *("not", "called", "fake", "12.3", "%", "1", "1:01.0–1:02.5", "a.mp4")
     ]
-    assert "0.456" in predict.line(dataclasses.replace(result, probability=None))
+    assert "0.456" in table.line(dataclasses.replace(result, probability=None))
 
 
 def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):

@@ -27,7 +27,9 @@ def test_a_folder_does_not_lead_out_of_itself(tmp_path):
 
 def test_a_folder_of_other_files_says_what_it_holds(tmp_path):
     (tmp_path / "a.docx").write_text("x")
-    with pytest.raises(ConfigError, match=r"holds no video: .*1 files skipped .*docx"):
+    with pytest.raises(
+        ConfigError, match=r"holds no video and no picture: .*1 files skipped .*docx"
+    ):
         sources.find([str(tmp_path)])
 
 
@@ -59,7 +61,7 @@ def test_every_kind_of_video_that_opens_by_name_is_found_in_a_folder(tmp_path, s
 
 
 def test_each_file_of_a_folder_is_accounted_for(tmp_path):
-    """Content decides where a name does not; pictures and sound are no videos."""
+    """Content decides where a name does not; sound is no video."""
     video = write_video(tmp_path / "v.mp4", 2).read_bytes()
     written = {
         "plain": video,
@@ -84,7 +86,8 @@ def test_each_file_of_a_folder_is_accounted_for(tmp_path):
     assert len(names) == len(found)
     assert set(names) == {*written, "v.mp4", "out", "away", "pipe"}
     assert {name for name, source in names.items() if source.is_video} == {
-        *("v.mp4", "plain", "odd.bin", "damaged.ts", "empty.ts", "tags.mkv")
+        *("v.mp4", "plain", "odd.bin", "damaged.ts", "empty.ts", "tags.mkv"),
+        "photo.heic",
     }
     assert all(s.passed or s.is_video for s in found)
     left = sources.find_all([str(tmp_path)], leave=[tmp_path / "deep"])

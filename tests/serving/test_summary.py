@@ -11,6 +11,7 @@ import pytest
 from fakedetect_jax import predict
 from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band, Side
+from fakedetect_jax.outputs import table
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.model import load_model, write_bundle
@@ -81,8 +82,8 @@ class TestOutcomes:
         assert result.file.missing_from == pytest.approx(frames / 25, abs=0.01)
         assert f"the file is damaged: {result.reason}" in result.warnings
         assert 0 < result.score < 1 and result.verdict and result.faces
-        assert predict.line(result).endswith(f"a.mkv: partial, {result.reason}")
-        assert predict.summary([result]) == f"1 {result.verdict} (in part)"
+        assert table.line(result).endswith(f"a.mkv: partial, {result.reason}")
+        assert table.summary([result]) == f"1 {result.verdict} (in part)"
         # Its frames are scored as those of a whole video of them.
         head = all_of(path)[:frames]
         whole = central.score(write_video(tmp_path / "whole.mkv", head, **LOSSLESS))

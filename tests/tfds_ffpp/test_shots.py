@@ -10,7 +10,7 @@ import pytest
 
 from tests.made_videos import picture, write_video
 from tests.tfds_ffpp.test_workers import PREPARATION
-from tfds_ffpp.frames import shots
+from tfds_ffpp.frames.decoding import shots
 from tfds_ffpp.frames.found import FileSummary
 from tfds_ffpp.frames.video import find_cuts
 from tfds_ffpp.frames.windows import cut_evenly, cut_shots, prepare_windows

@@ -12,6 +12,7 @@ from tests.made_videos import index_of, picture, write_video
 from tests.tfds_ffpp.test_workers import PREPARATION, job
 from tfds_ffpp.errors import UnusableVideoError
 from tfds_ffpp.frames import video
+from tfds_ffpp.frames.decoding import container
 from tfds_ffpp.frames.video import (
     MIN_PARTIAL,
     even_plan,
@@ -109,7 +110,7 @@ def test_facts(tmp_path):
     assert (facts.codec, facts.pixel_format) == ("h264", "yuv444p")
     assert (facts.height, facts.width, facts.fps, facts.num_frames) == (48, 64, 25, 25)
     assert facts.bit_rate == pytest.approx(8 * path.stat().st_size, rel=0.05)
-    assert video.probe(path) == facts
+    assert container.probe(path) == facts
 
 
 # How they look --------------------------------------------------------------------
@@ -125,7 +126,7 @@ def test_colours_are_those_of_ffmpeg(name):
 
 
 def test_the_colour_references_cover_the_formats():
-    formats = {video.probe(p).pixel_format for p in COLOURS.glob("*.mp4")}
+    formats = {container.probe(p).pixel_format for p in COLOURS.glob("*.mp4")}
     assert formats >= {"yuv444p", "yuv420p", "yuv420p10le", "yuvj444p"}
     assert len(np.load(COLOURS / "expected.npz").files) == 10
 

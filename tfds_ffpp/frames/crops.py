@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.found import Box
-from tfds_ffpp.frames.video import DecodedVideo
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def finish_crop(inside: np.ndarray, cut: Cut, image_size: int) -> np.ndarray:
 
 
 def clip_crops(
-    clip: DecodedVideo,
+    clip: Clip,
     box: Box,
     image_size: int,
     *,

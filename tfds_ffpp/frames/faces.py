@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames.colours import Region
 from tfds_ffpp.frames.crops import Box, finish_crop, place_box
+from tfds_ffpp.frames.decoding.colours import Region
 from tfds_ffpp.frames.track import Track, make_track, place_points, unknown_track
 
 # How frames are looked at, until a lasting face is seen: longest side in pixels and how

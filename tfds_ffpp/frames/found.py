@@ -11,6 +11,7 @@ class FileFacts:
 
     damaged: whether some of its frames do not decode; promised_frames: how many there
     should be; missing_from: seconds of the first that is missing, None if not known.
+    still: whether it is a picture and no video.
     """
 
     frames: int
@@ -24,6 +25,7 @@ class FileFacts:
     promised_frames: int
     missing_from: float | None
     sha256: str
+    still: bool = False
 
 
 @dataclass(frozen=True)

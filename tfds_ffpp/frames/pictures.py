@@ -15,8 +15,10 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from tfds_ffpp.errors import UnusableVideoError
-from tfds_ffpp.frames import colours
-from tfds_ffpp.frames.video import DecodedVideo, Plan, Seen, VideoFacts
+from tfds_ffpp.frames.decoding import colours
+from tfds_ffpp.frames.decoding.container import VideoFacts
+from tfds_ffpp.frames.decoding.frames import DecodedVideo, Seen
+from tfds_ffpp.frames.video import Plan
 from tfds_ffpp.tree.naming import PICTURES
 
 FRAMES = "pictures"  # in place of a video's pixel format

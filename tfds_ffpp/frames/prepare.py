@@ -13,6 +13,7 @@ import simplejpeg
 from tfds_ffpp.errors import UnusableVideoError
 from tfds_ffpp.frames import pictures
 from tfds_ffpp.frames.crops import Box, clip_crops
+from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.faces import (
     FaceFinder,
     Faces,
@@ -24,7 +25,6 @@ from tfds_ffpp.frames.faces import (
 from tfds_ffpp.frames.stored import VideoFacts
 from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.frames.video import (
-    DecodedVideo,
     Plan,
     even_plan,
     read_clip,
@@ -108,12 +108,12 @@ def finder_of(preparation: Preparation) -> FaceFinder:
     )
 
 
-def find_faces(clip: DecodedVideo, preparation: Preparation) -> Faces:
+def find_faces(clip: Clip, preparation: Preparation) -> Faces:
     """The face box of a clip as the preparation says."""
     return clip_box(clip, finder=finder_of(preparation), margin=preparation.margin)
 
 
-def with_track(clip: DecodedVideo, faces: Faces, preparation: Preparation) -> Faces:
+def with_track(clip: Clip, faces: Faces, preparation: Preparation) -> Faces:
     """What was seen, with the place of the face in each frame of the clip.
 
     A fake is given the place of its original's face.
@@ -129,7 +129,7 @@ def with_track(clip: DecodedVideo, faces: Faces, preparation: Preparation) -> Fa
     return replace(faces, track=track)
 
 
-def whole_frame(clip: DecodedVideo) -> Faces:
+def whole_frame(clip: Clip) -> Faces:
     """The box of crop="full"."""
     height, width = clip.size(0)
     return Faces((0.0, 0.0, float(height), float(width)), (height, width), 1.0, 0)
@@ -142,7 +142,7 @@ def frame_plan(preparation: Preparation) -> Plan:
     return even_plan(preparation.num_frames)
 
 
-def read_planned(path: str | Path, preparation: Preparation) -> DecodedVideo:
+def read_planned(path: str | Path, preparation: Preparation) -> Clip:
     """Decodes the frames that the preparation stores; of a folder, its pictures."""
     if Path(path).is_dir():
         return pictures.read_pictures(path, frame_plan(preparation))
@@ -150,7 +150,7 @@ def read_planned(path: str | Path, preparation: Preparation) -> DecodedVideo:
 
 
 def store(
-    clip: DecodedVideo, faces: Faces, preparation: Preparation
+    clip: Clip, faces: Faces, preparation: Preparation
 ) -> tuple[int, list[bytes], float]:
     """(valid frames, encoded frames, seconds spent encoding)."""
     side = preparation.image_size
@@ -166,7 +166,7 @@ def store(
 
 
 def store_masks(
-    mask: str, clip: DecodedVideo, faces: Faces, preparation: Preparation
+    mask: str, clip: Clip, faces: Faces, preparation: Preparation
 ) -> tuple[bool, list[bytes]]:
     """(whether it is known where the stored frames are forged, their masks).
 

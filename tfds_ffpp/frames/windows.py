@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tfds_ffpp.errors import IrregularVideoError
+from tfds_ffpp.errors import IrregularVideoError, UnusableVideoError
+from tfds_ffpp.frames import images
+from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.faces import Faces, clip_boxes
 from tfds_ffpp.frames.found import FileFacts, FileSummary, PreparedWindow, StoredFace
@@ -22,7 +24,6 @@ from tfds_ffpp.frames.prepare import (
 from tfds_ffpp.frames.video import (
     MIN_DECODED,
     MIN_PARTIAL,
-    DecodedVideo,
     Window,
     read_windows,
 )
@@ -52,7 +53,7 @@ def cut_shots(
     ]
 
 
-def all_boxes(clip: DecodedVideo, preparation: Preparation) -> list[Faces]:
+def all_boxes(clip: Clip, preparation: Preparation) -> list[Faces]:
     """The faces of a window that count, the largest lasting one first."""
     if preparation.crop == "full":
         return [whole_frame(clip)]
@@ -79,11 +80,15 @@ def prepare_windows(
     all_faces: bool,
     folder: Path,
     find_shots: bool = True,
+    stills: bool = True,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[PreparedWindow | FileSummary]:
     """Prepares the windows of a video one after another, in constant memory.
 
     No window spans a cut, unless the video is taken for one shot (find_shots=False).
+
+    A file with one picture is a video of one frame; without `stills` nothing is
+    prepared of it.
 
     Each face of a window is stored in a file of its own in `folder`, as cache.py
     writes them, with the frames that the dataset would store of such a video.
@@ -97,8 +102,9 @@ def prepare_windows(
     path = Path(path)
     # Whether a face is seen does not depend on a model of its points.
     preparation = replace(preparation, landmarks="none")
+    is_picture = _is_picture(path)
     read = partial(
-        read_windows,
+        images.read_windows if is_picture else read_windows,
         path,
         lambda total, cuts: cut_shots(total, cuts, window_frames),
         frame_plan(preparation),
@@ -107,10 +113,20 @@ def prepare_windows(
         alive=alive,
     )
     how = (path, preparation, all_faces, folder, alive)
+    if is_picture and not stills and images.is_still(path):
+        yield _summary(next(read()), file_digest(path))
+        return
     try:
         yield from _prepare(read(), *how, in_order=False)
     except IrregularVideoError:
         yield from _prepare(read(in_order=True), *how, in_order=True)
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        return images.is_image(path)
+    except OSError as error:
+        raise UnusableVideoError(error.strerror or "cannot be read") from None
 
 
 def _prepare(
@@ -142,7 +158,7 @@ def _prepare(
 def _store_face(
     window: int,
     entry: Path,
-    clip: DecodedVideo,
+    clip: Clip,
     face: Faces,
     preparation: Preparation,
 ) -> StoredFace:
@@ -176,6 +192,7 @@ def _summary(window: Window, sha256: str) -> FileSummary:
         promised_frames=clip.loss.promised if clip.loss else clip.source_frames,
         missing_from=clip.loss and clip.loss.first,
         sha256=sha256,
+        still=facts.num_frames == 1 and not facts.fps,
     )
     return FileSummary(
         file,

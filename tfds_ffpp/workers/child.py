@@ -25,14 +25,15 @@ import av.subtitles.stream  # noqa: F401  with it, not again in each fork
 import cv2
 
 from tfds_ffpp.errors import DataError, UnusableVideoError
+from tfds_ffpp.frames.decoding.container import quiet
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.found import FileSummary
 from tfds_ffpp.frames.prepare import finder_of, prepare
-from tfds_ffpp.frames.video import quiet
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
-from tfds_ffpp.workers import sandbox
+from tfds_ffpp.workers import annotated, sandbox
 from tfds_ffpp.workers.jobs import (
+    AnnotateJob,
     CopyJob,
     EntryJob,
     Job,
@@ -92,6 +93,7 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
             all_faces=job.all_faces,
             folder=job.place,
             find_shots=job.find_shots,
+            stills=job.stills,
             alive=alive,
         ):
             if isinstance(found, FileSummary):
@@ -110,6 +112,25 @@ def run_copy_job(job: CopyJob, alive: Callable[[], None]) -> Result:
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             return Result(reason=f"its copy takes more than {job.file_limit:,} bytes")
         return fault(error)
+
+
+def run_annotate_job(job: AnnotateJob, alive: Callable[[], None]) -> Result:
+    """Writes the annotated copy of a video, and frames of it."""
+    try:
+        made = annotated.write(
+            Path(job.path),
+            job.place,
+            title=job.title,
+            marks=job.marks,
+            stills=job.stills,
+            threads=job.threads,
+            alive=alive,
+        )
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            return Result(reason=f"it takes more than {job.file_limit:,} bytes")
+        return fault(error)
+    return Result(annotated=made)
 
 
 # The fork --------------------------------------------------------------------------
@@ -147,10 +168,11 @@ def _fork(job: Job) -> Iterator[Result]:
         _decode(job, writing, parent)
     os.close(writing)
     last: Result | None = None
+    is_folder = isinstance(job, WindowsJob | AnnotateJob)
     with os.fdopen(reading, "rb") as lines, suppress(ValueError):
         while last is None and (line := lines.readline(MAX_LINE)):
             result = result_from_json(json.loads(line))
-            if _strays(result, job.folder if isinstance(job, WindowsJob) else ""):
+            if _strays(result, str(job.place) if is_folder else ""):
                 last = Result(
                     reason="the decoding process named a file that is not its"
                 )
@@ -172,7 +194,7 @@ def _fork(job: Job) -> Iterator[Result]:
 
 def _open_finder(job: Job) -> None:
     """Opens what finds faces, once for all forks."""
-    if isinstance(job, CopyJob) or job.preparation.crop == "full":
+    if isinstance(job, CopyJob | AnnotateJob) or job.preparation.crop == "full":
         return
     preparation = job.preparation
     if isinstance(job, WindowsJob):  # windows need no points
@@ -181,12 +203,15 @@ def _open_finder(job: Job) -> None:
 
 
 def _strays(result: Result, folder: str) -> bool:
-    """Whether a result names stored frames that do not lie in the folder of its job.
+    """Whether a result names files that do not lie in the folder of its job.
 
     A decoder that a video took over could otherwise have its parent read any file.
     """
     faces = result.window.faces if result.window else []
     paths = [Path(str(face.entry)) for face in faces]
+    if made := result.annotated:
+        names = [made.name, *(still.name for still in made.stills)]
+        paths += [Path(folder) / str(name) for name in names]
     return any(
         path.parent != Path(folder) or ".." in path.parts or path.is_symlink()
         for path in paths
@@ -237,6 +262,8 @@ def _results(job: Job, write: Callable[[Result], None]) -> Iterable[Result]:
         return run_windows_job(job, _Pulse(write))
     if isinstance(job, CopyJob):
         return [run_copy_job(job, _Pulse(write))]
+    if isinstance(job, AnnotateJob):
+        return [run_annotate_job(job, _Pulse(write))]
     return [run_job(job)]
 
 
@@ -257,7 +284,7 @@ def confine_to(job: Job) -> list[str]:
     read = [Path(job.path), *sandbox.libraries()]
     if isinstance(job, EntryJob) and job.mask:
         read.append(Path(job.mask))
-    if isinstance(job, CopyJob):
+    if isinstance(job, CopyJob | AnnotateJob):
         file_bytes = job.file_limit
     else:
         preparation = job.preparation

@@ -9,6 +9,7 @@ from tfds_ffpp import records
 from tfds_ffpp.frames.faces import Faces
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.workers.annotated import Annotated, Mark
 from tfds_ffpp.workers.playable import Copied
 
 
@@ -41,7 +42,7 @@ class WindowsJob:
 
     number: of the asker, to know it by. all_faces: not the largest alone. stall_limit:
     seconds that may pass without a sign of life. find_shots: so that no window spans a
-    cut.
+    cut. stills: pictures are prepared too.
     """
 
     path: str
@@ -54,6 +55,7 @@ class WindowsJob:
     memory_limit: int | None
     number: int = 0
     find_shots: bool = True
+    stills: bool = True
 
     @property
     def place(self) -> Path:
@@ -82,11 +84,39 @@ class CopyJob:
         return Path(self.copy).parent
 
 
-Job = EntryJob | WindowsJob | CopyJob
+@dataclass(frozen=True)
+class AnnotateJob:
+    """A video to be written anew with what was found, and frames of it as PNG.
+
+    folder: gets all files, has no others. title: words over all frames; stills: the
+    frames to keep as they are; threads: of the encoder; file_limit: bytes of a file.
+    The other limits are those of a WindowsJob.
+    """
+
+    path: str
+    folder: str
+    title: str
+    marks: list[Mark]
+    stills: list[int]
+    threads: int
+    time_limit: float
+    stall_limit: float
+    memory_limit: int | None
+    file_limit: int
+
+    @property
+    def place(self) -> Path:
+        """The folder that is written to."""
+        return Path(self.folder)
+
+
+Job = EntryJob | WindowsJob | CopyJob | AnnotateJob
 
 
 def job_from_json(row: Any) -> Job:
     """The job of a line."""
+    if "marks" in row:
+        return records.from_json(AnnotateJob, row)
     if "copy" in row:
         return records.from_json(CopyJob, row)
     return records.from_json(WindowsJob if "folder" in row else EntryJob, row)
@@ -98,7 +128,8 @@ class Result:
 
     With `more` it is a sign of life or a prepared window, and others follow. The last
     one has what an EntryJob spent (seconds), what a WindowsJob found out about the file
-    (summary), what a CopyJob wrote (copied), why this video cannot be used (reason), or
+    (summary), what a CopyJob or an AnnotateJob wrote
+    (copied, annotated), why this video cannot be used (reason), or
     why none can (fatal); memory is the most that its process has held, in KiB.
     """
 
@@ -107,6 +138,7 @@ class Result:
     seconds: dict[str, float] | None = None
     summary: FileSummary | None = None
     copied: Copied | None = None
+    annotated: Annotated | None = None
     reason: str = ""
     fatal: str = ""
     memory: int = 0

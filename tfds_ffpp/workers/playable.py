@@ -12,8 +12,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from tfds_ffpp.errors import UnusableVideoError
-from tfds_ffpp.frames import video
-from tfds_ffpp.frames.colours import Converter
+from tfds_ffpp.frames.decoding.colours import Converter
+from tfds_ffpp.frames.decoding.container import decode_all, open_stream
 
 HEIGHT = 360  # pixels, of a picture that is wider than high; else its width
 MAX_RATE = 30.0  # frames per second; of faster videos some are left out
@@ -47,11 +47,11 @@ def write_copy(
     writer: _Writer | None = None
     converter = Converter()
     with (
-        video.open_stream(Path(path)) as (container, stream),
+        open_stream(Path(path)) as (container, stream),
         av.open(str(out), "w", format="mp4", options={"movflags": "+faststart"}) as to,
     ):
         rate = float(stream.average_rate or 0) or 25.0
-        for number, frame in enumerate(video.decode_all(container, stream)):
+        for number, frame in enumerate(decode_all(container, stream)):
             alive()
             time = number / rate if frame.pts is None else frame.pts * stream.time_base
             if writer is not None and not writer.is_due(float(time)):

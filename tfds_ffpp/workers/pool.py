@@ -18,6 +18,7 @@ from typing import TypeVar
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.workers.child import death
 from tfds_ffpp.workers.jobs import (
+    AnnotateJob,
     CopyJob,
     EntryJob,
     Job,
@@ -27,7 +28,7 @@ from tfds_ffpp.workers.jobs import (
     to_line,
 )
 
-OneJob = TypeVar("OneJob", EntryJob, WindowsJob, CopyJob)
+OneJob = TypeVar("OneJob", EntryJob, WindowsJob, CopyJob, AnnotateJob)
 START_LIMIT = 120.0  # seconds
 GIVEN_UP = "it is no longer wanted"
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])

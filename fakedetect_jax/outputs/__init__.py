@@ -1,0 +1,1 @@
+"""What predict writes of a video besides its row and page."""

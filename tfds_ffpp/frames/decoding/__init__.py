@@ -1,0 +1,1 @@
+"""Files of pictures -> decoded frames; all that knows PyAV."""
