@@ -13,6 +13,9 @@ export class Axis {
     this.lanes = [];
   }
 
+  // A time as text.
+  clock(seconds) { return clock(seconds, this.duration < 10); }
+
   x(seconds) { return (WIDTH * seconds) / this.duration; }
 
   // The player has come to a time.
@@ -54,7 +57,7 @@ export class Lane {
     const value = this.valueAt(seconds);
     const said = value === null ? "not seen" : `fake ${chance(value, this.calibrated)}`;
     this.curve.setAttribute("aria-valuenow", seconds.toFixed(1));
-    this.curve.setAttribute("aria-valuetext", `${clock(seconds)}, ${said}`);
+    this.curve.setAttribute("aria-valuetext", `${this.axis.clock(seconds)}, ${said}`);
   }
 
   drawCurve(parts) {
@@ -106,7 +109,7 @@ export class Lane {
         y, height: Math.max(HEIGHT - y, 1),
       });
       const title = draw("title");
-      title.textContent = `${clock(from)}: ${chance(point.value, this.calibrated)}`;
+      title.textContent = `${this.axis.clock(from)}: ${chance(point.value, this.calibrated)}`;
       bar.append(title);
       return bar;
     });
@@ -142,10 +145,10 @@ export class Lane {
       make("div", { class: "lane-title" },
         make("h3", {}, name),
         make("p", { class: "small" }, `${said}, ${chance(value, this.calibrated)}; `
-          + `${clock(facts.seconds[0])} to ${clock(facts.seconds[1])}`)),
+          + `${this.axis.clock(facts.seconds[0])} to ${this.axis.clock(facts.seconds[1])}`)),
       this.curve,
       make("div", { class: "axis", "aria-hidden": "true" },
-        make("span", {}, "0:00"), make("span", {}, clock(this.axis.duration))),
+        make("span", {}, "0:00"), make("span", {}, this.axis.clock(this.axis.duration))),
       this.thumbnails(name),
       this.moments(name));
   }
@@ -154,9 +157,9 @@ export class Lane {
     const row = make("div", { class: "thumbs", role: "group", "aria-label": `${name}: pictures` });
     for (const { seconds, image } of this.face.thumbnails) {
       row.append(make("button", {
-        type: "button", "aria-label": `${name} at ${clock(seconds)}: go there`,
+        type: "button", "aria-label": `${name} at ${this.axis.clock(seconds)}: go there`,
         onclick: () => this.axis.seek(seconds),
-      }, make("img", { src: `data:image/jpeg;base64,${image}`, alt: "" }), clock(seconds)));
+      }, make("img", { src: `data:image/jpeg;base64,${image}`, alt: "" }), this.axis.clock(seconds)));
     }
     return row;
   }
@@ -178,7 +181,7 @@ export class Lane {
     const value = this.calibrated ? moment.probability : moment.score;
     const from = moment.seconds[0];
     const pictures = make("div", {
-      class: "frames", tabindex: 0, role: "group", "aria-label": `Pictures from ${clock(from)}`,
+      class: "frames", tabindex: 0, role: "group", "aria-label": `Pictures from ${this.axis.clock(from)}`,
     });
     const show = (hot) => pictures.replaceChildren(...moment.frames.map((frame) => make(
       "figure", {},
@@ -196,10 +199,10 @@ export class Lane {
     });
     show(false);
     return make("div", { class: "moment" },
-      make("p", {}, `${clock(from)} to ${clock(moment.seconds[1])}: ${chance(value, this.calibrated)}`),
+      make("p", {}, `${this.axis.clock(from)} to ${this.axis.clock(moment.seconds[1])}: ${chance(value, this.calibrated)}`),
       make("div", { class: "buttons" },
         make("button", { type: "button", class: "plain", onclick: () => this.axis.seek(from) },
-          `Go to ${clock(from)}`), heat),
+          `Go to ${this.axis.clock(from)}`), heat),
       pictures);
   }
 }

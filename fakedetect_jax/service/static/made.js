@@ -22,7 +22,12 @@ function fill(element, facts, inside) {
   return element;
 }
 
-export function clock(seconds) {
+// 73.4 -> "1:13"; with tenths where pieces are closer together than a second.
+export function clock(seconds, fine = false) {
+  if (fine) {
+    const tenths = Math.round(10 * Math.max(seconds, 0));
+    return `${clock(Math.floor(tenths / 10))}.${tenths % 10}`;
+  }
   const whole = Math.max(Math.floor(seconds), 0);
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
   const two = (n) => String(n).padStart(2, "0");

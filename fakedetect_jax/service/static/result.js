@@ -13,8 +13,10 @@ const WORDS = {
 
 // The verdict in words, and the class of its colour.
 export function verdict(result) {
-  const at = result.most_suspicious && result.score !== null
-    ? `, most suspicious at ${clock(result.most_suspicious.seconds[0])}` : "";
+  const worst = result.most_suspicious;
+  const isShort = result.file && result.file.frames < 10 * result.file.fps;
+  const at = worst && !["called real", "not called fake"].includes(result.verdict)
+    ? `, most suspicious at ${clock(worst.seconds[0], isShort)}` : "";
   if (result.outcome === "unfamiliar") return ["Unfamiliar: no verdict", "doubt"];
   if (!result.verdict) return [`No verdict: ${result.outcome}`, "doubt"];
   const [words, kind] = WORDS[result.verdict] || [result.verdict, "doubt"];
