@@ -141,7 +141,7 @@ export class Lane {
     const value = this.calibrated ? facts.probability : facts.score;
     const said = facts.outcome === "unfamiliar" ? "unfamiliar: no verdict" : facts.verdict;
     const name = `Face ${face.number + 1}`;
-    return make("section", { class: "lane", "aria-label": name },
+    return make("section", { class: "lane", role: "group", "aria-label": name },
       make("div", { class: "lane-title" },
         make("h3", {}, name),
         make("p", { class: "small" }, `${said}, ${chance(value, this.calibrated)}; `

@@ -27,7 +27,7 @@ class Card {
     this.progress = make("progress", { max: 1, "aria-label": `How far ${name} is` });
     this.toggle = make("button", { type: "button", class: "plain", "aria-expanded": "true", hidden: true,
       onclick: () => this.fold() }, "Fold");
-    this.remove = make("button", { type: "button", class: "plain", "aria-label": `Delete ${name} now`,
+    this.remove = make("button", { type: "button", class: "plain", "aria-label": `Delete now: ${name}`,
       onclick: () => this.delete() }, "Delete now");
     this.body = make("div", {});
     this.element = make("article", { class: "panel job", "aria-label": name },

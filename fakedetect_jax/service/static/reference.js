@@ -14,7 +14,7 @@ const nameOf = (schema) => {
 };
 
 function table(rows) {
-  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" },
+  return make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Fields" },
     make("table", {}, make("tbody", {}, ...rows.map(([head, ...cells]) => make("tr", {},
       make("th", { scope: "row" }, head), ...cells.map((cell) => make("td", {}, cell)))))));
 }

@@ -176,7 +176,7 @@ function partsTable(parts) {
   ]);
   return make("details", {},
     make("summary", {}, "The parts that were looked at"),
-    make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Parts" },
+    make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Parts" },
       make("table", {},
         make("thead", {}, make("tr", {}, ...head.map((name) => make("th", { scope: "col" }, name)))),
         make("tbody", {}, ...rows.map((row) => make("tr", {},
