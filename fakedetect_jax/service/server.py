@@ -19,9 +19,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.service import metrics, watch
 from fakedetect_jax.service.app import Service, guarded
-from fakedetect_jax.service.jobs import OWN, Store, StoreFull, StoreGone, open_store
+from fakedetect_jax.service.jobs import OWN, Store, StoreFull, StoreGone
 from fakedetect_jax.service.options import Options, Serving
 from fakedetect_jax.service.places import Places
+from fakedetect_jax.service.stores import open_store
 
 MOST_CONNECTIONS = 1000
 CLOSE_SECONDS = 5.0  # for answers under way when the server ends

@@ -18,6 +18,9 @@ from tfds_ffpp.frames.found import PreparedWindow, StoredFace
 MAX_ENLARGEMENT = 4.0
 
 
+ORDERED = ("lstm", "transformer")  # heads that make something of the frames' order
+
+
 class Clip(NamedTuple):
     """Frames uint8[T,S,S,3] of which the first `length` count, and where they lie."""
 
@@ -33,7 +36,7 @@ def enlargement(stored: StoredFace, config: Config) -> float:
 
 def takes_stills(config: Config) -> bool:
     """Whether one picture is a clip: of a model without a memory, or of such clips."""
-    return config.data.clip_frames == 1 or config.model.frame_only
+    return config.data.clip_frames == 1 or config.model.temporal not in ORDERED
 
 
 def is_usable(stored: StoredFace, config: Config, *, is_still: bool = False) -> bool:

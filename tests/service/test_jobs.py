@@ -17,8 +17,8 @@ from fakedetect_jax.service.jobs import (
     Scored,
     StoreFull,
     StoreGone,
-    open_store,
 )
+from fakedetect_jax.service.stores import open_store
 
 SCORED = Scored("scored", '{"video": "a"}', {"score": 2.0})
 
