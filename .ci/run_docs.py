@@ -78,7 +78,7 @@ def run_notebook(folder: Path) -> None:
     say(f"{NOTEBOOK.name}")
     book = nbformat.read(NOTEBOOK, as_version=4)
     where = {"metadata": {"path": str(folder)}}
-    NotebookClient(book, timeout=1800, resources=where).execute()
+    NotebookClient(book, timeout=3600, startup_timeout=600, resources=where).execute()
     for cell in book.cells:
         for output in cell.get("outputs", ()):
             print(output.get("text", ""), end="")
