@@ -59,7 +59,7 @@ def ended(picture: Image.Image) -> Image.Image:
 
 def main() -> None:
     """Takes and keeps all pictures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pages", nargs="+", metavar="NAME=FILE")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
     parser.add_argument("--height", type=int, default=1500, help="of a picture at most")

@@ -57,8 +57,7 @@ def test_faults_are_those_of_the_docstrings(tmp_path):
         'def test_none():\n    """No id: a test like others."""\n'
     )
     assert [tuple(fault) for fault in GENERATE["faults"](tmp_path)] == [
-        ("C1", "A fault:\nwhat happens.", "test_a.py::test_one"),
-        ("T2", "A fault:\nwhat happens.", "test_a.py::test_one"),
+        ("C1, T2", "A fault:\nwhat happens.", "test_a.py::test_one"),
         ("P8", "Another.", "test_a.py::TestTwo"),
     ]
 
