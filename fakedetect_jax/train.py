@@ -527,7 +527,7 @@ def _check_disk(run: Run, done: Sequence[int], state: steps.TrainState) -> int:
 
 def learns_from_nothing(config, *, made: bool) -> bool:
     """Whether a full-size backbone begins on real videos with random weights."""
-    full = config.model.backbone not in ("resnet", "vit")
+    full = config.model.backbone not in ("resnet", "convnext", "vit")
     return full and not (config.init_from or made)
 
 

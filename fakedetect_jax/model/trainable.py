@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.model.network import FakeDetector, num_stages, size_of
+from fakedetect_jax.model.network import (
+    FakeDetector,
+    is_resnet,
+    num_stages,
+    size_of,
+)
 from fakedetect_jax.model.optimizer import stage_of
 
 KINDS = ("all", "head", "norms", "lora", "svd", "last_n")
@@ -66,7 +71,7 @@ def check(model: FakeDetector, trainable: Trainable) -> None:
 
 def frozen_stages(model: FakeDetector, trainable: Trainable) -> int:
     """The leading stages of a ResNet that are constants, with their statistics."""
-    if size_of(model) is None and trainable.kind in ("head", "last_n"):
+    if is_resnet(model) and trainable.kind in ("head", "last_n"):
         kept = trainable.last_n if trainable.kind == "last_n" else 0
         return num_stages(model) - kept
     return model.freeze_stages
