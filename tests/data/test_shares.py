@@ -222,6 +222,10 @@ def test_a_person_of_one_source_is_known_in_sets_that_take_from_it():
     assert leaks.count([leak]) == (1, 0)
     elsewhere = part("celebdf_v2", "test", [3], people=["097"])
     assert leaks.find_leaks([one, elsewhere], 32) == []
+    third = part("df40_cdf", "val", [5], people=["097"])
+    assert leaks.find_leaks([one, third], 32) == []
+    (leak,) = leaks.find_leaks([elsewhere, third], 32)
+    assert leak.shared == "person celebdf_v2/097"
 
 
 def test_a_video_without_a_face_is_like_no_other():
