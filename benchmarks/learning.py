@@ -174,13 +174,14 @@ def train(out: Path, num_seeds: int, jobs: int, scale: Fields, more: Fields) -> 
         whole = {**scale, **BASE, **fields, **place, **more}
         write_config(out / "arms" / f"{arm}.py", LOOKS[0], whole)
     words = {
-        "config": ",".join(str(out / "arms" / f"{arm}.py") for arm in ARMS),
         "seeds": ",".join(map(str, range(num_seeds))),
         "test": f"{TRAINED},{UNSEEN_LOOK}",
         "workdir": str(out / "suite"),
         "jobs": str(jobs),
     }
     flags = [word for name, value in words.items() for word in (f"--{name}", value)]
+    for arm in ARMS:
+        flags += ["--config", str(out / "arms" / f"{arm}.py")]
     command = [sys.executable, "-m", "fakedetect_jax.suite", *flags]
     return subprocess.run(command).returncode  # noqa: S603
 

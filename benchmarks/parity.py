@@ -1,4 +1,4 @@
-"""Whether a transformer of transformers or timm, read here, has the same features.
+"""Whether a backbone of transformers or timm, read here, has the same features.
 
 python -m benchmarks.parity [--only NAME]
 
@@ -70,6 +70,19 @@ def hugging_face(size: Any, image_size: int) -> Any:
     return transformers.ViTModel(config, add_pooling_layer=False)
 
 
+def hugging_face_convnext(name: str) -> Any:
+    """transformers' ConvNeXt of a name."""
+    import transformers
+
+    from fakedetect_jax.model.backbones.convnext import CONVNEXTS
+
+    size = CONVNEXTS[name]
+    config = transformers.ConvNextConfig(
+        depths=list(size.depths), hidden_sizes=list(size.widths)
+    )
+    return transformers.ConvNextModel(config)
+
+
 def draw(model: Any) -> None:
     """Weights with which every tensor matters: neither zeros nor tiny scales."""
     import torch
@@ -78,7 +91,7 @@ def draw(model: Any) -> None:
     for name, weight in model.state_dict().items():
         noise = torch.randn_like(weight)
         rows = weight.squeeze()
-        if name.endswith(("lambda1", "gamma", "gamma_1", "gamma_2")):
+        if name.endswith(("lambda1", "gamma", "gamma_1", "gamma_2", "_parameter")):
             weight.copy_(0.5 + 0.1 * noise)
         elif rows.ndim < 2:
             weight.copy_(0.1 * noise + (name.endswith("weight") and weight.ndim < 2))
@@ -105,11 +118,8 @@ def peer_features(model: Any, images: np.ndarray, style: str) -> np.ndarray:
     return found.pooler_output.numpy()
 
 
-def own_features(path: Path, size: Any, images: np.ndarray) -> np.ndarray:
-    """Of the same images, from the file."""
-    import jax
-
-    from fakedetect_jax.model import network, pretrained
+def vit_fields(size: Any) -> dict[str, Any]:
+    """What config.model says of a transformer of that size."""
     from fakedetect_jax.model.backbones import vit
 
     names = [name for name, known in vit.VITS.items() if known == size]
@@ -122,21 +132,30 @@ def own_features(path: Path, size: Any, images: np.ndarray) -> np.ndarray:
         patch_size=size.patch,
         registers=size.registers,
     )
-    fields: dict[str, Any] = {"backbone": names[0]} if names else own
-    model = network.FakeDetector(**fields)
+    return {"backbone": names[0]} if names else own
+
+
+def own_features(path: Path, fields: dict[str, Any], images: np.ndarray) -> np.ndarray:
+    """Of the same images, from the file."""
+    import jax
+
+    from fakedetect_jax.model import network, pretrained
+
+    model = network.FakeDetector(**fields, dtype="float32")
     loaded = pretrained.load_backbone(path, model, images.shape[1])
 
     def features(params: Any, images: Any) -> Any:
-        module = vit.ViT(size)
-        return module.apply(
-            {"params": params}, images, method=lambda m, x: m.pool(m(x, False))
+        return model.apply(
+            {"params": {"backbone": params}},
+            images[:, None],
+            method=lambda m, x: m.frame_features(m.backbone_features(x))[:, 0],
         )
 
     return np.asarray(jax.jit(features)(loaded.params, images))
 
 
 def compare(
-    model: Any, size: Any, image_size: int, folder: Path
+    model: Any, fields: dict[str, Any], style: str, image_size: int, folder: Path
 ) -> tuple[float, float, int]:
     """The largest difference of a feature, the largest feature, tensors of the file."""
     from safetensors.torch import save_file
@@ -149,8 +168,8 @@ def compare(
         save_file(model.state_dict(), path)
     shape = (2, image_size, image_size, 3)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    wanted = peer_features(model, images, size.style)
-    found = own_features(path, size, images)
+    wanted = peer_features(model, images, style)
+    found = own_features(path, fields, images)
     apart = float(np.abs(found - wanted).max())
     return apart, float(np.abs(wanted).max()), len(model.state_dict())
 
@@ -179,9 +198,12 @@ def measure(only: str | None, results: table.Results) -> None:
 
     def row(name: str, peer: str, model: Any, image_size: int, shown: str = "") -> None:
         start = time.perf_counter()
+        size = vit.VITS.get(name)
+        fields = vit_fields(size) if size else {"backbone": name}
+        style = size.style if size else "convnext"
         with tempfile.TemporaryDirectory() as folder:
             apart, largest, count = compare(
-                model, vit.VITS[name], image_size, Path(folder)
+                model, fields, style, image_size, Path(folder)
             )
         seconds = f"{time.perf_counter() - start:.0f}"
         shown = shown or str(image_size)
@@ -201,6 +223,17 @@ def measure(only: str | None, results: table.Results) -> None:
                 sized = {} if size.style == "dinov3" else {"img_size": image_size}
                 model = timm.create_model(peer, num_classes=0, **sized, **options)
                 row(name, f"timm {peer}", model, image_size)
+    for name in ("convnext_t", "convnext_b"):
+        if only in (None, name):
+            row(name, "transformers", hugging_face_convnext(name), 224)
+            if has_timm:
+                import timm
+
+                peer = {"convnext_t": "convnext_tiny", "convnext_b": "convnext_base"}[
+                    name
+                ]
+                model = timm.create_model(peer, num_classes=0)
+                row(name, f"timm {peer}", model, 224)
     for name, stored, used in RESIZED:
         if only in (None, name):
             model = hugging_face(vit.VITS[name], stored)

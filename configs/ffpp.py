@@ -94,12 +94,13 @@ def get_config(compression: str = "c23") -> ConfigDict:
     # The arguments of fakedetect_jax.model.network.FakeDetector.
     config.model = ConfigDict(
         {
-            # resnet18|34|50|101|152, or resnet: fields below. Vision transformers:
+            # resnet18|34|50|101|152, convnext_t|s|b|l, or resnet or convnext: fields
+            # below. Vision transformers:
             # clip_b32|b16|l14, dinov2_s14|b14|l14 (and …_reg), dinov3_s16|b16|l16,
             # siglip2_b16|l16|so400m14, mae_b16|l16|h14, or vit: fields below
             "backbone": "resnet50",
-            "stage_sizes": (),  # resnet only: blocks per stage
-            "width": 64,  # resnet: channels of the first stage; vit: of a token
+            "stage_sizes": (),  # resnet, convnext only: blocks per stage
+            "width": 64,  # channels of the first stage; vit: of a token
             "stem": "imagenet",  # resnet only: imagenet | small (3x3) | small2 (3x3/2)
             "block": "basic",  # resnet only: basic | bottleneck
             # What sees the frames together: lstm | transformer (two layers) | mean or

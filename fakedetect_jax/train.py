@@ -32,6 +32,7 @@ from fakedetect_jax.data.dataset import (
 from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.mixture import MixedOrder
 from fakedetect_jax.data.order import TrainOrder
+from fakedetect_jax.data.plan import Plan, make_plan
 from fakedetect_jax.data.sets import Data
 from fakedetect_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from fakedetect_jax.evaluation import evaluate
@@ -53,39 +54,6 @@ from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
 from tfds_ffpp.errors import Interrupted
 from tfds_ffpp.store import copies
-
-
-class Plan(NamedTuple):
-    """How long the run is."""
-
-    num_steps: int
-    steps_per_epoch: int
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs begun."""
-        return -(-self.num_steps // self.steps_per_epoch)
-
-    def epoch_begin(self, step: int) -> int:
-        """The first step of the epoch that `step` is in."""
-        return (step - 1) // self.steps_per_epoch * self.steps_per_epoch + 1
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether `step` completed updates end an epoch or the run."""
-        return step % self.steps_per_epoch == 0 or step == self.num_steps
-
-
-def make_plan(config, num_videos: int) -> Plan:
-    """Epochs in steps. Raises ConfigError when a batch is more than an epoch."""
-    clips = num_videos * config.data.train_clips_per_video
-    per_epoch = clips // config.batch_size
-    if per_epoch == 0:
-        raise ConfigError(
-            f"batch_size {config.batch_size} is more than the {clips} clips of an "
-            "epoch; lower it or raise data.train_clips_per_video"
-        )
-    num_steps = config.num_steps or config.num_epochs * per_epoch
-    return Plan(num_steps, per_epoch)
 
 
 def check_weights(config) -> None:
@@ -527,7 +495,7 @@ def _check_disk(run: Run, done: Sequence[int], state: steps.TrainState) -> int:
 
 def learns_from_nothing(config, *, made: bool) -> bool:
     """Whether a full-size backbone begins on real videos with random weights."""
-    full = config.model.backbone not in ("resnet", "vit")
+    full = config.model.backbone not in ("resnet", "convnext", "vit")
     return full and not (config.init_from or made)
 
 

@@ -23,7 +23,11 @@ BITS = LOW * LOW - 1  # the mean brightness tells nothing
 # frames. Measured by benchmarks/leaks.py, see docs/data.md.
 SAME_BITS = 45
 # Sets whose people are those of another set, by that one's names.
-PEOPLE_OF = {"deeperforensics": "ffpp"}
+PEOPLE_OF = {
+    "deeperforensics": "ffpp",
+    "df40_ff": "ffpp",
+    "df40_cdf": "celebdf_v2",
+}
 SHOWN = 4  # leaks that a sentence names
 
 

@@ -271,6 +271,9 @@ def find_leaks(
     """
     if len(builders) == 1:
         return []
+    without_cache = config.copy_and_resolve_references()
+    with without_cache.unlocked():  # of each video only some frames are looked at
+        without_cache.data.cache_mib = 0
     parts = []
     for name, builder in builders.items():
         for split in ("train", "val", "test"):
@@ -278,7 +281,8 @@ def find_leaks(
                 continue
             if split == "train" and name not in shares_of(config):
                 continue
-            parts.append(leaks.Part(name, reader.open_split(builder, split, config)))
+            opened = reader.open_split(builder, split, without_cache)
+            parts.append(leaks.Part(name, opened))
     videos = sum(len(part.split.videos) for part in parts)
     say(f"leaks     {videos:,} videos of {len(builders)} datasets are compared")
     return leaks.find_leaks(parts, config.dataset.image_size)

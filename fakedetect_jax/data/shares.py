@@ -6,6 +6,7 @@ import numpy as np
 
 from fakedetect_jax.errors import ConfigError
 
+LONGEST = 200  # characters that an export allows for a name
 CYCLE = 1000  # twos of clips over which the shares hold exactly
 
 
@@ -67,8 +68,12 @@ def judging_sets(config: Mapping[str, object]) -> list[str]:
 
 
 def sets_in_words(config: Mapping[str, object]) -> str:
-    """trained_sets as reports name them."""
-    return " + ".join(trained_sets(config))
+    """trained_sets as reports and exports name them; of very many the first."""
+    names = trained_sets(config)
+    text = " + ".join(names)
+    if len(text) > LONGEST:
+        return f"{names[0][: LONGEST - 20]} + {len(names) - 1} more"
+    return text
 
 
 def share_cycle(shares: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.model.backbones import convnext
+from fakedetect_jax.model.backbones.convnext import CONVNEXTS, ConvNeXt
 from fakedetect_jax.model.backbones.resnet import BACKBONES, EXPANSION, STEMS, ResNet
 from fakedetect_jax.model.backbones.vit import STYLES, VITS, Size, ViT
 from fakedetect_jax.model.temporal import (
@@ -34,6 +36,7 @@ Variables = dict[str, Any]
 DTYPES = ("float32", "bfloat16")
 # What makes a backbone of one's own: of a name alone these must be left as they are.
 OWN_RESNET = {"stage_sizes": (), "width": 64, "stem": "imagenet", "block": "basic"}
+OWN_CONVNEXT = {"stage_sizes": (), "width": 64}
 OWN_VIT = {
     "vit_style": "plain",
     "width": 64,
@@ -47,12 +50,12 @@ OWN_VIT = {
 class FakeDetector(nn.Module):
     """Frames of a clip -> the logit that the clip is fake.
 
-    Parameters: {"backbone": ResNet or ViT, "pool": attention weights where frames are
-    pooled by attention, "head": Dense} and, by `temporal`, "lstm": TemporalLSTM,
-    "hidden": FrameHidden (mean, attention) or "encoder": TemporalTransformer. All
-    fields are plain values, so that `FakeDetector(**config.model)` builds the model of
-    a config. A backbone of
-    "resnet" is made of the fields of OWN_RESNET, one of "vit" of those of OWN_VIT.
+    Parameters: {"backbone": ResNet, ConvNeXt or ViT, "pool": attention weights where
+    frames are pooled by attention, "head": Dense} and, by `temporal`, "lstm":
+    TemporalLSTM, "hidden": FrameHidden (mean, attention) or "encoder":
+    TemporalTransformer. All fields are plain values, so that
+    `FakeDetector(**config.model)` builds the model of a config. A backbone of "resnet"
+    is made of the fields of OWN_RESNET, and "convnext" and "vit" likewise.
     With `temporal` "none" the logit is the mean of the frames' own logits.
     `patches` adds a second head, "patch": Dense, which says of each place whether it
     is forged, and nothing of the clip.
@@ -243,16 +246,30 @@ def resnet_of(model: FakeDetector) -> tuple[tuple[int, ...], str]:
     return BACKBONES.get(model.backbone, (tuple(model.stage_sizes), model.block))
 
 
+def convnext_of(model: FakeDetector) -> convnext.Size | None:
+    """The size of a detector's ConvNeXt; None where it has another backbone."""
+    return convnext.size_of(model.backbone, model.stage_sizes, model.width)
+
+
+def is_resnet(model: FakeDetector) -> bool:
+    """Whether a detector has a ResNet, whose stages can be made constants."""
+    return size_of(model) is None and convnext_of(model) is None
+
+
 def num_stages(model: FakeDetector) -> int:
-    """The stages of a detector's ResNet, or the blocks of its transformer."""
-    size = size_of(model)
+    """The stages of a detector's backbone, or the blocks of its transformer."""
+    size, stages = size_of(model), convnext_of(model)
+    if stages:
+        return len(stages.depths)
     return size.depth if size else len(resnet_of(model)[0])
 
 
-def _backbone(model: FakeDetector, dtype: Any) -> ResNet | ViT:
-    size = size_of(model)
+def _backbone(model: FakeDetector, dtype: Any) -> ResNet | ConvNeXt | ViT:
+    size, stages = size_of(model), convnext_of(model)
     if size:
         return ViT(size, remat=model.remat, dtype=dtype, name="backbone")
+    if stages:
+        return ConvNeXt(stages, remat=model.remat, dtype=dtype, name="backbone")
     sizes, block = resnet_of(model)
     return ResNet(
         stage_sizes=tuple(sizes),
@@ -287,7 +304,7 @@ def check_fields(model: FakeDetector) -> None:
     """Raises ConfigError for a field without meaning."""
     choices = (
         ("temporal", TEMPORALS),
-        ("backbone", (*BACKBONES, *VITS, "resnet", "vit")),
+        ("backbone", (*BACKBONES, *CONVNEXTS, *VITS, "resnet", "convnext", "vit")),
         ("stem", tuple(STEMS)),
         ("block", tuple(EXPANSION)),
         ("vit_style", tuple(STYLES)),
@@ -304,20 +321,26 @@ def check_fields(model: FakeDetector) -> None:
     size = size_of(model)
     if size:
         _check_transformer(model, size)
-    elif model.backbone == "resnet" and not model.stage_sizes:
+    elif model.backbone in ("resnet", "convnext") and not model.stage_sizes:
         raise ConfigError(
-            "config.model.backbone is 'resnet' without blocks; set "
+            f"config.model.backbone is {model.backbone!r} without blocks; set "
             "config.model.stage_sizes to the blocks per stage, for example (2, 2, 2)"
+        )
+    elif convnext_of(model) and model.freeze_stages:
+        raise ConfigError(
+            f"config.model.freeze_stages is {model.freeze_stages}, which is for "
+            f"ResNets; for {model.backbone} set config.trainable instead"
         )
     elif not 0 <= model.freeze_stages <= num_stages(model):
         raise ConfigError(
             f"config.model.freeze_stages is {model.freeze_stages}; "
             f"{model.backbone} has {num_stages(model)} stages"
         )
-    if model.unit_features and not size:
+    if model.unit_features and is_resnet(model):
         raise ConfigError(
-            f"config.model.unit_features needs a vision transformer; {model.backbone} "
-            "is explained by the way from no features, which have no direction"
+            "config.model.unit_features needs a transformer or a ConvNeXt; "
+            f"{model.backbone} is explained by the way from no features, which have no "
+            "direction"
         )
     if not 0 <= model.dropout < 1:
         raise ConfigError(
@@ -332,7 +355,7 @@ def check_fields(model: FakeDetector) -> None:
 
 def _check_own(model: FakeDetector) -> None:
     """Raises ConfigError where a field is set that the backbone does not look at."""
-    kinds = {"resnet": OWN_RESNET, "vit": OWN_VIT}
+    kinds = {"resnet": OWN_RESNET, "convnext": OWN_CONVNEXT, "vit": OWN_VIT}
     for field, default in (OWN_RESNET | OWN_VIT).items():
         value = getattr(model, field)
         value = tuple(value) if isinstance(default, tuple) else value
@@ -362,7 +385,14 @@ def _check_transformer(model: FakeDetector, size: Size) -> None:
 
 def check_image_size(model: FakeDetector, image_size: int) -> None:
     """Raises ConfigError where such images cannot be cut into patches."""
-    size = size_of(model)
+    size, stages = size_of(model), convnext_of(model)
+    if stages and image_size % stages.reach:
+        near = max(round(image_size / stages.reach), 1) * stages.reach
+        raise ConfigError(
+            f"config.dataset.image_size {image_size} is no multiple of the "
+            f"{stages.reach} pixels of a place of {model.backbone}; the nearest is "
+            f"{near}"
+        )
     if size and image_size % size.patch:
         near = max(round(image_size / size.patch), 1) * size.patch
         raise ConfigError(

@@ -12,11 +12,13 @@ from safetensors import SafetensorError, safe_open
 
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import trainable
-from fakedetect_jax.model.backbones import names, vit
+from fakedetect_jax.model.backbones import convnext, names, vit
 from fakedetect_jax.model.backbones.names import Source
 from fakedetect_jax.model.backbones.resnet import BACKBONES, EXPANSION, STEMS
 from fakedetect_jax.model.network import (
     FakeDetector,
+    convnext_of,
+    is_resnet,
     make_model,
     num_stages,
     resnet_of,
@@ -91,10 +93,13 @@ def frozen_weights(config) -> dict[str, np.ndarray]:
 
 def backbone_shapes(model: FakeDetector, image_size: int = 224) -> Shapes:
     """Name and shape of every variable of a model's backbone, without making it."""
-    size = size_of(model)
-    if size is None:
+    size, stages = size_of(model), convnext_of(model)
+    if size:
+        found = vit.variable_shapes(size, image_size)
+    elif stages:
+        found = convnext.variable_shapes(stages)
+    else:
         return _resnet_shapes(model)
-    found = vit.variable_shapes(size, image_size)
     return {("params", *key): shape for key, shape in found.items()}
 
 
@@ -268,7 +273,9 @@ def _fitting(path: Path, file, model: FakeDetector, wanted: Shapes) -> Sources:
     ]
     misfits = "; ".join(fault for fault in faults if fault)
     if misfits:
-        likely = _likely(there) if size_of(model) is None else _likely_vit(there, model)
+        likely = _likely_vit(there, model) if size_of(model) else _likely(there)
+        if convnext_of(model):
+            likely = "its names must be those of a Hugging Face or timm ConvNeXt"
         raise CheckpointError(
             f"config.init_from {path} does not fit config.model.backbone: "
             f"{likely} ({misfits})"
@@ -278,14 +285,18 @@ def _fitting(path: Path, file, model: FakeDetector, wanted: Shapes) -> Sources:
 
 def _named_as(there: set[str], model: FakeDetector, wanted: Shapes) -> Sources:
     """Where a file would have each variable, by the scheme that knows most names."""
-    size = size_of(model)
-    if size is None:
+    size, stages = size_of(model), convnext_of(model)
+    if size:
+        known_as = names.schemes(size)
+    elif stages:
+        known_as = names.convnext_schemes(stages)
+    else:
         return {key: Source(torch_name(key)) for key in wanted}
     begins = [p for p in names.PREFIXES if any(n.startswith(p) for n in there)]
     begin = begins[0] if begins else ""
     schemes: list[Sources] = [
         {("params", *k): s and s.below(begin) for k, s in scheme.items()}
-        for scheme in names.schemes(size)
+        for scheme in known_as
     ]
 
     def known(scheme: Sources) -> int:
@@ -296,7 +307,7 @@ def _named_as(there: set[str], model: FakeDetector, wanted: Shapes) -> Sources:
 
 
 def _is_unused(name: str, model: FakeDetector) -> bool:
-    if size_of(model) is None:
+    if is_resnet(model):
         return name in UNUSED or name.endswith(UNUSED_SUFFIX)
     for begin in names.PREFIXES:
         name = name.removeprefix(begin)

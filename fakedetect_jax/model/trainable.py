@@ -5,7 +5,7 @@ the trained leaves alone. Names are those on the way to a leaf: ("backbone", "bl
 "attention", "query", "kernel").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.model.network import FakeDetector, num_stages, size_of
+from fakedetect_jax.model.network import (
+    FakeDetector,
+    is_resnet,
+    num_stages,
+    size_of,
+)
 from fakedetect_jax.model.optimizer import stage_of
 
 KINDS = ("all", "head", "norms", "lora", "svd", "last_n")
@@ -66,7 +71,7 @@ def check(model: FakeDetector, trainable: Trainable) -> None:
 
 def frozen_stages(model: FakeDetector, trainable: Trainable) -> int:
     """The leading stages of a ResNet that are constants, with their statistics."""
-    if size_of(model) is None and trainable.kind in ("head", "last_n"):
+    if is_resnet(model) and trainable.kind in ("head", "last_n"):
         kept = trainable.last_n if trainable.kind == "last_n" else 0
         return num_stages(model) - kept
     return model.freeze_stages
@@ -152,11 +157,41 @@ def with_adapters(params: Tree, trainable: Trainable, key: jax.Array) -> Tree:
     return {**params, kind: {block: adapters(block) for block in blocks}}
 
 
+class LowRank(NamedTuple):
+    """A change scale A B of a kernel [D,E]: a [D,R], b [R,E]."""
+
+    a: jax.Array
+    b: jax.Array
+    scale: jax.Array
+
+    @property
+    def change(self) -> jax.Array:
+        """What is added to the kernel."""
+        return self.scale * (self.a @ self.b)
+
+
+class LeastPart(NamedTuple):
+    """The least singular values s [R] of a kernel and their vectors, now and at first:
+    u [D,R], v [R,E]."""
+
+    u: jax.Array
+    s: jax.Array
+    v: jax.Array
+    u0: jax.Array
+    s0: jax.Array
+    v0: jax.Array
+
+    @property
+    def change(self) -> jax.Array:
+        """What is added to the kernel."""
+        return (self.u * self.s) @ self.v - (self.u0 * self.s0) @ self.v0
+
+
 def _low_rank(kernel: jax.Array, trainable: Trainable, key: jax.Array) -> Tree:
     (rows, columns), rank = kernel.shape, trainable.rank
     a = jax.random.normal(key, (rows, rank)) / rows**0.5
     scale = jnp.float32(trainable.alpha / rank)
-    return {"a": a, "b": jnp.zeros((rank, columns)), "scale": scale}
+    return LowRank(a, jnp.zeros((rank, columns)), scale)._asdict()
 
 
 def _least_part(kernel: jax.Array, trainable: Trainable, key: jax.Array) -> Tree:
@@ -165,8 +200,8 @@ def _least_part(kernel: jax.Array, trainable: Trainable, key: jax.Array) -> Tree
     del key  # nothing is drawn
     u, s, v = jnp.linalg.svd(kernel, full_matrices=False)
     rank = trainable.rank
-    least = {"u": u[:, -rank:], "s": s[-rank:], "v": v[-rank:]}
-    return least | {f"{name}0": jnp.array(part) for name, part in least.items()}
+    least = u[:, -rank:], s[-rank:], v[-rank:]
+    return LeastPart(*least, *map(jnp.array, least))._asdict()
 
 
 def abstract_adapters(params: Tree, trainable: Trainable) -> Tree:
@@ -200,12 +235,8 @@ def _changed(kernels: Tree, changes: Tree) -> Tree:
 
 def _change(adapter: Tree) -> Any:
     """What is added to a kernel."""
-    if "a" in adapter:
-        return adapter["scale"] * (adapter["a"] @ adapter["b"])
-    now, before = (
-        (adapter[f"u{n}"] * adapter[f"s{n}"]) @ adapter[f"v{n}"] for n in ("", "0")
-    )
-    return now - before
+    kind = LowRank if "a" in adapter else LeastPart
+    return kind(**adapter).change
 
 
 def adapter_loss(params: Tree, trainable: Trainable) -> jax.Array | float:
@@ -218,21 +249,29 @@ def adapter_loss(params: Tree, trainable: Trainable) -> jax.Array | float:
     if "svd" not in params:
         return 0.0
     found = [
-        _apart(params["backbone"][block]["attention"][name]["kernel"], part, trainable)
-        for block, layers in params["svd"].items()
-        for name, part in layers["attention"].items()
+        _apart(kernel, LeastPart(**part), trainable)
+        for kernel, part in _beside(params["backbone"], params["svd"])
     ]
     return sum(found) / len(found)
 
 
-def _apart(kernel: jax.Array, part: Tree, trainable: Trainable) -> jax.Array:
+def _beside(kernels: Tree, adapters: Tree) -> Iterator[tuple[jax.Array, Tree]]:
+    """Each kernel that has an adapter, with it."""
+    if "kernel" in kernels:
+        yield kernels["kernel"], adapters
+        return
+    for name, below in adapters.items():
+        yield from _beside(kernels[name], below)
+
+
+def _apart(kernel: jax.Array, part: LeastPart, trainable: Trainable) -> jax.Array:
     def askew(now: jax.Array, before: jax.Array) -> jax.Array:
         own = jnp.sum((now.T @ now - jnp.eye(now.shape[1])) ** 2)
         # What of it lies in the frozen part: a square matrix's vectors span all.
         inside = jnp.sum(now**2) - jnp.sum((before.T @ now) ** 2)
         return own + 2 * inside
 
-    square = askew(part["u"], part["u0"]) + askew(part["v"].T, part["v0"].T)
-    change = _change(part)
+    square = askew(part.u, part.u0) + askew(part.v.T, part.v0.T)
+    change = part.change
     size = jnp.sum(change * (2 * kernel + change))  # |W + change|^2 - |W|^2
     return trainable.orthogonality * square + trainable.size * jnp.abs(size)

@@ -179,7 +179,12 @@ def read_workdir(
         else DEFAULT_WINDOW_FRAMES,
         step=step,
         digest=weights_digest(variables),
-        origin=Origin(facts.versions, facts.devices, {**measured}),
+        # The numbers of one of several validation sets stay in the workdir.
+        origin=Origin(
+            facts.versions,
+            facts.devices,
+            {name: value for name, value in measured.items() if "@" not in name},
+        ),
         card=_card(path, step, checkpoint_digest(facts), made=made),
         made=made,
         calibration=facts.calibration,

@@ -11,6 +11,7 @@ from fakedetect_jax.model.backbones.resnet import STEMS
 from fakedetect_jax.model.network import (
     FakeDetector,
     Variables,
+    convnext_of,
     pooling_of,
     resnet_of,
     size_of,
@@ -18,7 +19,7 @@ from fakedetect_jax.model.network import (
 from fakedetect_jax.model.pixels import scale_of
 from fakedetect_jax.model.temporal import encoder_size, moments
 from fakedetect_jax.run.leaves import to_leaves
-from fakedetect_jax.trained import onnx_vit
+from fakedetect_jax.trained import onnx_convnext, onnx_vit
 from fakedetect_jax.trained.onnx_nodes import Graph, dense
 
 OPSET = 17
@@ -82,10 +83,12 @@ def _detector(graph: Graph, model: FakeDetector, clip_shape) -> int:
     mean, std = scale_of(model.backbone, model.vit_style)
     x = graph.add("Sub", x, graph.constant(np.reshape(mean, (1, 3, 1, 1))))
     x = graph.add("Div", x, graph.constant(np.reshape(std, (1, 3, 1, 1))))
-    size = size_of(model)
+    size, stages = size_of(model), convnext_of(model)
     if size:
         patches = (side // size.patch) ** 2
         x, width = onnx_vit.features(graph, size, patches, x), size.width
+    elif stages:
+        x, width = onnx_convnext.features(graph, stages, x), stages.widths[-1]
     else:
         x, width = _resnet(graph, model, x)
     features = graph.add("Reshape", x, graph.integers(-1, frames, width))

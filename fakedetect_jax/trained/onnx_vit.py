@@ -134,10 +134,12 @@ def _turned(graph: Graph, x: str, turn: Turn) -> str:
 
 def _mlp(graph: Graph, size: Size, x: str, at: str) -> str:
     y = dense(graph, x, f"{at}.in")
-    return dense(graph, _gelu(graph, y, STYLES[size.style].gelu), f"{at}.out")
+    return dense(graph, gelu(graph, y, STYLES[size.style].gelu), f"{at}.out")
 
 
-def _gelu(graph: Graph, x: str, kind: str) -> str:
+def gelu(graph: Graph, x: str, kind: str) -> str:
+    """x times how much of it passes; kind: as in vit.GELUS."""
+
     def times(a: str, number: float) -> str:
         return graph.add("Mul", a, graph.constant(number))
 

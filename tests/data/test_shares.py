@@ -26,6 +26,14 @@ def test_shares_are_weights_of_the_whole():
     assert list(shares.parse_shares("a,b", "b")) == ["a", "b"]
 
 
+def test_an_export_can_name_any_number_of_sets():
+    names = [f"dataset_{number}" for number in range(60)]
+    fields = {"dataset.name": names[0], "data.train": ",".join(names)}
+    assert shares.sets_in_words(fields) == "dataset_0 + 59 more"
+    fields["data.train"] = "dataset_7,dataset_0"
+    assert shares.sets_in_words(fields) == "dataset_0 + dataset_7"
+
+
 @pytest.mark.parametrize("text", ["a=0,b", "a=x,b", "a,a", "=1,b", "a=-1,b", "a=nan,b"])
 def test_what_is_no_share_is_refused(text):
     with pytest.raises(ConfigError, match="config.data.train is"):
@@ -214,6 +222,10 @@ def test_a_person_of_one_source_is_known_in_sets_that_take_from_it():
     assert leaks.count([leak]) == (1, 0)
     elsewhere = part("celebdf_v2", "test", [3], people=["097"])
     assert leaks.find_leaks([one, elsewhere], 32) == []
+    third = part("df40_cdf", "val", [5], people=["097"])
+    assert leaks.find_leaks([one, third], 32) == []
+    (leak,) = leaks.find_leaks([elsewhere, third], 32)
+    assert leak.shared == "person celebdf_v2/097"
 
 
 def test_a_video_without_a_face_is_like_no_other():

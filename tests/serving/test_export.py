@@ -124,6 +124,7 @@ VARIANTS = [
     {"temporal": "attention"},
     {"temporal": "transformer"},
     {"block": "bottleneck", "stem": "imagenet"},
+    {"backbone": "convnext", "stem": "imagenet"},
     {"stem": "small2"},
 ]
 

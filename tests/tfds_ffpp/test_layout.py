@@ -133,7 +133,7 @@ def test_only_another_level(tree):
 def test_frames_instead_of_videos(tmp_path):
     """D2 Frames instead of videos: said."""
     root = touch(tmp_path / "R", *(f"{REALS}/c23/images/000/{i}.png" for i in range(9)))
-    with pytest.raises(DataError, match="9 .png.*extracted frames.*videos themselves"):
+    with pytest.raises(DataError, match="9 .png.*extracted frames.*--layout frames"):
         scan(root)
 
 

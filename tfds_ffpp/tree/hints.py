@@ -144,8 +144,8 @@ def advice(root: Path, there: Found) -> str:
     said = f"found {counts or 'links to folders'}{f' in {names}' if names else ''}"
     if there.count("picture") > there.suffixes.total() / 2:
         return (
-            f"{said}; these are extracted frames, but the build takes the videos "
-            "themselves"
+            f"{said}; these are extracted frames: the videos themselves say more, but "
+            "`--layout frames` (config.dataset.layout) takes each folder of them as one"
         )
     if not there.count("video") and there.count("archive"):
         return f"{said}; unpack the archives first"

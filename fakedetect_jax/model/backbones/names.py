@@ -1,8 +1,9 @@
-"""What Hugging Face and timm call the tensors of a vision transformer."""
+"""What Hugging Face and timm call the tensors of transformers and ConvNeXts."""
 
 import re
 from typing import NamedTuple
 
+from fakedetect_jax.model.backbones import convnext
 from fakedetect_jax.model.backbones.vit import Size, variable_shapes
 
 Key = tuple[str, ...]
@@ -154,11 +155,13 @@ OF_STYLE = {
 }
 # What stands before every name in a file of a larger model, and what else such a file
 # holds that features have no use for.
-PREFIXES = ("vision_model.", "vit.", "dinov2.", "dinov2_with_registers.")
+PREFIXES = (
+    *("vision_model.", "vit.", "dinov2.", "dinov2_with_registers.", "convnext."),
+)
 UNUSED = (
     *("text_model.", "text_projection.", "visual_projection.", "logit_", "decoder."),
     *("classifier.", "pooler.", "head.weight", "head.bias", "fc_norm."),
-    *("embeddings.mask_token", "embeddings.position_ids"),
+    *("embeddings.mask_token", "embeddings.position_ids", "head.fc."),
 )
 
 
@@ -182,3 +185,40 @@ def _source(key: Key, names: Names) -> Source | None:
         return None
     module = names["/".join(path[:-1])]
     return module._replace(name=module.name.format(index) + _LEAVES[path[-1]])
+
+
+# ConvNeXt --------------------------------------------------------------------------
+
+_HF_BLOCK = "encoder.stages.{}.layers.{}."
+_HF_DOWN = "encoder.stages.{}.downsampling_layer."
+# Our module or variable -> Hugging Face's and timm's; {} stage and block, from 0.
+_CONVNEXT = {
+    "stem": ("embeddings.patch_embeddings.", "stem.0."),
+    "pre_norm": ("embeddings.layernorm.", "stem.1."),
+    "norm": ("layernorm.", "head.norm."),
+    "down/norm": (f"{_HF_DOWN}0.", "stages.{}.downsample.0."),
+    "down/conv": (f"{_HF_DOWN}1.", "stages.{}.downsample.1."),
+    "block/conv": (f"{_HF_BLOCK}dwconv.", "stages.{}.blocks.{}.conv_dw."),
+    "block/norm": (f"{_HF_BLOCK}layernorm.", "stages.{}.blocks.{}.norm."),
+    "block/in": (f"{_HF_BLOCK}pwconv1.", "stages.{}.blocks.{}.mlp.fc1."),
+    "block/out": (f"{_HF_BLOCK}pwconv2.", "stages.{}.blocks.{}.mlp.fc2."),
+    "block/scale": (f"{_HF_BLOCK}layer_scale_parameter", "stages.{}.blocks.{}.gamma"),
+}
+
+
+def convnext_schemes(size: convnext.Size) -> list[Scheme]:
+    """The names that files of such a ConvNeXt may have, of Hugging Face and timm."""
+    keys = list(convnext.variable_shapes(size))
+    return [{key: Source(_convnext(key, peer)) for key in keys} for peer in (0, 1)]
+
+
+def _convnext(key: Key, peer: int) -> str:
+    top, *rest = key
+    if not top.startswith("layer"):
+        return _CONVNEXT[top][peer] + _LEAVES[rest[0]]
+    stage, number = top.removeprefix("layer").split("_")
+    down = number == "down"
+    place = [int(stage) - 1, *([] if down else [int(number)])]
+    kind = "down" if down else "block"
+    name = _CONVNEXT[f"{kind}/{rest[0]}"][peer].format(*place)
+    return name if rest == ["scale"] else name + _LEAVES[rest[1]]
