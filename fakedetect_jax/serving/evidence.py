@@ -77,7 +77,9 @@ def write_page(
     """
     path = page_path(result.video, folder)
     found = gather(network, result, video)
-    shown = video_page.Shown(found.faces, found.parts, network.model.card, record)
+    shown = video_page.Shown(
+        found.faces, found.parts, network.model.card, record, lanes(network, result)
+    )
     video_page.write(path, result, shown)
     return path
 
@@ -90,6 +92,22 @@ def gather(network: Network, result: VideoResult, video: Pending) -> Evidence:
         for number in shown_faces(result)
     ]
     return Evidence(faces, [_part(window) for window in video.windows])
+
+
+def lanes(network: Network, result: VideoResult) -> list[list[Point]]:
+    """The scored clips of each person of a film, in the order of time."""
+    scale = Scale.of(network.model)
+    return [
+        sorted(
+            (
+                Point(clip.seconds, clip.score, scale.calibrated(clip.score))
+                for number in person.faces
+                for clip in result.faces[number].clips
+            ),
+            key=lambda point: point.seconds,
+        )
+        for person in result.people or ()
+    ]
 
 
 def shown_faces(result: VideoResult) -> list[int]:
