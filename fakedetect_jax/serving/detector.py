@@ -244,6 +244,7 @@ class Detector:
             all_faces=how.all_faces,
             find_shots=how.find_shots,
             link_people=how.describe,
+            source=self.model.source,
         )
 
     @property
