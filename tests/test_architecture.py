@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "fakedetect_jax": [
         ["__main__"],
-        ["main", "predict", "report", "export", "suite", "doctor"],
+        ["main", "predict", "report", "export", "suite", "doctor", "beam"],
         ["train"],
         ["outputs"],
         ["evaluation", "serving"],
