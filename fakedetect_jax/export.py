@@ -1,6 +1,6 @@
 """Writes a trained model into a folder that one can hand over.
 
-python -m fakedetect_jax.export runs/demo OUT [--stablehlo] [--onnx]
+python -m fakedetect_jax.export runs/demo OUT [--stablehlo] [--onnx] [--push hf://ORG/NAME]
 """
 
 import argparse
@@ -35,6 +35,11 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
     parser.add_argument(
         "--onnx", action="store_true", help="also an ONNX graph (needs onnx)"
     )
+    parser.add_argument(
+        "--push",
+        metavar="hf://ORG/NAME",
+        help="also put OUT on a model hub; a model that is new there is private",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 
@@ -47,8 +52,14 @@ def main(
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from fakedetect_jax.trained import hub
+
+    if arguments.push:
+        hub.parse(arguments.push)  # before minutes of work
     for path in _write(arguments):
         print(f"{path}  {path.stat().st_size:,} bytes")
+    if arguments.push:
+        print(hub.push(Path(arguments.out).expanduser(), arguments.push))
     return 0
 
 

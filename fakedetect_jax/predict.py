@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fakedetect_jax.serving.tracks import Pending
 
 
+HUB = "hf://"  # of trained.hub, which waits until a model is read
 # What a score depends on, besides the model.
 PACKAGES = (
     *("fakedetect-jax", "jax", "numpy", "av", "dlib-bin", "opencv-python-headless"),
@@ -93,7 +94,11 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--workdir", metavar="W", help="the workdir of a training run")
-    where.add_argument("--model", metavar="DIR", help="a folder that export wrote")
+    where.add_argument(
+        "--model",
+        metavar="DIR",
+        help="a folder that export wrote, or hf://ORG/NAME@REVISION",
+    )
     parser.add_argument("--step", type=int, help="checkpoint; the best if not set")
     parser.add_argument(
         "--output",
@@ -224,7 +229,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for option in places:
         path = getattr(arguments, option.replace("-", "_"))
         is_model = option in ("workdir", "model")
-        system.refuse_path(f"--{option}", path, bucket=is_model)
+        if not (option == "model" and path and path.startswith(HUB)):
+            system.refuse_path(f"--{option}", path, bucket=is_model)
     folders = Folders(
         _folder("report", arguments.report),
         _folder("annotate", arguments.annotate),
@@ -250,10 +256,13 @@ def _score_all(
     output: Rows | TextIO | None,
     folders: Folders,
 ) -> int:
-    model = addresses.as_path(arguments.workdir or arguments.model)
-    with addresses.one_sentence():
-        if not model.exists():  # said at once, before JAX is there
-            raise CheckpointError(f"{model} is not there; give a workdir or an export")
+    model = arguments.workdir or arguments.model
+    if not model.startswith(HUB):
+        with addresses.one_sentence():  # said at once, before JAX is there
+            if not addresses.as_path(model).exists():
+                raise CheckpointError(
+                    f"{model} is not there; give a workdir or an export"
+                )
     videos = sum(source.is_video for source in asked)
     with addresses.one_sentence():
         detector = _load(arguments, model, videos) if videos else None
@@ -333,7 +342,7 @@ def _write_index(
     video_page.write_index(report, summary(results), results, sentences)
 
 
-def _load(arguments: argparse.Namespace, model: Path, videos: int) -> "Detector":
+def _load(arguments: argparse.Namespace, model: str, videos: int) -> "Detector":
     from fakedetect_jax.serving.detector import Detector, Limits
 
     cache = arguments.compilation_cache

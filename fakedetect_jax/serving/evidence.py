@@ -87,7 +87,24 @@ def gather(
         for number in shown_faces(result)
     ]
     parts = [_part(window) for window in video.windows]
-    return Shown(faces, parts, network.model.card, record)
+    card, curves = network.model.card, lanes(network, result)
+    return Shown(faces, parts, card, record, curves)
+
+
+def lanes(network: Network, result: VideoResult) -> list[list[Point]]:
+    """The scored clips of each person of a film, in the order of time."""
+    scale = Scale.of(network.model)
+    return [
+        sorted(
+            (
+                Point(clip.seconds, clip.score, scale.calibrated(clip.score))
+                for number in person.faces
+                for clip in result.faces[number].clips
+            ),
+            key=lambda point: point.seconds,
+        )
+        for person in result.people or ()
+    ]
 
 
 def shown_faces(result: VideoResult) -> list[int]:

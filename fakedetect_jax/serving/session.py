@@ -63,6 +63,7 @@ class Decoder:
     limits: Limits
     find_shots: bool = True
     stills: bool = True
+    describe: bool = False
 
     def job(self, video: Pending) -> WindowsJob:
         """What a process is asked to do with a video."""
@@ -78,6 +79,7 @@ class Decoder:
             number=video.number,
             find_shots=self.find_shots,
             stills=self.stills,
+            describe=self.describe,
         )
 
     def annotate_job(

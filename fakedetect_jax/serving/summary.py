@@ -14,11 +14,12 @@ from fakedetect_jax.reports.video_result import (
     FaceResult,
     ModelFacts,
     PartResult,
+    PersonResult,
     VideoResult,
 )
 from fakedetect_jax.serving import clips
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
-from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
+from fakedetect_jax.serving.tracks import Pending, Track, Unreadable, people
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
 from tfds_ffpp.frames.found import PreparedWindow
@@ -112,13 +113,18 @@ def summarise(video: Pending, model: TrainedModel, facts: ModelFacts) -> VideoRe
             outcome, reason = _why_unscored(video, model.config)
         reason = f"{reason}; {end.loss}" if end.loss else reason
         return replace(result, outcome=outcome, reason=reason)
-    faces = tuple(_face_result(track, scale, model) for track in tracks)
+    persons = people(video, tracks)
+    faces = tuple(
+        replace(_face_result(track, scale, model), person=person)
+        for track, person in zip(tracks, persons, strict=True)
+    )
     if not all(np.isfinite(face.score) for face in faces):
         reason = "the network's output is not a number"
         return replace(result, outcome="out of range", reason=reason)
     if end.partial:
         result = replace(result, outcome="partial", reason=end.loss)
     result = _with_faces(result, faces, scale, _warnings(video, end.loss, model))
+    result = _with_people(result, video, tracks, scale)
     part = _part(result, video.windows, scale, model.reals)
     if part is not None and part.threshold >= 1:
         said = "how val's real videos score is not known, so no part is called fake"
@@ -186,6 +192,54 @@ def _with_faces(
         faces=faces,
         most_suspicious=max(clips, key=lambda clip: clip.score),
         warnings=(*result.warnings, *warnings),
+    )
+
+
+# People ----------------------------------------------------------------------------
+
+
+def _with_people(
+    result: VideoResult, video: Pending, tracks: Sequence[Track], scale: Scale
+) -> VideoResult:
+    count = 1 + max(face.person for face in result.faces)
+    found = tuple(_person(n, result.faces, tracks, video, scale) for n in range(count))
+    linked = result.model is not None and result.model.link_people
+    if len(result.faces) > 1 and not linked:
+        said = (
+            "which faces are one person's was not looked at, so after a cut or a gap a "
+            "face is a person of its own"
+        )
+        result = replace(result, warnings=(*result.warnings, said))
+    return replace(result, people=found)
+
+
+def _person(
+    number: int,
+    faces: Sequence[FaceResult],
+    tracks: Sequence[Track],
+    video: Pending,
+    scale: Scale,
+) -> PersonResult:
+    own = [i for i, face in enumerate(faces) if face.person == number]
+    familiar = [i for i in own if faces[i].outcome != UNFAMILIAR]
+    clips = [clip for i in familiar or own for clip in faces[i].clips]
+    score = float(np.mean([clip.score for clip in clips]))
+    shots = sorted({faces[i].shot for i in own})
+    looked = sum(window.shot in shots for window in video.windows)
+    # A window has one face of a person at the most.
+    seen = sum(stored.coverage for i in own for stored in tracks[i].stored)
+    return PersonResult(
+        outcome="scored" if familiar else UNFAMILIAR,
+        score=score,
+        probability=scale.calibrated(score),
+        verdict=scale.verdict(score) if familiar else None,
+        seconds=(
+            min(faces[i].seconds[0] for i in own),
+            max(faces[i].seconds[1] for i in own),
+        ),
+        faces=tuple(own),
+        shots=tuple(shots),
+        coverage=seen / max(looked, 1),
     )
 
 

@@ -25,7 +25,7 @@ from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.parts import Reals
 from fakedetect_jax.run.leaves import from_leaves, to_leaves
 from fakedetect_jax.settings import Config, as_config, flatten
-from fakedetect_jax.trained import description, foreign, guard
+from fakedetect_jax.trained import description, foreign, guard, hub
 from fakedetect_jax.trained.cache import abstract_variables
 from fakedetect_jax.trained.description import (
     Calibration,
@@ -56,6 +56,13 @@ GUARD = "guard.safetensors"
 # The longest video of FaceForensics++, for models that do not say what they saw.
 DEFAULT_WINDOW_FRAMES = 1800
 MAX_WEIGHT_BYTES = 4 << 30
+# The files of an export that are fetched from a hub, and their most bytes.
+HUB_LIMITS = {
+    WEIGHTS: MAX_WEIGHT_BYTES + (1 << 20),
+    GUARD: 64 << 20,
+    CARD: foreign.MAX_BYTES,
+    FACTS: foreign.MAX_BYTES,
+}
 
 
 class TrainedModel(NamedTuple):
@@ -66,7 +73,8 @@ class TrainedModel(NamedTuple):
     reals: how val's real videos score; window_frames: source frames of the longest
     training video; made: whether it was trained on made videos; calibration: what
     calibration.calibrate found, None if not recorded; guard: what says which faces are
-    unlike those of the training, None for no_guard's reason; card: Markdown.
+    unlike those of the training, None for no_guard's reason; card: Markdown;
+    source: the address on a hub, with its commit.
     """
 
     config: Config
@@ -86,6 +94,7 @@ class TrainedModel(NamedTuple):
     trained_on: TrainedOn = TrainedOn("")
     guard: Guard | None = None
     no_guard: str = NOT_FITTED
+    source: str = ""
 
     @property
     def data(self) -> str:
@@ -105,6 +114,8 @@ def load_model(
 
     Raises CheckpointError for anything else; nothing is unpickled.
     """
+    if hub.is_address(path):
+        return _read_hub(str(path), step=step, cache=cache)
     path = as_path(path)
     in_bucket = is_address(path)
     if (path / FACTS).exists() if in_bucket else os.path.lexists(path / FACTS):
@@ -114,6 +125,14 @@ def load_model(
     if (path / "config.json").is_file() or (path / "checkpoints").is_dir():
         return read_workdir(path, step=step, cache=cache)
     raise CheckpointError(f"{path} is not a model of this project: {_what_is(path)}")
+
+
+def _read_hub(text: str, *, step: int | None, cache: Path | None) -> TrainedModel:
+    if step is not None:
+        raise ConfigError(f"{text} holds one model; --step is for a workdir")
+    fetched = hub.fetch(text, needed=(FACTS, WEIGHTS), limits=HUB_LIMITS)
+    model = read_bundle(fetched.folder, cache=cache)
+    return model._replace(source=str(fetched.address))
 
 
 def _what_is(path: Path) -> str:

@@ -6,8 +6,8 @@ import pytest
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.model import network, pretrained, trainable
-from fakedetect_jax.model.explain import explain_step
 from fakedetect_jax.model.backbones import convnext, names
+from fakedetect_jax.model.explain import explain_step
 from fakedetect_jax.model.network import FakeDetector
 from fakedetect_jax.model.trainable import Trainable
 

@@ -103,17 +103,17 @@ def test_squares_carry_the_score_of_the_nearest_clip():
         ClipResult(0, 0, 4, frames, (0.0, 1.0), 0.0, score)
         for frames, score in (((0, 6), 0.2), ((16, 22), 0.9), ((32, 38), 0.4))
     ]
+    face = FaceResult("scored", 0.5, None, None, None, (0, 1), stored.box, 1.0, clips)
     video = Pending(0, "a.mp4", Path(), [window, empty])
     video.tracks = [Track(0, [small]), Track(0, [stored], clips)]
-    marks = list(annotated._marks(video, Scale(0.5, None, None)))
+    marks = list(annotated._marks(video, [face], Scale(0.5, None, None)))
     said = [(m.first, m.last, m.words, m.high) for m in marks]
     assert said == [
         (40, 59, "no face found here", False),
         (0, 39, "not scored", False),
-        (0, 11, "face 1: 0.20", False),
-        (12, 27, "face 1: 0.90", True),
-        (28, 39, "face 1: 0.40", False),
+        (0, 11, "person 1: 0.20", False),
+        (12, 27, "person 1: 0.90", True),
+        (28, 39, "person 1: 0.40", False),
     ]
-    face = FaceResult("scored", 0.5, None, None, None, (0, 1), stored.box, 1.0, clips)
     moments = annotated._moments([face], [window])
     assert [(m.frame, m.score) for m in moments] == [(20, 0.9)]  # all share a second

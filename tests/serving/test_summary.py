@@ -198,12 +198,12 @@ def test_a_row_has_its_documented_fields_in_order(central, tmp_path):
     scale += ["distance", "distance_threshold"]
     looked = ["file", "shots", "windows", "windows_without_face", "frames_looked_at"]
     always.insert(2, "trained_on")
-    fields = [*always, *scale, "faces", "warnings", "model", *looked]
+    fields = [*always, *scale, "faces", "people", "warnings", "model", *looked]
     assert list(row) == [*fields, "most_suspicious"]
     face, clip = row["faces"][0], row["most_suspicious"]
     assert list(face) == [
         *("outcome", "score", "probability", "distance", "verdict"),
-        *("seconds", "box", "coverage", "clips", "shot"),
+        *("seconds", "box", "coverage", "clips", "shot", "person"),
     ]
     assert list(clip) == [
         *("window", "start", "length", "frames", "seconds", "logit", "score"),

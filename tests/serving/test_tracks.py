@@ -1,8 +1,10 @@
 """Which face of a window is which of the next."""
 
+from pathlib import Path
+
 from fakedetect_jax.serving import tracks
-from fakedetect_jax.serving.tracks import Track
-from tfds_ffpp.frames.found import PreparedWindow, StoredFace
+from fakedetect_jax.serving.tracks import Pending, Track
+from tfds_ffpp.frames.found import Described, FileSummary, PreparedWindow, StoredFace
 
 
 def box_of(window: int, box: list[float]) -> StoredFace:
@@ -52,3 +54,43 @@ def test_a_face_does_not_go_on_over_a_window_without_it():
 
 def test_a_face_goes_on_as_one_face_only():
     assert faces_over([LEFT], [moved(LEFT, 10), moved(LEFT, -30)]) == [[0, 1], [1]]
+
+
+# People ----------------------------------------------------------------------------
+
+
+def film(*places: list[list[float] | None]) -> tuple[Pending, list[Track]]:
+    """A film of one window a shot: for each face of a window its two numbers."""
+    windows, described, found = [], [], []
+    for number, faces in enumerate(places):
+        boxes = [LEFT, RIGHT, moved(RIGHT, 300)][: len(faces)]
+        stored = [box_of(number, box) for box in boxes]
+        looked = [0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3]
+        window = PreparedWindow(number, 0, 4, 40, *looked, stored, shot=number)
+        windows.append(window)
+        tracks.join(found, window)
+        described += [
+            Described(number, place, values)
+            for place, values in enumerate(faces)
+            if values is not None
+        ]
+    video = Pending(0, "a.mp4", Path(), windows, found)
+    video.end = FileSummary(None, None, False, described)  # pyright: ignore
+    return video, found
+
+
+def test_faces_near_each_other_are_one_person_over_cuts():
+    video, found = film([[0.0, 0.0]], [[0.9, 0.0]], [[0.1, 0.0]], [[0.8, 0.1]])
+    assert tracks.people(video, found) == [0, 1, 0, 1]
+
+
+def test_two_faces_of_one_window_are_two_people_however_alike():
+    video, found = film([[0.0, 0.0], [0.2, 0.0]], [[0.01, 0.0]], [[0.19, 0.0]])
+    assert tracks.people(video, found) == [0, 1, 0, 1]
+    alone, found = film([[0.0, 0.0]], [[0.2, 0.0]])  # here nothing says they are two
+    assert tracks.people(alone, found) == [0, 0]
+
+
+def test_a_face_that_is_not_described_is_a_person_of_its_own():
+    video, found = film([[0.0, 0.0]], [None], [[0.1, 0.0]], [None])
+    assert tracks.people(video, found) == [0, 1, 0, 2]

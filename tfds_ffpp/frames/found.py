@@ -1,6 +1,6 @@
 """What is found of a video of any length: its file, its windows and their faces."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1 in pixels of the source
 
@@ -29,16 +29,28 @@ class FileFacts:
 
 
 @dataclass(frozen=True)
+class Described:
+    """Numbers of a face, near those of the same person's other faces; the face is
+    that of this place in a window's faces."""
+
+    window: int
+    face: int
+    values: list[float]
+
+
+@dataclass(frozen=True)
 class FileSummary:
     """A file whose windows are all prepared.
 
     loss: what of it did not decode, in words; partial: whether that is so much that no
-    dataset would take it.
+    dataset would take it. described: of faces that go on with none of the window
+    before, where there are several.
     """
 
     file: FileFacts
     loss: str | None
     partial: bool
+    described: list[Described] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from tfds_ffpp.errors import IrregularVideoError, UnusableVideoError
 from tfds_ffpp.frames import images
 from tfds_ffpp.frames.decoding.frames import Clip
+from tfds_ffpp.frames.descriptors import Gallery
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.faces import Faces, clip_boxes
 from tfds_ffpp.frames.found import FileFacts, FileSummary, PreparedWindow, StoredFace
@@ -81,6 +83,7 @@ def prepare_windows(
     folder: Path,
     find_shots: bool = True,
     stills: bool = True,
+    describe: bool = False,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[PreparedWindow | FileSummary]:
     """Prepares the windows of a video one after another, in constant memory.
@@ -89,6 +92,8 @@ def prepare_windows(
 
     A file with one picture is a video of one frame; without `stills` nothing is
     prepared of it.
+
+    With `describe` the summary has the numbers of faces that may be one person's.
 
     Each face of a window is stored in a file of its own in `folder`, as cache.py
     writes them, with the frames that the dataset would store of such a video.
@@ -112,14 +117,14 @@ def prepare_windows(
         least=MIN_PARTIAL,
         alive=alive,
     )
-    how = (path, preparation, all_faces, folder, alive)
+    how = _How(path, preparation, all_faces, folder, describe, alive)
     if is_picture and not stills and images.is_still(path):
         yield _summary(next(read()), file_digest(path))
         return
     try:
-        yield from _prepare(read(), *how, in_order=False)
+        yield from _prepare(read(), how, in_order=False)
     except IrregularVideoError:
-        yield from _prepare(read(in_order=True), *how, in_order=True)
+        yield from _prepare(read(in_order=True), how, in_order=True)
 
 
 def _is_picture(path: Path) -> bool:
@@ -129,30 +134,38 @@ def _is_picture(path: Path) -> bool:
         raise UnusableVideoError(error.strerror or "cannot be read") from None
 
 
+class _How(NamedTuple):
+    """What prepare_windows was asked."""
+
+    path: Path
+    preparation: Preparation
+    all_faces: bool
+    folder: Path
+    describe: bool
+    alive: Callable[[], None]
+
+
 def _prepare(
-    windows: Iterator[Window],
-    path: Path,
-    preparation: Preparation,
-    all_faces: bool,
-    folder: Path,
-    alive: Callable[[], None],
-    *,
-    in_order: bool,
+    windows: Iterator[Window], how: _How, *, in_order: bool
 ) -> Iterator[PreparedWindow | FileSummary]:
     summary: FileSummary | None = None
+    gallery = Gallery(wanted=how.describe and how.preparation.crop == "face")
     for number, window in enumerate(windows):
-        summary = summary or _summary(window, file_digest(path))
-        faces = all_boxes(window.clip, preparation)
-        if not all_faces:
+        summary = summary or _summary(window, file_digest(how.path))
+        faces = all_boxes(window.clip, how.preparation)
+        if not how.all_faces:
             faces = faces[:1]
+        faces = [with_track(window.clip, face, how.preparation) for face in faces]
         stored = []
         for i, face in enumerate(faces):
-            entry = folder / f"{number}-{i}{'-in-order' * in_order}"
-            stored.append(_store_face(number, entry, window.clip, face, preparation))
-            alive()
+            entry = how.folder / f"{number}-{i}{'-in-order' * in_order}"
+            one = _store_face(number, entry, window.clip, face, how.preparation)
+            stored.append(one)
+            how.alive()
+        gallery.see(window.clip, window.shot, faces, stored)
         yield _prepared(number, window, stored)
     assert summary is not None  # noqa: S101  a file without frames is not usable
-    yield summary
+    yield replace(summary, described=gallery.describe(how.alive))
 
 
 def _store_face(
@@ -163,7 +176,7 @@ def _store_face(
     preparation: Preparation,
 ) -> StoredFace:
     num_valid, frames, _ = store(clip, face, preparation)
-    track = with_track(clip, face, preparation).track
+    track = face.track
     assert track is not None  # noqa: S101
     stored = StoredFace(
         window=window,

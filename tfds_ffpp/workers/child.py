@@ -25,6 +25,7 @@ import av.subtitles.stream  # noqa: F401  with it, not again in each fork
 import cv2
 
 from tfds_ffpp.errors import DataError, UnusableVideoError
+from tfds_ffpp.frames import descriptors
 from tfds_ffpp.frames.decoding.container import quiet
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.found import FileSummary
@@ -94,6 +95,7 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
             folder=job.place,
             find_shots=job.find_shots,
             stills=job.stills,
+            describe=job.describe,
             alive=alive,
         ):
             if isinstance(found, FileSummary):
@@ -199,6 +201,8 @@ def _open_finder(job: Job) -> None:
     preparation = job.preparation
     if isinstance(job, WindowsJob):  # windows need no points
         preparation = replace(preparation, landmarks="none")
+        if job.describe:
+            descriptors.load()
     finder_of(preparation)
 
 

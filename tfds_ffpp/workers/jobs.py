@@ -42,7 +42,7 @@ class WindowsJob:
 
     number: of the asker, to know it by. all_faces: not the largest alone. stall_limit:
     seconds that may pass without a sign of life. find_shots: so that no window spans a
-    cut. stills: pictures are prepared too.
+    cut. stills: pictures are prepared too. describe: so that people can be told.
     """
 
     path: str
@@ -56,6 +56,7 @@ class WindowsJob:
     number: int = 0
     find_shots: bool = True
     stills: bool = True
+    describe: bool = False
 
     @property
     def place(self) -> Path:
