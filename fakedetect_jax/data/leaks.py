@@ -42,10 +42,12 @@ class LeakCounts(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A split of a dataset."""
+    """A split of a dataset; made: of made videos, whose people are those of no other
+    set though they are numbered alike."""
 
     dataset: str
     split: Split
+    made: bool = False
 
 
 class Leak(NamedTuple):
@@ -104,9 +106,10 @@ def near(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros((0, 2), int)
 
 
-def people(video: StoredVideo) -> set[str]:
+def people(part: Part, video: StoredVideo) -> set[str]:
     """Who is seen in a video, or lends it a face; empty where the set does not say."""
     whose = PEOPLE_OF.get(video.dataset, video.dataset)
+    whose = f"{part.dataset}/{whose}" if part.made else whose
     return {f"{whose}/{name}" for name in (video.target, video.source) if name}
 
 
@@ -141,11 +144,11 @@ def _by_people(one: Part, other: Part) -> Iterator[Leak]:
     """One leak for each person."""
     seen: dict[str, StoredVideo] = {}
     for video in one.split.videos:
-        for person in people(video):
+        for person in people(one, video):
             seen.setdefault(person, video)
     told = set()
     for video in other.split.videos:
-        for person in sorted(people(video) & seen.keys() - told):
+        for person in sorted(people(other, video) & seen.keys() - told):
             told.add(person)
             names = _name(one, seen[person]), _name(other, video)
             yield Leak(f"person {person}", *names)

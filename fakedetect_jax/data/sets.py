@@ -276,13 +276,14 @@ def find_leaks(
         without_cache.data.cache_mib = 0
     parts = []
     for name, builder in builders.items():
+        made = bool(read_card(Path(builder.data_dir)).get("made"))
         for split in ("train", "val", "test"):
             if not (Path(builder.data_dir) / f"videos-{split}.jsonl").exists():
                 continue
             if split == "train" and name not in shares_of(config):
                 continue
             opened = reader.open_split(builder, split, without_cache)
-            parts.append(leaks.Part(name, opened))
+            parts.append(leaks.Part(name, opened, made))
     videos = sum(len(part.split.videos) for part in parts)
     say(f"leaks     {videos:,} videos of {len(builders)} datasets are compared")
     return leaks.find_leaks(parts, config.dataset.image_size)

@@ -1,5 +1,7 @@
 """A ConvNeXt as nodes of an ONNX graph; as backbones/convnext.py computes it."""
 
+from typing import Any
+
 from fakedetect_jax.model.backbones.convnext import EPSILON, STEM, Size
 from fakedetect_jax.trained.onnx_nodes import Graph, dense
 from fakedetect_jax.trained.onnx_vit import gelu
@@ -29,7 +31,7 @@ def _block(graph: Graph, x: str, at: str, width: int) -> str:
     return graph.add("Add", x, graph.add("Mul", y, scale))
 
 
-def _conv(graph: Graph, x: str, name: str, **attributes: object) -> str:
+def _conv(graph: Graph, x: str, name: str, **attributes: Any) -> str:
     at = f"params.backbone.{name}."
     kernel = graph.constant(graph.weight(f"{at}kernel").transpose(3, 2, 0, 1))
     bias = graph.constant(graph.weight(f"{at}bias"))

@@ -1,6 +1,7 @@
 """Several datasets in one training: shares, order, reading, leaks."""
 
 import collections
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +227,22 @@ def test_a_person_of_one_source_is_known_in_sets_that_take_from_it():
     assert leaks.find_leaks([one, third], 32) == []
     (leak,) = leaks.find_leaks([elsewhere, third], 32)
     assert leak.shared == "person celebdf_v2/097"
+
+
+def test_made_people_are_those_of_their_own_set():
+    one = part("a", "train", [1], people=["033"])
+    other = part("b", "test", [2], people=["033"])
+    same_source = [
+        p._replace(
+            split=p.split._replace(
+                videos=[replace(v, dataset="ffpp") for v in p.split.videos]
+            )
+        )
+        for p in (one, other)
+    ]
+    assert len(leaks.find_leaks(same_source, 32)) == 1
+    made = [p._replace(made=True) for p in same_source]
+    assert leaks.find_leaks(made, 32) == []
 
 
 def test_a_video_without_a_face_is_like_no_other():
