@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 DRAW = runpy.run_path(str(ROOT / "docs" / "architecture.py"))
+CHECK = runpy.run_path(str(ROOT / "docs" / "check_links.py"))
 WORDS = runpy.run_path(str(ROOT / ".ci" / "check_words.py"))
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 
@@ -124,3 +125,17 @@ def test_the_readme_has_shorter_sentences():
     text = "Word " * 27 + "end."
     assert list(WORDS["faults"]("README.md", text))
     assert not list(WORDS["faults"]("docs/x.md", text))
+
+
+def test_a_link_of_the_site_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<h1 id="here">A</h1><a href="b/c.html#there"></a><a href="#here"></a>'
+        '<a href="https://example.org/x"></a><img src="none.png">'
+    )
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.html").write_text('<a href="../a.html#gone">x</a>')
+    assert CHECK["broken"](tmp_path) == [
+        "a.html: b/c.html#there",
+        "a.html: none.png",
+        "b/c.html: ../a.html#gone",
+    ]
