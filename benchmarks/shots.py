@@ -6,7 +6,8 @@ Films of people, landscapes under a moving camera and things that move, cut hard
 dissolves and by fades, with flashes, lamps that are switched and fast motion between.
 A hard cut is found if a shot begins within a frame of it, a soft one if one begins in
 it or within five frames. Precision counts all that begins where nothing does. Films of
-seed 0 set the numbers in tfds_ffpp/frames/shots.py; the results are another seed's.
+seed 0 set the numbers in tfds_ffpp/frames/decoding/shots.py; the results are another
+seed's.
 
 Where scenedetect-headless is installed (0.7.2 was), its detectors see the same films,
 with their default settings.

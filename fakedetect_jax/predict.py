@@ -136,7 +136,7 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         choices=("find", "ignore"),
         default="find",
         help="look for cuts and judge each shot (default), or take each video for one "
-        "shot, which saves decoding it twice",
+        "shot, which saves decoding large ones twice",
     )
     _add_limits(parser)
     arguments = parser.parse_args(argv)

@@ -25,6 +25,7 @@ from fakedetect_jax.serving.summary import Scale, guard_of
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from tfds_ffpp.files import Json
 from tfds_ffpp.frames import descriptors
+from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.annotated import Mark
 from tfds_ffpp.workers.jobs import Result
 from tfds_ffpp.workers.limits import share_memory
@@ -78,7 +79,7 @@ class Detector:
             all_faces=all_faces,
             find_shots=find_shots,
             stills=clips.takes_stills(model.config),
-            describe=all_faces and link_people and descriptors.available(),
+            describe=all_faces and link_people and _shows_faces(model.preparation),
             limits=asked._replace(memory=memory),
         )
         weakref.finalize(self, self._decoder.pool.close)
@@ -251,6 +252,12 @@ class Detector:
     def threshold(self) -> float:
         """Above it a score is called fake: chosen on val, else 0.5."""
         return Scale.of(self.model).threshold
+
+
+def _shows_faces(preparation: Preparation) -> bool:
+    """Whether faces are found that descriptors can tell apart."""
+    found = preparation.crop == "face" and preparation.face_finder != "none"
+    return found and descriptors.available()
 
 
 def _as_sources(videos: Iterable[str | Path]) -> Iterator[Source]:

@@ -103,7 +103,7 @@ def test_the_whole_and_the_part_are_named(seeing, film, found, tmp_path):
     assert f"Its most suspicious part, {clock(seconds[0])} to" in text
     assert f"(face {FORGED + 1}): called fake" in text
     assert f"allows for the {SHOTS} parts" in text
-    assert f"Face {FORGED + 1}: called fake" in text
+    assert f"Face {FORGED + 1} (person {FORGED + 1}): called fake" in text
     assert text.count("<h2>Face ") == evidence.MAX_FACES
 
 

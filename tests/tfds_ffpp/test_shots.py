@@ -10,9 +10,11 @@ import pytest
 
 from tests.made_videos import picture, write_video
 from tests.tfds_ffpp.test_workers import PREPARATION
+from tfds_ffpp.frames import video
 from tfds_ffpp.frames.decoding import shots
+from tfds_ffpp.frames.decoding.groups import decode_groups
 from tfds_ffpp.frames.found import FileSummary
-from tfds_ffpp.frames.video import find_cuts
+from tfds_ffpp.frames.video import find_cuts, read_clip
 from tfds_ffpp.frames.windows import cut_evenly, cut_shots, prepare_windows
 
 SIZE = (48, 64)
@@ -143,3 +145,29 @@ def test_no_window_spans_a_cut(tmp_path, name):
     whole = prepared(path, tmp_path / "whole", find_shots=False)
     assert [(w.start, w.stop) for w in whole] == cut_evenly(131, 40)
     assert {w.shot for w in whole} == {0}
+
+
+@pytest.mark.parametrize("held", [256 << 20, 0])
+def test_a_small_video_is_decoded_once_and_gives_the_same_frames(
+    tmp_path, monkeypatch, held
+):
+    frames = [picture(i, seed=9 * (i >= 20)) for i in range(40)]
+    path = write_video(tmp_path / "v.mp4", frames, options={"bf": "3", "g": "12"})
+    expected = read_clip(path, lambda total: range(total)).frames()
+    decoded = []
+
+    def counted(file, wanted, alive):
+        decoded.append(len(wanted))
+        return decode_groups(file, wanted, alive)
+
+    monkeypatch.setattr(video, "HELD_BYTES", held)
+    monkeypatch.setattr(video, "decode_groups", counted)
+    windows = video.read_windows(
+        path, lambda total, cuts: cut_shots(total, cuts, 8), range, find_shots=True
+    )
+    seen = []
+    for window in windows:
+        for i, number in enumerate(window.clip.indices):
+            assert (window.clip.rgb(i) == expected[number]).all()
+            seen.append(number)
+    assert seen == list(range(40)) and bool(decoded) == (not held)

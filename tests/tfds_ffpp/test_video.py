@@ -572,6 +572,15 @@ def test_packets_are_not_held(tmp_path):
     assert result.memory * 1024 < 250e6
 
 
+def test_a_stream_of_an_unknown_kind_is_said(tmp_path):
+    """Found by benchmarks/fuzz.py: the name of the codec in Matroska was changed."""
+    path = write_video(tmp_path / "v.mkv", 12)
+    content = path.read_bytes()
+    assert content.count(b"V_MPEG4/ISO/AVC") == 1
+    path.write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/AVX"))
+    assert "no decoder here knows" in reason(path)
+
+
 # Raw pictures ------------------------------------------------------------------------
 
 

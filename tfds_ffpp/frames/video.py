@@ -14,7 +14,12 @@ from av.video.frame import VideoFrame
 
 from tfds_ffpp.errors import IrregularVideoError, UnusableVideoError
 from tfds_ffpp.frames.decoding import colours
-from tfds_ffpp.frames.decoding.container import decode_all, open_file, video_stream
+from tfds_ffpp.frames.decoding.container import (
+    decode_all,
+    open_file,
+    open_stream,
+    video_stream,
+)
 from tfds_ffpp.frames.decoding.frames import Again, Clip, DecodedVideo, Seen
 from tfds_ffpp.frames.decoding.groups import decode_groups, decode_in_order
 from tfds_ffpp.frames.decoding.index import (
@@ -27,6 +32,8 @@ from tfds_ffpp.frames.decoding.index import (
 from tfds_ffpp.frames.decoding.shots import HEIGHT, WIDTH, ShotFinder
 
 HELD_BYTES = 256 << 20  # of decoded frames; where there are more, none is held
+# For pictures that are only looked at to find shots: a fifth less work (H.264).
+_FAST = {"skip_loop_filter": "all"}
 MIN_PARTIAL = 0.5  # the same of a video that is scored for what there is of it
 
 Plan = Callable[[int], Sequence[int]]
@@ -124,16 +131,31 @@ class _Shots:
         if self._finder is not None:
             self._finder.add(colours.small_luma(frame, (HEIGHT, WIDTH)))
 
-    def look_through(self, path: Path, total: int, alive: Callable[[], None]) -> None:
-        """Sees all frames. Raises IrregularVideoError if they are not `total`."""
-        if self._finder is None or total < 2:
-            return
-        with open_file(path) as container:
-            for frame in decode_all(container, video_stream(container)):
+    def look_through(
+        self, file: Index, alive: Callable[[], None]
+    ) -> dict[int, VideoFrame]:
+        """Sees all frames; gives them by pts where they are few enough to be held.
+
+        Raises IrregularVideoError if they are not those of the index.
+        """
+        if self._finder is None or len(file.times) < 2:
+            return {}
+        shown: dict[int, VideoFrame] = {}
+        size = 0
+        with open_stream(file.path) as (container, stream):
+            context = stream.codec_context
+            least = len(file.times) * context.width * context.height
+            if least > HELD_BYTES:
+                context.options = _FAST
+            for frame in decode_all(container, stream):
                 self.see(frame)
                 alive()
-        if self._count != total:
+                size += sum(plane.buffer_size for plane in frame.planes)
+                if frame.pts is not None and max(size, least) <= HELD_BYTES:
+                    shown[frame.pts] = frame
+        if self._count != len(file.times):
             raise IrregularVideoError
+        return shown if size <= HELD_BYTES and shown.keys() == set(file.times) else {}
 
     def cuts(self) -> list[int]:
         return self._finder.finish() if self._finder is not None else []
@@ -142,8 +164,9 @@ class _Shots:
 def find_cuts(path: str | Path) -> list[int]:
     """The frames that begin a shot, without the first, of those that decode."""
     shots = _Shots(wanted=True)
-    with open_file(Path(path)) as container:
-        for frame in decode_all(container, video_stream(container)):
+    with open_stream(Path(path)) as (container, stream):
+        stream.codec_context.options = _FAST
+        for frame in decode_all(container, stream):
             shots.see(frame)
     return shots.cuts()
 
@@ -193,7 +216,8 @@ def read_windows(
       cut: where the windows lie, in order and apart.
       plan: chooses the frames of a window from its length.
       in_order: decode every frame; what to do after IrregularVideoError.
-      find_shots: decode all frames first, to see where shots begin; else it is one.
+      find_shots: decode all frames first, to see where shots begin; else it is one. A
+        video that is small enough is not decoded again for its windows.
       least: the share of the promised frames that must decode.
       alive: called often, to show that work goes on.
 
@@ -204,6 +228,7 @@ def read_windows(
     path = Path(path)
     file = read_index(path, alive)
     shots = _Shots(wanted=find_shots)
+    shown: dict[int, VideoFrame] = {}
     if in_order:
         total, loss = _count_frames(file, least, alive, shots.see)
         order: Sequence[int] = range(total)
@@ -212,12 +237,14 @@ def read_windows(
         if not file.regular or total < MIN_DECODED * file.promised:
             raise IrregularVideoError
         loss = loss_of(file, total, order)
-        shots.look_through(path, total, alive)
+        shown = shots.look_through(file, alive)
     cuts = shots.cuts()
     windows = [(a, b, [a + int(i) for i in plan(b - a)]) for a, b in cut(total, cuts)]
     decode = decode_in_order if in_order else decode_groups
 
     def again(wanted: set[int]) -> Generator[tuple[int, VideoFrame], None, None]:
+        if shown:
+            return ((name, shown[name]) for name in order if name in wanted)
         return decode(file, wanted, alive)
 
     def names_from(number: int) -> set[int]:

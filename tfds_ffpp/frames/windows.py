@@ -149,7 +149,7 @@ def _prepare(
     windows: Iterator[Window], how: _How, *, in_order: bool
 ) -> Iterator[PreparedWindow | FileSummary]:
     summary: FileSummary | None = None
-    gallery = Gallery(wanted=how.describe and how.preparation.crop == "face")
+    gallery = Gallery(wanted=how.describe)
     for number, window in enumerate(windows):
         summary = summary or _summary(window, file_digest(how.path))
         faces = all_boxes(window.clip, how.preparation)

@@ -116,7 +116,8 @@ def _write_video(
 ) -> Annotated:
     converter = Converter()
     with open_stream(path) as (container, stream):
-        sounds = container.streams.audio[:1]
+        known = [s for s in container.streams.audio if s.codec_context is not None]
+        sounds = known[:1]
         fits = all(s.codec_context.name in _SOUND_OF_MP4 for s in sounds)
         name = NAMES[0] if fits else NAMES[1]
         rate = float(stream.average_rate or 0) or 25.0
@@ -136,7 +137,9 @@ def _write_video(
             writer.finish()
         if not writer.count:
             raise UnusableVideoError("0 frames decoded")
-        return Annotated(name, writer.count, writer.sound, pages.kept)
+        unknown = len(container.streams.audio) > 0 and not sounds
+        sound = "left out, of an unknown kind" if unknown else writer.sound
+        return Annotated(name, writer.count, sound, pages.kept)
 
 
 class _Pages:

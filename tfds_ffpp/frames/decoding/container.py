@@ -100,6 +100,8 @@ def video_stream(container):
     else:
         raise UnusableVideoError("no video stream")
     context = stream.codec_context
+    if context is None:
+        raise UnusableVideoError("its video is of a kind that no decoder here knows")
     # Threads would hold a frame each, and take more processors than this one.
     stream.thread_type = "NONE"
     context.thread_count = 1
