@@ -67,13 +67,13 @@ IMPORTERS = {
         "pages.robustness_page",
     },
     "jinja2": {"pages.render"},
-    "fastapi": {"service.app"},
-    "starlette": {"service.app"},
-    "pydantic": {"service.answers"},
+    "fastapi": {"service.web.app"},
+    "starlette": {"service.web.app"},
+    "pydantic": {"service.web.answers"},
     "uvicorn": {"service.server"},
-    "python_multipart": {"service.upload"},
-    "prometheus_client": {"service.metrics"},
-    "sqlite3": {"service.sqlite"},
+    "python_multipart": {"service.web.upload"},
+    "prometheus_client": {"service.web.metrics"},
+    "sqlite3": {"service.queue.sqlite"},
 }
 # What runs in data workers, or serves people without a device.
 WITHOUT_JAX = (

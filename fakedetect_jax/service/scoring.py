@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from fakedetect_jax.pages import video_page
-from fakedetect_jax.service.answers import Band, ModelAnswer
-from fakedetect_jax.service.jobs import OWN, open_store
 from fakedetect_jax.service.options import Options, Scoring
-from fakedetect_jax.service.places import Places, sample_paths
+from fakedetect_jax.service.queue.jobs import OWN
+from fakedetect_jax.service.queue.opening import open_store
+from fakedetect_jax.service.queue.places import Places, sample_paths
+from fakedetect_jax.service.web.answers import Band, ModelAnswer
 from fakedetect_jax.service.worker import CopyLimits, ScoringWorker
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.serving.session import Limits

@@ -9,10 +9,8 @@ claim can finish it, so that each job has one result, whoever died meanwhile.
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from fakedetect_jax.errors import ConfigError
 from tfds_ffpp.errors import DataError
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -208,20 +206,3 @@ def new_id() -> str:
 def is_id(text: str) -> bool:
     """Whether new_id can have made it; nothing else becomes part of a path."""
     return len(text) == 32 and set(text) <= set("0123456789abcdef")
-
-
-def open_store(url: str, data: Path) -> Store:
-    """The store of a URL: "" is a SQLite file in the folder `data`.
-
-    Raises ConfigError for a URL of another kind, StoreGone where it does not answer.
-    """
-    from fakedetect_jax.service import sqlite
-
-    if not url:
-        return sqlite.SqliteStore(data / "jobs.sqlite")
-    if url.startswith("sqlite:///"):
-        return sqlite.SqliteStore(Path("/" + url.removeprefix("sqlite:///")))
-    raise ConfigError(
-        f"--store {url.split(':')[0]}: is not known; give sqlite:///FILE, or nothing "
-        "for a file in --data"
-    )
