@@ -41,13 +41,15 @@ def load(options: Scoring) -> Detector:
     )
 
 
-def run_worker(options: Options, *, own: bool) -> int:
+def run_worker(options: Options, *, parent: int) -> int:
     """Scores until SIGTERM or SIGINT, then ends what is under way; the exit code.
 
-    own: started by the server, and to end with it.
+    parent: the server that started it, with which it ends; 0 if none did.
     """
+    own = bool(parent)
     if own:
-        system.watch_parent(os.getppid())
+        # Its number is handed on: it may have ended before this process could look.
+        system.watch_parent(parent)
     with suppress(OSError):
         os.nice(NICE)
     places = Places(options.data)
