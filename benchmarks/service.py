@@ -27,6 +27,7 @@ import psutil
 
 from benchmarks import table
 from fakedetect_jax.reports.video_result import VideoResult
+from fakedetect_jax.service import scoring
 from fakedetect_jax.serving import evidence, sources
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.serving.tracks import Pending
@@ -195,6 +196,7 @@ def main() -> None:
         ) as detector,
     ):
         server.until_ready()
+        os.nice(scoring.NICE)  # as the worker is, so that a busy machine treats alike
         for pages in (True, False):
             through_service(server, videos[:WARM], pages=pages)
             through_predict(detector, videos[:WARM], pages=pages)

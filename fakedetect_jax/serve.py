@@ -43,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
     _add_limits(parser)
     _add_scoring(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -176,7 +176,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
     if arguments.role == "worker":
         from fakedetect_jax.service.scoring import run_worker
 
-        return run_worker(options, own=arguments.child)
+        return run_worker(options, parent=arguments.child)
     from fakedetect_jax.service.server import serve
 
     for line in _cautions(options.serving):
@@ -185,7 +185,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
         return serve(options, None)
     module = [sys.executable, "-m", "fakedetect_jax.serve", *words]
     model = [] if arguments.workdir or arguments.model else [f"--workdir={DEMO}"]
-    return serve(options, [*module, *model, "--role=worker", "--child"])
+    return serve(options, [*module, *model, "--role=worker", f"--child={os.getpid()}"])
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from fakedetect_jax.pages import video_page
-from fakedetect_jax.service.answers import Band, ModelAnswer
-from fakedetect_jax.service.jobs import OWN
 from fakedetect_jax.service.options import Options, Scoring
-from fakedetect_jax.service.places import Places, sample_paths
-from fakedetect_jax.service.stores import open_store
+from fakedetect_jax.service.queue.jobs import OWN
+from fakedetect_jax.service.queue.opening import open_store
+from fakedetect_jax.service.queue.places import Places, sample_paths
+from fakedetect_jax.service.web.answers import Band, ModelAnswer
 from fakedetect_jax.service.worker import CopyLimits, ScoringWorker
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.serving.session import Limits
@@ -41,13 +41,15 @@ def load(options: Scoring) -> Detector:
     )
 
 
-def run_worker(options: Options, *, own: bool) -> int:
+def run_worker(options: Options, *, parent: int) -> int:
     """Scores until SIGTERM or SIGINT, then ends what is under way; the exit code.
 
-    own: started by the server, and to end with it.
+    parent: the server that started it, with which it ends; 0 if none did.
     """
+    own = bool(parent)
     if own:
-        system.watch_parent(os.getppid())
+        # Its number is handed on: it may have ended before this process could look.
+        system.watch_parent(parent)
     with suppress(OSError):
         os.nice(NICE)
     places = Places(options.data)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -17,12 +18,12 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.service import metrics, watch
-from fakedetect_jax.service.app import Service, guarded
-from fakedetect_jax.service.jobs import OWN, Store, StoreFull, StoreGone
 from fakedetect_jax.service.options import Options, Serving
-from fakedetect_jax.service.places import Places
-from fakedetect_jax.service.stores import open_store
+from fakedetect_jax.service.queue.jobs import OWN, Store, StoreFull, StoreGone
+from fakedetect_jax.service.queue.opening import open_store
+from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.web import metrics, watch
+from fakedetect_jax.service.web.app import Service, guarded
 
 MOST_CONNECTIONS = 1000
 CLOSE_SECONDS = 5.0  # for answers under way when the server ends
@@ -154,6 +155,7 @@ def serve(options: Options, worker_command: Sequence[str] | None) -> int:
 
     Raises ConfigError where the folder or the address is in use.
     """
+    logging.getLogger("python_multipart").disabled = True  # it tells of bodies
     os.umask(0o077)  # what is written here is for this user alone
     places = Places(options.data)
     with _alone(options.data):

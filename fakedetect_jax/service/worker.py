@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fakedetect_jax.pages import video_page
 from fakedetect_jax.reports.video_result import VideoResult
-from fakedetect_jax.service.jobs import Job, Scored, Store, StoreFull, StoreGone
-from fakedetect_jax.service.places import COPY, EVIDENCE, PAGE, TABLE, Places
+from fakedetect_jax.service.queue.jobs import Job, Scored, Store, StoreFull, StoreGone
+from fakedetect_jax.service.queue.places import COPY, EVIDENCE, PAGE, TABLE, Places
 from fakedetect_jax.serving import evidence, rows
 from tfds_ffpp.files import whole
 from tfds_ffpp.records import to_json

@@ -8,7 +8,7 @@ from tests.service.server import Server
 from tests.serving.conftest import faceless  # noqa: F401  a fixture
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(faceless, tmp_path_factory) -> Iterator[Server]:  # noqa: F811
     """With the tiny model; clients may come as often as they like."""
     data = tmp_path_factory.mktemp("service") / "data"

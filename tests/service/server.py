@@ -48,7 +48,10 @@ class Server:
         words = [sys.executable, "-m", "fakedetect_jax.serve", f"--data={data}"]
         words += ["--port=0", "--compilation-cache=", *map(str, options)]
         self.log = data.with_suffix(".log")
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+        # One device, as most users have.
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        flags = " ".join(flag for flag in flags if "device_count" not in flag)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 words, env=env, stdout=subprocess.PIPE, stderr=log, text=True

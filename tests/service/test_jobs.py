@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.service import jobs
-from fakedetect_jax.service.jobs import (
+from fakedetect_jax.service.queue import jobs
+from fakedetect_jax.service.queue.jobs import (
     MOST_ATTEMPTS,
     NewJob,
     QueueFull,
@@ -18,7 +18,7 @@ from fakedetect_jax.service.jobs import (
     StoreFull,
     StoreGone,
 )
-from fakedetect_jax.service.stores import open_store
+from fakedetect_jax.service.queue.opening import open_store
 
 SCORED = Scored("scored", '{"video": "a"}', {"score": 2.0})
 
@@ -64,7 +64,7 @@ def test_jobs_are_claimed_once_and_in_order(store, tmp_path):
 def test_a_lost_claim_cannot_finish_a_job(store, monkeypatch):
     (id,) = add(store)
     monkeypatch.setattr(jobs, "LEASE_SECONDS", -1.0)
-    monkeypatch.setattr("fakedetect_jax.service.sqlite.LEASE_SECONDS", -1.0)
+    monkeypatch.setattr("fakedetect_jax.service.queue.sqlite.LEASE_SECONDS", -1.0)
     slow = store.claim("slow")
     quick = store.claim("quick")  # the lease of the first has run out
     assert slow and quick and slow.id == quick.id == id

@@ -480,3 +480,13 @@ def test_a_model_that_cannot_be_used_ends_the_server(tmp_path):
     server.end()
     with pytest.raises((ConnectionRefusedError, http.client.HTTPException)):
         server.get("/healthz")
+
+
+def test_a_worker_whose_server_is_gone_before_it_looks_ends(faceless, tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    words = [sys.executable, "-m", "fakedetect_jax.serve", f"--data={tmp_path / 'd'}"]
+    words += [f"--model={faceless}", "--role=worker", f"--child={gone.pid}"]
+    began = time.monotonic()
+    assert subprocess.run(words, timeout=LIMIT).returncode == 0
+    assert time.monotonic() - began < LIMIT

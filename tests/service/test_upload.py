@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakedetect_jax.service.limits import Rate
-from fakedetect_jax.service.upload import Refused, receive
+from fakedetect_jax.service.web.limits import Rate
+from fakedetect_jax.service.web.upload import Refused, receive
 from tests.service.server import FORM, form
 
 HEAD = b"\0\0\0\x18ftypisom"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
-from fakedetect_jax.service.jobs import (
+from fakedetect_jax.service.queue.jobs import (
     COPY_NONE,
     COPY_READY,
     COPY_WANTED,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from fakedetect_jax.service.jobs import Store
+from fakedetect_jax.service.queue.jobs import Store
 
 KIND = "text/plain; version=0.0.4; charset=utf-8"
 

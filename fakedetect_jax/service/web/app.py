@@ -17,19 +17,20 @@ from starlette.exceptions import HTTPException as RoutingException
 from starlette.requests import ClientDisconnect
 
 from fakedetect_jax.reports.video_result import VideoResult
-from fakedetect_jax.service import jobs, metrics, places, upload, watch
-from fakedetect_jax.service.answers import (
+from fakedetect_jax.service.options import Serving
+from fakedetect_jax.service.queue import jobs, places
+from fakedetect_jax.service.queue.jobs import Job, NewJob, Store
+from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.web import metrics, upload, watch
+from fakedetect_jax.service.web.answers import (
     ErrorAnswer,
     HealthAnswer,
     JobAnswer,
     ModelAnswer,
     job_answer,
 )
-from fakedetect_jax.service.jobs import Job, NewJob, Store
-from fakedetect_jax.service.limits import Access, Guard, Rate
-from fakedetect_jax.service.options import Serving
-from fakedetect_jax.service.places import Places
-from fakedetect_jax.service.upload import Refused
+from fakedetect_jax.service.web.limits import Access, Guard, Rate
+from fakedetect_jax.service.web.upload import Refused
 from fakedetect_jax.serving import sources
 
 STATIC = Path(__file__).parent / "static"

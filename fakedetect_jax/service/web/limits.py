@@ -120,7 +120,9 @@ class Guard:
         path, root = scope["path"], scope.get("root_path", "")
         path = path.removeprefix(root) if root else path
         if not self._is_our_host(headers):
-            return self._refuse(421, "host", "the service is not called by this name")
+            return self._refuse(
+                421, "host", "the service does not go by this name; --name adds one"
+            )
         if scope["method"] not in ("GET", "HEAD") and _is_foreign(headers):
             return self._refuse(403, "origin", "another site's page may not do this")
         if path in OPEN_PATHS:

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from fakedetect_jax.service.jobs import Job, Store, StoreFull, StoreGone
-from fakedetect_jax.service.places import Places
+from fakedetect_jax.service.queue.jobs import Job, Store, StoreFull, StoreGone
+from fakedetect_jax.service.queue.places import Places
 
 LOOK_SECONDS = 0.3
 HEALTH_SECONDS = 1.0

@@ -1,10 +1,10 @@
-"""The store of jobs that a URL names."""
+"""The store that a URL names."""
 
 from pathlib import Path
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.service.jobs import Store
-from fakedetect_jax.service.sqlite import SqliteStore
+from fakedetect_jax.service.queue.jobs import Store
+from fakedetect_jax.service.queue.sqlite import SqliteStore
 
 
 def open_store(url: str, data: Path) -> Store:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from fakedetect_jax.service.jobs import Job
+from fakedetect_jax.service.queue.jobs import Job
 
 
 class JobAnswer(BaseModel):

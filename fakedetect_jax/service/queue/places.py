@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.service.jobs import Job
+from fakedetect_jax.service.queue.jobs import Job
 
 INCOMING = "incoming"  # uploads that are not whole yet
 JOBS = "jobs"
