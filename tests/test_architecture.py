@@ -15,10 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "fakedetect_jax": [
         ["__main__"],
-        [
-            *("main", "predict", "report", "export", "suite", "doctor"),
-            *("serve", "beam"),
-        ],
+        ["main", "predict", "report", "export", "suite", "doctor", "serve", "beam"],
         ["train", "service"],
         ["outputs"],
         ["evaluation", "serving"],

@@ -125,7 +125,8 @@ def test_features_equal_transformers(size, tmp_path):
     from benchmarks import parity
 
     peer = parity.hugging_face(size, 24)
-    apart, largest, _ = parity.compare(peer, size, 24, tmp_path)
+    fields = parity.vit_fields(size)
+    apart, largest, _ = parity.compare(peer, fields, size.style, 24, tmp_path)
     assert largest > 1 and apart < 1e-5
 
 
@@ -136,7 +137,8 @@ def test_positions_are_interpolated_as_transformers_does(tmp_path):
     size = SIZES["dinov2 registers"]
     for stored, used in ((56, 24), (24, 40)):
         peer = parity.hugging_face(size, stored)
-        apart, largest, _ = parity.compare(peer, size, used, tmp_path)
+        fields = parity.vit_fields(size)
+        apart, largest, _ = parity.compare(peer, fields, size.style, used, tmp_path)
         assert largest > 1 and apart < 1e-5
 
 
