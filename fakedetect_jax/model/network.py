@@ -339,8 +339,7 @@ def check_fields(model: FakeDetector) -> None:
     if model.unit_features and is_resnet(model):
         raise ConfigError(
             "config.model.unit_features needs a transformer or a ConvNeXt; "
-            f"{model.backbone} is explained by the way from no features, which have no "
-            "direction"
+            f"{model.backbone} is one of neither"
         )
     if not 0 <= model.dropout < 1:
         raise ConfigError(

@@ -396,10 +396,10 @@ def test_attention_on_a_gpu_takes_the_fused_kernel(monkeypatch):
         ({"vit_style": "dinov3", "num_heads": 16}, "and four for rotary positions"),
         ({"freeze_stages": 1}, "set config.trainable instead"),
         ({"stem": "small"}, "stem is 'small', but the backbone 'vit' fixes it"),
-        ({"backbone": "clip_l14"}, "backbone to 'resnet' or 'vit' to choose"),
+        ({"backbone": "clip_l14"}, "backbone to 'resnet' or 'convnext' or 'vit' to"),
         (
             {**network.OWN_VIT, "backbone": "resnet50", "unit_features": True},
-            "unit_features needs a vision transformer",
+            "unit_features needs a transformer or a ConvNeXt",
         ),
     ],
     ids=str,
