@@ -4,7 +4,7 @@ python score_with_onnx.py EXPORTED VIDEO
 
 Needs av, dlib-bin, numpy, onnxruntime, opencv-python-headless, safetensors and
 simplejpeg. It takes the largest face of each window, as `predict --faces largest
---shots ignore` does; see docs/predict.md.
+--shots ignore` does; see docs/predict_steps.md.
 """
 
 import json

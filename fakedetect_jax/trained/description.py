@@ -323,7 +323,7 @@ def preprocessed(
     """model.json's preprocessing: all that lies between a file and the network.
 
     model: the fields of the config's group of that name.
-    docs/predict.md says the same in words; examples/score_with_onnx.py does it.
+    docs/predict_steps.md says the same in words; examples/score_with_onnx.py does it.
     """
     side = preparation.image_size
     return Preprocessing(
