@@ -18,10 +18,6 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parent.parent
 MOST_WORDS, MOST_WORDS_README = 30, 25
-# Pages that are being rewritten elsewhere; their words and sentences come next.
-LATER = {
-    *("docs/data.md", "docs/recipe.md", "docs/service.md"),
-}
 # Written by docs/generate.py from comments and docstrings.
 GENERATED = "docs/reference/"
 # What is not said here -> what is.
@@ -100,11 +96,7 @@ def pages() -> list[str]:
     found = ["README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md"]
     found += ["ACKNOWLEDGEMENTS.md"]
     found += [path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")]
-    return [
-        name
-        for name in sorted(found)
-        if name not in LATER and not name.startswith(GENERATED)
-    ]
+    return [name for name in sorted(found) if not name.startswith(GENERATED)]
 
 
 def main() -> int:
