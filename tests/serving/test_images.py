@@ -38,7 +38,7 @@ def frame_model(faceless, tmp_path_factory) -> Path:
     model = load_model(faceless)
     config = model.config.copy_and_resolve_references()
     with config.unlocked():
-        config.model.frame_only = True
+        config.model.temporal = "none"
     side, frames = config.dataset.image_size, config.data.clip_frames
     network = make_model(config)
     clips = np.zeros((1, frames, side, side, 3), np.float32)
