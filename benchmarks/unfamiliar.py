@@ -232,6 +232,12 @@ def stored(split: Split, config, *, training: bool = False) -> Iterator[Clips]:
     yield from map(np.stack, by_video.values())
 
 
+def people(split: Split, config) -> np.ndarray:
+    """Who is seen in each of those videos."""
+    used = dict.fromkeys(c.video for c in covering_clips(split.videos, config))
+    return np.array([split.videos[v].target or split.videos[v].key for v in used])
+
+
 def through_jpeg(clips: Clips, preparation) -> Clips:
     """As the frames of a video are stored."""
 
@@ -276,15 +282,16 @@ def neighbours(known: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return distances
 
 
-def ways(detector: Detector, train: Measured, labels, val: Measured):
-    """Name -> (distance of clips, threshold of videos)."""
+def ways(detector: Detector, train: Measured, labels, val: Measured, who: np.ndarray):
+    """Name -> (distance of clips, threshold of videos); who: in each video of val."""
     own = detector.model.guard
     assert own is not None
-    by_blocks = guard.fit(train.blocks, labels, val.blocks, val.video)
+    by_blocks = guard.fit(train.blocks, labels, val.blocks, val.video, who[val.video])
     if isinstance(by_blocks, str):
         raise SystemExit(f"error: {by_blocks}")
     near = neighbours(train.features)
-    limit = guard.pick_threshold(guard.video_means(near(val.features), val.video))
+    means = guard.video_means(near(val.features), val.video)
+    limit = guard.pick_threshold(means, len(np.unique(who)))
     return {
         "guard": (lambda some: own.distances(some.features), own.threshold),
         "nearest neighbours": (lambda some: near(some.features), limit),
@@ -354,7 +361,7 @@ def measure(detector: Detector, splits, config, results: table.Results) -> bool:
         [train.videos[clip.video].label for clip in guard_clips(train.videos, config)]
     )
     seen, own = Measured(detector, stored(val, config)), list(stored(test, config))
-    found = ways(detector, known, labels, seen)
+    found = ways(detector, known, labels, seen, people(val, config))
     familiar = Measured(detector, own)
 
     def by_video(some: Measured, distance: Distance) -> np.ndarray:

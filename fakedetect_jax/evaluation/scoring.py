@@ -227,8 +227,13 @@ def _fit(run: Run, variables: Any) -> Guard | str:
             )
         features.append(np.concatenate([f for _, f in found])[: len(chosen)])
     labels = np.array([splits[0].videos[clip.video].label for clip in clips[0]])
+    seen = [splits[1].videos[clip.video] for clip in clips[1]]
     return guard.fit(
-        features[0], labels, features[1], np.array([clip.video for clip in clips[1]])
+        features[0],
+        labels,
+        features[1],
+        np.array([clip.video for clip in clips[1]]),
+        np.array([video.target or video.key for video in seen]),
     )
 
 

@@ -106,13 +106,18 @@ class Guard(NamedTuple):
 
 
 def fit(
-    features: np.ndarray, labels: np.ndarray, val: np.ndarray, val_videos: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    val: np.ndarray,
+    val_videos: np.ndarray,
+    val_people: np.ndarray | None = None,
 ) -> Guard | str:
     """A guard, or why there is none.
 
     Args:
       features, labels: [N,D] and [N] of clips of the training.
       val, val_videos: [M,D] and int[M] of val's clips: features, and whose clip it is.
+      val_people: [M] of the same: who is seen; each video another one if not given.
     """
     count = len(np.unique(val_videos))
     if count < LEAST_VIDEOS or len(features) < LEAST_CLIPS:
@@ -120,7 +125,10 @@ def fit(
     if not (np.isfinite(features).all() and np.isfinite(val).all()):
         return "the features of some clips are not numbers"
     shape = Guard(GuardFacts(), *_region(np.asarray(features, np.float64), labels))
-    threshold = pick_threshold(video_means(shape.distances(val), val_videos))
+    _, first = np.unique(val_videos, return_index=True)
+    people = len(first) if val_people is None else len(np.unique(val_people[first]))
+    means = video_means(shape.distances(val), val_videos)
+    threshold = pick_threshold(means, people)
     facts = GuardFacts(
         threshold=threshold,
         false_alarms=FALSE_ALARMS,
@@ -185,13 +193,15 @@ def video_means(distances: np.ndarray, videos: np.ndarray) -> np.ndarray:
     return np.bincount(of_video, distances) / np.bincount(of_video)
 
 
-def pick_threshold(distances: Sequence[float] | np.ndarray) -> float:
+def pick_threshold(distances: Sequence[float] | np.ndarray, people: int) -> float:
     """The distance that FALSE_ALARMS of videos like these exceed.
 
     Of so many that one of them may, it is the distance of that rank, which holds
     whatever their distribution (Vovk et al. 2005). Of fewer the largest is too low, and
     the tail is taken for that of a lognormal distribution: the upper prediction limit
-    for one more video, by Student's t, but no less than the largest.
+    for a video of somebody else, by Student's t, but no less than the largest. Videos
+    of a person are alike, so t has as many degrees of freedom as there are `people`,
+    less one.
     """
     from scipy.special import stdtrit  # a start of predict does without
 
@@ -201,7 +211,8 @@ def pick_threshold(distances: Sequence[float] | np.ndarray) -> float:
     if rank <= count:
         return float(ordered[rank - 1])
     logs = np.log(np.maximum(ordered, 1e-12))
-    reach = stdtrit(count - 1, 1 - FALSE_ALARMS) * np.sqrt(1 + 1 / count)
+    people = max(people, 2)
+    reach = stdtrit(people - 1, 1 - FALSE_ALARMS) * np.sqrt(1 + 1 / people)
     limit = np.exp(logs.mean() + reach * logs.std(ddof=1))
     return float(max(limit, ordered[-1]))
 

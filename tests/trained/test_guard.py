@@ -82,11 +82,26 @@ def test_a_threshold_keeps_its_false_alarms():
     rng = np.random.default_rng(2)
     for count, most in ((150, 0.012), (30, 0.012)):
         logs = rng.normal(size=(4000, count + 20)) * 0.3
-        limits = [guard.pick_threshold(np.exp(row[:count])) for row in logs]
+        limits = [guard.pick_threshold(np.exp(row[:count]), count) for row in logs]
         alarms = np.mean(np.exp(logs[:, count:]) > np.array(limits)[:, None])
         assert 0.003 < alarms < most
     few = rng.uniform(1, 2, 30)
-    assert guard.pick_threshold([*few, 9.0]) >= 9.0
+    assert guard.pick_threshold([*few, 9.0], 31) >= 9.0
+
+
+def test_videos_of_one_person_are_no_independent_ones():
+    """Of twelve people, six videos each: the alarms on six videos of somebody else."""
+    rng = np.random.default_rng(3)
+    of_person = rng.normal(size=(4000, 13, 1)) * 0.08
+    logs = of_person + rng.normal(size=(4000, 13, 6)) * 0.05
+    known, other = logs[:, :12].reshape(4000, -1), logs[:, 12]
+
+    def alarms(people: int) -> float:
+        limits = [guard.pick_threshold(np.exp(row), people) for row in known]
+        return float(np.mean(np.exp(other) > np.array(limits)[:, None]))
+
+    assert alarms(72) > 0.014
+    assert 0.003 < alarms(12) < 0.012
 
 
 def test_a_videos_distance_is_the_mean_of_its_clips():
