@@ -92,7 +92,9 @@ def fit_band(videos: metrics.Items, max_error: float) -> Band | None:
     does not ends the search, so that no correction for the number of thresholds is
     needed (fixed sequence testing; Angelopoulos et al., Learn then Test,
     arXiv:2110.01052). Where even the first one's bound is above, val is too small for
-    max_error; it is taken all the same, and `bound` says what it is good for.
+    max_error, and `bound` says what it is good for. Then nothing is decided where val
+    shows neither class: if it separates them, the gap between its highest real and its
+    lowest fake is uncertain.
 
     Where the two cross, one threshold between them serves as both: 0.5 if it lies
     there, else their middle.
@@ -126,9 +128,11 @@ def _side(others: metrics.Items, threshold: float, wrong: np.ndarray) -> Side:
 def _search(reals: metrics.Items, scores: np.ndarray, max_error: float) -> float:
     """The lowest threshold above which few enough reals lie; scores: of all videos."""
     cluster_of = intervals.clusters(reals)
-    first, *lower = _falling(reals.score, scores)
-    found = first
-    for threshold in (first, *lower):
+    found, *lower = _falling(reals.score, scores)
+    if upper_bound(reals.score > found, cluster_of) > max_error:
+        higher = scores[scores > reals.score.max()]
+        return float(higher.min()) if len(higher) else 1.0
+    for threshold in lower:
         if upper_bound(reals.score > threshold, cluster_of) > max_error:
             break
         found = threshold

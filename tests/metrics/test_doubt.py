@@ -91,6 +91,23 @@ def test_the_demo_s_six_pairs_exclude_no_rate_below_39_percent():
     assert band.fake.bound == pytest.approx(1 - 0.05 ** (1 / 12))
 
 
+def test_a_small_val_that_is_told_apart_leaves_its_gap_uncertain():
+    """Between its highest real and lowest fake it shows neither: nothing is said."""
+    band = doubt.fit_band(
+        simple([0, 0, 0, 1, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.8, 0.9]), max_error=0.05
+    )
+    assert band is not None and not band.is_promised
+    assert band.ends == pytest.approx((0.3, 0.7))
+    verdicts = [band.verdict(score) for score in (0.29, 0.31, 0.5, 0.69, 0.71)]
+    assert verdicts == [doubt.REAL, *3 * [doubt.UNCERTAIN], doubt.FAKE]
+    # Where it does not tell them apart they are uncertain from the first wrong one on.
+    mixed = doubt.fit_band(
+        simple([0, 0, 0, 1, 1, 1], [0.1, 0.2, 0.75, 0.25, 0.8, 0.9]), max_error=0.05
+    )
+    assert mixed is not None
+    assert mixed.ends == pytest.approx((0.2, 0.8))
+
+
 def test_without_an_error_the_bound_is_that_of_as_many_clusters():
     clusters = np.repeat(np.arange(59), 3)
     right = np.zeros(len(clusters), bool)
