@@ -2,7 +2,7 @@
 
 python -m benchmarks.looks [--folder DIR] [--epochs N] [--kills N] [--results FILE]
 
-configs/demo.py makes three sets: other people, rooms, light and cameras
+configs/demo.py makes three sets: other people, scenes, light and cameras
 (tfds_ffpp/synthetic/looks.py). One suite file trains on each with two seeds, once more
 without one method, and tests every model on the test of all three. It is killed at
 random times and started again. Then one test of every model is run once more by itself,

@@ -59,7 +59,7 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "num_frames": 40,  # longest video
             "frame_size": 224,  # pixels, square
             "difficulty": 0.3,  # 0 plain traces .. 1 subtle ones
-            "look": "indoor",  # or street, webcam: rooms, light and camera
+            "look": "indoor",  # or street, webcam: scene, light and camera
             "seed": 0,  # of people, scenes and forgeries
         }
     )

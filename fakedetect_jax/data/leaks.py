@@ -120,11 +120,11 @@ def find_leaks(parts: Sequence[Part], image_size: int) -> list[Leak]:
         leaks += _by_people(one, other)
         leaks += _by_digest(one, other)
     hashes = {id(p): video_hashes(p.split, image_size) for p in parts}
-    told = {(leak.one, leak.other) for leak in leaks}
+    named = {(leak.one, leak.other) for leak in leaks}
     for one, other in _apart(parts):
         for i, j in near(hashes[id(one)], hashes[id(other)]):
             names = _name(one, one.split.videos[i]), _name(other, other.split.videos[j])
-            if names not in told:
+            if names not in named:
                 leaks.append(Leak("the same footage", *names))
     return leaks
 
@@ -146,10 +146,10 @@ def _by_people(one: Part, other: Part) -> Iterator[Leak]:
     for video in one.split.videos:
         for person in people(one, video):
             seen.setdefault(person, video)
-    told = set()
+    named = set()
     for video in other.split.videos:
-        for person in sorted(people(other, video) & seen.keys() - told):
-            told.add(person)
+        for person in sorted(people(other, video) & seen.keys() - named):
+            named.add(person)
             names = _name(one, seen[person]), _name(other, video)
             yield Leak(f"person {person}", *names)
 

@@ -167,16 +167,16 @@ class ScoringWorker:
     def _on_result(self, result: VideoResult, video: "Pending") -> VideoResult:
         with self._lock:
             running = self._running.pop(video.name, None)
-        stub = replace(result, faces=(), most_suspicious=None)
+        bare = replace(result, faces=(), most_suspicious=None)
         if running is None or not running.wanted or result.reason == GIVEN_UP:
-            return stub
+            return bare
         if result.outcome == "unreadable" and result.reason == _NO_SPACE:
             raise OSError(errno.ENOSPC, _NO_SPACE)
         job = running.job
         if not self._places.video(job.id).exists() and not self._store.get(job.id):
-            return stub  # deleted meanwhile
+            return bare  # deleted meanwhile
         self._finish(running, replace(result, video=job.name), video)
-        return stub
+        return bare
 
     def _finish(self, running: _Running, result: VideoResult, video: "Pending") -> None:
         job = running.job

@@ -243,7 +243,7 @@ def test_the_seed_changes_every_video(tiny, tmp_path):
             assert data != ours[name]
 
 
-def test_a_look_changes_rooms_light_and_camera_but_no_forgery(tiny, tmp_path):
+def test_a_look_changes_scene_light_and_camera_but_no_forgery(tiny, tmp_path):
     """Noise and colours as the look says; the same people do the same things."""
     noise = {}
     for look in looks.LOOKS:

@@ -22,7 +22,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--look",
         default="indoor",
         choices=list(looks.LOOKS),
-        help="rooms, light and camera: two looks are as two datasets",
+        help="scene, light and camera: two looks are as two datasets",
     )
     parser.add_argument(
         "--difficulty", type=float, default=0.3, help="0 easy .. 1 subtle"

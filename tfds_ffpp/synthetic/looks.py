@@ -1,6 +1,6 @@
 """What the scenes, lights and cameras of one made set have in common.
 
-Two sets of different looks are as two real datasets: other rooms, other cameras, the
+Two sets of different looks are as two real datasets: other scenes, other cameras, the
 same task. A detector that learned one look's noise and light fails on another's.
 """
 
@@ -22,7 +22,7 @@ class Look:
     grain: Range = (0.4, 0.8)  # pixels, size of the noise's grain
     blur: Range = (0.3, 0.8)  # pixels, sigma of the lens
     sharpening: float = 0.0  # share of the detail that the camera adds again
-    chroma: Range = (0.05, 0.6)  # colourfulness of rooms and clothes
+    chroma: Range = (0.05, 0.6)  # colourfulness of backgrounds and clothes
     scale: Range = (0.95, 1.12)  # size of the head
     restlessness: float = 1.0  # of the head: its motion, times this
 
