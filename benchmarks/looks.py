@@ -86,15 +86,6 @@ def run_with_kills(path: Path, kills: int) -> int:
         return killed
 
 
-def repeated_work(suite: Path) -> int:
-    """Trainings that began again at step 0 after a checkpoint was there."""
-    again = 0
-    for path in suite.glob("*/metrics.jsonl"):
-        steps = [json.loads(line).get("step", 0) for line in path.open()]
-        again += sum(b < a for a, b in zip(steps, steps[1:], strict=False))
-    return again
-
-
 def report_of(folder: Path) -> Json:
     """The report of an evaluation."""
     return json.loads((folder / "report.json").read_text())
@@ -165,8 +156,7 @@ def main() -> None:
         suite = json.loads((folder / "suite" / "suite.json").read_text())
         found.say(
             f"{len(suite['runs'])} trainings of {options.epochs} epochs and their "
-            f"tests, killed {killed} times: {minutes:.0f} minutes; steps done twice "
-            f"after a save: {repeated_work(folder / 'suite')}."
+            f"tests, killed {killed} times: {minutes:.0f} minutes."
         )
         found.say()
         show_matrix(found, suite)

@@ -22,7 +22,7 @@ from tfds_ffpp.files import Json
 
 
 class ScoreVideos(apache_beam.PTransform):
-    """Paths of video files -> a row for each, as docs/predict.md tells.
+    """Paths of video files -> a row for each, as docs/predict.md says.
 
     A path that comes twice has one row. Copies are not looked for: each is scored.
     """

@@ -1,10 +1,10 @@
 """How far a number can be trusted: intervals over people, paired comparisons.
 
-The videos of one target person share face, room and camera, so they are not
+The videos of one target person share face, background and camera, so they are not
 independent: whole clusters of people are drawn with replacement, not videos (cluster
 bootstrap; Field & Welsh, J. R. Statist. Soc. B 69, 2007). Where fakes are made in
 pairs, two people whose faces were swapped with each other's alone, a fake shares the
-face of one and the room of the other, so the pair is the cluster.
+face of one and the background of the other, so the pair is the cluster.
 """
 
 from collections import defaultdict

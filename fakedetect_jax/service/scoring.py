@@ -1,4 +1,4 @@
-"""The process of a worker: loads the model, describes it, scores until told to end."""
+"""The process of a worker: loads the model, describes it, scores until it is to end."""
 
 import os
 import signal
