@@ -6,12 +6,16 @@ python -m fakedetect_jax.main --config configs/ffpp_effort.py --workdir runs/eff
 Yan et al., "Orthogonal Subspace Decomposition for Generalizable AI-Generated Image
 Detection" (ICML 2025, arXiv 2411.15633): each projection of attention is split by its
 singular values; the largest and their vectors stay as they were learnt, the least is
-trained, kept orthogonal and of the same size. Single frames, 8 of a video for training
-and 32 for test, Adam at 2e-4, a batch of 32. Published there, trained on c23: video AUC
-0.956 on Celeb-DF v2, 0.965 on DFD, 0.909 on DFDC preview, 0.843 on DFDC: written down
-from memory, as the paper was not at hand; look there before you quote them.
-What differs here: the checkpoint is chosen on FaceForensics++'s val alone, and the loss
-of the singular values counts from each kernel's own norm.
+trained, kept orthogonal and of the same size. From the authors' config file: single
+frames, 8 of a video, Adam at 2e-4 throughout ten epochs, batches of 32; flips, small
+turns, blur, brightness and JPEG. (Their detector in DeepfakeBench has 2e-5.)
+
+Published, trained on c23: video AUC 0.956 on Celeb-DF v2, as others quote the paper,
+whose own tables were not at hand. With the released weights a user found 0.885 there
+(issue 19 of the authors' repository), so expect the preprocessing to matter.
+What differs here: no turns and no weight decay (they have 5e-4), 32 frames of a video
+in test, the checkpoint is chosen on FaceForensics++'s val alone, and the loss of the
+singular values counts from each kernel's own norm.
 
 0.07 % of 303 million parameters are trained: 1,213 MB of weights, 1.6 MB of Adam's
 state and 0.39 TFLOP a frame (python -m benchmarks.trainable; rank 1 has an eighth of
