@@ -43,13 +43,14 @@ from fakedetect_jax.model.optimizer import learning_rates
 from fakedetect_jax.pages import formats
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import (
+    METRIC,
     CheckpointFacts,
     Checkpoints,
     Frozen,
     SourceFrames,
 )
 from fakedetect_jax.run.leaves import leaf_digests
-from fakedetect_jax.run.metrics_file import MetricsFile
+from fakedetect_jax.run.metrics_file import MetricsFile, first_best
 from fakedetect_jax.run.speed import Clock, Speed, Trace, peak_flops
 from fakedetect_jax.run.workdir import Run
 from tfds_ffpp.errors import Interrupted
@@ -228,8 +229,8 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     if start >= plan.num_steps and _is_closed(config, checkpoints, start):
         terminal.say(_complete(start, plan.num_steps))
         return
-    if start and _has_stopped_early(config, plan, checkpoints, start):
-        terminal.say(_stopped_early(config, checkpoints, start))
+    if start and (best := _ended_early(run, plan, checkpoints, start)):
+        terminal.say(_stopped_early(config, best, start))
         return
     if run.profile and not start < run.profile[0] <= run.profile[-1] <= plan.num_steps:
         raise ConfigError(
@@ -426,27 +427,30 @@ def _is_closed(config, checkpoints: Checkpoints, step: int) -> bool:
     return not config.eval.every_epochs or bool(checkpoints.metrics(step))
 
 
-def _has_stopped_early(config, plan: Plan, checkpoints: Checkpoints, step: int) -> bool:
-    """Whether eval.patience evaluations, the last at `step`, found no better one.
+def _ended_early(run: Run, plan: Plan, checkpoints: Checkpoints, step: int) -> int:
+    """The best evaluation's step, where eval.patience ones after it, the last at
+    `step`, were none better; else 0.
 
-    The best is in the checkpoints, so a resumed run says the same. All hosts agree.
+    An equal one is no better. metrics.jsonl has them all, so a resumed run says the
+    same; where it is lost, the checkpoints have the best. All hosts agree.
     """
+    config = run.config
     if not config.eval.patience:
-        return False
+        return 0
     checkpoints.finish()
     ranked = checkpoints.ranked()
     if step not in ranked:
-        return False
+        return 0
+    best = first_best(run.workdir, METRIC, step) or ranked[0]
     every = config.eval.every_epochs * plan.steps_per_epoch
-    return bool(
-        parallel.from_first((step - ranked[0]) // every) >= config.eval.patience
-    )
+    waited = (step - best) // every >= config.eval.patience
+    return int(parallel.from_first(best if waited else 0))
 
 
-def _stopped_early(config, checkpoints: Checkpoints, step: int) -> str:
+def _stopped_early(config, best: int, step: int) -> str:
     return (
         f"training ends with step {step}: none of {config.eval.patience} evaluations "
-        f"(eval.patience) was better than that of step {checkpoints.ranked()[0]}"
+        f"(eval.patience) was better than that of step {best}"
     )
 
 
@@ -594,8 +598,8 @@ def _run_steps(training: Training, state, start: int) -> None:
                     _save_and_stop(training, step, state)
                 if ends:
                     state = _end_epoch(training, step, state, clock.read())
-                    if _has_stopped_early(config, plan, checkpoints, step):
-                        run.terminal.say(_stopped_early(config, checkpoints, step))
+                    if best := _ended_early(run, plan, checkpoints, step):
+                        run.terminal.say(_stopped_early(config, best, step))
                         break
                     clock = _new_clock(training)
                 else:

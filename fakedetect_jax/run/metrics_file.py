@@ -246,6 +246,21 @@ class _Tracker:
         )
 
 
+def first_best(workdir: Path, metric: str, last: int) -> int | None:
+    """The step of the first evaluation up to `last` that none was better than; None
+    where metrics.jsonl knows none."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return None
+    values = {
+        row["step"]: row.get(metric)
+        for row in read_lines(path, required=("step", "kind")).rows
+        if row["kind"] == "val" and _is_up_to(row["step"], last)
+    }
+    known = {s: v for s, v in values.items() if isinstance(v, int | float) and v == v}
+    return max(sorted(known), key=known.__getitem__, default=None)
+
+
 def _scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
     numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
     return {f"{kind}/{k}": v for k, v in numbers.items()}

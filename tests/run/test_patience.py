@@ -1,0 +1,81 @@
+"""config.eval.patience: training ends when val gets no better, and stays ended."""
+
+import shutil
+import signal
+
+import pytest
+
+from fakedetect_jax.run.metrics_file import first_best
+from tests.run.test_resume import final_leaves, lines
+
+# Nothing moves: every evaluation is equal to the first.
+STILL = ("--config.optimizer.learning_rate=1e-12", "--config.model.freeze_stages=2")
+ENDED = "training ends with step 6: none of 2 evaluations (eval.patience) was better"
+
+
+def steps_of(workdir, kind: str) -> list[int]:
+    return [row["step"] for row in lines(workdir, kind)]
+
+
+@pytest.fixture(scope="module")
+def ended(launchpad, tiny_config, tmp_path_factory):
+    """The words of a run that ended early, without --workdir, and its workdir."""
+    workdir = tmp_path_factory.mktemp("patience") / "w"
+    words = ("--config", tiny_config, *STILL, "--config.eval.patience=2")
+    code, out, err = launchpad.run(*words, "--workdir", workdir)
+    assert code == 0, err
+    assert f"{ENDED} than that of step 2" in out
+    return words, workdir
+
+
+def test_equal_evaluations_are_no_better(ended):
+    """Epochs of two steps: the first evaluation is the best, two more end it."""
+    _, workdir = ended
+    assert steps_of(workdir, "val") == [2, 4, 6]
+    assert steps_of(workdir, "train") == list(range(1, 7))
+    assert len({row["video_auc"] for row in lines(workdir, "val")}) == 1
+
+
+def test_the_same_command_trains_no_further(ended, launchpad):
+    words, workdir = ended
+    before = (workdir / "metrics.jsonl").read_bytes()
+    code, out, err = launchpad.run(*words, "--workdir", workdir)
+    assert code == 0, err
+    assert ENDED in out and (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_killed_on_the_way_it_ends_at_the_same_step(ended, launchpad, tmp_path):
+    words, whole = ended
+    workdir = tmp_path / "w"
+    for place, nth in (("validate", 2), ("save", 1), ("commit", 1)):
+        kill = [place, nth, signal.SIGKILL]
+        assert launchpad.run(*words, "--workdir", workdir, phase=kill)[0] == 137
+    code, out, err = launchpad.run(*words, "--workdir", workdir)
+    assert code == 0 and ENDED in out, err
+    assert steps_of(workdir, "val") == [2, 4, 6]
+    assert final_leaves(workdir) == final_leaves(whole)
+
+
+def test_without_patience_it_goes_on(ended, launchpad, tmp_path):
+    words, whole = ended
+    shutil.copytree(whole, tmp_path / "w")
+    more = ("--workdir", tmp_path / "w", "--config.eval.patience=0")
+    code, _, err = launchpad.run(*words, *more)
+    assert code == 0, err
+    assert steps_of(tmp_path / "w", "train") == list(range(1, 13))
+
+
+def test_it_ends_where_val_says(launchpad, tiny_config, undisturbed, tmp_path):
+    """Against the evaluations of a run that went to its end."""
+    aucs = {row["step"]: row["video_auc"] for row in lines(undisturbed, "val")}
+    wanted = 12
+    for step in aucs:
+        best = max((s for s in aucs if s <= step), key=lambda s: (aucs[s], -s))
+        assert first_best(undisturbed, "video_auc", step) == best
+        if step - best >= 2:  # an epoch, which is a patience of one
+            wanted = step
+            break
+    words = ("--config", tiny_config, "--config.eval.patience=1")
+    code, _, err = launchpad.run(*words, "--workdir", tmp_path / "w")
+    assert code == 0, err
+    assert steps_of(tmp_path / "w", "train")[-1] == wanted
