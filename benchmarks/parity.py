@@ -83,16 +83,25 @@ def hugging_face_convnext(name: str) -> Any:
     return transformers.ConvNextModel(config)
 
 
+# Ours -> the name in timm, which is torchvision's too.
+EFFICIENTNETS = ("efficientnet_b0", "efficientnet_b4")
+CONVNEXTS = {"convnext_t": "convnext_tiny", "convnext_b": "convnext_base"}
+
+
 def draw(model: Any) -> None:
     """Weights with which every tensor matters: neither zeros nor tiny scales."""
     import torch
 
     torch.manual_seed(0)
     for name, weight in model.state_dict().items():
-        noise = torch.randn_like(weight)
+        noise = torch.randn(weight.shape)
         rows = weight.squeeze()
         if name.endswith(("lambda1", "gamma", "gamma_1", "gamma_2", "_parameter")):
             weight.copy_(0.5 + 0.1 * noise)
+        elif name.endswith("running_var"):
+            weight.copy_(1 + 0.1 * noise)
+        elif name.endswith("num_batches_tracked"):
+            continue
         elif rows.ndim < 2:
             weight.copy_(0.1 * noise + (name.endswith("weight") and weight.ndim < 2))
         elif "." not in name or "embeddings.pos" in name or "token" in name:
@@ -107,6 +116,8 @@ def peer_features(model: Any, images: np.ndarray, style: str) -> np.ndarray:
 
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
+        if hasattr(model, "avgpool"):  # torchvision's
+            return model.avgpool(model.features(pixels)).flatten(1).numpy()
         if hasattr(model, "forward_head"):
             tokens = model.forward_features(pixels)
             if style == "plain":
@@ -146,12 +157,12 @@ def own_features(path: Path, fields: dict[str, Any], images: np.ndarray) -> np.n
 
     def features(params: Any, images: Any) -> Any:
         return model.apply(
-            {"params": {"backbone": params}},
+            {collection: {"backbone": tree} for collection, tree in params.items()},
             images[:, None],
             method=lambda m, x: m.frame_features(m.backbone_features(x))[:, 0],
         )
 
-    return np.asarray(jax.jit(features)(loaded.params, images))
+    return np.asarray(jax.jit(features)(loaded._asdict(), images))
 
 
 def compare(
@@ -200,7 +211,7 @@ def measure(only: str | None, results: table.Results) -> None:
         start = time.perf_counter()
         size = vit.VITS.get(name)
         fields = vit_fields(size) if size else {"backbone": name}
-        style = size.style if size else "convnext"
+        style = size.style if size else ""
         with tempfile.TemporaryDirectory() as folder:
             apart, largest, count = compare(
                 model, fields, style, image_size, Path(folder)
@@ -223,17 +234,22 @@ def measure(only: str | None, results: table.Results) -> None:
                 sized = {} if size.style == "dinov3" else {"img_size": image_size}
                 model = timm.create_model(peer, num_classes=0, **sized, **options)
                 row(name, f"timm {peer}", model, image_size)
-    for name in ("convnext_t", "convnext_b"):
+    for name, peer in CONVNEXTS.items():
         if only in (None, name):
             row(name, "transformers", hugging_face_convnext(name), 224)
             if has_timm:
                 import timm
 
-                peer = {"convnext_t": "convnext_tiny", "convnext_b": "convnext_base"}[
-                    name
-                ]
                 model = timm.create_model(peer, num_classes=0)
                 row(name, f"timm {peer}", model, 224)
+    for name in EFFICIENTNETS if has_timm else ():
+        if only in (None, name):
+            import timm
+            import torchvision
+
+            row(name, f"timm {name}", timm.create_model(name, num_classes=0), 224)
+            model = torchvision.models.get_model(name)
+            row(name, "torchvision", model, 224)
     for name, stored, used in RESIZED:
         if only in (None, name):
             model = hugging_face(vit.VITS[name], stored)

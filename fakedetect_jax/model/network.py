@@ -14,6 +14,7 @@ from flax import linen as nn
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.backbones import convnext
 from fakedetect_jax.model.backbones.convnext import CONVNEXTS, ConvNeXt
+from fakedetect_jax.model.backbones.efficientnet import EFFICIENTNETS, EfficientNet
 from fakedetect_jax.model.backbones.resnet import BACKBONES, EXPANSION, STEMS, ResNet
 from fakedetect_jax.model.backbones.vit import STYLES, VITS, Size, ViT
 from fakedetect_jax.model.temporal import (
@@ -50,9 +51,9 @@ OWN_VIT = {
 class FakeDetector(nn.Module):
     """Frames of a clip -> the logit that the clip is fake.
 
-    Parameters: {"backbone": ResNet, ConvNeXt or ViT, "pool": attention weights where
-    frames are pooled by attention, "head": Dense} and, by `temporal`, "lstm":
-    TemporalLSTM, "hidden": FrameHidden (mean, attention) or "encoder":
+    Parameters: {"backbone": ResNet, EfficientNet, ConvNeXt or ViT, "pool": attention
+    weights where frames are pooled by attention, "head": Dense} and, by `temporal`,
+    "lstm": TemporalLSTM, "hidden": FrameHidden (mean, attention) or "encoder":
     TemporalTransformer. All fields are plain values, so that
     `FakeDetector(**config.model)` builds the model of a config. A backbone of "resnet"
     is made of the fields of OWN_RESNET, and "convnext" and "vit" likewise.
@@ -252,7 +253,13 @@ def convnext_of(model: FakeDetector) -> convnext.Size | None:
 
 
 def is_resnet(model: FakeDetector) -> bool:
-    """Whether a detector has a ResNet, whose stages can be made constants."""
+    """Whether a detector has a ResNet."""
+    return has_statistics(model) and model.backbone not in EFFICIENTNETS
+
+
+def has_statistics(model: FakeDetector) -> bool:
+    """Whether a detector's backbone has BatchNorm's running statistics, and stages that
+    can be made constants."""
     return size_of(model) is None and convnext_of(model) is None
 
 
@@ -261,15 +268,28 @@ def num_stages(model: FakeDetector) -> int:
     size, stages = size_of(model), convnext_of(model)
     if stages:
         return len(stages.depths)
+    if model.backbone in EFFICIENTNETS:
+        return len(EFFICIENTNETS[model.backbone].stages)
     return size.depth if size else len(resnet_of(model)[0])
 
 
-def _backbone(model: FakeDetector, dtype: Any) -> ResNet | ConvNeXt | ViT:
+def _backbone(
+    model: FakeDetector, dtype: Any
+) -> ResNet | EfficientNet | ConvNeXt | ViT:
     size, stages = size_of(model), convnext_of(model)
     if size:
         return ViT(size, remat=model.remat, dtype=dtype, name="backbone")
     if stages:
         return ConvNeXt(stages, remat=model.remat, dtype=dtype, name="backbone")
+    if model.backbone in EFFICIENTNETS:
+        return EfficientNet(
+            EFFICIENTNETS[model.backbone],
+            freeze_stages=model.freeze_stages,
+            remat=model.remat,
+            dtype=dtype,
+            cpu_kernels=model.cpu_kernels,
+            name="backbone",
+        )
     sizes, block = resnet_of(model)
     return ResNet(
         stage_sizes=tuple(sizes),
@@ -304,7 +324,11 @@ def check_fields(model: FakeDetector) -> None:
     """Raises ConfigError for a field without meaning."""
     choices = (
         ("temporal", TEMPORALS),
-        ("backbone", (*BACKBONES, *CONVNEXTS, *VITS, "resnet", "convnext", "vit")),
+        (
+            "backbone",
+            (*BACKBONES, *EFFICIENTNETS, *CONVNEXTS, *VITS)
+            + ("resnet", "convnext", "vit"),
+        ),
         ("stem", tuple(STEMS)),
         ("block", tuple(EXPANSION)),
         ("vit_style", tuple(STYLES)),
@@ -336,7 +360,7 @@ def check_fields(model: FakeDetector) -> None:
             f"config.model.freeze_stages is {model.freeze_stages}; "
             f"{model.backbone} has {num_stages(model)} stages"
         )
-    if model.unit_features and is_resnet(model):
+    if model.unit_features and has_statistics(model):
         raise ConfigError(
             "config.model.unit_features needs a transformer or a ConvNeXt; "
             f"{model.backbone} is one of neither"

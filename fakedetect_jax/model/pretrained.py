@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import trainable
-from fakedetect_jax.model.backbones import convnext, names, vit
+from fakedetect_jax.model.backbones import convnext, efficientnet, names, vit
+from fakedetect_jax.model.backbones.efficientnet import EFFICIENTNETS
 from fakedetect_jax.model.backbones.names import Source
 from fakedetect_jax.model.backbones.resnet import BACKBONES, EXPANSION, STEMS
 from fakedetect_jax.model.network import (
@@ -37,6 +38,7 @@ LEAVES = {
 FLOATS = ("F16", "BF16", "F32", "F64")
 # The classifier and BatchNorm's step counter, which a backbone has no use for.
 UNUSED = ("fc.weight", "fc.bias")
+UNUSED_OF_EFFICIENTNET = ("classifier.",)
 UNUSED_SUFFIX = "num_batches_tracked"
 # Names shown of each kind of fault; the rest are counted.
 MAX_NAMES = 8
@@ -58,9 +60,10 @@ class Backbone(NamedTuple):
 def load_backbone(path: Path, model: FakeDetector, image_size: int = 224) -> Backbone:
     """The model's backbone from a .safetensors file.
 
-    A ResNet's tensors are named as torchvision's and timm's, a transformer's as Hugging
-    Face's or timm's; classifiers, text towers and decoders are left out. Everything
-    else must fit. Position embeddings are interpolated to images of image_size pixels.
+    Tensors of a ResNet or an EfficientNet are named as torchvision's or timm's, those
+    of others as Hugging Face's or timm's; classifiers, text towers and decoders are
+    left out. Everything else must fit. Position embeddings are interpolated to images
+    of image_size pixels.
 
     Raises CheckpointError for another kind of file, a damaged one, missing or
     unexpected names, wrong shapes, and values that are no numbers.
@@ -98,6 +101,8 @@ def backbone_shapes(model: FakeDetector, image_size: int = 224) -> Shapes:
         found = vit.variable_shapes(size, image_size)
     elif stages:
         found = convnext.variable_shapes(stages)
+    elif model.backbone in EFFICIENTNETS:
+        return efficientnet.variable_shapes(EFFICIENTNETS[model.backbone])
     else:
         return _resnet_shapes(model)
     return {("params", *key): shape for key, shape in found.items()}
@@ -254,7 +259,7 @@ def _fitting(path: Path, file, model: FakeDetector, wanted: Shapes) -> Sources:
     expected: dict[str, list[int]] = {}
     for key, source in sources.items():
         if source is not None:
-            expected[source.name] = _torch_shape(key, wanted[key], source.parts)
+            expected[source.name] = torch_shape(key, wanted[key], source.parts)
     missing = sorted(set(expected) - there)
     unexpected = sorted(n for n in there - set(expected) if not _is_unused(n, model))
     shapes, kinds = [], []
@@ -274,6 +279,12 @@ def _fitting(path: Path, file, model: FakeDetector, wanted: Shapes) -> Sources:
     misfits = "; ".join(fault for fault in faults if fault)
     if misfits:
         likely = _likely_vit(there, model) if size_of(model) else _likely(there)
+        if model.backbone in EFFICIENTNETS:
+            likely = (
+                "its names must be those of torchvision's or timm's "
+                f"{model.backbone}; timm's tf_{model.backbone} and Hugging Face's pad "
+                "otherwise, and are other networks"
+            )
         if convnext_of(model):
             likely = "its names must be those of a Hugging Face or timm ConvNeXt"
         raise CheckpointError(
@@ -290,6 +301,9 @@ def _named_as(there: set[str], model: FakeDetector, wanted: Shapes) -> Sources:
         known_as = names.schemes(size)
     elif stages:
         known_as = names.convnext_schemes(stages)
+    elif model.backbone in EFFICIENTNETS:
+        size = EFFICIENTNETS[model.backbone]
+        return _best(there, names.efficientnet_schemes(size))
     else:
         return {key: Source(torch_name(key)) for key in wanted}
     begins = [p for p in names.PREFIXES if any(n.startswith(p) for n in there)]
@@ -298,6 +312,12 @@ def _named_as(there: set[str], model: FakeDetector, wanted: Shapes) -> Sources:
         {("params", *k): s and s.below(begin) for k, s in scheme.items()}
         for scheme in known_as
     ]
+
+    return _best(there, schemes)
+
+
+def _best(there: set[str], schemes: list[Sources]) -> Sources:
+    """The scheme that knows most names of a file, and has fewest that it lacks."""
 
     def known(scheme: Sources) -> int:
         found = {source.name for source in scheme.values() if source}
@@ -309,12 +329,14 @@ def _named_as(there: set[str], model: FakeDetector, wanted: Shapes) -> Sources:
 def _is_unused(name: str, model: FakeDetector) -> bool:
     if is_resnet(model):
         return name in UNUSED or name.endswith(UNUSED_SUFFIX)
+    if model.backbone in EFFICIENTNETS:
+        return name.startswith(UNUSED_OF_EFFICIENTNET) or name.endswith(UNUSED_SUFFIX)
     for begin in names.PREFIXES:
         name = name.removeprefix(begin)
     return name.startswith(names.UNUSED)
 
 
-def _torch_shape(key: Key, shape: tuple[int, ...], parts: int) -> list[int]:
+def torch_shape(key: Key, shape: tuple[int, ...], parts: int) -> list[int]:
     """Of the whole tensor of the file; -1 for as many positions as it has."""
     if key == POSITIONS:
         return [-1, shape[1]]

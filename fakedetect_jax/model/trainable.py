@@ -15,7 +15,7 @@ import numpy as np
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.network import (
     FakeDetector,
-    is_resnet,
+    has_statistics,
     num_stages,
     size_of,
 )
@@ -70,8 +70,9 @@ def check(model: FakeDetector, trainable: Trainable) -> None:
 
 
 def frozen_stages(model: FakeDetector, trainable: Trainable) -> int:
-    """The leading stages of a ResNet that are constants, with their statistics."""
-    if is_resnet(model) and trainable.kind in ("head", "last_n"):
+    """The leading stages of a ResNet or EfficientNet that are constants, with their
+    statistics."""
+    if has_statistics(model) and trainable.kind in ("head", "last_n"):
         kept = trainable.last_n if trainable.kind == "last_n" else 0
         return num_stages(model) - kept
     return model.freeze_stages
@@ -99,8 +100,7 @@ def is_trained(model: FakeDetector, trainable: Trainable) -> Callable:
 
 def _is_norm(names: tuple[str, ...]) -> bool:
     """Of a LayerNorm or BatchNorm; GenD trains these (Yermakov et al. 2025)."""
-    layer = names[-2].removeprefix("pre_").removeprefix("downsample_")
-    return layer.rstrip("0123456789") in ("norm", "bn")
+    return names[-2].split("_")[-1].rstrip("0123456789") in ("norm", "bn")
 
 
 def split(tree: Tree, keep: Callable) -> tuple[Tree, Tree]:

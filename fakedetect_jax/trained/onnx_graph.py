@@ -7,6 +7,7 @@ takes lengths, which says more than a traced loop.
 import numpy as np
 
 from fakedetect_jax.errors import ConfigError
+from fakedetect_jax.model.backbones.efficientnet import EFFICIENTNETS, Size
 from fakedetect_jax.model.backbones.resnet import STEMS
 from fakedetect_jax.model.network import (
     FakeDetector,
@@ -89,6 +90,8 @@ def _detector(graph: Graph, model: FakeDetector, clip_shape) -> int:
         x, width = onnx_vit.features(graph, size, patches, x), size.width
     elif stages:
         x, width = onnx_convnext.features(graph, stages, x), stages.widths[-1]
+    elif model.backbone in EFFICIENTNETS:
+        x, width = _efficientnet(graph, EFFICIENTNETS[model.backbone], x)
     else:
         x, width = _resnet(graph, model, x)
     features = graph.add("Reshape", x, graph.integers(-1, frames, width))
@@ -106,7 +109,9 @@ def _detector(graph: Graph, model: FakeDetector, clip_shape) -> int:
     return width
 
 
-def _conv(graph: Graph, x: str, conv: str, norm: str, stride: int) -> tuple[str, int]:
+def _conv(
+    graph: Graph, x: str, conv: str, norm: str, stride: int, groups: int = 1
+) -> tuple[str, int]:
     """Convolution and BatchNorm of these names below the backbone; and the channels."""
     kernel = graph.weight(f"params.backbone.{conv}.kernel")
     pad = kernel.shape[0] // 2
@@ -116,6 +121,7 @@ def _conv(graph: Graph, x: str, conv: str, norm: str, stride: int) -> tuple[str,
         graph.constant(kernel.transpose(3, 2, 0, 1)),
         strides=[stride, stride],
         pads=[pad] * 4,
+        group=groups,
     )
     names = [f"params.backbone.{norm}.{part}" for part in ("scale", "bias")]
     names += [f"batch_stats.backbone.{norm}.{part}" for part in ("mean", "var")]
@@ -147,6 +153,41 @@ def _resnet(graph: Graph, model: FakeDetector, x: str) -> tuple[str, int]:
                 shortcut, _ = _conv(graph, x, *names, stride)
             x = graph.add("Relu", graph.add("Add", y, shortcut))
     return graph.add("GlobalAveragePool", x), width
+
+
+def _efficientnet(graph: Graph, size: Size, x: str) -> tuple[str, int]:
+    """Features of images, and how many."""
+
+    def unit(x: str, at: str, i: str, stride: int = 1, groups: int = 1) -> str:
+        y, _ = _conv(graph, x, f"{at}conv{i}", f"{at}bn{i}", stride, groups)
+        return y
+
+    def silu(x: str) -> str:
+        return graph.add("Mul", x, graph.add("Sigmoid", x))
+
+    def gate(x: str, at: str) -> str:
+        for name, act in (("squeeze", silu), ("excite", None)):
+            place = f"params.backbone.{at}{name}."
+            kernel = graph.weight(f"{place}kernel").transpose(3, 2, 0, 1)
+            bias = graph.constant(graph.weight(f"{place}bias"))
+            x = graph.add("Conv", x, graph.constant(kernel), bias)
+            x = act(x) if act else graph.add("Sigmoid", x)
+        return x
+
+    x, width = silu(unit(x, "", "1", 2)), size.stem
+    for number, stage in enumerate(size.stages, start=1):
+        for i in range(stage.depth):
+            at, stride, y = f"layer{number}_{i}.", 1 if i else stage.stride, x
+            inner = width * stage.expand
+            if inner != width:
+                y = silu(unit(y, at, "1"))
+            y = silu(unit(y, at, "2", stride, inner))
+            y = graph.add("Mul", y, gate(graph.add("GlobalAveragePool", y), at))
+            y = unit(y, at, "3")
+            same = stride == 1 and width == stage.width
+            x, width = graph.add("Add", x, y) if same else y, stage.width
+    x = silu(unit(x, f"layer{len(size.stages)}_", ""))
+    return graph.add("GlobalAveragePool", x), size.top
 
 
 def _pooled(

@@ -1,5 +1,7 @@
 """ConvNeXt: the features of Hugging Face's, from its file; its laws in a detector."""
 
+import hashlib
+
 import jax
 import numpy as np
 import pytest
@@ -69,6 +71,24 @@ def test_all_timm_names_are_apart_and_whole():
     size = convnext.CONVNEXTS["convnext_t"]
     for scheme in names.convnext_schemes(size):
         assert len({source.name for source in scheme.values() if source}) == len(scheme)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "begins"),
+    [("convnext_t", "dbc0a4c0a908554d"), ("convnext_b", "669c4feff82bd51e")],
+)
+def test_names_and_shapes_are_those_of_timm(backbone, begins):
+    """SHA-256 over the sorted lines "name [shape]" of timm 1.0.31's tensors, without a
+    classifier."""
+    shapes = pretrained.backbone_shapes(FakeDetector(backbone=backbone))
+    _, scheme = names.convnext_schemes(convnext.CONVNEXTS[backbone])
+    lines = [
+        f"{source.name} {pretrained.torch_shape(key, shapes['params', *key], 1)}"
+        for key, source in scheme.items()
+        if source
+    ]
+    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    assert digest.startswith(begins)
 
 
 def test_what_it_cannot_do_is_said():

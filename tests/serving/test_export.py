@@ -17,6 +17,7 @@ from fakedetect_jax import export, settings
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import open_dataset
 from fakedetect_jax.model import network, pixels, steps
+from fakedetect_jax.model.backbones.efficientnet import EFFICIENTNETS, Size, Stage
 from fakedetect_jax.model.network import FakeDetector
 from fakedetect_jax.serving import programs
 from fakedetect_jax.serving.detector import Detector
@@ -125,16 +126,19 @@ VARIANTS = [
     {"temporal": "transformer"},
     {"block": "bottleneck", "stem": "imagenet"},
     {"backbone": "convnext", "stem": "imagenet"},
+    {"backbone": "efficientnet_b0", "stage_sizes": (), "width": 64, "stem": "imagenet"},
     {"stem": "small2"},
 ]
 
 
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
-def test_onnx_scores_any_number_of_clips(tmp_path, fields):
+def test_onnx_scores_any_number_of_clips(tmp_path, monkeypatch, fields):
     pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
     runtime = pytest.importorskip("onnxruntime")
     from fakedetect_jax.trained import onnx_graph, runtimes
 
+    stages = Stage(1, 3, 1, 8, 2), Stage(4, 5, 2, 16, 2)
+    monkeypatch.setitem(EFFICIENTNETS, "efficientnet_b0", Size(stages, 8, 24))
     common = {"stage_sizes": (1, 2), "width": 8, "stem": "small", "lstm_features": 8}
     model = FakeDetector(
         **{"backbone": "resnet", "dtype": "float32", **common, **fields}

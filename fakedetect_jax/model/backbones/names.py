@@ -1,9 +1,9 @@
-"""What Hugging Face and timm call the tensors of transformers and ConvNeXts."""
+"""What Hugging Face, timm and torchvision call the tensors of backbones."""
 
 import re
 from typing import NamedTuple
 
-from fakedetect_jax.model.backbones import convnext
+from fakedetect_jax.model.backbones import convnext, efficientnet
 from fakedetect_jax.model.backbones.vit import Size, variable_shapes
 
 Key = tuple[str, ...]
@@ -25,7 +25,10 @@ Scheme = dict[Key, Source | None]  # None: the file leaves it out, and it is zer
 # Our module -> theirs, whose leaves follow; or our variable -> theirs.
 Names = dict[str, Source]
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES = {
+    **{"kernel": "weight", "scale": "weight", "bias": "bias"},
+    **{"mean": "running_mean", "var": "running_var"},
+}
 
 
 def _names(**names: str | Source) -> Names:
@@ -222,3 +225,55 @@ def _convnext(key: Key, peer: int) -> str:
     kind = "down" if down else "block"
     name = _CONVNEXT[f"{kind}/{rest[0]}"][peer].format(*place)
     return name if rest == ["scale"] else name + _LEAVES[rest[1]]
+
+
+# EfficientNet ----------------------------------------------------------------------
+
+# Our module -> torchvision's and timm's; in the first stage, where blocks get no wider,
+# the two that follow. Of torchvision's parts of a block the number is the first {}.
+_EFFICIENTNET = {
+    "conv1": ("0.0.", "conv_pw."),
+    "bn1": ("0.1.", "bn1."),
+    "conv2": ("{}.0.", "conv_dw."),
+    "bn2": ("{}.1.", "bn2."),
+    "squeeze": ("{}.fc1.", "se.conv_reduce."),
+    "excite": ("{}.fc2.", "se.conv_expand."),
+    "conv3": ("{}.0.", "conv_pwl."),
+    "bn3": ("{}.1.", "bn3."),
+}
+_PARTS = {"conv2": 1, "bn2": 1, "squeeze": 2, "excite": 2, "conv3": 3, "bn3": 3}
+_NOT_WIDER = {"bn2": "bn1.", "conv3": "conv_pw.", "bn3": "bn2."}  # timm's
+_EFFICIENTNET_ENDS = {
+    "conv1": ("features.0.0.", "conv_stem."),
+    "bn1": ("features.0.1.", "bn1."),
+    "conv": ("features.{}.0.", "conv_head."),
+    "bn": ("features.{}.1.", "bn2."),
+}
+
+
+def efficientnet_schemes(size: efficientnet.Size) -> list[Scheme]:
+    """The names that files of such an EfficientNet have, of torchvision and timm; keys
+    begin with the collection."""
+    keys = list(efficientnet.variable_shapes(size))
+    wider = [stage.expand > 1 for stage in size.stages]
+    return [
+        {key: Source(_efficientnet(key, peer, wider)) for key in keys}
+        for peer in (0, 1)
+    ]
+
+
+def _efficientnet(key: Key, peer: int, wider: list[bool]) -> str:
+    _, top, *rest = key
+    stage, _, number = top.removeprefix("layer").partition("_")
+    if not number.isdigit():  # the stem, or what follows the last stage
+        name = _EFFICIENTNET_ENDS[number or top][peer].format(len(wider) + 1)
+        return name + _LEAVES[rest[0]]
+    module, leaf = rest
+    grows = wider[int(stage) - 1]
+    if peer:
+        own = _EFFICIENTNET[module][1]
+        name = own if grows else _NOT_WIDER.get(module, own)
+        return f"blocks.{int(stage) - 1}.{number}.{name}{_LEAVES[leaf]}"
+    part = _PARTS.get(module, 0) - (not grows)
+    name = _EFFICIENTNET[module][0].format(part)
+    return f"features.{stage}.{number}.block.{name}{_LEAVES[leaf]}"

@@ -147,7 +147,19 @@ class Block(nn.Module):
         return nn.relu(y + shortcut)
 
 
-class ResNet(nn.Module):
+class LastMap:
+    """What becomes of the last feature map of a convolutional backbone."""
+
+    def pool(self, maps: jax.Array) -> jax.Array:
+        """The features of maps [...,h,w,D]: their mean over space, float32[...,D]."""
+        return maps.astype(jnp.float32).mean(axis=(-3, -2))
+
+    def places(self, values: jax.Array) -> jax.Array:
+        """One value per place of the maps, which is a picture as it is."""
+        return values
+
+
+class ResNet(LastMap, nn.Module):
     """The convolutional part of a ResNet, without pooling and head.
 
     Submodules: conv1, bn1, and layer<stage>_<block> with conv<i>, bn<i>,
@@ -188,14 +200,6 @@ class ResNet(nn.Module):
                 )(x, training)
             x = jax.lax.stop_gradient(x) if stage == self.freeze_stages else x
         return x
-
-    def pool(self, maps: jax.Array) -> jax.Array:
-        """The features of maps [...,h,w,D]: their mean over space, float32[...,D]."""
-        return maps.astype(jnp.float32).mean(axis=(-3, -2))
-
-    def places(self, values: jax.Array) -> jax.Array:
-        """One value per place of the maps, which is a picture as it is."""
-        return values
 
 
 def is_frozen(module_name: str, freeze_stages: int) -> bool:
