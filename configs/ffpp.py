@@ -34,9 +34,14 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "image_size": 224,  # pixels, square
             "crop": "face",  # face (one box per video) | full (whole frame)
             "margin": 1.3,  # side of the crop in face-box sides
-            "face_finder": "dlib",  # dlib | yunet | none
+            # dlib | dlib_network (extra faces; slow, only where dlib finds nothing) |
+            # yunet | none
+            "face_finder": "dlib",
             "face_finder_model": "",  # yunet only: its .onnx file
             "landmarks": "none",  # none | dlib (extra faces): for self-blending's masks
+            # none | similarity: one turn, shift and scale of a video puts the median of
+            # the face's points at one place; with landmarks=dlib, or yunet
+            "align": "none",
             "masks": False,  # also store where fakes are forged (METHOD/masks/videos)
             "jpeg_quality": 95,  # of the stored frames
             "jpeg_subsampling": "444",  # 444 | 422 | 420
@@ -94,8 +99,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
     # The arguments of fakedetect_jax.model.network.FakeDetector.
     config.model = ConfigDict(
         {
-            # resnet18|34|50|101|152, convnext_t|s|b|l, or resnet or convnext: fields
-            # below. Vision transformers:
+            # resnet18|34|50|101|152, efficientnet_b0|b4, convnext_t|s|b|l, or resnet or
+            # convnext: fields below. Vision transformers:
             # clip_b32|b16|l14, dinov2_s14|b14|l14 (and …_reg), dinov3_s16|b16|l16,
             # siglip2_b16|l16|so400m14, mae_b16|l16|h14, or vit: fields below
             "backbone": "resnet50",

@@ -191,6 +191,10 @@ def score(folder, path):
     facts = json.loads(Path(folder, "model.json").read_text())
     prepared, data = facts["preprocessing"], facts["config"]["data"]
     preparation, rules = prepared["frames"], prepared["rules"]
+    if preparation.get("align", "none") != "none":
+        raise SystemExit("this example aligns no faces; use predict for this model")
+    if preparation["crop"] == "face" and preparation["face_finder"] != "dlib":
+        raise SystemExit("this example knows dlib's HOG alone; use predict")
     session = onnxruntime.InferenceSession(str(Path(folder, "model.onnx")))
     guard, limit = Path(folder, "guard.safetensors"), facts["guard"]["threshold"]
     known = load_file(guard) if guard.exists() else None

@@ -163,6 +163,7 @@ ADDED: dict[str, Any] = {
     "deterministic": False,
     "synthetic.look": "indoor",
     "dataset.masks": False,
+    "dataset.align": "none",
     "data.train": "",
     "data.allow_leaks": False,
     "eval.validation": "",

@@ -5,7 +5,7 @@ from typing import Any
 
 from tfds_ffpp.frames.stored import StoredVideo
 
-PLAIN: dict[Any, Any] = {int: 0, float: 0.0, str: ""}
+PLAIN: dict[Any, Any] = {int: 0, float: 0.0, str: "", float | None: None}
 
 
 def stored_video(**changes: Any) -> StoredVideo:

@@ -62,7 +62,7 @@ IMPORTERS = {
     },
     "fsspec": {"store.addresses"},
     "gcsfs": {"store.addresses"},
-    "dlib": {"frames.faces", "frames.descriptors"},
+    "dlib": {"frames.finders", "frames.descriptors"},
     "array_record": {"data.reader", "packaging"},
     "tensorboardX": {"run.metrics_file"},
     "huggingface_hub": {"trained.hub"},

@@ -15,7 +15,7 @@ import numpy as np
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.fields import Fields
-from tfds_ffpp.frames.faces import landmark_model, need_model
+from tfds_ffpp.frames.finders import landmark_model, need_model, network_model
 from tfds_ffpp.frames.pictures import FRAMES
 from tfds_ffpp.frames.prepare import Preparation, file_digest
 from tfds_ffpp.frames.stored import Rejected, StoredVideo
@@ -184,6 +184,8 @@ def versions(preparation: Preparation) -> dict[str, str]:
     if preparation.crop == "face" and preparation.face_finder == "yunet":
         digest = file_digest(need_model(preparation.face_finder_model))
         found["face_finder_model"] = f"sha256 {digest}"
+    if preparation.crop == "face" and preparation.face_finder == "dlib_network":
+        found["face_network"] = f"sha256 {file_digest(network_model())}"
     if preparation.crop == "face" and preparation.landmarks == "dlib":
         found["landmarks"] = f"sha256 {file_digest(landmark_model())}"
     return found
@@ -280,6 +282,20 @@ def _masks(rows: Sequence[StoredVideo], config) -> list[str]:
     return [f"Where they are forged is known of {known} of {len(fakes)} fakes."]
 
 
+def _aligned(rows: Sequence[StoredVideo], config) -> list[str]:
+    """How many videos with a face could be aligned."""
+    rows = [r for r in rows if r.num_valid]
+    if config.align == "none":
+        return []
+    done = sum(any(r.face_seen) for r in rows)
+    rest = (
+        "; the others' faces were found in none of their crops, which lean as they do"
+    )
+    return [
+        f"Aligned are {done} of {len(rows)} videos{rest if done < len(rows) else ''}."
+    ]
+
+
 NOT_TAKEN = "more than the protocol or max_examples_per_split takes"
 # What tfds_ffpp.synthetic leaves in a finished tree.
 MADE_TREE = "synthetic.json"
@@ -349,7 +365,7 @@ def make_card(contents: Contents, config, *, most: int | None, version: str) -> 
         rejected=dict(Counter(r.reason for r in rejected).most_common()),
         missing=missing,
         warnings=warnings,
-        notes=[*scan.notes, *_masks(rows, config)],
+        notes=[*scan.notes, *_masks(rows, config), *_aligned(rows, config)],
         layout=scan.layout,
         test_list=_list_file(scan),
         face_finder=config.face_finder if config.crop == "face" else "none",

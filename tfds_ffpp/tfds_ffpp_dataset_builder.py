@@ -17,6 +17,7 @@ from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.fields import FIELDS, Fields
 from tfds_ffpp.frames import entry as entries
 from tfds_ffpp.frames.entry import read_frames
+from tfds_ffpp.frames.finders import DLIB
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.tree.folders import parse_map
 from tfds_ffpp.workers import limits
@@ -46,11 +47,16 @@ class FfppConfig(tfds.core.BuilderConfig):
     image_size: side of the stored square, in pixels.
     crop: face (one box per video) or full (the whole frame, squeezed to a square).
     margin: side of the face crop in sides of the detected box.
-    face_finder: dlib, yunet (needs face_finder_model) or none (largest centred square).
+    face_finder: dlib (its frontal detector), dlib_network (and where that finds nothing
+      its network, which is slow; extra `faces`), yunet (needs face_finder_model) or
+      none (largest centred square).
     face_finder_model: the .onnx file of yunet.
     landmarks: eyes, nose and mouth for the masks of self-blending: none places them in
       the face's box, dlib finds them (face_finder dlib, with the extra `faces`); yunet
       gives its own.
+    align: none, or similarity: one turn, shift and scale for all frames of a video puts
+      the median of its points where those of a typical face are. It needs points that
+      were found: landmarks dlib, or face_finder yunet.
     masks: also store where each stored frame was forged, of the videos beside the
       fakes (METHOD/masks/videos); reals are forged nowhere.
     jpeg_quality, jpeg_subsampling: of the stored frames.
@@ -78,6 +84,7 @@ class FfppConfig(tfds.core.BuilderConfig):
     face_finder: str = "dlib"
     face_finder_model: str = ""
     landmarks: str = "none"
+    align: str = "none"
     masks: bool = False
     jpeg_quality: int = 95
     jpeg_subsampling: str = "444"
@@ -97,10 +104,27 @@ class FfppConfig(tfds.core.BuilderConfig):
                 )
         self.methods = tuple(self.methods)
         parse_map(self.map)
-        if self.landmarks == "dlib" and self.face_finder != "dlib":
+        if self.landmarks == "dlib" and self.face_finder not in DLIB:
             raise SettingError(
-                f"landmarks=dlib goes with face_finder=dlib, not {self.face_finder}; "
-                "set landmarks=none"
+                "landmarks=dlib goes with face_finder=dlib or dlib_network, not "
+                f"{self.face_finder}; set landmarks=none"
+            )
+        if self.align != "none":
+            self._check_align()
+
+    def _check_align(self) -> None:
+        """Raises SettingError where no points are found that could be aligned."""
+        if self.crop == "full" or self.face_finder == "none":
+            why = "crop=full" if self.crop == "full" else "face_finder=none"
+            raise SettingError(
+                f"align=similarity needs a face whose points were found, and {why} "
+                "looks for none; set crop=face, face_finder=dlib and landmarks=dlib, "
+                "or align=none"
+            )
+        if self.face_finder in DLIB and self.landmarks == "none":
+            raise SettingError(
+                "align=similarity needs points that were found; landmarks=none only "
+                "places them in a box: set landmarks=dlib (extra faces), or align=none"
             )
 
     @property
@@ -184,6 +208,7 @@ def features(config: FfppConfig) -> tfds.features.FeaturesDict:
     if config.masks:
         mask = fts.Image(shape=(side, side, 1), encoding_format="png")
         masks = {"masks": fts.Sequence(mask, length=count)}
+    angle = {"angle": fts.Scalar(np.float32)} if config.align != "none" else {}
     return fts.FeaturesDict(
         {
             "frames": fts.Sequence(image, length=count),
@@ -202,6 +227,7 @@ def features(config: FfppConfig) -> tfds.features.FeaturesDict:
             "box": fts.Tensor(shape=(4,), dtype=np.float32),
             "coverage": fts.Scalar(np.float32),
             "num_faces": fts.Scalar(np.int32),
+            **angle,
             "face_seen": fts.Tensor(shape=(count,), dtype=np.int32),
             "face_box": fts.Tensor(shape=(count, 4), dtype=np.float32),
             "face_points": fts.Tensor(shape=(count, 5, 2), dtype=np.float32),

@@ -201,13 +201,15 @@ def _local_data_dir(config, name: str) -> Path:
 # How frames are taken from a video and stored: a model knows videos cut in its way.
 CUT_FIELDS = (
     *("image_size", "num_frames", "frame_step", "crop", "margin", "face_finder"),
-    *("face_finder_model", "jpeg_quality", "jpeg_subsampling"),
+    *("face_finder_model", "align", "jpeg_quality", "jpeg_subsampling"),
 )
 
 
 def _cut_alike(config, other):
     """A dataset's config, with the fields of CUT_FIELDS as the model was trained on."""
     own = {name: config.dataset[name] for name in CUT_FIELDS}
+    if own["align"] != "none":  # it needs the points
+        own["landmarks"] = config.dataset.landmarks
     return dataclasses.replace(other, **own)
 
 

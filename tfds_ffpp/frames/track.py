@@ -1,7 +1,7 @@
 """Where a face is in each frame of a video's crop: boxes, five points, seen or not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ TYPICAL_POINTS = np.array(
     [[0.26, 0.285], [0.26, 0.715], [0.59, 0.5], [0.735, 0.315], [0.735, 0.685]]
 )
 DIGITS = 4  # of what is stored, in sides of the crop
+MOST_WIDENED = 2.0  # times, of an aligned square for a face that moves
 
 
 def place_points(box: Sequence[float]) -> np.ndarray:
@@ -89,6 +90,76 @@ class Track:
             boxes=np.array(boxes, float).reshape(-1, 4),
             points=np.array(points, float).reshape(-1, 5, 2),
         )
+
+
+class Aligned(NamedTuple):
+    """A square that was turned and placed by a face's points, and the face in it.
+
+    box: y0, x0, y1, x1 in pixels, before it is turned; angle: degrees by which it is
+    turned clockwise round its middle; track: in sides of the turned square.
+    """
+
+    box: tuple[float, float, float, float]
+    angle: float
+    track: Track
+
+
+def align(track: Track, box: Sequence[float], usual: Sequence[float]) -> Aligned | None:
+    """One similarity for all frames: the median points to those of a typical face.
+
+    The median is over the frames that show the face, so that its motion stays and no
+    frame jitters. The least squares fit of Umeyama (1991, "Least-squares estimation of
+    transformation parameters"), in complex numbers. Where the face moves out of the
+    square, that gets wider, up to twice, round its middle. None where no frame shows
+    the face, or all points are one.
+
+    Args:
+      track: in sides of the square `box`.
+      box: in pixels, as all places are meant.
+      usual: where a typical face lies in a crop, in sides of it.
+    """
+    if not track.seen.any():
+        return None
+    side = box[2] - box[0]
+    corner = complex(box[1], box[0])
+    points = corner + side * _complex(track.points)
+    seen = points[track.seen]
+    median = np.median(seen.real, axis=0) + 1j * np.median(seen.imag, axis=0)
+    typical = _complex(place_points(usual))
+    found, wanted = median - median.mean(), typical - typical.mean()
+    turn = (wanted.conj() @ found) / (wanted.conj() @ wanted).real  # pixels a side
+    if abs(turn) < 1:
+        return None
+    middle = median.mean() + turn * (complex(0.5, 0.5) - typical.mean())
+
+    moved = ((seen - median) / turn).mean(axis=1)
+    half = (usual[2] - usual[0]) / 2
+    reach = 2 * (max(np.abs(moved.real).max(), np.abs(moved.imag).max()) + half)
+    turn *= min(max(reach, 1.0), MOST_WIDENED)
+    new = abs(turn)
+    y0, x0 = float(middle.imag - new / 2), float(middle.real - new / 2)
+
+    def placed(places: np.ndarray) -> np.ndarray:
+        inside = (places - middle) / turn + complex(0.5, 0.5)
+        return np.stack([inside.imag, inside.real], axis=-1)
+
+    boxes = track.boxes
+    centres = placed(corner + side * _complex((boxes[:, :2] + boxes[:, 2:]) / 2))
+    sides = (boxes[:, 2:] - boxes[:, :2]) * side / new
+    return Aligned(
+        box=(y0, x0, y0 + new, x0 + new),
+        angle=float(np.degrees(np.angle(turn))),
+        track=replace(
+            track,
+            boxes=np.concatenate([centres - sides / 2, centres + sides / 2], axis=1),
+            points=placed(points),
+        ),
+    )
+
+
+def _complex(places: np.ndarray) -> np.ndarray:
+    """(y, x) on the last axis as x + iy."""
+    return places[..., 1] + 1j * places[..., 0]
 
 
 def _between(wanted: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:

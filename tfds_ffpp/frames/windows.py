@@ -22,6 +22,7 @@ from tfds_ffpp.frames.prepare import (
     store,
     whole_frame,
     with_track,
+    without_points,
 )
 from tfds_ffpp.frames.video import (
     MIN_DECODED,
@@ -105,8 +106,7 @@ def prepare_windows(
     Raises UnusableVideoError with the reason.
     """
     path = Path(path)
-    # Whether a face is seen does not depend on a model of its points.
-    preparation = replace(preparation, landmarks="none")
+    preparation = without_points(preparation)
     is_picture = _is_picture(path)
     read = partial(
         images.read_windows if is_picture else read_windows,

@@ -29,7 +29,7 @@ from tfds_ffpp.frames import descriptors
 from tfds_ffpp.frames.decoding.container import quiet
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.found import FileSummary
-from tfds_ffpp.frames.prepare import finder_of, prepare
+from tfds_ffpp.frames.prepare import finder_of, prepare, without_points
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
 from tfds_ffpp.workers import annotated, sandbox
@@ -199,8 +199,8 @@ def _open_finder(job: Job) -> None:
     if isinstance(job, CopyJob | AnnotateJob) or job.preparation.crop == "full":
         return
     preparation = job.preparation
-    if isinstance(job, WindowsJob):  # windows need no points
-        preparation = replace(preparation, landmarks="none")
+    if isinstance(job, WindowsJob):
+        preparation = without_points(preparation)
         if job.describe:
             descriptors.load()
     finder_of(preparation)
