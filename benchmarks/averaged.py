@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import table
-from fakedetect_jax import compiled, settings, train
+from fakedetect_jax import settings, train
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.feed import train_feed
@@ -28,6 +28,7 @@ from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.model import network, steps
 from fakedetect_jax.model.backbones import resnet
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from tfds_ffpp.terminal.lines import Terminal
 

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import table
-from fakedetect_jax import compiled, settings, train
+from fakedetect_jax import settings, train
 from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel, process
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.settings import batch_shape, clip_shape

@@ -426,7 +426,7 @@ def _backend(run: "workdir.Run") -> str:
     """The backend asked for, the fastest of all for auto."""
     if FLAGS.backend != "auto":
         return FLAGS.backend
-    from fakedetect_jax.serving import backends
+    from fakedetect_jax.programs import backends
     from fakedetect_jax.trained.model import read_workdir
 
     cache = run.config.compilation_cache

@@ -15,12 +15,6 @@ import numpy as np
 
 from fakedetect_jax import settings
 from fakedetect_jax.augment.fields import parse
-from fakedetect_jax.compiled import (
-    TrainProgram,
-    compile_eval_step,
-    fit_train_step,
-    state_places,
-)
 from fakedetect_jax.data import leaks, reader, sets
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.dataset import (
@@ -41,6 +35,12 @@ from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.model import network, pretrained, steps, trainable
 from fakedetect_jax.model.optimizer import learning_rates
 from fakedetect_jax.pages import formats
+from fakedetect_jax.programs.compiled import (
+    TrainProgram,
+    compile_eval_step,
+    fit_train_step,
+    state_places,
+)
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import (
     CheckpointFacts,

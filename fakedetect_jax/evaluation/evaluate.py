@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import simplejpeg
 
-from fakedetect_jax import compiled, settings
+from fakedetect_jax import settings
 from fakedetect_jax.data import order, reader, sets, shares
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.dataset import (
@@ -46,12 +46,13 @@ from fakedetect_jax.metrics.records import (
 )
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import Variables
+from fakedetect_jax.programs import compiled, runtimes
 from fakedetect_jax.reports import results
 from fakedetect_jax.reports.context import CardFacts, Context, TrainingSet
 from fakedetect_jax.run import fixed, parallel, workdir
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
-from fakedetect_jax.trained import runtimes, weights
+from fakedetect_jax.trained import weights
 from fakedetect_jax.trained.guard import Guard
 from fakedetect_jax.trained.model import feature_width, read_guard
 from tfds_ffpp import records
@@ -250,7 +251,7 @@ class Subject(NamedTuple):
 def evaluate(
     run: Run, split_name: str, *, step: int | None = None, backend: str = "jax"
 ) -> Path:
-    """Scores a split with a checkpoint; backend: jax, or a name of trained/runtimes.
+    """Scores a split with a checkpoint; backend: jax, or a name of programs/runtimes.
 
     The result is WORKDIR/eval/<split>@<step>/ (with the dataset's name in front when it
     is another one than the run's own). One of the same weights, dataset and settings

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax import compiled, settings, train
+from fakedetect_jax import settings, train
 from fakedetect_jax.data import dataset, order
 from fakedetect_jax.data.reader import FrameReader, open_blended_split, open_split
 from fakedetect_jax.evaluation import evaluate
@@ -23,6 +23,7 @@ from fakedetect_jax.evaluation.evaluate import (
 )
 from fakedetect_jax.model import steps
 from fakedetect_jax.pages.evaluation_page import write_report
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.process import StopRequest

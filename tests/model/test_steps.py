@@ -11,11 +11,12 @@ import optax
 import pytest
 
 from benchmarks import averaged
-from fakedetect_jax import compiled, train
+from fakedetect_jax import train
 from fakedetect_jax.augment import selfblend
 from fakedetect_jax.data.batch import Batch, empty_batch
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network, optimizer, steps
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel, speed
 
 SIZE, FRAMES = 16, 3

@@ -1,7 +1,7 @@
 """Scores videos by Apache Beam, on any runner whose workers see the same files.
 
     import apache_beam as beam
-    from fakedetect_jax.beam import ScoreVideos
+    from fakedetect_jax.outputs.beam import ScoreVideos
 
     with beam.Pipeline(options=options) as pipeline:
         rows = pipeline | beam.Create(paths) | ScoreVideos("EXPORTED")

@@ -14,8 +14,8 @@ import numpy as np
 
 from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.serving import programs
-from fakedetect_jax.trained import cache, runtimes
+from fakedetect_jax.programs import portable, runtimes
+from fakedetect_jax.trained import cache
 from fakedetect_jax.trained.model import TrainedModel
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class JaxBackend:
     def __init__(
         self, model: TrainedModel, devices: Sequence[Any] | None, folder: Path | None
     ):
-        """folder: of kept programs, see programs.eval_step."""
+        """folder: of kept programs, see portable.eval_step."""
         import jax
 
         from fakedetect_jax.run import parallel
@@ -181,7 +181,7 @@ class JaxBackend:
             with contextlib.suppress(Exception):
                 self.program(rows)
 
-        path = programs.place(self._model, self._mesh, self._folder, rows)
+        path = portable.place(self._model, self._mesh, self._folder, rows)
         if path is not None and path.exists():
             threading.Thread(target=load).start()
 
@@ -191,9 +191,9 @@ class JaxBackend:
 
         with self._lock:  # the thread that prepares may be at it
             if rows not in self._programs:
-                step = programs.eval_step(self._model, self._mesh, self._folder, rows)
+                step = portable.eval_step(self._model, self._mesh, self._folder, rows)
                 spread = parallel.batch_sharded(self._mesh)
-                clips = programs.abstract_clips(self._model, rows, spread)
+                clips = portable.abstract_clips(self._model, rows, spread)
                 lowered = step.lower(self._variables, clips)
                 self._programs[rows] = lowered.compile()
             return self._programs[rows]
@@ -209,8 +209,8 @@ class JaxBackend:
 
     @functools.cached_property
     def _explain_step(self) -> Callable:
-        from fakedetect_jax import compiled
         from fakedetect_jax.model.network import make_model
+        from fakedetect_jax.programs import compiled
 
         return compiled.compile_explain_step(make_model(self._model.config), self._mesh)
 

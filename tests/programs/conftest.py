@@ -1,0 +1,3 @@
+"""The model of the tests of serving."""
+
+from tests.serving.conftest import detector as detector
