@@ -253,14 +253,14 @@ def _show(found: "Found", terminal: "Terminal") -> None:
 
     for row in found.matrix:
         shown = [
-            f"{cell.test} {formats.number(cell.measures['auc'].mean)} "
-            f"{formats.span(cell.measures['auc'].interval)}".strip()
+            f"{cell.test} {formats.number(cell.auc.mean)} "
+            f"{formats.span(cell.auc.interval)}".strip()
             for cell in row.cells
-            if cell.measures
+            if cell.auc
         ]
         terminal.say(f"{row.model}: video AUC on {'; '.join(shown) or 'no test'}")
     for fold in found.folds:
-        unseen = fold.unseen.measures.get("auc")
+        unseen = fold.unseen.auc
         if unseen:
             terminal.say(
                 f"{fold.model} without {fold.method}: {formats.number(unseen.mean)} "

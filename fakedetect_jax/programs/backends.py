@@ -83,7 +83,7 @@ def _fastest(
     frames = np.random.default_rng(0).integers(0, 256, (rows, *clip_shape), np.uint8)
     batch = frames, np.maximum(clip_shape[0] - np.arange(rows, dtype=np.int32), 1)
     expected, _ = jax.outputs(*batch)  # and compiles
-    backends: dict[str, JaxBackend | RuntimeBackend] = {"jax": jax}
+    backends: dict[str, JaxBackend | RuntimeBackend] = {jax.name: jax}
     for name, other in others.items():
         if np.abs(other.outputs(*batch)[0] - expected).max() <= MOST_APART:
             backends[name] = other
@@ -95,7 +95,8 @@ def _fastest(
             backend.outputs(*batch)
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     best = min(seconds, key=lambda name: seconds[name])
-    return best if seconds["jax"] >= LEAST_GAIN * seconds[best] else "jax"
+    slow = seconds[jax.name] >= LEAST_GAIN * seconds[best]
+    return best if slow else jax.name
 
 
 class RuntimeBackend:

@@ -104,6 +104,7 @@ def _openvino(graph: bytes) -> Run:
     def run(frames: np.ndarray, length: np.ndarray) -> Outputs:
         with lock:  # one request, several threads
             found = request.infer({"frames": frames, "length": length})
-            return np.array(found["logits"]), np.array(found["features"])
+            logits, features = (np.array(found[name]) for name in OUTPUTS)
+            return logits, features
 
     return run
