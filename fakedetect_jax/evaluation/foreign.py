@@ -216,7 +216,7 @@ def _json_lines(path: Path, text: str) -> list[Any]:
     return rows
 
 
-def _from_object(path: Path, found: Mapping[str, Any]) -> list[Any]:
+def _from_object(path: Path, found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Rows of an object of columns, or of one of names and what each has."""
     arrays = {name: v for name, v in found.items() if isinstance(v, list)}
     if arrays and "video" in _columns(arrays):
