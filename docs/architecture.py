@@ -22,6 +22,7 @@ WORDS = {
     "service": "jobs, web page",
     "outputs": "rows, tables, marks",
     "train": "the loop",
+    "training": "up to its first step",
     "evaluation": "scores of a split",
     "serving": "any video to a result",
     "trained": "weights and config",
