@@ -14,8 +14,7 @@ ROOT = Path(__file__).parent.parent
 # inside its folder; inside a folder there is no circle.
 LAYERS = {
     "fakedetect_jax": [
-        ["__main__"],
-        ["main", "predict", "report", "export", "suite", "doctor", "serve"],
+        ["__main__", "main", "predict", "report", "export", "suite", "doctor", "serve"],
         ["train", "service"],
         ["outputs", "training"],
         ["evaluation", "serving"],

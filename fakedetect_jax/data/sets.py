@@ -223,7 +223,7 @@ def count_others(config) -> int:
     return sum(len(reader.read_videos(folder, "train")) for folder in folders)
 
 
-def lines(config, data: Data) -> list[str]:
+def lines(data: Data) -> list[str]:
     """What a run says of its datasets before it begins."""
 
     def count(videos: Sequence[StoredVideo]) -> str:

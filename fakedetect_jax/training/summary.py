@@ -27,7 +27,7 @@ def summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
     weights = f"weights of {config.init_from}" if config.init_from else "random weights"
     begun = f"as of step {start}, begun with " if start else ""
     say(f"backbone  {config.model.backbone}: {begun}{weights}")
-    for line in sets.lines(config, data):
+    for line in sets.lines(data):
         say(line)
     train_missing = len(evaluate.unscored(data.train, config))
     val_missing = sum(len(evaluate.unscored(one.split, config)) for one in data.val)

@@ -342,7 +342,7 @@ def read_pictures(folder: str | Path, plan: Plan) -> DecodedVideo:
     """
     folder = Path(folder)
     pictures = _list_pictures(folder)
-    return _chosen(folder, pictures, [pictures[i] for i in plan(len(pictures))])
+    return _chosen(pictures, [pictures[i] for i in plan(len(pictures))])
 
 
 def read_numbered(folder: str | Path, numbers: Sequence[int]) -> DecodedVideo:
@@ -353,12 +353,10 @@ def read_numbered(folder: str | Path, numbers: Sequence[int]) -> DecodedVideo:
     missing = [number for number in numbers if number not in there]
     if missing:
         raise UnusableVideoError(f"frame {missing[0]} asked for, but it is not there")
-    return _chosen(folder, pictures, [there[number] for number in numbers])
+    return _chosen(pictures, [there[number] for number in numbers])
 
 
-def _chosen(
-    folder: Path, pictures: Sequence[_Picture], chosen: Sequence[_Picture]
-) -> DecodedVideo:
+def _chosen(pictures: Sequence[_Picture], chosen: Sequence[_Picture]) -> DecodedVideo:
     paths = {picture.number: picture.path for picture in chosen}
 
     def again(wanted: set[int]) -> Generator[tuple[int, VideoFrame], None, None]:
