@@ -98,7 +98,7 @@ def open_split(builders: "Mapping[str, Builder]", name: str, config) -> list[Spl
 
     Raises DataError for a method that none of them has.
     """
-    folders = [builder.data_dir for builder in builders.values()]
+    folders = [Path(builder.data_dir) for builder in builders.values()]
     videos = [reader.read_videos(folder, name) for folder in folders]
     hold_out = config.data.hold_out
     if hold_out:

@@ -226,7 +226,7 @@ def merged(params: Tree) -> Tree:
     """The parameters as the network takes them, changes added to their kernels."""
     for kind in ADAPTERS.keys() & params.keys():
         rest = {name: value for name, value in params.items() if name != kind}
-        leaves = traverse_util.flatten_dict(rest)
+        leaves: Any = traverse_util.flatten_dict(rest)
         for names, adapter in _beside_kernels(params, kind):
             leaves[names] = leaves[names] + adapter.change
         return traverse_util.unflatten_dict(leaves)
