@@ -100,6 +100,10 @@ def _set_data(config: ConfigDict) -> None:
             "prefetch_batches": 4,  # host batches ready ahead
             "device_prefetch": 2,  # batches put on the device ahead
             "cache_mib": 0,  # memory for decoded videos, per process; 0: none
+            # Where training's frames are: host (decoded for each batch, or once as far
+            # as cache_mib reaches) | device (decoded at the start, all of them in the
+            # memory of each device; see docs/scale.md)
+            "resident": "host",
         }
     )
 

@@ -84,6 +84,7 @@ RULES: dict[str, Rule] = {
     "data.prefetch_batches": Whole(1, 1000),
     "data.device_prefetch": Whole(1, 16),
     "data.cache_mib": Whole(0),
+    "data.resident": Choice(("host", "device")),
     "model.backbone": TEXT,
     "model.stage_sizes": Wholes(1),
     "model.width": Whole(1, 65536),
@@ -161,6 +162,7 @@ RULES: dict[str, Rule] = {
 }
 # What runs and exports of before there were these fields had, without saying so.
 ADDED: Fields = {
+    "data.resident": "host",
     "model.norm_groups": 1,
     "deterministic": False,
     "synthetic.look": "indoor",
