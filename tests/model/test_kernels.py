@@ -353,5 +353,5 @@ def test_groups_are_normalised_each_as_if_alone():
     assert_close(dx, jnp.concatenate([one[0] for one in own]))
     assert_close(dscale, sum(one[1] for one in own))
     assert_close(dbias, sum(one[2] for one in own))
-    whole, _, _ = normalize(x, scale, bias)
+    whole, _, _ = normalize(jnp.asarray(x), scale, bias)
     assert np.abs(found - whole).max() > 0.1
