@@ -89,10 +89,10 @@ def solid(person: Person, yaw: float, side: int) -> np.ndarray:
     x = np.cos(turn) * u - np.sin(turn) * hit
     z = np.sin(turn) * u + np.cos(turn) * hit
     to_canvas = identity.CANVAS / (2 * identity.EXTENT)
-    maps = [
+    across, down = (
         ((v + identity.EXTENT) * to_canvas - 0.5).astype(np.float32) for v in (x, y)
-    ]
-    colour = cv2.remap(lit, *maps, cv2.INTER_LINEAR)
+    )
+    colour = cv2.remap(lit, across, down, cv2.INTER_LINEAR)
     colour *= (z > -0.1)[..., None]  # behind the ears are hair and neck alone
     neck = face.skin * (person.scene.key + person.scene.ambient) / 4
     behind = np.where((y > 0.4)[..., None], neck, person.hair)

@@ -66,6 +66,7 @@ def drawn(peer: int) -> dict:
     torch.manual_seed(0)
     state = {}
     for key, source in efficientnet_scheme(peer).items():
+        assert source is not None
         shape = efficientnet.variable_shapes(TINY)[key]
         if key[-1] == "kernel":
             tensor = torch.randn(shape[3], shape[2], *shape[:2])

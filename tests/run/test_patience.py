@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fakedetect_jax.run.metrics_file import first_best
+from fakedetect_jax.training.metrics_file import first_best
 from tests.run.test_resume import final_leaves, lines
 
 # Nothing moves: every evaluation is equal to the first.

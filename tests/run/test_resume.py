@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fakedetect_jax import train
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
+from fakedetect_jax.training.resume import check_resume
 
 
 def final_leaves(workdir) -> dict[str, str]:
@@ -71,6 +71,27 @@ def test_stopped_in_every_phase_the_run_is_the_same(
             assert f"--workdir {workdir}" in out
     code, _, err = launchpad.run(*command)
     assert code == 0, err
+    assert_same_run(workdir, undisturbed)
+
+
+def test_on_frames_that_devices_hold_the_run_is_the_same(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    """Stopped while they are read, while it trains, and ended on frames of the host."""
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    held = (*command, "--config.data.resident=device")
+    code, out, err = launchpad.run(*held, phase=["data wait", 3, signal.SIGTERM])
+    assert code == 143 and "Traceback" not in err, err
+    assert not list((workdir / "checkpoints").iterdir())
+    code, out, err = launchpad.run(*held, phase=["train", 5, signal.SIGTERM])
+    assert code == 143, err
+    assert re.search(r"frames +\d+ are decoded, 0.00 GB on each device", out), out
+    code, _, err = launchpad.run(*held, phase=["train", 4, signal.SIGTERM])
+    assert code == 143, err
+    code, _, err = launchpad.run(*command)
+    assert code == 0, err
+    assert "data.resident was device and is host" in err
     assert_same_run(workdir, undisturbed)
 
 
@@ -304,4 +325,4 @@ def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, val
         config[group][name] = value
     run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
     with pytest.raises(CheckpointError, match=f"another config: {field} was "):
-        train.check_resume(run, CheckpointFacts(config=recorded), None, 2, None)  # pyright: ignore
+        check_resume(run, CheckpointFacts(config=recorded), None, 2, None)  # pyright: ignore

@@ -200,7 +200,9 @@ def test_a_build_stores_aligned_faces(landmarks, videos, tmp_path):
     for name in ("none", "similarity"):
         fields = {**ALIGNED, "align": name, "image_size": 64, "protocol": "disjoint"}
         config = FfppConfig(name=name, **fields)
-        builder = build.build(config, data_dir=tmp_path / "tfds", manual_dir=videos)
+        builder: Any = build.build(
+            config, data_dir=tmp_path / "tfds", manual_dir=videos
+        )
         folder = tmp_path / "tfds" / "tfds_ffpp" / name / str(builder.version)
         built[name] = {
             v.key: v
@@ -209,7 +211,7 @@ def test_a_build_stores_aligned_faces(landmarks, videos, tmp_path):
         }
         card = (folder / "card.md").read_text()
         assert ("Aligned are" in card) == (name == "similarity")
-        example = builder.as_data_source(split="train")[0]
+        example = builder.as_data_source("train")[0]
         assert ("angle" in example) == (name == "similarity")
     for key, video in built["similarity"].items():
         assert built["none"][key].angle is None
