@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import table
 from fakedetect_jax.serving.detector import Detector
-from tfds_ffpp.frames.found import PreparedWindow
+from tfds_ffpp.frames.found import Looked, PreparedWindow
 from tfds_ffpp.frames.video import even_plan, find_cuts, read_clip, read_windows
 from tfds_ffpp.frames.windows import cut_shots
 
@@ -30,13 +30,13 @@ RATE, SIZE = 25, (1080, 1920)
 SEGMENT = 60  # seconds that are encoded
 
 
-def pictures(source: Path) -> Iterator[np.ndarray]:
-    """A minute of a face before noise that drifts; as it begins it ends."""
+def pictures(source: Path, seconds: int) -> Iterator[np.ndarray]:
+    """A face before noise that drifts; as it begins it ends."""
     faces = read_clip(source, even_plan(25)).frames()
     rng = np.random.default_rng(0)
     small = rng.integers(60, 200, (34, 60, 3)).astype(np.uint8)
     wall = cv2.resize(small, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
-    count, turn = RATE * SEGMENT, 2 * len(faces) - 2
+    count, turn = RATE * seconds, 2 * len(faces) - 2
     for i in range(count):
         picture = np.roll(wall, (2 * i * SIZE[1]) // count, axis=1)
         face = faces[len(faces) - 1 - abs(i % turn - len(faces) + 1)]
@@ -44,14 +44,14 @@ def pictures(source: Path) -> Iterator[np.ndarray]:
         yield picture
 
 
-def write_segment(source: Path, out: Path) -> None:
-    """Encodes the minute."""
+def write_segment(source: Path, out: Path, seconds: int = SEGMENT) -> None:
+    """Encodes the minute, or so many seconds."""
     options = {"preset": "veryfast", "crf": "23", "g": "50"}
     with av.open(str(out), "w") as file:
         stream = file.add_stream("libx264", rate=RATE, options=options)
         stream.height, stream.width = SIZE
         stream.pix_fmt = "yuv420p"
-        for picture in pictures(source):
+        for picture in pictures(source, seconds):
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         file.mux(stream.encode())
 
@@ -89,12 +89,12 @@ def score(model: str, film: Path) -> Scored:
     """Scores a film as predict does."""
     heard = [time.monotonic()]
 
-    def progress(name: str, window: PreparedWindow) -> None:
+    def progress(name: str, found: Looked | PreparedWindow) -> None:
         heard.append(time.monotonic())
 
     start, own = time.monotonic(), time.process_time()
     with Detector.load(model, apart=True) as detector:
-        (result,) = detector.results([film], on_window=progress)
+        (result,) = detector.results([film], on_progress=progress)
     seconds, own = time.monotonic() - start, time.process_time() - own
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -373,7 +373,7 @@ def _score(
         return
     results = detector.results(
         videos,
-        on_window=table.show_window,
+        on_progress=table.show,
         inspect=_writer(detector, folders),
     )
     try:

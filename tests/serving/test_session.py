@@ -13,6 +13,7 @@ from fakedetect_jax.serving.session import Limits
 from fakedetect_jax.serving.tracks import Pending
 from tests.made_videos import write_video
 from tests.serving.videos import spoil, write_long
+from tfds_ffpp.frames.found import PreparedWindow
 from tfds_ffpp.workers.jobs import WindowsJob
 from tfds_ffpp.workers.pool import Worker
 
@@ -52,7 +53,12 @@ def test_a_long_video_is_cut_into_windows_and_shows_progress(central, tmp_path):
     """P5 A long video: cut into windows, with progress."""
     path = write_video(tmp_path / "long.mp4", 100)
     seen = []
-    (result,) = central.results([path], on_window=lambda _, w: seen.append(w.stop))
+
+    def note(name, found):
+        if isinstance(found, PreparedWindow):
+            seen.append(found.stop)
+
+    (result,) = central.results([path], on_progress=note)
     assert result.windows == 3 and seen == [33, 66, 100]
     assert result.frames_looked_at == 24
     spans = [clip.frames for clip in result.faces[0].clips]
@@ -113,9 +119,12 @@ def test_windows_before_a_damage_are_void(faceless, tmp_path, find_shots, seen):
     whole = detector.score(path)
     spoil(path, 91)
     numbers = []
-    (result,) = detector.results(
-        [path], on_window=lambda _, window: numbers.append(window.number)
-    )
+
+    def note(name, found):
+        if isinstance(found, PreparedWindow):
+            numbers.append(found.number)
+
+    (result,) = detector.results([path], on_progress=note)
     result = result.to_json()
     assert numbers == seen
     assert result["file"]["damaged"] and result["windows"] == whole["windows"] == 3

@@ -1,8 +1,30 @@
 """What is found of a video of any length: its file, its windows and their faces."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1 in pixels of the source
+
+
+class Alive(Protocol):
+    """Called often while work goes on; while shots are looked for, with the frames that
+    were looked at and how many there should be."""
+
+    def __call__(self, done: int = 0, total: int = 0) -> None:
+        """Returns soon."""
+        ...
+
+
+def unheard(done: int = 0, total: int = 0) -> None:
+    """Of an Alive whom nobody hears."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How far the search for shots is: frames that were looked at, of how many."""
+
+    frames: int
+    total: int
 
 
 @dataclass(frozen=True)

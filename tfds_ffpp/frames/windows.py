@@ -1,6 +1,6 @@
 """A video of any length -> windows, each prepared as the dataset stores a video."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,14 @@ from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.descriptors import Gallery
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.faces import Faces, clip_boxes
-from tfds_ffpp.frames.found import FileFacts, FileSummary, PreparedWindow, StoredFace
+from tfds_ffpp.frames.found import (
+    Alive,
+    FileFacts,
+    FileSummary,
+    PreparedWindow,
+    StoredFace,
+    unheard,
+)
 from tfds_ffpp.frames.prepare import (
     Preparation,
     file_digest,
@@ -84,7 +91,8 @@ def prepare_windows(
     find_shots: bool = True,
     stills: bool = True,
     describe: bool = False,
-    alive: Callable[[], None] = lambda: None,
+    threads: int = 1,
+    alive: Alive = unheard,
 ) -> Iterator[PreparedWindow | FileSummary]:
     """Prepares the windows of a video one after another, in constant memory.
 
@@ -115,6 +123,7 @@ def prepare_windows(
         frame_plan(preparation),
         find_shots=find_shots,
         least=MIN_PARTIAL,
+        threads=threads,
         alive=alive,
     )
     how = _How(path, preparation, all_faces, folder, describe, alive)
@@ -142,7 +151,7 @@ class _How(NamedTuple):
     all_faces: bool
     folder: Path
     describe: bool
-    alive: Callable[[], None]
+    alive: Alive
 
 
 def _prepare(

@@ -28,7 +28,7 @@ from tfds_ffpp.errors import DataError, UnusableVideoError
 from tfds_ffpp.frames import descriptors
 from tfds_ffpp.frames.decoding.container import quiet
 from tfds_ffpp.frames.entry import write_entry
-from tfds_ffpp.frames.found import FileSummary
+from tfds_ffpp.frames.found import Alive, FileSummary, Looked
 from tfds_ffpp.frames.prepare import finder_of, prepare
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
@@ -84,7 +84,7 @@ def fault(error: Exception) -> Result:
     return Result(reason=f"its frames could not be prepared ({said})")
 
 
-def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Result]:
+def run_windows_job(job: WindowsJob, alive: Alive) -> Iterator[Result]:
     """Prepares a video of any length, window by window."""
     try:
         for found in prepare_windows(
@@ -96,6 +96,7 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
             find_shots=job.find_shots,
             stills=job.stills,
             describe=job.describe,
+            threads=job.threads,
             alive=alive,
         ):
             if isinstance(found, FileSummary):
@@ -224,11 +225,17 @@ def _strays(result: Result, folder: str) -> bool:
 
 def _death(job: Job, code: int) -> Result:
     if code == -signal.SIGXCPU:
-        seconds = math.ceil(job.time_limit) + 1
+        seconds = math.ceil(_processor_seconds(job)) + 1
         return Result(reason=f"took longer than {seconds} seconds of a processor")
     if code == -signal.SIGALRM:
         return Result(reason=f"took longer than {job.time_limit:g} seconds")
     return Result(reason=death(code))
+
+
+def _processor_seconds(job: Job) -> float:
+    """That its threads may take together."""
+    threads = job.threads if isinstance(job, WindowsJob | AnnotateJob) else 1
+    return threads * job.time_limit
 
 
 def death(code: int) -> str:
@@ -296,7 +303,9 @@ def confine_to(job: Job) -> list[str]:
         if preparation.face_finder_model:
             read.append(Path(preparation.face_finder_model))
     limit_process(
-        seconds=job.time_limit, memory=job.memory_limit, file_bytes=file_bytes
+        seconds=_processor_seconds(job),
+        memory=job.memory_limit,
+        file_bytes=file_bytes,
     )
     return sandbox.confine(read=read, write=[job.place])
 
@@ -308,10 +317,11 @@ class _Pulse:
         self._write = write
         self._next = time.monotonic() + ALIVE_SECONDS
 
-    def __call__(self) -> None:
+    def __call__(self, done: int = 0, total: int = 0) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + ALIVE_SECONDS
-            self._write(Result(more=True))
+            looked = Looked(done, total) if total else None
+            self._write(Result(more=True, looked=looked))
 
 
 # The process -----------------------------------------------------------------------
