@@ -39,6 +39,7 @@ class Way:
         self.processor: list[float] = []
 
     def turn(self) -> None:
+        """Does it once."""
         start, own = time.perf_counter(), time.process_time()
         self._work()
         self.clock.append(time.perf_counter() - start)

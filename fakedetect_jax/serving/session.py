@@ -87,6 +87,7 @@ class Decoder:
             stills=self.stills,
             describe=self.describe,
             threads=max(self.cores // video.beside, 1),
+            credentials=True,
         )
 
     def annotate_job(

@@ -28,12 +28,89 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class Tag:
+    """A word that a file says of itself; place: "file", "video" or "sound"."""
+
+    place: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A stretch that an edit list shows of a track: seconds of the film, and where they
+    begin in the track's own; None for nothing, which waits."""
+
+    track: int
+    kind: str
+    seconds: float
+    source: float | None
+
+
+@dataclass(frozen=True)
+class ContainerFacts:
+    """What a video's container and streams say; who wrote it may have said anything.
+
+    brands: of mp4 and mov; encoder: the programs that are named as having written the
+    container and the pictures; created: as the file says it; seconds: of the whole.
+    video_bit_rate: bits per second, 0 if unsaid. sound: the codec of each track.
+    """
+
+    format: str
+    brands: tuple[str, ...]
+    encoder: tuple[str, ...]
+    created: str
+    seconds: float
+    profile: str
+    video_bit_rate: int
+    sound: tuple[str, ...]
+    tags: tuple[Tag, ...]
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that a manifest says was done: what, when, by which program, and for
+    what is made newly, of which kind it is (IPTC's digital source types)."""
+
+    action: str
+    when: str
+    agent: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a file's C2PA manifest (Content Credentials) says, and what of it holds.
+
+    state: "none"; "valid", where nothing was changed since it was signed, by somebody
+    whom no list here vouches for; "invalid", with problems; "unreadable" or "not read",
+    with the reason. generator: the program that made the claim; signer, issuer: as its
+    certificate says; signed: when, by a time stamp. ingredients: what it was made of.
+    problems: codes of the C2PA specification. reader: the package that read it.
+    """
+
+    state: str
+    reason: str = ""
+    generator: str = ""
+    title: str = ""
+    signer: str = ""
+    issuer: str = ""
+    signed: str = ""
+    actions: tuple[Action, ...] = ()
+    ingredients: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    reader: str = ""
+
+
+@dataclass(frozen=True)
 class FileFacts:
     """The video file.
 
     damaged: whether some of its frames do not decode; promised_frames: how many there
     should be; missing_from: seconds of the first that is missing, None if not known.
-    still: whether it is a picture and no video.
+    still: whether it is a picture and no video. container: None of a picture;
+    credentials: None where nobody looked.
     """
 
     frames: int
@@ -48,6 +125,8 @@ class FileFacts:
     missing_from: float | None
     sha256: str
     still: bool = False
+    container: ContainerFacts | None = None
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True)

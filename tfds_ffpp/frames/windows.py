@@ -14,12 +14,14 @@ from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.faces import Faces, clip_boxes
 from tfds_ffpp.frames.found import (
     Alive,
+    ContainerFacts,
     FileFacts,
     FileSummary,
     PreparedWindow,
     StoredFace,
     unheard,
 )
+from tfds_ffpp.frames.origin.container import container_facts
 from tfds_ffpp.frames.prepare import (
     Preparation,
     file_digest,
@@ -126,9 +128,9 @@ def prepare_windows(
         threads=threads,
         alive=alive,
     )
-    how = _How(path, preparation, all_faces, folder, describe, alive)
+    how = _How(path, preparation, is_picture, all_faces, folder, describe, alive)
     if is_picture and not stills and images.is_still(path):
-        yield _summary(next(read()), file_digest(path))
+        yield _summary(next(read()), file_digest(path), None)
         return
     try:
         yield from _prepare(read(), how, in_order=False)
@@ -148,6 +150,7 @@ class _How(NamedTuple):
 
     path: Path
     preparation: Preparation
+    is_picture: bool
     all_faces: bool
     folder: Path
     describe: bool
@@ -160,7 +163,9 @@ def _prepare(
     summary: FileSummary | None = None
     gallery = Gallery(wanted=how.describe)
     for number, window in enumerate(windows):
-        summary = summary or _summary(window, file_digest(how.path))
+        if summary is None:
+            said = None if how.is_picture else container_facts(how.path)
+            summary = _summary(window, file_digest(how.path), said)
         faces = all_boxes(window.clip, how.preparation)
         if not how.all_faces:
             faces = faces[:1]
@@ -200,7 +205,9 @@ def _store_face(
     return stored
 
 
-def _summary(window: Window, sha256: str) -> FileSummary:
+def _summary(
+    window: Window, sha256: str, container: ContainerFacts | None
+) -> FileSummary:
     facts, clip = window.clip.facts, window.clip
     file = FileFacts(
         frames=clip.source_frames,
@@ -215,6 +222,7 @@ def _summary(window: Window, sha256: str) -> FileSummary:
         missing_from=clip.loss and clip.loss.first,
         sha256=sha256,
         still=facts.num_frames == 1 and not facts.fps,
+        container=container,
     )
     return FileSummary(
         file,
