@@ -3,10 +3,11 @@
 python -m benchmarks.fresh_install [--python python3.12] [--extras base build bench]
 
 Builds the wheel of this clone. For each extra a new environment in a new folder takes
-it with the pins that documents name, `pip check` looks at the result, and every command
-of `fakedetect` runs there, on videos that it makes. Prints a table of size, seconds and
-result and writes it to --out; ends with 1 when anything failed. Extras that need an
-accelerator (cuda12, cuda13, tpu) are resolved, not installed.
+it with the pins that documents name, and `pip check` looks at the result. The base
+install runs every command of `fakedetect`, on videos made there; the others run those
+that the extra adds to. Prints a table of size, seconds and result and writes it to
+--out; ends with 1 when anything failed. Extras that need an accelerator (cuda12,
+cuda13, tpu) are resolved, not installed.
 """
 
 import argparse
@@ -26,6 +27,28 @@ ROOT = Path(__file__).parent.parent
 RESOLVED_ONLY = ("cuda12", "cuda13", "tpu")
 VIDEOS, DATA = "runs/demo-data/videos", "runs/demo-data/tfds"
 SMALL = "--config.synthetic.num_identities=12"
+# What the other extras bring.
+MODULES = {
+    "bench": "torch, transformers",
+    "dev": "pytest, ruff",
+    "docs": "sphinx, furo",
+    "gcs": "gcsfs",
+    "heic": "pillow_heif",
+    "hub": "huggingface_hub",
+    "test": "pytest",
+}
+# Starts the service, asks whether it is well, and stops it.
+SERVE = """
+import re, subprocess, sys, urllib.request
+words = ["fakedetect", "serve", "--workdir", "demo", "--port", "0"]
+said = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+with subprocess.Popen(words, **said) as server:
+    found = (re.search(r"http://[\\w.:]+", line) for line in server.stdout)
+    address = next(one for one in found if one).group()
+    status = urllib.request.urlopen(address + "/healthz").status
+    server.terminate()
+sys.exit(status != 200)
+"""
 
 
 class Row(NamedTuple):
@@ -68,37 +91,50 @@ class Place(NamedTuple):
 
 
 def commands(extra: str) -> Iterator[tuple[str, ...]]:
-    """Every command, in an order in which each finds what it needs."""
-    yield ("fakedetect", "--help")
-    yield ("fakedetect", "demo", "--workdir=demo", "--config.num_steps=2", SMALL)
-    yield ("fakedetect", "layout", VIDEOS)
+    """Every command; with an extra, those that it adds to or changes.
+
+    In an order in which each finds what it needs.
+    """
+    demo = ("fakedetect", "demo", "--workdir=demo", "--config.num_steps=2", SMALL)
     small = ("--set", "image_size=64", "--set", "num_frames=8")
-    yield ("fakedetect", "build", "--manual_dir", VIDEOS, "--data_dir=built", *small)
-    data = (f"--config.data.data_dir={DATA}", f"--config.data.manual_dir={VIDEOS}")
-    yield (
-        *("fakedetect", "train", "--config=demo", "--workdir=w", *data, SMALL),
-        "--config.num_steps=2",
-    )
-    yield ("fakedetect", "eval", "--workdir=w", "--split=val")
-    video = f"{VIDEOS}/original_sequences"
-    yield ("fakedetect", "predict", "--workdir=w", "--output=scores.jsonl", video)
-    yield ("fakedetect", "report", "demo", "w")
-    onnx = ("--onnx",) if extra == "onnx" else ()
-    yield ("fakedetect", "export", "w", "model", "--stablehlo", *onnx)
-    yield ("fakedetect", "predict", "--model=model", "--output=-", video)
-    if extra == "build":
+    build = ("fakedetect", "build", "--manual_dir", VIDEOS)
+    predict = ("fakedetect", "predict", "--output=-", f"{VIDEOS}/original_sequences")
+    yield ("fakedetect", "--help")
+    if extra == "base":
+        yield demo
+        yield ("fakedetect", "layout", VIDEOS)
+        yield (*build, "--data_dir=built", *small)
+        data = (f"--config.data.data_dir={DATA}", f"--config.data.manual_dir={VIDEOS}")
+        yield (
+            *("fakedetect", "train", "--config=demo", "--workdir=w", *data, SMALL),
+            "--config.num_steps=2",
+        )
+        yield ("fakedetect", "eval", "--workdir=w", "--split=val")
+        yield (*predict, "--workdir=w")
+        yield ("fakedetect", "report", "demo", "w")
+        yield ("fakedetect", "export", "w", "model", "--stablehlo")
+        yield (*predict, "--model=model")
+        yield ("fakedetect", "doctor")
+    elif extra == "build":
+        yield demo
         yield (
             *("tfds", "build", "tfds_ffpp", f"--manual_dir={VIDEOS}"),
             *("--imports=tfds_ffpp.tfds_ffpp_dataset_builder", "--data_dir=by_tfds"),
             '--config={"name": "small", "image_size": 64, "num_frames": 8}',
         )
-    if extra == "bench":
-        yield ("python", "-c", "import torch; print(torch.__version__)")
-    if extra == "faces":
-        yield (
-            *("fakedetect", "build", "--manual_dir", VIDEOS, "--data_dir=landmarks"),
-            *("--set", "landmarks=dlib", *small),
-        )
+    elif extra in ("onnx", "openvino"):
+        backend = "onnxruntime" if extra == "onnx" else "openvino"
+        yield demo
+        yield ("fakedetect", "export", "demo", "model", "--onnx")
+        yield (*predict, "--workdir=demo", f"--backend={backend}")
+    elif extra == "faces":
+        yield demo
+        yield (*build, "--data_dir=landmarks", "--set", "landmarks=dlib", *small)
+    elif extra == "serve":
+        yield demo
+        yield ("python", "-c", SERVE)
+    else:
+        yield ("python", "-c", f"import {MODULES[extra]}")
 
 
 def try_extra(python: str, extra: str, wheel: Path, scratch: Path) -> Iterator[Row]:
@@ -121,6 +157,7 @@ def try_extra(python: str, extra: str, wheel: Path, scratch: Path) -> Iterator[R
         result = "ok" if done.returncode == 0 else f"exit {done.returncode}"
         if done.returncode:
             print(done.stdout[-3000:], file=sys.stderr)
+        what = what if "\n" not in what else "python -c ..."
         print(f"{version} {extra}: {what}: {result}, {seconds:.0f} s", flush=True)
         return Row(version, extra, what, seconds, result)
 
