@@ -323,7 +323,7 @@ class Session:
         config = self._model.config
         joined = tracks.join(video.tracks, window)
         for stored, track in zip(window.faces, joined, strict=True):
-            if not clips.is_usable(stored, config, is_still=window.total == 1):
+            if clips.lacks(stored, config, is_still=window.total == 1):
                 continue
             places = clips.cut(stored, config)
             for clip in clips.read(clips.images_of(stored), places, config):

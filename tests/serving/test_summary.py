@@ -196,7 +196,8 @@ def test_a_row_has_its_documented_fields_in_order(central, tmp_path):
     always = ["video", "outcome", "reason", "verdict", "score", "probability"]
     scale = ["threshold", "probability_threshold", "band", "probability_band"]
     scale += ["distance", "distance_threshold"]
-    looked = ["file", "shots", "windows", "windows_without_face", "frames_looked_at"]
+    looked = ["file", "shots", "windows", "windows_without_face", "faces_left_out"]
+    looked += ["frames_looked_at"]
     always.insert(2, "trained_on")
     fields = [*always, *scale, "faces", "people", "warnings", "model", *looked]
     assert list(row) == [*fields, "most_suspicious"]

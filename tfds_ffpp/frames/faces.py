@@ -348,26 +348,38 @@ def _find_tracks(
     finder: FaceFinder,
     reference: tuple[int, int],
     margin: float,
-) -> list[list[Box]]:
-    """The tracks of the faces that last, or that their crops confirm."""
+) -> tuple[list[list[Box]], int]:
+    """The tracks of the faces that last, or that their crops confirm; and how many
+    there are besides."""
     passing: list[list[Box]] = []
     for way in LOOKS:
         tracks = _look_at_all(finder, clip, looks, reference, way)
         lasting = [t for t in tracks if len(t) >= MIN_LOOKS]
         if lasting:
-            return lasting
+            return lasting, len(tracks) - len(lasting)
         passing += tracks
     confirmed: list[list[Box]] = []
+    others: list[list[Box]] = []
     for track in passing:
-        known = any(overlap(t[0], track[0]) >= MIN_OVERLAP for t in confirmed)
+        if _holds(confirmed, track):
+            continue
         box = square_box(track, reference, margin)
-        if not known and _is_confirmed(clip, box, reference, finder):
+        if _is_confirmed(clip, box, reference, finder):
             confirmed.append(track)
+        elif not _holds(others, track):
+            others.append(track)
+    others = [track for track in others if not _holds(confirmed, track)]
     if confirmed:
-        return confirmed
+        return confirmed, len(others)
     tracks = _look_at_all(finder, clip, looks, reference, LOOKS[0], faint=True)
     needed = max(MIN_LASTING * len(looks), MIN_LOOKS)
-    return [t for t in tracks if len(t) >= needed]
+    lasting = [t for t in tracks if len(t) >= needed]
+    return lasting, sum(not _holds(lasting, track) for track in others)
+
+
+def _holds(tracks: Sequence[Sequence[Box]], track: Sequence[Box]) -> bool:
+    """Whether one of the tracks begins where a track does."""
+    return any(overlap(t[0], track[0]) >= MIN_OVERLAP for t in tracks)
 
 
 # In the crop ----------------------------------------------------------------------
@@ -481,22 +493,33 @@ def clip_boxes(
 ) -> list[Faces]:
     """As clip_box for every face, the largest lasting one first; one without a box
     where there is no face."""
+    return all_faces(clip, finder=finder, margin=margin, num_looks=num_looks)[0]
+
+
+def all_faces(
+    clip: Frames,
+    *,
+    finder: FaceFinder,
+    margin: float = 1.3,
+    num_looks: int = 5,
+) -> tuple[list[Faces], int]:
+    """As clip_boxes, and how many other faces are in too few of the looks."""
     reference = clip.size(0)
     if finder.name == "none":
-        return [Faces(finder.find(clip.rgb(0))[0], reference, 1.0, 1)]
+        return [Faces(finder.find(clip.rgb(0))[0], reference, 1.0, 1)], 0
     count = min(num_looks, len(clip))
     looks = [(2 * i + 1) * len(clip) // (2 * count) for i in range(count)]
-    tracks = _find_tracks(
+    tracks, seldom = _find_tracks(
         clip, looks, finder=finder, reference=reference, margin=margin
     )
     if not tracks:
-        return [Faces(None, reference, 0.0, 0)]
+        return [Faces(None, reference, 0.0, 0)], seldom
     # The sum of areas prefers faces that are large and seen often; ties by place.
     tracks.sort(
         key=lambda t: (sum((b[2] - b[0]) * (b[3] - b[1]) for b in t), t[0]),
         reverse=True,
     )
-    return [
+    found = [
         Faces(
             square_box(track, reference, margin),
             reference,
@@ -505,3 +528,4 @@ def clip_boxes(
         )
         for track in tracks
     ]
+    return found, seldom

@@ -178,11 +178,27 @@ class StoredFace:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """How often a face of a window was found and is not scored, by the reason.
+
+    small: beside one that is much larger; seldom: in too few of the frames looked at;
+    beside: the largest alone was asked for; enlarged: too few pixels for the model;
+    short: too few frames for it.
+    """
+
+    small: int = 0
+    seldom: int = 0
+    beside: int = 0
+    enlarged: int = 0
+    short: int = 0
+
+
+@dataclass(frozen=True)
 class PreparedWindow:
     """The frames start to stop of `total`, and the faces that were stored of them.
 
     frame_index and timestamp (seconds) are of the frames that were looked at; shot: the
-    number of the one that they lie in.
+    number of the one that they lie in; left_out: faces that were not stored.
     """
 
     number: int
@@ -193,3 +209,4 @@ class PreparedWindow:
     timestamp: list[float]
     faces: list[StoredFace]
     shot: int = 0
+    left_out: LeftOut = LeftOut()

@@ -11,12 +11,14 @@ from tfds_ffpp.frames import images
 from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.descriptors import Gallery
 from tfds_ffpp.frames.entry import write_entry
-from tfds_ffpp.frames.faces import Faces, clip_boxes
+from tfds_ffpp.frames.faces import Faces
+from tfds_ffpp.frames.faces import all_faces as find_all
 from tfds_ffpp.frames.found import (
     Alive,
     ContainerFacts,
     FileFacts,
     FileSummary,
+    LeftOut,
     PreparedWindow,
     StoredFace,
     unheard,
@@ -64,23 +66,32 @@ def cut_shots(
     ]
 
 
-def all_boxes(clip: Clip, preparation: Preparation) -> list[Faces]:
-    """The faces of a window that count, the largest lasting one first."""
+def all_boxes(
+    clip: Clip, preparation: Preparation, *, largest: bool = False
+) -> tuple[list[Faces], LeftOut]:
+    """The faces of a window that count, the largest lasting one first; and the others.
+
+    largest: that one alone counts.
+    """
     if preparation.crop == "full":
-        return [whole_frame(clip)]
-    main, *others = clip_boxes(
+        return [whole_frame(clip)], LeftOut()
+    (main, *others), seldom = find_all(
         clip, finder=finder_of(preparation), margin=preparation.margin
     )
     if main.box is None:
-        return []
+        return [], LeftOut(seldom=seldom)
     least = MIN_RELATIVE_SIDE * (main.box[2] - main.box[0])
-    return [main] + [
-        face
-        for face in others
-        if face.coverage >= MIN_COVERAGE
-        and face.box
-        and face.box[2] - face.box[0] >= least
-    ]
+    kept, small, beside = [main], 0, 0
+    for face in others:
+        if face.box is None or face.box[2] - face.box[0] < least:
+            small += 1
+        elif face.coverage < MIN_COVERAGE:
+            seldom += 1
+        elif largest:
+            beside += 1
+        else:
+            kept.append(face)
+    return kept, LeftOut(small, seldom, beside)
 
 
 def prepare_windows(
@@ -166,9 +177,7 @@ def _prepare(
         if summary is None:
             said = None if how.is_picture else container_facts(how.path)
             summary = _summary(window, file_digest(how.path), said)
-        faces = all_boxes(window.clip, how.preparation)
-        if not how.all_faces:
-            faces = faces[:1]
+        faces, left = all_boxes(window.clip, how.preparation, largest=not how.all_faces)
         faces = [with_track(window.clip, face, how.preparation) for face in faces]
         stored = []
         for i, face in enumerate(faces):
@@ -177,7 +186,7 @@ def _prepare(
             stored.append(one)
             how.alive()
         gallery.see(window.clip, window.shot, faces, stored)
-        yield _prepared(number, window, stored)
+        yield _prepared(number, window, stored, left)
     assert summary is not None  # noqa: S101  a file without frames is not usable
     yield replace(summary, described=gallery.describe(how.alive))
 
@@ -231,7 +240,9 @@ def _summary(
     )
 
 
-def _prepared(number: int, window: Window, stored: list[StoredFace]) -> PreparedWindow:
+def _prepared(
+    number: int, window: Window, stored: list[StoredFace], left: LeftOut
+) -> PreparedWindow:
     clip = window.clip
     return PreparedWindow(
         number=number,
@@ -242,4 +253,5 @@ def _prepared(number: int, window: Window, stored: list[StoredFace]) -> Prepared
         timestamp=clip.timestamps,
         faces=stored,
         shot=window.shot,
+        left_out=left,
     )

@@ -156,6 +156,17 @@ export class Player {
   }
 }
 
+const LEFT_OUT = {
+  small: "much smaller than the largest", seldom: "in too few frames", beside: "beside the largest",
+  enlarged: "too small for the model", short: "in too few frames for a clip",
+};
+
+function leftOut(counts) {
+  const some = Object.keys(LEFT_OUT).filter((name) => counts && counts[name]).map((name) => `${counts[name]} ${LEFT_OUT[name]}`);
+  return (some.length ? ` Faces that were found and not scored, counted once in each part: ${some.join(", ")}.` : "")
+    + " A face that is turned far aside, half hidden or very small may not be found at all, and then it is in no count.";
+}
+
 function notLookedAt(result) {
   if (!result.file) return make("p", {}, "Nothing was looked at: the file could not be decoded.");
   const { file } = result;
@@ -165,7 +176,7 @@ function notLookedAt(result) {
     make("p", {}, `${(result.frames_looked_at || 0).toLocaleString("en")} of ${frames} frames were searched `
       + `for faces, in ${result.windows} part${result.windows === 1 ? "" : "s"}; ${result.windows_without_face} `
       + "of these show no face. The rest of the picture, the frames between and the sound "
-      + "were not looked at. Faces that are much smaller than the largest one, or seldom seen, are left out."));
+      + "were not looked at." + leftOut(result.faces_left_out)));
 }
 
 function partsTable(parts) {
