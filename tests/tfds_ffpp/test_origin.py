@@ -87,6 +87,7 @@ def test_edit_lists_are_told(tmp_path):
 
 
 def test_forged_sizes_of_boxes_end_the_reading(tmp_path):
+    """P18 Forged sizes in an mp4's boxes: the reading ends."""
     whole = with_sound(tmp_path / "a.mp4", delay=1.0).read_bytes()
     path = tmp_path / "b.mp4"
     rng = np.random.default_rng(0)
@@ -191,6 +192,7 @@ def windows_job(path: Path, folder: Path) -> WindowsJob:
 
 
 def test_damaged_files_keep_their_outcome_whatever_their_manifest(signed, tmp_path):
+    """P18 A damaged C2PA manifest: a named fact; the outcome stays."""
     content, rng = signed.read_bytes(), np.random.default_rng(1)
     manifest = content.index(b"jumb"), content.index(b"mdat")
     states, worker = set(), Worker()
@@ -211,7 +213,7 @@ def test_damaged_files_keep_their_outcome_whatever_their_manifest(signed, tmp_pa
 
 
 def test_a_reader_that_dies_costs_no_score(signed, tmp_path, monkeypatch):
-    """As a bug of it would, of which a forger knows."""
+    """P18 A manifest that kills its reader: a named fact; the outcome stays."""
     monkeypatch.setattr(credentials, "read", lambda path: ctypes.string_at(0))
     *_, last = child.run_confined(windows_job(signed, tmp_path / "w"))
     assert last.summary is not None and not last.reason
@@ -220,6 +222,7 @@ def test_a_reader_that_dies_costs_no_score(signed, tmp_path, monkeypatch):
 
 
 def test_a_reader_reaches_no_other_file(signed, tmp_path, monkeypatch):
+    """P18 A manifest whose reader was taken over: it reaches no other file."""
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
 

@@ -204,7 +204,7 @@ def decoded(path: Path, threads: int) -> object:
 @pytest.mark.parametrize("held", [256 << 20, 0], ids=["held", "decoded again"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "mpeg4"])
 def test_threads_change_nothing(tmp_path, monkeypatch, codec, held):
-    """Of whole files, and of such whose bytes were changed at random."""
+    """P9 Several threads, of damaged files too: the same windows to the bit."""
     monkeypatch.setattr(video, "HELD_BYTES", held)
     options = {"bf": "3", "g": "12"} if codec == "libx264" else {}
     suffix = "avi" if codec == "mpeg4" else "mkv"
