@@ -116,8 +116,9 @@ def video_stream(container, threads: int = 1):
             f"{context.width}x{context.height} pixels are more than the "
             f"{colours.MAX_PIXELS} allowed"
         )
-    fitting = _THREAD_BYTES // max(3 * context.width * context.height, 1)
-    threads = max(min(threads, fitting, MAX_THREADS), 1)
+    bits = context.format.padded_bits_per_pixel if context.format else 48
+    picture = max(context.width * context.height * bits // 8, 1)
+    threads = max(min(threads, _THREAD_BYTES // picture, MAX_THREADS), 1)
     # By frames and never by slices, of which damaged ones would decode to others.
     stream.thread_type = "FRAME" if threads > 1 else "NONE"
     context.thread_count = threads
