@@ -129,7 +129,9 @@ def test_how_far_a_face_may_be_turned_aside(finder, degrees, is_found):
         moment = replace(moment, yaw=np.deg2rad(degrees), blink=0.0)
         drawn = rendering.render_head(head, scene, moment)
         picture = rendering.compose(scene, moment, head=drawn)
-        found += len(finder.find(rendering.expose(picture, np.int16(0))))
+        found += len(
+            finder.find(rendering.expose(picture, np.zeros((1, 1, 1), np.int16)))
+        )
     assert found == (3 if is_found else 0)
 
 

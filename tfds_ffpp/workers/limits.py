@@ -90,7 +90,8 @@ def _groups(root: Path) -> list[tuple[Path, str, str, str]]:
     """The control groups that hold this process, with the names of their files."""
     two = ("memory.max", "memory.current", "inactive_file")
     one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    return [
-        (folder, *(two if version == 2 else one))
-        for folder, version in system.control_groups("memory", root)
-    ]
+    found = []
+    for folder, version in system.control_groups("memory", root):
+        limit, used, cached = two if version == 2 else one
+        found.append((folder, limit, used, cached))
+    return found
