@@ -17,10 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import table
 from benchmarks.long_film import RATE, SIZE, write_segment
+from benchmarks.mutants_video import SOURCES, mutate
 from fakedetect_jax.serving import sources
 from fakedetect_jax.serving.detector import Detector
+from tests.made_videos import write_video
+from tests.tfds_ffpp.test_shots import decoded, film_of
 from tfds_ffpp import system
 from tfds_ffpp.frames.decoding.container import decode_all, open_stream
 from tfds_ffpp.frames.decoding.groups import decode_groups
@@ -131,6 +136,23 @@ def shared(
         yield processes, threads, way
 
 
+def changed(folder: Path, count: int) -> int:
+    """How many of so many files, changed at random, are the same by four threads."""
+    rng, same = np.random.default_rng(0), 0
+    whole = []
+    for i, (suffix, codec, pixel_format) in enumerate(SOURCES):
+        path = folder / f"whole-{i}.{suffix}"
+        how = {"codec": codec, "pixel_format": pixel_format, "options": {}}
+        write_video(path, film_of([20, 20]), **how)
+        whole.append(path)
+    for i in range(count):
+        source = whole[i % len(whole)]
+        path = folder / f"changed{source.suffix}"
+        path.write_bytes(mutate(source.read_bytes(), rng))
+        same += decoded(path, 1) == decoded(path, 4)
+    return same
+
+
 def main() -> int:
     """Measures, prints tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -139,6 +161,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=20, help="of the film")
     parser.add_argument("--files", type=int, default=60, help="short videos")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--changed", type=int, default=200, help="damaged files")
     table.add_option(parser)
     options = parser.parse_args()
     found = [s.name for s in sources.find([options.videos]) if not s.refusal]
@@ -168,6 +191,13 @@ def main() -> int:
         pairs = [(1, 1), (cores - 1 or 1, 1), (cores, 1), (cores + 1, 1), (cores, 2)]
         for processes, threads, way in shared(detector, videos, pairs, rounds):
             results.row("", processes, threads, middle(way.clock))
+        count = options.changed
+        same = changed(Path(name), count)
+        results.say()
+        results.say(
+            f"{count} files whose bytes were changed at random: {same} have the same "
+            "windows, to the bit, by four threads as by one."
+        )
     return 0
 
 
