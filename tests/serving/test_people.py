@@ -88,7 +88,7 @@ def test_faces_that_are_not_scored_are_counted(detector, tiny_run, tmp_path):
         small = cv2.resize(faces[1][i], (104, 104))
         picture[20:124, 500:604] = small
         if i in (1, 2):  # of the frames looked at, one
-            picture[200:424, 640:864] = faces[2][i]
+            picture[200:424, 640:864] = cv2.resize(faces[2][i], (224, 224))
         frames.append(picture)
     path = write_video(tmp_path / "a.mp4", frames, options={"crf": "10"})
     options = {"window_frames": 12, "devices": jax.devices()[:1]}
