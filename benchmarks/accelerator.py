@@ -31,9 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import step_workers, table
-from fakedetect_jax import compiled
 from fakedetect_jax.model import explain, steps
-from fakedetect_jax.run import memory, parallel, speed
+from fakedetect_jax.programs import compiled
+from fakedetect_jax.run import memory, parallel
+from fakedetect_jax.training import speed
 
 Facts = dict[str, Any]
 

@@ -8,7 +8,6 @@ the batch are part of its time. Medians over rounds in which all take turns.
 """
 
 import argparse
-import runpy
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 import simplejpeg
 
 from benchmarks import table
+from fakedetect_jax import settings
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.augment.clips import OPERATIONS, augment_clips
 from fakedetect_jax.augment.fields import parse
@@ -78,8 +78,7 @@ def operations() -> dict[str, Operation]:
 
 def training_step(name: str, *, image_size: int, clips: int) -> Callable[[], object]:
     """One update of the config's model without augmentation, on resident clips."""
-    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
-    config = runpy.run_path(str(path))["get_config"]()
+    config = settings.load(name).copy_and_resolve_references()
     with config.unlocked():
         config.augment.update(dict.fromkeys(config.augment, 0.0))
     step_settings = steps.make_step_settings(config, num_steps=1000)

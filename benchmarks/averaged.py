@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import table
-from fakedetect_jax import compiled, settings, train
+from fakedetect_jax import settings
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.feed import train_feed
@@ -28,7 +28,9 @@ from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.model import network, steps
 from fakedetect_jax.model.backbones import resnet
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
+from fakedetect_jax.training.start import first_state
 from tfds_ffpp.terminal.lines import Terminal
 
 
@@ -80,7 +82,7 @@ def training_batches(config, split: reader.Split, count: int, *, start: int = 0)
 def trained_state(config, builder, mesh, num_steps: int) -> steps.TrainState:
     """The state after num_steps."""
     step_settings = steps.make_step_settings(config, num_steps=num_steps)
-    state = train.first_state(step_settings, settings.clip_shape(config), config, mesh)
+    state = first_state(step_settings, settings.clip_shape(config), config, mesh)
     update = compiled.compile_train_step(step_settings, mesh)
     feed = training_batches(
         config, reader.open_split(builder, "train", config), num_steps

@@ -18,8 +18,7 @@ import numpy as np
 from benchmarks import table
 from fakedetect_jax import settings
 from fakedetect_jax.model import network
-from fakedetect_jax.serving import backends
-from fakedetect_jax.trained import runtimes
+from fakedetect_jax.programs import backends, runtimes
 from fakedetect_jax.trained.description import Origin
 from fakedetect_jax.trained.model import TrainedModel, weights_digest
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig

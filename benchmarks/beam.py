@@ -47,7 +47,7 @@ def run_pipeline(model: str, folder: Path, out: Path, workers: int) -> None:
         PipelineOptions,
     )
 
-    from fakedetect_jax.beam import ScoreVideos
+    from fakedetect_jax.outputs.beam import ScoreVideos
 
     options = PipelineOptions(
         [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]

@@ -19,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import table
-from fakedetect_jax import compiled, settings, train
+from fakedetect_jax import settings
 from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel, process
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.settings import batch_shape, clip_shape
+from fakedetect_jax.training.start import first_state
 
 
 def compiled_steps(config, mesh):
@@ -35,7 +37,7 @@ def compiled_steps(config, mesh):
     batch.frames[:] = rng.integers(0, 256, batch.frames.shape)
     batch.valid[:] = True
     device_batch = parallel.to_global(batch, mesh)
-    state = train.first_state(step_settings, clip_shape(config), config, mesh)
+    state = first_state(step_settings, clip_shape(config), config, mesh)
     other = jax.tree.map(jnp.copy, state)
     guarded = (
         compiled.compile_train_step(step_settings, mesh)

@@ -49,7 +49,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import table
-from fakedetect_jax import compiled, settings
+from fakedetect_jax import settings
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.data.batch import empty_batch
@@ -58,6 +58,7 @@ from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.evaluation.seeds import holm
 from fakedetect_jax.metrics import intervals, metrics, trivial
 from fakedetect_jax.model import network
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from fakedetect_jax.trained.model import read_workdir
 from tfds_ffpp import build

@@ -59,9 +59,9 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
     import jax
 
     from fakedetect_jax import settings
-    from fakedetect_jax.compiled import compile_train_step, state_places
     from fakedetect_jax.data.batch import empty_batch
     from fakedetect_jax.model import steps
+    from fakedetect_jax.programs.compiled import compile_train_step, state_places
     from fakedetect_jax.run import parallel
     from fakedetect_jax.settings import batch_shape, clip_shape
 

@@ -11,18 +11,15 @@ import argparse
 import copy
 import json
 import resource
-import runpy
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fakedetect_jax.data.batch import Batch
 
-ROOT = Path(__file__).parent.parent
 LEARNING_RATE = 1e-3
 MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 Step = Callable[[], float]
@@ -45,9 +42,10 @@ def make_clips(arguments) -> Batch[np.ndarray]:
 
 def project_config(arguments):
     """configs/ffpp.py, or for the model "demo" the model of configs/demo.py."""
+    from fakedetect_jax import settings
+
     demo = arguments.model == "demo"
-    path = ROOT / "configs" / ("demo.py" if demo else "ffpp.py")
-    config = runpy.run_path(str(path))["get_config"]().copy_and_resolve_references()
+    config = settings.load("demo" if demo else "ffpp").copy_and_resolve_references()
     with config.unlocked():
         if not demo:
             config.model.backbone = arguments.model

@@ -7,18 +7,16 @@ configs/demo.py:street and configs/demo.py:webcam make other people in other lig
 before another camera, as a second dataset is (tfds_ffpp/synthetic/looks.py).
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 PEOPLE = {"street": 1, "webcam": 2}  # a look's seed: each has people of its own
 
 
 def get_config(look: str = "indoor") -> ConfigDict:
     """configs/ffpp.py with made data, small faces and a small ResNet."""
-    base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
-    config = base["get_config"]()
+    config = settings.load("ffpp")
     with config.unlocked():
         config.dataset.update(
             name="demo",

@@ -5,16 +5,14 @@ Expected: what configs/demo.py expects, and heat maps that lie on the forged par
 often than the middle of the crop does (docs/evaluation.md).
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 
 def get_config() -> ConfigDict:
     """configs/demo.py with masks."""
-    base = runpy.run_path(str(Path(__file__).with_name("demo.py")))
-    config = base["get_config"]()
+    config = settings.load("demo")
     with config.unlocked():
         config.dataset.update(name="demo_masks", masks=True)
         config.model.patches = True

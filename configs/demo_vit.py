@@ -5,16 +5,14 @@ The same made videos and LSTM as configs/demo.py. A step takes about 0.12 s of o
 how near it comes to the demo's AUC was not measured yet.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 
 def get_config() -> ConfigDict:
     """configs/demo.py with 64 patches of 8 pixels in four blocks."""
-    base = runpy.run_path(str(Path(__file__).with_name("demo.py")))
-    config = base["get_config"]()
+    config = settings.load("demo")
     with config.unlocked():
         config.model.update(
             backbone="vit",

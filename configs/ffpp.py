@@ -18,7 +18,17 @@ def get_config(compression: str = "c23") -> ConfigDict:
     """The base config; `compression` is raw, c23 or c40."""
     config = ConfigDict()
     config.seed = 0  # parameters, data order, augmentation and dropout follow from it
+    _set_dataset(config, compression)
+    _set_data(config)
+    _set_model(config)
+    _set_augmentation(config)
+    _set_training(config)
+    _set_evaluation(config)
+    _set_machine(config)
+    return config.lock()
 
+
+def _set_dataset(config: ConfigDict, compression: str) -> None:
     # Which dataset: the arguments of tfds_ffpp's FfppConfig. A change is a new dataset.
     config.dataset = ConfigDict(
         {
@@ -64,6 +74,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
 
+
+def _set_data(config: ConfigDict) -> None:
     # How clips are read from the dataset.
     config.data = ConfigDict(
         {
@@ -91,6 +103,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
 
+
+def _set_model(config: ConfigDict) -> None:
     # The arguments of fakedetect_jax.model.network.FakeDetector.
     config.model = ConfigDict(
         {
@@ -141,6 +155,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
 
+
+def _set_augmentation(config: ConfigDict) -> None:
     # Augmentation on the device: all off here, see docs/augmentation.md.
     config.augment = ConfigDict(
         {
@@ -172,6 +188,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
 
+
+def _set_training(config: ConfigDict) -> None:
     config.batch_size = 32  # clips per step over all devices and hosts
     # In how many parts a step computes its batch, one after the other, in the memory of
     # one: the original's 32 clips on a small GPU. Same objective, but BatchNorm's
@@ -216,6 +234,8 @@ def get_config(compression: str = "c23") -> ConfigDict:
         }
     )
 
+
+def _set_evaluation(config: ConfigDict) -> None:
     config.eval = ConfigDict(
         {
             "every_epochs": 1,  # validation, then a checkpoint
@@ -239,10 +259,12 @@ def get_config(compression: str = "c23") -> ConfigDict:
             "delta": False,  # without the frozen weights, which init_from has
         }
     )
+
+
+def _set_machine(config: ConfigDict) -> None:
     config.accelerator = "any"  # any | cpu | gpu | tpu: refuse to run on another
     config.deterministic = False  # GPUs: the same bits in each run, slower; not yet run
     config.compilation_cache = "~/.cache/fakedetect_jax"  # compiled programs; "": none
     config.tracker = ""  # also follow the run in trackio | wandb, if installed
     config.log_clips = 4  # of an epoch's first batch, as pictures in TensorBoard
     config.log_every_steps = 10  # progress line; metrics.jsonl holds every step
-    return config.lock()

@@ -10,16 +10,14 @@ trains from random weights and warns. What its parts bring on FF++ is not measur
 small made data none stood out (docs/recipe.md).
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 
 def get_config(compression: str = "c23") -> ConfigDict:
     """configs/ffpp.py with these choices; `compression` as there."""
-    base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
-    config = base["get_config"](compression)
+    config = settings.load(f"ffpp:{compression}")
     with config.unlocked():
         config.data.update(sampling="class")
         config.model.update(pooling="mean")

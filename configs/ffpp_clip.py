@@ -21,16 +21,14 @@ of an H100's peak it would train 1,200 frames a second; no GPU was at hand to me
 With --config.checkpoint.delta=True checkpoints leave the frozen weights out.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 
 def get_config(compression: str = "c23") -> ConfigDict:
     """configs/ffpp.py with these choices; `compression` as there."""
-    base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
-    config = base["get_config"](compression)
+    config = settings.load(f"ffpp:{compression}")
     with config.unlocked():
         name = "frames32" if compression == "c23" else f"frames32_{compression}"
         config.dataset.update(name=name, num_frames=32)

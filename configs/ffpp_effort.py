@@ -20,16 +20,14 @@ as reckoned from the layers for configs/ffpp_clip.py: a batch of 32 fits 8 GB. A
 of an H100's peak it would train 1,000 frames a second; no GPU was at hand to measure.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 
 def get_config(compression: str = "c23") -> ConfigDict:
     """configs/ffpp_clip.py with these choices; `compression` as there."""
-    base = runpy.run_path(str(Path(__file__).with_name("ffpp_clip.py")))
-    config = base["get_config"](compression)
+    config = settings.load(f"ffpp_clip:{compression}")
     with config.unlocked():
         config.data.update(sampling="natural", train_clips_per_video=8)
         config.model.unit_features = False

@@ -6,16 +6,14 @@ python -m fakedetect_jax.main --config configs/ffpp_original.py \
 at once. Its numbers compare with that recipe's alone (docs/data.md).
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 
 def get_config(compression: str = "c23") -> ConfigDict:
     """configs/ffpp.py with the original's data; `compression` as there."""
-    base = runpy.run_path(str(Path(__file__).with_name("ffpp.py")))
-    config = base["get_config"](compression)
+    config = settings.load(f"ffpp:{compression}")
     with config.unlocked():
         name = "repeated" if compression == "c23" else f"repeated_{compression}"
         config.dataset.update(name=name, crop="full", protocol="repeated")

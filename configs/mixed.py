@@ -19,16 +19,14 @@ Memory and frames a second are those of configs/ffpp_clip.py: the sets change on
 is read.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from fakedetect_jax import settings
 
 
 def get_config(sets: str = "frames32,dfdc_train") -> ConfigDict:
     """configs/ffpp_clip.py with these choices; `sets` as config.data.train."""
-    base = runpy.run_path(str(Path(__file__).with_name("ffpp_clip.py")))
-    config = base["get_config"]()
+    config = settings.load("ffpp_clip")
     with config.unlocked():
         config.data.update(train=sets)
         config.eval.patience = 3

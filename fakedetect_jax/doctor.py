@@ -283,13 +283,13 @@ def go_the_whole_way(scratch: Path) -> Findings:
     train.train(run)
     video = next((scratch / "videos" / "manipulated_sequences").rglob("c23/**/*.mp4"))
     with Detector.load(workdir) as detector:
-        result = detector.score(video)
+        (result,) = detector.results([video])
     seconds = time.perf_counter() - start
-    if result["outcome"] not in ("scored", "unfamiliar"):
+    if result.outcome not in ("scored", "unfamiliar"):
         yield Finding(
             "whole way",
             FAULT,
-            f"a made video came out as {result['outcome']}: {result.get('reason')}",
+            f"a made video came out as {result.outcome}: {result.reason}",
             "report it, with this output",
         )
         return

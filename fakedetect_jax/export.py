@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fakedetect_jax.errors import CheckpointError
-from fakedetect_jax.serving import programs
+from fakedetect_jax.programs import portable
 from tfds_ffpp import system
 from tfds_ffpp.store import addresses
 from tfds_ffpp.terminal import command
@@ -77,9 +77,9 @@ def _write(arguments: argparse.Namespace) -> list[Path]:
     try:
         partial.mkdir(parents=True)
         if arguments.stablehlo:
-            (partial / STABLEHLO).write_bytes(programs.stablehlo(model))
+            (partial / STABLEHLO).write_bytes(portable.stablehlo(model))
         if arguments.onnx:
-            programs.write_onnx(model, partial / ONNX)
+            portable.write_onnx(model, partial / ONNX)
         write_bundle(model, partial)
         return _move(partial, out)
     except OSError as error:

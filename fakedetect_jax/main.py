@@ -314,9 +314,9 @@ def _prepare(argv: list[str]) -> _Ready:
     # Only now: --help and a wrong flag are answered without waiting for JAX.
     from absl import logging
 
-    from fakedetect_jax import train
     from fakedetect_jax.run import fixed
     from fakedetect_jax.run.workdir import ensure_writable, has_checkpoint, read_config
+    from fakedetect_jax.training.checks import check_groups, check_weights
 
     # The libraries' notes on each save are not for our users; ours say what matters.
     logging.set_verbosity(logging.ERROR if FLAGS.debug else logging.FATAL)
@@ -326,9 +326,9 @@ def _prepare(argv: list[str]) -> _Ready:
             config, read_config(folder), flags=settings.overridden(argv)
         )
     settings.check(config)
-    train.check_groups(config)
+    check_groups(config)
     if FLAGS.mode == "train" and not has_checkpoint(folder):
-        train.check_weights(config)  # a run that goes on has its weights
+        check_weights(config)  # a run that goes on has its weights
     ensure_writable(folder, make=not FLAGS.dry_run)
     return _Ready(config, folder, other, flags, started)
 
@@ -404,10 +404,11 @@ def _work(run: "workdir.Run") -> Path | None:
     from fakedetect_jax.data import dataset
     from fakedetect_jax.evaluation import evaluate
     from fakedetect_jax.run import parallel
+    from fakedetect_jax.training import dry_run
 
     final, other = run.config.eval.final_split, run.config.eval.dataset
     if FLAGS.dry_run:
-        train.dry_run(run)
+        dry_run.dry_run(run)
         return None
     splits = ("train", "val", *([final] if final else ()))
     if FLAGS.mode != "train":
@@ -426,7 +427,7 @@ def _backend(run: "workdir.Run") -> str:
     """The backend asked for, the fastest of all for auto."""
     if FLAGS.backend != "auto":
         return FLAGS.backend
-    from fakedetect_jax.serving import backends
+    from fakedetect_jax.programs import backends
     from fakedetect_jax.trained.model import read_workdir
 
     cache = run.config.compilation_cache

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
+from fakedetect_jax.outputs.rows import Rows
 from fakedetect_jax.outputs.table import FAILURES, Table, summary
 from fakedetect_jax.pages.formats import MADE_WARNING
 from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.serving import sources
-from fakedetect_jax.serving.rows import Rows
 from fakedetect_jax.serving.sources import Source
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError, Interrupted

@@ -159,7 +159,7 @@ RULES: dict[str, Rule] = {
     "log_every_steps": Whole(1),
 }
 # What runs and exports of before there were these fields had, without saying so.
-ADDED: dict[str, Any] = {
+ADDED: Fields = {
     "deterministic": False,
     "synthetic.look": "indoor",
     "dataset.masks": False,

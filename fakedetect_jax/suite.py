@@ -229,7 +229,7 @@ def _prepare(asked: "Asked", terminal: "Terminal") -> None:
                 raise
 
 
-def _choose(trials: Sequence["Trial"], only: Sequence[str] | None) -> list["Trial"]:
+def _choose(trials: "Sequence[Trial]", only: Sequence[str] | None) -> "list[Trial]":
     """The trials of --only, or all. Raises ConfigError for a name that is none."""
     unknown = [n for n in only or () if n not in {trial.name for trial in trials}]
     if unknown:
@@ -240,7 +240,7 @@ def _choose(trials: Sequence["Trial"], only: Sequence[str] | None) -> list["Tria
     return [t for t in trials if not only or t.name in only]
 
 
-def _list(trials: Sequence["Trial"], typed: Sequence[str]) -> None:
+def _list(trials: "Sequence[Trial]", typed: Sequence[str]) -> None:
     """A line for each run: its name, a tab, the command that runs it alone."""
     words = ["python", "-m", "fakedetect_jax.suite", *typed]
     for trial in trials:
@@ -253,14 +253,14 @@ def _show(found: "Found", terminal: "Terminal") -> None:
 
     for row in found.matrix:
         shown = [
-            f"{cell.test} {formats.number(cell.measures['auc'].mean)} "
-            f"{formats.span(cell.measures['auc'].interval)}".strip()
+            f"{cell.test} {formats.number(cell.auc.mean)} "
+            f"{formats.span(cell.auc.interval)}".strip()
             for cell in row.cells
-            if cell.measures
+            if cell.auc
         ]
         terminal.say(f"{row.model}: video AUC on {'; '.join(shown) or 'no test'}")
     for fold in found.folds:
-        unseen = fold.unseen.measures.get("auc")
+        unseen = fold.unseen.auc
         if unseen:
             terminal.say(
                 f"{fold.model} without {fold.method}: {formats.number(unseen.mean)} "
@@ -276,7 +276,7 @@ def _show(found: "Found", terminal: "Terminal") -> None:
             )
 
 
-def _end(found: "Found", chosen: Sequence["Trial"], code: int) -> None:
+def _end(found: "Found", chosen: "Sequence[Trial]", code: int) -> None:
     """Raises UserError where one of the chosen runs could not be done."""
     names = {trial.name for trial in chosen}
     runs = [run for run in found.runs if run.name in names]

@@ -26,7 +26,7 @@ from pathlib import Path
 
 # Where a signal may come: module, attribute, and whether while it runs.
 PLACES = {
-    "compile": ("fakedetect_jax.train", "fit_train_step"),
+    "compile": ("fakedetect_jax.training.start", "fit_train_step"),
     "data wait": ("fakedetect_jax.data.reader", "FrameReader.read"),
     "train": ("fakedetect_jax.train", "fetch_numbers"),
     "validate": ("fakedetect_jax.evaluation.evaluate", "score_clips"),

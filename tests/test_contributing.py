@@ -7,7 +7,7 @@ import pytest
 
 from fakedetect_jax.model import network, pretrained
 from fakedetect_jax.model.backbones import resnet
-from fakedetect_jax.trained import onnx_graph
+from fakedetect_jax.programs.onnx import graph
 from tests.conftest import ROOT
 from tests.made_videos import write_video
 from tfds_ffpp.tree import other_sets, scan
@@ -52,7 +52,7 @@ def test_a_resnet_of_other_depth_is_one_line(monkeypatch):
         for path, leaf in jax.tree.leaves_with_path(made[collection]["backbone"])
     }
     assert shapes == pretrained.backbone_shapes(model)
-    assert onnx_graph.resnet_of(model) == resnet.BACKBONES["resnet26"]
+    assert graph.resnet_of(model) == resnet.BACKBONES["resnet26"]
 
 
 @pytest.mark.parametrize("given", ["auto", "mine"])

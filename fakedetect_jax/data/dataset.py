@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import NamedTuple
 
 from fakedetect_jax.data import order, reader
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.files import Json
 from tfds_ffpp.store import addresses, copies
 
 
@@ -243,9 +241,3 @@ def _check_fit(config, built, data_dir: Path, used_by: str) -> None:
         f"{built.image_size} px, but the model takes clips over {span} frames of "
         f"{size} px; {cure}"
     )
-
-
-def read_card(dataset_dir: Path) -> Json:
-    """The card that was written with a dataset; empty if there is none."""
-    path = dataset_dir / "card.json"
-    return json.loads(path.read_text()) if path.exists() else {}

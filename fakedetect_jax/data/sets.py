@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fakedetect_jax.data import leaks, mixture, order, reader, shares
 from fakedetect_jax.data.dataset import (
@@ -11,14 +11,16 @@ from fakedetect_jax.data.dataset import (
     cut_otherwise,
     dataset_facts,
     open_dataset,
-    read_card,
 )
 from fakedetect_jax.data.mixture import MixedOrder
 from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames.stored import StoredVideo
+from tfds_ffpp.frames.stored import StoredVideo, read_card
+
+if TYPE_CHECKING:  # it needs TFDS, which a run imports when it opens them
+    from tfds_ffpp.tfds_ffpp_dataset_builder import Builder
 
 
 class ValSet(NamedTuple):
@@ -71,14 +73,14 @@ def all_sets(config) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def open_all(config) -> dict[str, Any]:
+def open_all(config) -> "dict[str, Builder]":
     """The builders of all datasets of a run. Raises DataError for one that is not
     there, or whose frames do not fit."""
     names = all_sets(config)
     return {n: open_dataset(config, n, used_by="data.train") for n in names}
 
 
-def facts_of(builders: Mapping[str, Any]) -> dict[str, DatasetFacts]:
+def facts_of(builders: "Mapping[str, Builder]") -> dict[str, DatasetFacts]:
     """The facts of each dataset."""
     return {n: dataset_facts(Path(b.data_dir)) for n, b in builders.items()}
 
@@ -91,12 +93,12 @@ def combined_digest(facts: Mapping[str, DatasetFacts]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def open_split(builders: Mapping[str, Any], name: str, config) -> list[Split]:
+def open_split(builders: "Mapping[str, Builder]", name: str, config) -> list[Split]:
     """A split of each dataset, without the fakes of config.data.hold_out.
 
     Raises DataError for a method that none of them has.
     """
-    folders = [builder.data_dir for builder in builders.values()]
+    folders = [Path(builder.data_dir) for builder in builders.values()]
     videos = [reader.read_videos(folder, name) for folder in folders]
     hold_out = config.data.hold_out
     if hold_out:
@@ -116,18 +118,18 @@ def open_split(builders: Mapping[str, Any], name: str, config) -> list[Split]:
     ]
 
 
-def open_training(config, builders: Mapping[str, Any]) -> list[Split]:
+def open_training(config, builders: "Mapping[str, Builder]") -> list[Split]:
     """The train split of each training set."""
     return open_split({n: builders[n] for n in shares_of(config)}, "train", config)
 
 
-def open_validation(config, builders: Mapping[str, Any]) -> list[Split]:
+def open_validation(config, builders: "Mapping[str, Builder]") -> list[Split]:
     """The val split of each validation set."""
     return open_split({n: builders[n] for n in validation_of(config)}, "val", config)
 
 
 def open_data(
-    config, builders: Mapping[str, Any], facts: dict[str, DatasetFacts]
+    config, builders: "Mapping[str, Builder]", facts: dict[str, DatasetFacts]
 ) -> Data:
     """What a run is trained and validated on; facts: of the builders' datasets.
 
@@ -149,7 +151,7 @@ def open_data(
     cards = [read_card(Path(builder.data_dir)) for builder in builders.values()]
     return Data(
         facts=facts,
-        made=any(card.get("made") for card in cards),
+        made=any(card.made for card in cards),
         train=mixture.joined(train),
         sizes=tuple(len(split.videos) for split in train),
         shares=shares_of(config),
@@ -221,7 +223,7 @@ def count_others(config) -> int:
     return sum(len(reader.read_videos(folder, "train")) for folder in folders)
 
 
-def lines(config, data: Data) -> list[str]:
+def lines(data: Data) -> list[str]:
     """What a run says of its datasets before it begins."""
 
     def count(videos: Sequence[StoredVideo]) -> str:
@@ -250,7 +252,7 @@ def lines(config, data: Data) -> list[str]:
     return found
 
 
-def cut_apart(config, builders: Mapping[str, Any]) -> list[str]:
+def cut_apart(config, builders: "Mapping[str, Builder]") -> list[str]:
     """A sentence on each dataset whose frames were cut unlike the run's own."""
     found = []
     for name, builder in builders.items():
@@ -262,7 +264,7 @@ def cut_apart(config, builders: Mapping[str, Any]) -> list[str]:
 
 
 def find_leaks(
-    config, builders: Mapping[str, Any], say: Callable[[str], None]
+    config, builders: "Mapping[str, Builder]", say: Callable[[str], None]
 ) -> list[leaks.Leak]:
     """What stands in a split of one dataset of the run and in another of another.
 
@@ -276,7 +278,7 @@ def find_leaks(
         without_cache.data.cache_mib = 0
     parts = []
     for name, builder in builders.items():
-        made = bool(read_card(Path(builder.data_dir)).get("made"))
+        made = read_card(Path(builder.data_dir)).made
         for split in ("train", "val", "test"):
             if not (Path(builder.data_dir) / f"videos-{split}.jsonl").exists():
                 continue

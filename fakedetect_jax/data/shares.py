@@ -60,13 +60,6 @@ def trained_sets(config: Mapping[str, object]) -> list[str]:
     return sorted(shares, key=lambda name: name != own)
 
 
-def judging_sets(config: Mapping[str, object]) -> list[str]:
-    """The datasets whose val chose a run's checkpoint, of its flat config."""
-    own = str(config.get("dataset.name") or "")
-    trained = parse_shares(str(config.get("data.train") or ""), own)
-    return parse_names(str(config.get("eval.validation") or ""), list(trained))
-
-
 def sets_in_words(config: Mapping[str, object]) -> str:
     """trained_sets as reports and exports name them; of very many the first."""
     names = trained_sets(config)

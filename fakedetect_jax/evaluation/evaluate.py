@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import simplejpeg
 
-from fakedetect_jax import compiled, settings
+from fakedetect_jax import settings
 from fakedetect_jax.data import order, reader, sets, shares
 from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.data.dataset import (
@@ -23,7 +23,6 @@ from fakedetect_jax.data.dataset import (
     dataset_facts,
     describe_change,
     open_dataset,
-    read_card,
 )
 from fakedetect_jax.data.mixture import joined
 from fakedetect_jax.data.reader import Split
@@ -46,17 +45,19 @@ from fakedetect_jax.metrics.records import (
 )
 from fakedetect_jax.model import network
 from fakedetect_jax.model.network import Variables
+from fakedetect_jax.programs import compiled, runtimes
 from fakedetect_jax.reports import results
-from fakedetect_jax.reports.context import CardFacts, Context, TrainingSet
+from fakedetect_jax.reports.context import Context, TrainingSet
 from fakedetect_jax.run import fixed, parallel, workdir
-from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
+from fakedetect_jax.run.checkpoint import METRIC, CheckpointFacts, Checkpoints
 from fakedetect_jax.run.workdir import Run
-from fakedetect_jax.trained import runtimes, weights
+from fakedetect_jax.trained import weights
 from fakedetect_jax.trained.guard import Guard
 from fakedetect_jax.trained.model import feature_width, read_guard
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.fields import Fields
+from tfds_ffpp.frames.stored import read_card
 from tfds_ffpp.store.files import read_lines, write_json, write_lines, write_whole
 
 
@@ -182,7 +183,10 @@ def trivial_rows(split: Split, config) -> list[TrivialScore]:
 
 
 def scored_with(
-    config, facts: CheckpointFacts, dataset_dir: str | os.PathLike
+    config,
+    facts: CheckpointFacts,
+    dataset_dir: str | os.PathLike,
+    backend: str = "jax",
 ) -> Fields:
     """All that a result depends on, as JSON: two of the same need one scoring."""
     fields = settings.flatten(config.to_dict())
@@ -193,6 +197,7 @@ def scored_with(
         "threshold": facts.threshold,
         "band": records.to_json(facts.band),
         "temperature": facts.temperature,
+        **({} if backend == "jax" else {"backend": backend}),
     }
 
 
@@ -250,7 +255,7 @@ class Subject(NamedTuple):
 def evaluate(
     run: Run, split_name: str, *, step: int | None = None, backend: str = "jax"
 ) -> Path:
-    """Scores a split with a checkpoint; backend: jax, or a name of trained/runtimes.
+    """Scores a split with a checkpoint; backend: jax, or a name of programs/runtimes.
 
     The result is WORKDIR/eval/<split>@<step>/ (with the dataset's name in front when it
     is another one than the run's own). One of the same weights, dataset and settings
@@ -330,9 +335,7 @@ def _choose_subject(
     dataset = dataset_facts(Path(builder.data_dir))
     meet_on_data(run, {_dataset_name(builder): dataset})
     facts = checkpoints.facts(step)
-    wanted = scored_with(config, facts, builder.data_dir)
-    if backend != "jax":
-        wanted["backend"] = backend
+    wanted = scored_with(config, facts, builder.data_dir, backend)
     plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
     folder, differing = choose_folder(plain, wanted)
     if differing and results.recorded(folder) != wanted:
@@ -466,7 +469,7 @@ def _write_result(
     write_lines(folder / "strips.jsonl", strips(rows, split, config))
     if where:
         write_lines(folder / "located.jsonl", where)
-    card = records.from_json(CardFacts, read_card(Path(subject.builder.data_dir)))
+    card = read_card(Path(subject.builder.data_dir))
     if card.made:
         _write_trivial(folder, split, run)
     facts, test = subject.facts, f"{subject.prefix}test"
@@ -476,16 +479,17 @@ def _write_result(
     if complaint:
         run.terminal.warn(complaint)
     fields = settings.flatten(config.to_dict())
+    val_auc = subject.selected.get(METRIC)
     context = Context(
         split=subject.title,
         step=subject.step,
-        selected_on=_selection(subject.selected, facts.val_fakes, fields),
+        selected_on=_selection(val_auc, facts.val_fakes, config),
         test_evaluations=touches,
         dataset=_dataset_name(subject.builder),
         trained_on=TrainingSet(shares.sets_in_words(fields), facts.made),
         leaks=str(facts.leaks) if facts.leaks and any(facts.leaks) else "",
         cut_otherwise=subject.cut_otherwise,
-        val_video_auc=subject.selected.get("video_auc"),
+        val_video_auc=val_auc,
         scored_with=subject.scored_with,
         config=fields,
         versions=workdir.versions(),
@@ -531,14 +535,12 @@ def _dataset_name(builder) -> str:
     return builder.builder_config.name
 
 
-def _selection(
-    selected: dict[str, float], val_fakes: str | None, config: Fields
-) -> str:
-    if not selected:
+def _selection(val_auc: float | None, val_fakes: str | None, config) -> str:
+    if val_auc is None:
         return "the newest checkpoint (none was evaluated on val)"
-    choice = f"val, by video AUC ({selected['video_auc']:.4f})"
-    judges = shares.judging_sets(config)
-    if judges != [config["dataset.name"]]:
+    choice = f"val, by video AUC ({val_auc:.4f})"
+    judges = sets.validation_of(config)
+    if judges != [config.dataset.name]:
         choice += f", the mean over {', '.join(judges)}"
     if val_fakes == reader.SELF_BLENDED:
         choice += " of its real videos against self-blended copies of them"

@@ -71,6 +71,13 @@ class Scores(NamedTuple):
     notes: list[str]
 
 
+class _Row(NamedTuple):
+    """A row as it stands in the file, its cells by the folded names of columns."""
+
+    where: str
+    cells: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class _Line:
     """A row of the file: what it says, and what its path does. None: not said."""
@@ -153,15 +160,14 @@ def _read(path: Path) -> tuple[list[_Line], dict[str, str]]:
     rows = list(_json_rows(path, text) if is_json else _csv_rows(path, text))
     if not rows:
         raise DataError(f"{path} has no row: write one per frame, clip or video")
-    columns = _columns(name for _, row in rows for name in row)
+    names = [name for row in rows for name in row.cells]
+    columns = _columns(names)
     if "video" not in columns:
-        raise DataError(
-            _lacking(path, columns, "video", (n for _, r in rows for n in r))
-        )
-    return [_line(where, row, columns) for where, row in rows], columns
+        raise DataError(_lacking(path, columns, "video", names))
+    return [_line(row, columns) for row in rows], columns
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
@@ -178,10 +184,10 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 f"{where} has {len(cells)} cells and the header {len(names)}: quote "
                 "what holds a comma"
             )
-        yield where, dict(zip(names, cells, strict=True))
+        yield _Row(where, dict(zip(names, cells, strict=True)))
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(path: Path, text: str) -> Iterator[_Row]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
@@ -194,7 +200,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"row {number} of {path}"
         if not isinstance(row, dict):
             raise DataError(f"{where} is no object: give it fields video and score")
-        yield where, {_folded(name): value for name, value in row.items()}
+        yield _Row(where, {_folded(name): value for name, value in row.items()})
 
 
 def _json_lines(path: Path, text: str) -> list[Any]:
@@ -210,7 +216,7 @@ def _json_lines(path: Path, text: str) -> list[Any]:
     return rows
 
 
-def _from_object(path: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _from_object(path: Path, found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Rows of an object of columns, or of one of names and what each has."""
     arrays = {name: v for name, v in found.items() if isinstance(v, list)}
     if arrays and "video" in _columns(arrays):
@@ -254,9 +260,11 @@ def _lacking(path: Path, columns: Iterable[str], what: str, names=()) -> str:
     return f"{path} has no column for the {what} (it has {there}): call it {called}"
 
 
-def _line(where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> _Line:
+def _line(row: _Row, columns: Mapping[str, str]) -> _Line:
+    where = row.where
+
     def text(column: str) -> str:
-        value = row.get(columns.get(column, ""))
+        value = row.cells.get(columns.get(column, ""))
         return "" if value is None else str(value).strip()
 
     place = _place(text("video"))
@@ -385,7 +393,8 @@ def _video(line: _Line, label: int, name: naming.Name | None) -> Video:
         target, source = target or name.target, source or name.source
         method = method or name.kind
     elif celeb := CELEB_DF.fullmatch(line.name):
-        target, source = target or celeb["target"], source or celeb["source"] or ""
+        own, other = celeb.group("target", "source")
+        target, source = target or own, source or other or ""
     return Video(
         dataset=line.dataset or ("ffpp" if name is not None else "videos"),
         method=method or "real",

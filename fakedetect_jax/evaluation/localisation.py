@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from fakedetect_jax import compiled
 from fakedetect_jax.data.reader import Split
 from fakedetect_jax.evaluation.scoring import covering_clips, run_clips, stoppable
 from fakedetect_jax.metrics import located
 from fakedetect_jax.metrics.located import Located
 from fakedetect_jax.metrics.records import Video
 from fakedetect_jax.model import network
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run.workdir import Run
 
 MOST_CLIPS = 500  # one of each fake; an explanation costs twice a score

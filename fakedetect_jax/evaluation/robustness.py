@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fakedetect_jax import compiled
 from fakedetect_jax.augment.degrade import FAMILIES, Family
 from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import open_dataset
@@ -20,6 +19,7 @@ from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.model import network
 from fakedetect_jax.pages.robustness_page import write_robustness
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.reports import results, robustness
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints

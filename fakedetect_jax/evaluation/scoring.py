@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fakedetect_jax import compiled, settings
+from fakedetect_jax import settings
 from fakedetect_jax.data import order, sets
 from fakedetect_jax.data.dataset import describe_change
 from fakedetect_jax.data.feed import eval_feed
@@ -17,6 +17,7 @@ from fakedetect_jax.data.reader import Split
 from fakedetect_jax.metrics import metrics
 from fakedetect_jax.metrics.records import ClipScore, Video
 from fakedetect_jax.model import network
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import CheckpointFacts
 from fakedetect_jax.run.workdir import Run

@@ -84,6 +84,11 @@ class Cell:
     measures: dict[str, Measure]
     missing: list[str]
 
+    @property
+    def auc(self) -> Measure | None:
+        """The video AUC; None where no seed has a result."""
+        return self.measures.get("auc")
+
 
 @dataclass(frozen=True)
 class Worst:

@@ -42,12 +42,6 @@ class Located(NamedTuple):
     rates: Rates
     INLINE = ("video", "rates")
 
-    @classmethod
-    def from_json(cls, row) -> "Located":
-        """A row of located.jsonl. Raises KeyError naming a field that is missing."""
-        rates = Rates(*(float(row[name]) for name in Rates._fields))
-        return cls(Video.from_json(row), row["clip"], row["frames"], rates)
-
 
 def judge(heat_Thw: np.ndarray, masks_TMM: np.ndarray) -> tuple[int, Rates] | None:
     """(frames that count, their rates); None when no frame counts.

@@ -31,8 +31,9 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+Tree = dict[str, Any]  # names to leaves, or to such as it
 # What flax keeps of a model: "params" and "batch_stats", each a tree of arrays.
-Variables = dict[str, Any]
+Variables = Tree
 DTYPES = ("float32", "bfloat16")
 # What makes a backbone of one's own: of a name alone these must be left as they are.
 OWN_RESNET = {"stage_sizes": (), "width": 64, "stem": "imagenet", "block": "basic"}

@@ -87,8 +87,8 @@ def frozen_weights(config) -> dict[str, np.ndarray]:
     params = {"backbone": load_backbone(path, model, image_size).params}
     keep = trainable.is_trained(model, trainable.of_config(config))
     _, frozen = trainable.split(params, keep)
-    flat: dict[str, Any] = traverse_util.flatten_dict(frozen, sep=".")
-    return {f"params.{name}": leaf for name, leaf in flat.items()}
+    leaves: Any = traverse_util.flatten_dict(frozen)
+    return {".".join(("params", *names)): leaf for names, leaf in leaves.items()}
 
 
 def backbone_shapes(model: FakeDetector, image_size: int = 224) -> Shapes:

@@ -392,10 +392,10 @@ def objective(
     """
     on_sphere = step_settings.alignment or step_settings.uniformity
     aside_too = on_sphere or step_settings.mask_weight
-    method = "frame_logits" if step_settings.frame_weight else None
-    running: dict[str, Any] = {}
+    running = bool(step_settings.frame_weight)
+    method = "frame_logits" if running else None
     if aside_too:
-        method, running = "training_outputs", {"running": method is not None}
+        method = "training_outputs"
     output, updated = step_settings.model.apply(
         {"params": trainable.merged(params), "batch_stats": batch_stats},
         frames,
@@ -404,7 +404,7 @@ def objective(
         mutable=["batch_stats"],
         rngs={"dropout": dropout_key},
         method=method,
-        **running,
+        **({"running": running} if aside_too else {}),
     )
     features = patches = None
     if aside_too:

@@ -5,16 +5,18 @@ the trained leaves alone. Names are those on the way to a leaf: ("backbone", "bl
 "attention", "query", "kernel").
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model.network import (
     FakeDetector,
+    Tree,
     is_resnet,
     num_stages,
     size_of,
@@ -26,8 +28,6 @@ KINDS = ("all", "head", "norms", "lora", "svd", "last_n")
 # beside "backbone" and "head"; there, these leaves are trained.
 ADAPTERS = {"lora": ("a", "b"), "svd": ("u", "s", "v")}
 PROJECTIONS = ("query", "key", "value", "out")
-
-Tree = dict[str, Any]  # names to leaves, or to such as it
 
 
 class Trainable(NamedTuple):
@@ -129,6 +129,13 @@ def join(tree: Tree, other: Tree) -> Tree:
     return both
 
 
+def at(tree: Tree, names: Iterable[str]) -> Any:
+    """What stands in a tree under these names, one below the other."""
+    for name in names:
+        tree = tree[name]
+    return tree
+
+
 # In place of kernels ---------------------------------------------------------------
 
 
@@ -142,16 +149,15 @@ def with_adapters(params: Tree, trainable: Trainable, key: jax.Array) -> Tree:
     kind = trainable.kind
     if kind not in ADAPTERS:
         return params
-    backbone = params["backbone"]
-    blocks = sorted(name for name in backbone if name.startswith("block"))
+    blocks = sorted(name for name in params["backbone"] if name.startswith("block"))
     keys = iter(jax.random.split(key, len(blocks) * len(PROJECTIONS)))
     make = {"lora": _low_rank, "svd": _least_part}[kind]
 
     def adapters(block: str) -> Tree:
-        layers = backbone[block]["attention"]
-        made = {
-            n: make(layers[n]["kernel"], trainable, next(keys)) for n in PROJECTIONS
-        }
+        made = {}
+        for name in PROJECTIONS:
+            kernel = at(params, ("backbone", block, "attention", name, "kernel"))
+            made[name] = make(kernel, trainable, next(keys))
         return {"attention": made}
 
     return {**params, kind: {block: adapters(block) for block in blocks}}
@@ -218,25 +224,24 @@ def abstract_adapters(params: Tree, trainable: Trainable) -> Tree:
 
 def merged(params: Tree) -> Tree:
     """The parameters as the network takes them, changes added to their kernels."""
-    for kind in ADAPTERS:
-        if kind in params:
-            rest = {name: value for name, value in params.items() if name != kind}
-            backbone = _changed(params["backbone"], params[kind])
-            return {**rest, "backbone": backbone}
+    for kind in ADAPTERS.keys() & params.keys():
+        rest = {name: value for name, value in params.items() if name != kind}
+        leaves: Any = traverse_util.flatten_dict(rest)
+        for names, adapter in _beside_kernels(params, kind):
+            leaves[names] = leaves[names] + adapter.change
+        return traverse_util.unflatten_dict(leaves)
     return params
 
 
-def _changed(kernels: Tree, changes: Tree) -> Tree:
-    if "kernel" in kernels:
-        return {**kernels, "kernel": kernels["kernel"] + _change(changes)}
-    below = {name: _changed(kernels[name], change) for name, change in changes.items()}
-    return {**kernels, **below}
-
-
-def _change(adapter: Tree) -> Any:
-    """What is added to a kernel."""
-    kind = LowRank if "a" in adapter else LeastPart
-    return kind(**adapter).change
+def _beside_kernels(
+    params: Tree, kind: str
+) -> Iterator[tuple[tuple[str, ...], LowRank | LeastPart]]:
+    """The names of each kernel that has an adapter, and this."""
+    make = {"lora": LowRank, "svd": LeastPart}[kind]
+    found: dict[tuple[str, ...], Tree] = {}
+    for (*above, leaf), value in traverse_util.flatten_dict(params[kind]).items():
+        found.setdefault(("backbone", *above, "kernel"), {})[leaf] = value
+    return ((names, make(**leaves)) for names, leaves in found.items())
 
 
 def adapter_loss(params: Tree, trainable: Trainable) -> jax.Array | float:
@@ -249,19 +254,11 @@ def adapter_loss(params: Tree, trainable: Trainable) -> jax.Array | float:
     if "svd" not in params:
         return 0.0
     found = [
-        _apart(kernel, LeastPart(**part), trainable)
-        for kernel, part in _beside(params["backbone"], params["svd"])
+        _apart(at(params, names), part, trainable)
+        for names, part in _beside_kernels(params, "svd")
+        if isinstance(part, LeastPart)
     ]
     return sum(found) / len(found)
-
-
-def _beside(kernels: Tree, adapters: Tree) -> Iterator[tuple[jax.Array, Tree]]:
-    """Each kernel that has an adapter, with it."""
-    if "kernel" in kernels:
-        yield kernels["kernel"], adapters
-        return
-    for name, below in adapters.items():
-        yield from _beside(kernels[name], below)
 
 
 def _apart(kernel: jax.Array, part: LeastPart, trainable: Trainable) -> jax.Array:

@@ -1,1 +1,1 @@
-"""What predict writes of a video besides its row and page."""
+"""Where results of scoring go: rows, tables, marked videos, a Beam pipeline."""

@@ -18,14 +18,13 @@ def write_robustness(found: Robustness, folder: Path) -> None:
             curve.family: figures.degraded(curve, found.untouched)
             for curve in found.curves
         }
-    written: dict[str, str | bytes] = {
+    pictures = {
         f"{name.replace(' ', '_')}.png": figures.to_png(figure)
         for name, figure in drawn.items()
     }
     svgs = {name: figures.to_svg(figure) for name, figure in drawn.items()}
-    written["robustness.html"] = render.render(
-        "robustness.html", found=found, figures=svgs
-    )
+    page = render.render("robustness.html", found=found, figures=svgs)
     numbers = json.dumps(records.to_json(found), indent=1, allow_nan=False) + "\n"
-    written["robustness.json"] = numbers
-    files.write_whole(folder, written)
+    files.write_whole(
+        folder, {**pictures, "robustness.html": page, "robustness.json": numbers}
+    )

@@ -6,6 +6,7 @@ from fakedetect_jax.metrics.calibration import CrossFit
 from fakedetect_jax.metrics.doubt import Band
 from fakedetect_jax.metrics.records import Unscored
 from tfds_ffpp.fields import Fields
+from tfds_ffpp.frames.stored import CardFacts
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,6 @@ class TrainingSet:
 
     dataset: str | None = None
     made: bool | None = None
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """What a report repeats of a dataset's card; see tfds_ffpp.card.Card."""
-
-    made: bool = False
-    official_split: bool | None = None
-    split_source: str | None = None
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

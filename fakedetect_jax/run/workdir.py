@@ -64,11 +64,11 @@ def shared_facts(config: Config, workdir: Path) -> Facts:
     facts = {f"config.{k}": v for k, v in settings.flatten(config.to_dict()).items()}
     for field in HOSTS_OWN:
         del facts[f"config.{field}"]
-    if config.init_from:
-        facts["the file of config.init_from"] = _file_digest(config.init_from)
+    digest = _file_digest(config.init_from) if config.init_from else None
     packages = {**versions(), "jaxlib": metadata.version("jaxlib")}
     return {
         **facts,
+        **({"the file of config.init_from": digest} if digest else {}),
         **{f"the version of {name}": number for name, number in packages.items()},
         "the version of Python": platform.python_version(),
         "the code": code_state(),

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from fakedetect_jax.outputs import rows
 from fakedetect_jax.pages import video_page
 from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.service.queue.jobs import Job, Scored, Store, StoreFull, StoreGone
 from fakedetect_jax.service.queue.places import COPY, EVIDENCE, PAGE, TABLE, Places
-from fakedetect_jax.serving import evidence, rows
+from fakedetect_jax.serving import evidence
 from tfds_ffpp.files import whole
 from tfds_ffpp.frames.found import Looked
 from tfds_ffpp.records import to_json

@@ -10,7 +10,7 @@ import numpy as np
 
 from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.serving import backends
+from fakedetect_jax.programs import backends
 from fakedetect_jax.trained.model import TrainedModel, feature_width
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from tfds_ffpp.files import whole
 
 # Whose versions change what a model is made into, beside the code that is read here.
 _PACKAGES = ("flax", "jax", "jaxlib")
-_CODE = ("model", *(f"trained/onnx_{part}.py" for part in ("graph", "nodes", "vit")))
+_CODE = ("model", "programs")
 _MOST_GRAPHS = 4  # ONNX, each as large as its model; what else is kept is small
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -39,7 +39,7 @@ def _made_with() -> list[str]:
     root = Path(fakedetect_jax.__file__).parent
     code = hashlib.sha256()
     for place in _CODE:
-        for path in sorted((root / place).rglob("*.py")) or [root / place]:
+        for path in sorted((root / place).rglob("*.py")):
             code.update(path.read_bytes())
     settings = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k[:4] == "JAX_"]
     return [code.hexdigest(), *map(metadata.version, _PACKAGES), *settings]

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fakedetect_jax.data.order import clip_span
 from fakedetect_jax.errors import CheckpointError
@@ -147,6 +147,19 @@ class Description:
 
 
 CLIP_FIELDS = tuple(field.name for field in dataclasses.fields(Clips))
+
+
+class Backbone(NamedTuple):
+    """Of the config's model, what the pixels that it takes depend on."""
+
+    backbone: str
+    vit_style: str
+    patch_size: int
+
+    @property
+    def patch(self) -> int:
+        """Pixels a side of the smallest thing that it tells apart."""
+        return self.patch_size if self.backbone == "vit" else LEAST_PATCH
 
 
 # The whole -------------------------------------------------------------------------
@@ -297,10 +310,9 @@ def _misfit(described: Description) -> str | None:
         return f"clips of {clip} frames of {side} pixels are too large"
     if stored * side**2 > MAX_STORED_PIXELS:
         return f"{stored} frames of {side} pixels are too large"
-    model = config.model
-    patch = model["patch_size"] if model["backbone"] == "vit" else LEAST_PATCH
-    is_resnet = str(model["backbone"]).startswith("resnet")
-    if not is_resnet and (side // patch) ** 2 > MAX_PATCHES:
+    backbone = records.from_json(Backbone, config.model)
+    is_resnet = backbone.backbone.startswith("resnet")
+    if not is_resnet and (side // backbone.patch) ** 2 > MAX_PATCHES:
         return f"frames of {side} pixels have too many patches"
     wanted = preprocessed(preparation, prepared.window_frames, clips, config.model)
     if dataclasses.asdict(prepared) != as_json(dataclasses.asdict(wanted)):
@@ -325,14 +337,14 @@ def preprocessed(
     model: the fields of the config's group of that name.
     docs/predict_steps.md says the same in words; examples/score_with_onnx.py does it.
     """
-    side = preparation.image_size
+    side, backbone = preparation.image_size, records.from_json(Backbone, model)
     return Preprocessing(
         # A path means nothing on another machine.
         frames=dataclasses.replace(preparation, face_finder_model=""),
         window_frames=window_frames,
         input=f"RGB uint8 [clips, {clips.clip_frames}, {side}, {side}, 3] and "
         "length int32 [clips]",
-        rules=rules(scale_of(model["backbone"], model["vit_style"])),
+        rules=rules(scale_of(backbone.backbone, backbone.vit_style)),
     )
 
 

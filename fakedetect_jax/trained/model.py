@@ -229,16 +229,17 @@ def _trained_on(config: Config, facts: "CheckpointFacts") -> TrainedOn:
     return TrainedOn(name, sets.combined_digest(every), *counts)
 
 
+# What takes the frames in: a layer over time, or the head itself.
+_TAKE_FRAMES = tuple(
+    f"params.{name}.kernel"
+    for name in ("lstm.forward.ii", "hidden.in", "encoder.in", "head")
+)
+
+
 def feature_width(variables: "Variables") -> int:
     """How many numbers a guard knows a clip by; see network.logits_and_features."""
-    params = variables["params"]
-    if "lstm" in params:
-        return int(params["lstm"]["forward"]["ii"]["kernel"].shape[0])
-    # What takes the frames in: a hidden layer, a transformer, or the head itself.
-    for name in ("hidden", "encoder"):
-        if name in params:
-            return int(params[name]["in"]["kernel"].shape[0])
-    return int(params["head"]["kernel"].shape[0])
+    leaves = to_leaves(variables)
+    return next(int(leaves[n].shape[0]) for n in _TAKE_FRAMES if n in leaves)
 
 
 # A guard is fitted when its checkpoint is chosen, and lies beside the checkpoints; its

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.trained.cache import abstract_variables
 
 if TYPE_CHECKING:
-    from fakedetect_jax.model.network import Variables
+    from fakedetect_jax.model.network import Tree, Variables
     from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 
 # Evaluating a checkpoint ---------------------------------------------------------
@@ -44,6 +44,19 @@ def choose_step(checkpoints: "Checkpoints", wanted: int | None) -> int:
     return chosen
 
 
+class Kept(NamedTuple):
+    """What a checkpoint keeps of a model; and the averages, where it has some."""
+
+    params: "Tree"
+    batch_stats: "Tree"
+    ema_params: "Tree | None" = None
+    ema_batch_stats: "Tree | None" = None
+
+    def groups(self) -> "Variables":
+        """By their names in the checkpoint, but for what is not kept."""
+        return {name: tree for name, tree in self._asdict().items() if tree is not None}
+
+
 def read_variables(
     config, checkpoints: "Checkpoints", step: int, *, cache: Path | None = None
 ) -> "Variables":
@@ -55,25 +68,28 @@ def read_variables(
     """
     from fakedetect_jax.model import pretrained, trainable
 
-    wanted = abstract_variables(config, cache)
+    wanted = Kept(**abstract_variables(config, cache))
     facts = checkpoints.facts(step)
     digests = facts.digests
     groups = tuple(f"params.{kind}." for kind in trainable.ADAPTERS)
     if any(name.startswith(groups) for name in digests):
-        wanted["params"] = trainable.abstract_adapters(
-            wanted["params"], trainable.of_config(config)
-        )
+        chosen = trainable.of_config(config)
+        params = trainable.abstract_adapters(wanted.params, chosen)
+        wanted = wanted._replace(params=params)
     if any(name.startswith("ema_params.") for name in digests):
-        wanted["ema_params"], _ = trainable.split(
-            wanted["params"], lambda names: f"ema_params.{'.'.join(names)}" in digests
+        averaged, _ = trainable.split(
+            wanted.params, lambda names: f"ema_params.{'.'.join(names)}" in digests
         )
-        wanted["ema_batch_stats"] = wanted["batch_stats"]
+        wanted = wanted._replace(
+            ema_params=averaged, ema_batch_stats=wanted.batch_stats
+        )
     frozen = None
     if facts.frozen:
         frozen = pretrained.frozen_weights(config)
-    variables = checkpoints.restore_model(step, wanted, frozen)
-    params = trainable.join(variables["params"], variables.get("ema_params", {}))
-    batch_stats = variables.get("ema_batch_stats", variables["batch_stats"])
+    found = Kept(**checkpoints.restore_model(step, wanted.groups(), frozen))
+    params = trainable.join(found.params, found.ema_params or {})
+    averages = found.ema_batch_stats
+    batch_stats = found.batch_stats if averages is None else averages
     return {"params": trainable.merged(params), "batch_stats": batch_stats}
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax import compiled, settings, train
+from fakedetect_jax import settings
 from fakedetect_jax.data import dataset, order
 from fakedetect_jax.data.reader import FrameReader, open_blended_split, open_split
 from fakedetect_jax.evaluation import evaluate
@@ -23,11 +23,13 @@ from fakedetect_jax.evaluation.evaluate import (
 )
 from fakedetect_jax.model import steps
 from fakedetect_jax.pages.evaluation_page import write_report
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.process import StopRequest
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import weights
+from fakedetect_jax.training.start import first_state
 from tests.run.test_distributed import free_port
 from tfds_ffpp import build
 from tfds_ffpp.errors import DataError
@@ -388,7 +390,7 @@ def test_the_blends_of_val_are_the_same_at_each_look(tiny_run):
     mesh = parallel.make_mesh(jax.devices()[:1])
     step_settings = steps.make_step_settings(config, num_steps=1)
     shape = settings.clip_shape(config)
-    state = train.first_state(step_settings, shape, config, mesh)
+    state = first_state(step_settings, shape, config, mesh)
 
     def score(blends):
         step = compiled.compile_eval_step(step_settings.model, mesh, blends=blends)

@@ -223,7 +223,7 @@ def test_the_entry_point_sets_malloc_once_and_leaves_what_is_set(
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_the_same_from_any_folder(tmp_path, monkeypatch, name):
-    """A child finds its parent beside itself, wherever the command is typed."""
+    """A child finds its parent by name, wherever the command is typed."""
     file = ROOT / "configs" / f"{name}.py"
     monkeypatch.chdir(ROOT)
     here = settings.load(f"configs/{name}.py").to_dict()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from fakedetect_jax.run.metrics_file import MetricsFile
+from fakedetect_jax.training.metrics_file import MetricsFile
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fakedetect_jax import compiled
 from fakedetect_jax.model import explain, steps
 from fakedetect_jax.model.network import FakeDetector
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 
 CLIP = (4, 16, 16, 3)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fakedetect_jax import settings, train
+from fakedetect_jax import settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import network, pretrained
 from fakedetect_jax.model.backbones import resnet as resnets
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.trained.weights import read_variables
+from fakedetect_jax.training.summary import learns_from_nothing
 
 
 def detector(resnet: resnets.ResNet) -> network.FakeDetector:
@@ -354,12 +355,12 @@ def test_weights_that_cannot_work_are_refused_before_devices_and_data(
 @pytest.mark.parametrize("name", ["ffpp", "ffpp_best"])
 def test_the_full_configs_know_when_they_learn_from_nothing(load_config, name):
     config = load_config(name)
-    assert train.learns_from_nothing(config, made=False)
-    assert not train.learns_from_nothing(config, made=True)
+    assert learns_from_nothing(config, made=False)
+    assert not learns_from_nothing(config, made=True)
     with config.unlocked():
         config.init_from = "resnet50.safetensors"
-    assert not train.learns_from_nothing(config, made=False)
-    assert not train.learns_from_nothing(load_config("demo"), made=False)
+    assert not learns_from_nothing(config, made=False)
+    assert not learns_from_nothing(load_config("demo"), made=False)
 
 
 def test_a_resnet_50_on_real_videos_warns_of_random_weights(

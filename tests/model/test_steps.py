@@ -11,12 +11,14 @@ import optax
 import pytest
 
 from benchmarks import averaged
-from fakedetect_jax import compiled, train
 from fakedetect_jax.augment import selfblend
 from fakedetect_jax.data.batch import Batch, empty_batch
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network, optimizer, steps
-from fakedetect_jax.run import parallel, speed
+from fakedetect_jax.programs import compiled
+from fakedetect_jax.run import parallel
+from fakedetect_jax.training import speed
+from fakedetect_jax.training.start import first_state
 
 SIZE, FRAMES = 16, 3
 
@@ -51,7 +53,7 @@ def run_steps(config, devices: int, batches: list[Batch]):
     """Trains on the first so many devices; the losses and the last state."""
     mesh = parallel.make_mesh(jax.devices()[:devices])
     step_settings = steps.make_step_settings(config, num_steps=len(batches))
-    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    state = first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
     places = jax.tree.map(lambda x: x.sharding, state)
     update = compiled.compile_train_step(step_settings, mesh, places)
     losses = []
@@ -107,7 +109,7 @@ def test_sgd_and_sam_take_the_steps_of_their_formulas(small):
     gradients = jax.jit(lambda state: steps.gradients(step_settings, state, batch)[0])
     update = jax.jit(functools.partial(steps.train_step, step_settings))
     mesh = parallel.make_mesh(jax.devices()[:1])
-    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    state = first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
     moved = jax.tree.map(jnp.zeros_like, state.params)
     for _ in range(2):
         grads = gradients(state)
@@ -131,7 +133,7 @@ def test_a_state_survives_a_batch_that_is_not_finite(small):
     batches = [random_batch(8, seed) for seed in range(4)]
     mesh = parallel.make_mesh(jax.devices()[:1])
     step_settings = steps.make_step_settings(config, num_steps=4)
-    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    state = first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
     update = compiled.compile_train_step(step_settings, mesh)
     finite = []
     for batch in batches:
@@ -203,7 +205,7 @@ def test_the_update_is_that_of_its_formula(small, frame_weight):
         config.model.dropout = 0.0
     mesh = parallel.make_mesh(jax.devices()[:1])
     step_settings = steps.make_step_settings(config, num_steps=1)
-    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    state = first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
     batch = random_batch(8)
     batch.valid[3] = False
     batch.length[:] = [1, 2, 3, 3, 2, 1, 3, 2]
@@ -247,7 +249,7 @@ def test_the_update_is_that_of_its_formula(small, frame_weight):
 def test_clips_are_blended_for_an_evaluation_as_for_a_training(small):
     mesh = parallel.make_mesh(jax.devices()[:1])
     step_settings = steps.make_step_settings(small, num_steps=1)
-    state = train.first_state(step_settings, (FRAMES, SIZE, SIZE, 3), small, mesh)
+    state = first_state(step_settings, (FRAMES, SIZE, SIZE, 3), small, mesh)
     variables = state.eval_variables()
     batch = jax.tree.map(jnp.asarray, random_batch(4))
     found = steps.blended_eval_step(
@@ -482,7 +484,7 @@ def test_the_gradients_of_parts_are_summed(small, devices):
     batch.valid[[3, 4, 12]] = False
     mesh = parallel.make_mesh(jax.devices()[:devices])
     settings = steps.make_step_settings(config, num_steps=1)
-    state = train.first_state(settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    state = first_state(settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
     gradients = jax.jit(functools.partial(steps.gradients, settings))
     found, (loss, logits, stats) = gradients(state, parallel.to_global(batch, mesh))
     # Of each two twos one goes to either part, of the second group the other way round.

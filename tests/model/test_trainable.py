@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fakedetect_jax import compiled
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network, steps, trainable
 from fakedetect_jax.model.trainable import Trainable
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import to_leaves
 from tests.model.test_steps import FRAMES, SIZE, random_batch

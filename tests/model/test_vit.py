@@ -14,7 +14,7 @@ from fakedetect_jax.model import explain, network, pretrained, steps
 from fakedetect_jax.model.backbones import names, vit
 from fakedetect_jax.model.backbones.vit import VITS, Size, ViT
 from fakedetect_jax.model.network import FakeDetector
-from fakedetect_jax.trained import onnx_graph
+from fakedetect_jax.programs.onnx.graph import serialised
 
 SIZES = {
     "plain": Size("plain", 32, 3, 2, 8),
@@ -303,7 +303,7 @@ def test_onnx_computes_the_same_function(name):
     size = SIZES[name]
     runtime = pytest.importorskip("onnxruntime")
     model, variables, clips = build(size, unit_features=size.registers > 0)
-    graph = onnx_graph.serialised(model, variables, clips[0].shape[1:])
+    graph = serialised(model, variables, clips[0].shape[1:])
     session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for count in (1, 3):
         frames, length = (part[:count] for part in clips)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.scale import collectives
-from fakedetect_jax.compiled import compile_train_step, state_places
 from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
+from fakedetect_jax.programs.compiled import compile_train_step, state_places
 from fakedetect_jax.run import parallel
 from fakedetect_jax.settings import batch_shape, clip_shape
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from fakedetect_jax import compiled
 from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
+from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from fakedetect_jax.settings import batch_shape, clip_shape
 

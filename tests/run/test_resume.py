@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fakedetect_jax import train
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
+from fakedetect_jax.training.resume import check_resume
 
 
 def final_leaves(workdir) -> dict[str, str]:
@@ -304,4 +304,4 @@ def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, val
         config[group][name] = value
     run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
     with pytest.raises(CheckpointError, match=f"another config: {field} was "):
-        train.check_resume(run, CheckpointFacts(config=recorded), None, 2, None)  # pyright: ignore
+        check_resume(run, CheckpointFacts(config=recorded), None, 2, None)  # pyright: ignore

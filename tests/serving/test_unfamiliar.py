@@ -16,12 +16,13 @@ from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.evaluation.scoring import guard_clips
 from fakedetect_jax.pages import formats
 from fakedetect_jax.pages.evaluation_page import write_report
+from fakedetect_jax.programs import runtimes
 from fakedetect_jax.reports.report import read_report
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.process import StopRequest
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.serving.detector import Detector
-from fakedetect_jax.trained import description, guard, runtimes
+from fakedetect_jax.trained import description, guard
 from fakedetect_jax.trained.guard import Guard
 from fakedetect_jax.trained.model import load_model, write_bundle
 from tests.made_videos import write_video

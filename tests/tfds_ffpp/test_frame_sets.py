@@ -10,7 +10,7 @@ import pytest
 from tests.made_videos import write_video
 from tfds_ffpp.build import build
 from tfds_ffpp.errors import DataError, UnusableVideoError
-from tfds_ffpp.frames import pictures
+from tfds_ffpp.frames import images
 from tfds_ffpp.frames.prepare import file_digest
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
@@ -167,7 +167,7 @@ def test_a_folder_gives_the_frames_of_the_video(tmp_path):
     write_frames(tmp_path / "v.mp4", tmp_path / "v", name="frame{}.png")
     video, folder = (
         read(tmp_path / name, even_plan(5))
-        for read, name in ((read_clip, "v.mp4"), (pictures.read_pictures, "v"))
+        for read, name in ((read_clip, "v.mp4"), (images.read_pictures, "v"))
     )
     assert folder.indices == video.indices and folder.facts.fps == 0
     for one, other in zip(folder.frames(), video.frames(), strict=True):
@@ -179,12 +179,12 @@ def test_a_folder_gives_the_frames_of_the_video(tmp_path):
 def test_numbers_are_those_of_the_source_frames(tmp_path):
     write_video(tmp_path / "v.mp4", 12)
     write_frames(tmp_path / "v.mp4", tmp_path / "v", step=4, name="{}.png")
-    clip = pictures.read_pictures(tmp_path / "v", even_plan(30))
+    clip = images.read_pictures(tmp_path / "v", even_plan(30))
     assert (clip.indices, clip.source_frames) == ([0, 4, 8], 9)
-    again = pictures.read_numbered(tmp_path / "v", [4])
+    again = images.read_numbered(tmp_path / "v", [4])
     np.testing.assert_array_equal(again.rgb(0), clip.rgb(1))
     with pytest.raises(UnusableVideoError, match="frame 5 asked for"):
-        pictures.read_numbered(tmp_path / "v", [5])
+        images.read_numbered(tmp_path / "v", [5])
 
 
 def test_another_picture_is_another_digest_and_a_broken_one_is_named(tmp_path):
@@ -194,7 +194,7 @@ def test_another_picture_is_another_digest_and_a_broken_one_is_named(tmp_path):
     (tmp_path / "v" / "001.png").write_bytes(b"no picture")
     assert file_digest(tmp_path / "v") != before
     with pytest.raises(UnusableVideoError, match=r"001.png is no readable picture"):
-        pictures.read_pictures(tmp_path / "v", even_plan(5))
+        images.read_pictures(tmp_path / "v", even_plan(5))
 
 
 def test_a_dataset_of_frames_is_that_of_the_videos(tmp_path):

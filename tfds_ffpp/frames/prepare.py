@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from tfds_ffpp.errors import UnusableVideoError
-from tfds_ffpp.frames import pictures
+from tfds_ffpp.frames import images
 from tfds_ffpp.frames.crops import Box, clip_crops
 from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.faces import (
@@ -95,7 +95,7 @@ def encode(image: np.ndarray, preparation: Preparation) -> bytes:
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, or of a folder's pictures."""
     if Path(path).is_dir():
-        return pictures.digest(Path(path))
+        return images.digest_folder(Path(path))
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -145,7 +145,7 @@ def frame_plan(preparation: Preparation) -> Plan:
 def read_planned(path: str | Path, preparation: Preparation) -> Clip:
     """Decodes the frames that the preparation stores; of a folder, its pictures."""
     if Path(path).is_dir():
-        return pictures.read_pictures(path, frame_plan(preparation))
+        return images.read_pictures(path, frame_plan(preparation))
     return read_clip(path, frame_plan(preparation))
 
 
@@ -178,7 +178,7 @@ def store_masks(
         return mask == NOWHERE, nothing
     try:
         if Path(mask).is_dir():
-            shown = pictures.read_numbered(mask, clip.indices)
+            shown = images.read_numbered(mask, clip.indices)
         else:
             shown = read_frames(mask, clip.indices)
     except UnusableVideoError:  # damaged, or of fewer frames

@@ -1,11 +1,12 @@
-"""What a dataset says of a video: a line of videos-<split>.jsonl or rejected.jsonl."""
+"""What a dataset says of its videos, a line of JSON each, and of itself: its card."""
 
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.files import Json
 from tfds_ffpp.tree.naming import VideoRecord
@@ -91,6 +92,24 @@ def read_table(path: Path) -> list[StoredVideo]:
                 "build the dataset again"
             ) from None
     return videos
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What models and reports repeat of a dataset's card; see tfds_ffpp.card.Card."""
+
+    made: bool = False
+    official_split: bool | None = None
+    split_source: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_card(folder: Path) -> CardFacts:
+    """Of the card that was written with a dataset; of none, nothing."""
+    path = folder / "card.json"
+    if not path.exists():
+        return CardFacts()
+    return records.from_json(CardFacts, json.loads(path.read_text()))
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ class Track:
     @classmethod
     def from_json(cls, row: dict[str, list]) -> "Track":
         """The track of to_json."""
-        index = row["index"]
-        seen, boxes, points = (row[name] for name in FaceFeatures._fields)
+        index, *features = (row[name] for name in ("index", *FaceFeatures._fields))
+        seen, boxes, points = features
         return cls(
             index=index,
             seen=np.array(seen, bool),

@@ -27,8 +27,9 @@ class Look:
     restlessness: float = 1.0  # of the head: its motion, times this
 
 
+INDOOR = Look()
 LOOKS = {
-    "indoor": Look(),
+    "indoor": INDOOR,
     # Daylight from above, a sharp camera that sharpens once more, people who move.
     "street": Look(
         light_height=(-1.1, -0.5),

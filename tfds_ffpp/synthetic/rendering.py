@@ -22,7 +22,7 @@ from tfds_ffpp.synthetic.identity import (
     paint,
     smooth,
 )
-from tfds_ffpp.synthetic.looks import LOOKS, Look, Range
+from tfds_ffpp.synthetic.looks import INDOOR, Look, Range
 
 HEAD_SCALE = 0.30  # half height of a head, as a share of the frame's side
 MESH = 33  # nodes per side of the warp's mesh; linear between them
@@ -76,9 +76,7 @@ class Moment:
         )
 
 
-def make_scene(
-    rng: np.random.Generator, size: int, look: Look = LOOKS["indoor"]
-) -> Scene:
+def make_scene(rng: np.random.Generator, size: int, look: Look = INDOOR) -> Scene:
     """Draws background, clothes, light and camera of one video."""
     angle, height = rng.uniform(-0.85, 0.85), rng.uniform(*look.light_height)
     light = np.array([np.sin(angle), height, np.cos(angle)])
@@ -170,7 +168,7 @@ def neck_layer(face: Head, scene: Scene) -> Scene:
 
 
 def make_performance(
-    rng: np.random.Generator, num_frames: int, look: Look = LOOKS["indoor"]
+    rng: np.random.Generator, num_frames: int, look: Look = INDOOR
 ) -> list[Moment]:
     """Draws head motion, light, blinks and speech of a video at 25 frames/s."""
     moves = look.restlessness

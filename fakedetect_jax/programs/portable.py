@@ -20,8 +20,8 @@ def eval_step(model: TrainedModel, mesh: Any, folder: Path | None, rows: int) ->
     from jax import export
 
     def traced() -> Any:
-        from fakedetect_jax import compiled
         from fakedetect_jax.model.network import make_model
+        from fakedetect_jax.programs import compiled
 
         return compiled.compile_clip_outputs(make_model(model.config), mesh)
 
@@ -90,8 +90,8 @@ def stablehlo(model: TrainedModel) -> bytes:
 def write_onnx(model: TrainedModel, path: Path) -> None:
     """The same as an ONNX graph in float32. Raises ConfigError without onnx."""
     from fakedetect_jax.model.network import make_model
-    from fakedetect_jax.trained import onnx_graph
+    from fakedetect_jax.programs.onnx.graph import serialised
 
     network = make_model(model.config)
     shape = settings.clip_shape(model.config)
-    path.write_bytes(onnx_graph.serialised(network, model.variables, shape))
+    path.write_bytes(serialised(network, model.variables, shape))

@@ -18,7 +18,7 @@ from fakedetect_jax.data import reader
 from fakedetect_jax.data.dataset import open_dataset
 from fakedetect_jax.model import network, pixels, steps
 from fakedetect_jax.model.network import FakeDetector
-from fakedetect_jax.serving import programs
+from fakedetect_jax.programs import portable
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained.model import _card, load_model
 
@@ -133,7 +133,8 @@ VARIANTS = [
 def test_onnx_scores_any_number_of_clips(tmp_path, fields):
     pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
     runtime = pytest.importorskip("onnxruntime")
-    from fakedetect_jax.trained import onnx_graph, runtimes
+    from fakedetect_jax.programs import runtimes
+    from fakedetect_jax.programs.onnx import graph
 
     common = {"stage_sizes": (1, 2), "width": 8, "stem": "small", "lstm_features": 8}
     model = FakeDetector(
@@ -148,7 +149,7 @@ def test_onnx_scores_any_number_of_clips(tmp_path, fields):
         lambda x: x + np.square(rng.normal(0, 0.1, x.shape)).astype(x.dtype), variables
     )
     path = tmp_path / "model.onnx"
-    path.write_bytes(onnx_graph.serialised(model, variables, shape))
+    path.write_bytes(graph.serialised(model, variables, shape))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for count in (1, 5):
         frames = rng.integers(0, 256, (count, *shape)).astype(np.uint8)
@@ -174,7 +175,7 @@ def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys
 
 
 def test_a_failure_leaves_what_was_there(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(programs, "stablehlo", lambda model: 1 / 0)
+    monkeypatch.setattr(portable, "stablehlo", lambda model: 1 / 0)
     out = tmp_path / "out"
     for before in ([], ["model.json", "notes"]):
         for name in before:

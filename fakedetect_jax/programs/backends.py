@@ -14,8 +14,8 @@ import numpy as np
 
 from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.serving import programs
-from fakedetect_jax.trained import cache, runtimes
+from fakedetect_jax.programs import portable, runtimes
+from fakedetect_jax.trained import cache
 from fakedetect_jax.trained.model import TrainedModel
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _fastest(
     frames = np.random.default_rng(0).integers(0, 256, (rows, *clip_shape), np.uint8)
     batch = frames, np.maximum(clip_shape[0] - np.arange(rows, dtype=np.int32), 1)
     expected, _ = jax.outputs(*batch)  # and compiles
-    backends: dict[str, JaxBackend | RuntimeBackend] = {"jax": jax}
+    backends: dict[str, JaxBackend | RuntimeBackend] = {jax.name: jax}
     for name, other in others.items():
         if np.abs(other.outputs(*batch)[0] - expected).max() <= MOST_APART:
             backends[name] = other
@@ -95,7 +95,8 @@ def _fastest(
             backend.outputs(*batch)
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     best = min(seconds, key=lambda name: seconds[name])
-    return best if seconds["jax"] >= LEAST_GAIN * seconds[best] else "jax"
+    slow = seconds[jax.name] >= LEAST_GAIN * seconds[best]
+    return best if slow else jax.name
 
 
 class RuntimeBackend:
@@ -141,7 +142,7 @@ class JaxBackend:
     def __init__(
         self, model: TrainedModel, devices: Sequence[Any] | None, folder: Path | None
     ):
-        """folder: of kept programs, see programs.eval_step."""
+        """folder: of kept programs, see portable.eval_step."""
         import jax
 
         from fakedetect_jax.run import parallel
@@ -181,7 +182,7 @@ class JaxBackend:
             with contextlib.suppress(Exception):
                 self.program(rows)
 
-        path = programs.place(self._model, self._mesh, self._folder, rows)
+        path = portable.place(self._model, self._mesh, self._folder, rows)
         if path is not None and path.exists():
             threading.Thread(target=load).start()
 
@@ -191,9 +192,9 @@ class JaxBackend:
 
         with self._lock:  # the thread that prepares may be at it
             if rows not in self._programs:
-                step = programs.eval_step(self._model, self._mesh, self._folder, rows)
+                step = portable.eval_step(self._model, self._mesh, self._folder, rows)
                 spread = parallel.batch_sharded(self._mesh)
-                clips = programs.abstract_clips(self._model, rows, spread)
+                clips = portable.abstract_clips(self._model, rows, spread)
                 lowered = step.lower(self._variables, clips)
                 self._programs[rows] = lowered.compile()
             return self._programs[rows]
@@ -209,8 +210,8 @@ class JaxBackend:
 
     @functools.cached_property
     def _explain_step(self) -> Callable:
-        from fakedetect_jax import compiled
         from fakedetect_jax.model.network import make_model
+        from fakedetect_jax.programs import compiled
 
         return compiled.compile_explain_step(make_model(self._model.config), self._mesh)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fakedetect_jax.model.backbones.vit import STYLES, Size, Turn, rotation
-from fakedetect_jax.trained.onnx_nodes import Graph, dense
+from fakedetect_jax.programs.onnx.nodes import Graph, dense
 
 
 def features(graph: Graph, size: Size, patches: int, images: str) -> str:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from fakedetect_jax.model.backbones.convnext import EPSILON, STEM, Size
-from fakedetect_jax.trained.onnx_nodes import Graph, dense
-from fakedetect_jax.trained.onnx_vit import gelu
+from fakedetect_jax.programs.onnx.nodes import Graph, dense
+from fakedetect_jax.programs.onnx.vit import gelu
 
 
 def features(graph: Graph, size: Size, images: str) -> str:

@@ -10,9 +10,9 @@ import pytest
 
 from fakedetect_jax import predict, settings
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.serving import backends
+from fakedetect_jax.programs import backends, runtimes
+from fakedetect_jax.programs.onnx import graph
 from fakedetect_jax.serving.detector import Detector
-from fakedetect_jax.trained import onnx_graph, runtimes
 from fakedetect_jax.trained.model import load_model
 from tests.serving.videos import reals
 
@@ -60,9 +60,9 @@ def test_a_graph_is_kept_for_its_weights_alone(model, tmp_path, name, monkeypatc
     need(name)
     frames, length = some_clips(model, 3)
     made = []
-    serialised = onnx_graph.serialised
+    serialised = graph.serialised
     monkeypatch.setattr(
-        onnx_graph, "serialised", lambda *a: made.append(1) or serialised(*a)
+        graph, "serialised", lambda *a: made.append(1) or serialised(*a)
     )
 
     def outputs(model) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from fakedetect_jax.serving import programs
+from fakedetect_jax.programs import portable
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained.model import load_model, write_bundle
 from tests.made_videos import write_video
@@ -33,7 +33,7 @@ def test_it_reproduces_scores_from_raw_videos(tiny_run, tmp_path):
     # A temperature that moves the probability, whatever two steps of training gave.
     model = load_model(tiny_run.workdir)._replace(temperature=1.7)
     write_bundle(model, folder)
-    programs.write_onnx(model, folder / "model.onnx")
+    portable.write_onnx(model, folder / "model.onnx")
     videos = sorted(tiny_run.videos.glob("original_sequences/*/*/videos/*.mp4"))[:3]
     videos += sorted(tiny_run.videos.glob("manip*/*/*/videos/*.mp4"))[:2]
     still = read_clip(videos[0], lambda total: range(min(total, 12))).frames()

@@ -67,10 +67,10 @@ def _graph(config: Any, variables: "Variables", folder: Path | None) -> bytes:
 
     def make() -> bytes:
         from fakedetect_jax.model.network import make_model
-        from fakedetect_jax.trained import onnx_graph
+        from fakedetect_jax.programs.onnx.graph import serialised
 
         shape = settings.clip_shape(config)
-        return onnx_graph.serialised(make_model(config), variables, shape)
+        return serialised(make_model(config), variables, shape)
 
     facts = config.model.to_dict(), settings.clip_shape(config)
     name = cache.name_of("onnx", *facts, weights_digest(variables))
@@ -104,6 +104,7 @@ def _openvino(graph: bytes) -> Run:
     def run(frames: np.ndarray, length: np.ndarray) -> Outputs:
         with lock:  # one request, several threads
             found = request.infer({"frames": frames, "length": length})
-            return np.array(found["logits"]), np.array(found["features"])
+            logits, features = (np.array(found[name]) for name in OUTPUTS)
+            return logits, features
 
     return run

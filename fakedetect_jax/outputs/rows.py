@@ -17,7 +17,7 @@ from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.reports.video_result import FaceResult, ModelFacts, VideoResult
 from fakedetect_jax.serving import sources
 from tfds_ffpp import records
-from tfds_ffpp.files import Json, whole
+from tfds_ffpp.files import whole
 from tfds_ffpp.terminal.text import cell
 
 PARTIAL = ".partial"
@@ -176,12 +176,12 @@ def write_table(rows: Path, table: Path) -> None:
         writer.writerow(_HEAD)
         with rows.open("rb") as lines:
             for line in lines:
-                for cells in _cells(json.loads(line)):
+                result = records.from_json(VideoResult, json.loads(line))
+                for cells in _cells(result):
                     writer.writerow([_shown(value) for value in cells])
 
 
-def _cells(row: Json) -> Iterator[list[Any]]:
-    result = records.from_json(VideoResult, row)
+def _cells(result: VideoResult) -> Iterator[list[Any]]:
     part = result.part
     video = [
         *(getattr(result, name) for name in _OF_VIDEO),

@@ -18,9 +18,9 @@ from fakedetect_jax.model.network import (
 )
 from fakedetect_jax.model.pixels import scale_of
 from fakedetect_jax.model.temporal import encoder_size, moments
+from fakedetect_jax.programs.onnx import convnext, vit
+from fakedetect_jax.programs.onnx.nodes import Graph, dense
 from fakedetect_jax.run.leaves import to_leaves
-from fakedetect_jax.trained import onnx_convnext, onnx_vit
-from fakedetect_jax.trained.onnx_nodes import Graph, dense
 
 OPSET = 17
 IR_VERSION = 8  # of OPSET's time, so that older runtimes read it
@@ -86,9 +86,9 @@ def _detector(graph: Graph, model: FakeDetector, clip_shape) -> int:
     size, stages = size_of(model), convnext_of(model)
     if size:
         patches = (side // size.patch) ** 2
-        x, width = onnx_vit.features(graph, size, patches, x), size.width
+        x, width = vit.features(graph, size, patches, x), size.width
     elif stages:
-        x, width = onnx_convnext.features(graph, stages, x), stages.widths[-1]
+        x, width = convnext.features(graph, stages, x), stages.widths[-1]
     else:
         x, width = _resnet(graph, model, x)
     features = graph.add("Reshape", x, graph.integers(-1, frames, width))
@@ -162,7 +162,7 @@ def _pooled(
             dense(graph, features, "encoder.in"),
             graph.constant(moments(frames, model.lstm_features)),
         )
-        x = onnx_vit.over_time(graph, encoder_size(model.lstm_features), x, mask)
+        x = vit.over_time(graph, encoder_size(model.lstm_features), x, mask)
         if model.pooling == "last":
             return _at_the_end(graph, x, length, frames)
     else:

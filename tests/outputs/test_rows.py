@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fakedetect_jax import predict
-from fakedetect_jax.serving import rows
+from fakedetect_jax.outputs import rows
 from tests.made_videos import write_video
 from tests.serving.videos import rows_of, write_many
 

@@ -8,7 +8,6 @@ import pytest
 
 from fakedetect_jax import predict
 from tests.made_videos import write_video
-from tests.serving.conftest import faceless as faceless
 from tests.serving.videos import rows_of, write_many
 
 pytestmark = pytest.mark.skipif(
@@ -25,7 +24,7 @@ def test_beam_gives_the_rows_of_predict(faceless, tmp_path):
         PipelineOptions,
     )
 
-    from fakedetect_jax.beam import ScoreVideos
+    from fakedetect_jax.outputs.beam import ScoreVideos
 
     videos = write_many(tmp_path / "videos", 8)
     videos.append(write_video(tmp_path / "videos" / "long.mp4", 100))

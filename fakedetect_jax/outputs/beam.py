@@ -1,7 +1,7 @@
 """Scores videos by Apache Beam, on any runner whose workers see the same files.
 
     import apache_beam as beam
-    from fakedetect_jax.beam import ScoreVideos
+    from fakedetect_jax.outputs.beam import ScoreVideos
 
     with beam.Pipeline(options=options) as pipeline:
         rows = pipeline | beam.Create(paths) | ScoreVideos("EXPORTED")
@@ -43,14 +43,14 @@ class ScoreVideos(apache_beam.PTransform):
             pcoll
             | "each path once" >> apache_beam.Distinct()
             | "deal out" >> apache_beam.Reshuffle()
-            | "score" >> apache_beam.ParDo(_Score(self._model, self._options))
+            | "score" >> apache_beam.ParDo(_Score(self._model, **self._options))
         )
 
 
 class _Score(apache_beam.DoFn):
     """Holds one detector for all threads of a worker."""
 
-    def __init__(self, model: str, options: dict[str, Any]):
+    def __init__(self, model: str, **options: Any):
         self._model, self._options = model, options
         self._shared = shared.Shared()
 

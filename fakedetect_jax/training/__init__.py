@@ -1,0 +1,1 @@
+"""What training needs before its first step, and what it measures."""
