@@ -38,17 +38,23 @@ MODULES = {
     "hub": "huggingface_hub",
     "test": "pytest",
 }
-# Starts the service, asks whether it is well, and stops it.
+# Starts the service, waits a minute at most until it has loaded the model, stops it.
 SERVE = """
-import re, subprocess, sys, urllib.request
+import re, subprocess, sys, time, urllib.error, urllib.request
 words = ["fakedetect", "serve", "--workdir", "demo", "--port", "0"]
 said = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 with subprocess.Popen(words, **said) as server:
     found = (re.search(r"http://[\\w.:]+", line) for line in server.stdout)
     address = next(one for one in found if one).group()
-    status = urllib.request.urlopen(address + "/healthz").status
+    for _ in range(60):
+        try:
+            well = urllib.request.urlopen(address + "/healthz").status == 200
+            break
+        except urllib.error.HTTPError:
+            well = False
+            time.sleep(1)
     server.terminate()
-sys.exit(status != 200)
+sys.exit(not well)
 """
 
 

@@ -317,16 +317,18 @@ def test_starts_are_spread_over_all_that_fit():
 
 
 @pytest.mark.parametrize("sampling", ["natural", "pair"])
-def test_strides_are_drawn_from_those_that_fit(sampling):
-    videos = make_videos(num_valid=12)
-    order = make_order(videos, sampling, clip_frames=4, max_frame_stride=9)
+@pytest.mark.parametrize(("num_valid", "clip_frames"), [(12, 4), (10, 4), (4, 2)])
+def test_strides_are_drawn_from_those_that_fit(sampling, num_valid, clip_frames):
+    videos = make_videos(num_valid=num_valid)
+    order = make_order(videos, sampling, clip_frames=clip_frames, max_frame_stride=9)
     clips = [order[p] for p in range(800)]
     counts = collections.Counter(clip.stride for clip in clips)
-    # Four frames 3 apart span 10 of the 12; 4 apart would need 13.
+    # Frames 3 apart just fit; in the first case they span 10 of the 12.
     assert set(counts) == {1, 2, 3}
     assert min(counts.values()) > 800 / 3 * 0.8
-    assert max(clip.start + 3 * clip.stride for clip in clips) == 11
-    again = make_order(videos, sampling, clip_frames=4, max_frame_stride=9)
+    last = max(clip.start + (clip_frames - 1) * clip.stride for clip in clips)
+    assert last == num_valid - 1
+    again = make_order(videos, sampling, clip_frames=clip_frames, max_frame_stride=9)
     assert clips == [again[p] for p in range(800)]
     if sampling == "pair":
         assert all(a[1:] == b[1:] for a, b in zip(clips[::2], clips[1::2], strict=True))
