@@ -181,7 +181,7 @@ class VideoResult:
 
 
 _LEFT_OUT = {
-    "small": "much smaller than the largest",
+    "small": "too small beside the largest",
     "seldom": "in too few frames",
     "beside": "beside the largest",
     "enlarged": "too small for the model",

@@ -85,10 +85,10 @@ def test_faces_that_are_not_scored_are_counted(detector, tiny_run, tmp_path):
     for i in range(12):
         picture = np.full((448, 896, 3), 110, np.uint8)
         picture[:, :448] = cv2.resize(faces[0][i], (448, 448))
-        small = cv2.resize(faces[1][i], (104, 104))
-        picture[20:124, 500:604] = small
-        if i in (1, 2):  # of the frames looked at, one
-            picture[200:424, 640:864] = cv2.resize(faces[2][i], (224, 224))
+        small = cv2.resize(faces[1][i], (120, 120))
+        picture[20:140, 460:580] = small
+        if i == 3:  # of the frames looked at, this one
+            picture[140:440, 590:890] = cv2.resize(faces[2][i], (300, 300))
         frames.append(picture)
     path = write_video(tmp_path / "a.mp4", frames, options={"crf": "10"})
     options = {"window_frames": 12, "devices": jax.devices()[:1]}
@@ -97,7 +97,7 @@ def test_faces_that_are_not_scored_are_counted(detector, tiny_run, tmp_path):
     left = result.faces_left_out
     assert left and len(result.faces) == 1
     assert (left.small, left.seldom, left.beside) == (1, 1, 0)
-    said = "faces found and not scored, once for each window: 1 much smaller than the"
+    said = "faces found and not scored, once for each window: 1 too small beside the"
     assert any(sentence.startswith(said) for sentence in result.warnings)
     two = side_by_side(reals(tiny_run)[:2], tmp_path / "two.mp4")
     with Detector(detector.model, all_faces=False, **options) as largest:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -348,15 +348,14 @@ def _find_tracks(
     finder: FaceFinder,
     reference: tuple[int, int],
     margin: float,
-) -> tuple[list[list[Box]], int]:
-    """The tracks of the faces that last, or that their crops confirm; and how many
-    there are besides."""
+) -> tuple[list[list[Box]], list[list[Box]]]:
+    """The tracks of the faces that last, or that their crops confirm; and of others."""
     passing: list[list[Box]] = []
     for way in LOOKS:
         tracks = _look_at_all(finder, clip, looks, reference, way)
         lasting = [t for t in tracks if len(t) >= MIN_LOOKS]
         if lasting:
-            return lasting, len(tracks) - len(lasting)
+            return lasting, [t for t in tracks if len(t) < MIN_LOOKS]
         passing += tracks
     confirmed: list[list[Box]] = []
     others: list[list[Box]] = []
@@ -370,11 +369,11 @@ def _find_tracks(
             others.append(track)
     others = [track for track in others if not _holds(confirmed, track)]
     if confirmed:
-        return confirmed, len(others)
+        return confirmed, others
     tracks = _look_at_all(finder, clip, looks, reference, LOOKS[0], faint=True)
     needed = max(MIN_LASTING * len(looks), MIN_LOOKS)
     lasting = [t for t in tracks if len(t) >= needed]
-    return lasting, sum(not _holds(lasting, track) for track in others)
+    return lasting, [track for track in others if not _holds(lasting, track)]
 
 
 def _holds(tracks: Sequence[Sequence[Box]], track: Sequence[Box]) -> bool:
@@ -493,7 +492,18 @@ def clip_boxes(
 ) -> list[Faces]:
     """As clip_box for every face, the largest lasting one first; one without a box
     where there is no face."""
-    return all_faces(clip, finder=finder, margin=margin, num_looks=num_looks)[0]
+    return all_faces(clip, finder=finder, margin=margin, num_looks=num_looks).faces
+
+
+class AllFaces(NamedTuple):
+    """The faces of a clip as clip_boxes has them, and how many were seen besides.
+
+    seldom: in too few of the looks; small: in the one closer look alone.
+    """
+
+    faces: list[Faces]
+    seldom: int = 0
+    small: int = 0
 
 
 def all_faces(
@@ -502,18 +512,19 @@ def all_faces(
     finder: FaceFinder,
     margin: float = 1.3,
     num_looks: int = 5,
-) -> tuple[list[Faces], int]:
-    """As clip_boxes, and how many other faces are in too few of the looks."""
+    closer: bool = False,
+) -> AllFaces:
+    """As clip_boxes; closer: look once for faces that are too small for the others."""
     reference = clip.size(0)
     if finder.name == "none":
-        return [Faces(finder.find(clip.rgb(0))[0], reference, 1.0, 1)], 0
+        return AllFaces([Faces(finder.find(clip.rgb(0))[0], reference, 1.0, 1)])
     count = min(num_looks, len(clip))
     looks = [(2 * i + 1) * len(clip) // (2 * count) for i in range(count)]
-    tracks, seldom = _find_tracks(
+    tracks, others = _find_tracks(
         clip, looks, finder=finder, reference=reference, margin=margin
     )
     if not tracks:
-        return [Faces(None, reference, 0.0, 0)], seldom
+        return AllFaces([Faces(None, reference, 0.0, 0)], len(others))
     # The sum of areas prefers faces that are large and seen often; ties by place.
     tracks.sort(
         key=lambda t: (sum((b[2] - b[0]) * (b[3] - b[1]) for b in t), t[0]),
@@ -528,4 +539,10 @@ def all_faces(
         )
         for track in tracks
     ]
-    return found, seldom
+    small = 0
+    if closer:
+        look = looks[len(looks) // 2]
+        seen = _look_at_all(finder, clip, [look], reference, LOOKS[-1])
+        known = [box for track in (*tracks, *others) for box in track]
+        small = sum(all(overlap(track[0], b) == 0 for b in known) for track in seen)
+    return AllFaces(found, len(others), small)

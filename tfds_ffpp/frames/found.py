@@ -181,7 +181,7 @@ class StoredFace:
 class LeftOut:
     """How often a face of a window was found and is not scored, by the reason.
 
-    small: beside one that is much larger; seldom: in too few of the frames looked at;
+    small: too small beside the largest; seldom: in too few of the frames looked at;
     beside: the largest alone was asked for; enlarged: too few pixels for the model;
     short: too few frames for it.
     """

@@ -75,13 +75,16 @@ def all_boxes(
     """
     if preparation.crop == "full":
         return [whole_frame(clip)], LeftOut()
-    (main, *others), seldom = find_all(
-        clip, finder=finder_of(preparation), margin=preparation.margin
+    (main, *others), seldom, small = find_all(
+        clip,
+        finder=finder_of(preparation),
+        margin=preparation.margin,
+        closer=True,
     )
     if main.box is None:
         return [], LeftOut(seldom=seldom)
     least = MIN_RELATIVE_SIDE * (main.box[2] - main.box[0])
-    kept, small, beside = [main], 0, 0
+    kept, beside = [main], 0
     for face in others:
         if face.box is None or face.box[2] - face.box[0] < least:
             small += 1

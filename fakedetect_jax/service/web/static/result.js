@@ -157,7 +157,7 @@ export class Player {
 }
 
 const LEFT_OUT = {
-  small: "much smaller than the largest", seldom: "in too few frames", beside: "beside the largest",
+  small: "too small beside the largest", seldom: "in too few frames", beside: "beside the largest",
   enlarged: "too small for the model", short: "in too few frames for a clip",
 };
 
