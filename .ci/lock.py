@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 PYTHONS = ("3.11", "3.12")
 # Beam wants older protobuf, pyarrow and python-dateutil than the others take.
 APART = "build"
+# GPUs' extras exclude the last jaxlib for 3.11, which is the tested one on CPUs there.
+NEWER_ONLY = ("cuda12", "cuda13")
 HEAD = """\
 # Exact versions that this project was tested with: pip install -c {file} -e {what}
 # Python 3.11, and 3.12 and later where they differ. Made by .ci/lock.py.
@@ -26,6 +28,8 @@ HEAD = """\
 def resolve(extras: list[str], python: str, *, old: Path, upgrade: bool) -> list[str]:
     """The pins of one Python, for example "numpy==2.4.6"."""
     command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    if python == PYTHONS[0]:
+        extras = [extra for extra in extras if extra not in NEWER_ONLY]
     command += [f"--extra={extra}" for extra in extras]
     command += [f"--python-version={python}", "--python-platform=x86_64-manylinux_2_31"]
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,7 @@
 """What a training step holds and sends, from the program compiled for 8 devices.
 
 python -m benchmarks.scale [--config FILE] [--per_device 32] [--shard_optimizer]
+    [--norm_groups 8]
 
 Compiles on 8 virtual CPU devices; runs nothing. Prints memory per device, the
 collectives and their bytes, and what a ring all-reduce of them takes on links of a
@@ -32,6 +33,11 @@ def collectives(program: str) -> list[tuple[str, int]]:
     return found
 
 
+def operations(program: str, kind: str) -> int:
+    """How many collectives of a kind an HLO text has; one may yield several arrays."""
+    return sum(this == kind for _, this in COLLECTIVE.findall(program))
+
+
 def collective_bytes(program: str, kind: str) -> int:
     """The bytes of all arrays that collectives of a kind yield."""
     total = 0
@@ -47,6 +53,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/ffpp.py")
     parser.add_argument("--per_device", type=int, default=32)
     parser.add_argument("--shard_optimizer", action="store_true")
+    parser.add_argument("--norm_groups", type=int, default=1)
     table.add_option(parser)
     options = parser.parse_args()
     with table.results(parser, options) as results:
@@ -68,6 +75,7 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
     jax.config.update("jax_platforms", "cpu")
     config = settings.load(options.config)
     config.batch_size = 8 * options.per_device
+    config.model.norm_groups = options.norm_groups
     mesh = parallel.make_mesh()
     preparation = steps.make_step_settings(config, num_steps=10)
     state = jax.eval_shape(
@@ -100,7 +108,8 @@ def measure(options: argparse.Namespace, results: table.Results) -> None:
     counted = collections.Counter(kind for kind, _ in collectives(text))
     for kind, count in counted.items():
         sent = collective_bytes(text, kind) / 1e6
-        results.row(kind, f"{count} arrays, {sent:,.1f} MB per step")
+        times = operations(text, kind)
+        results.row(kind, f"{times} times, {count} arrays, {sent:,.1f} MB per step")
 
 
 if __name__ == "__main__":

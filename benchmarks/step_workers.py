@@ -77,7 +77,7 @@ def use_flax_layers() -> None:
             name=name,
         )
 
-    def batch_norm(features, zero_scale=False, *, name):
+    def batch_norm(features, zero_scale=False, *, name, **_):  # no groups
         initial = nn.initializers.zeros if zero_scale else nn.initializers.ones
         return nn.BatchNorm(momentum=0.9, epsilon=1e-5, scale_init=initial, name=name)
 

@@ -100,6 +100,10 @@ def _set_data(config: ConfigDict) -> None:
             "prefetch_batches": 4,  # host batches ready ahead
             "device_prefetch": 2,  # batches put on the device ahead
             "cache_mib": 0,  # memory for decoded videos, per process; 0: none
+            # Where training's frames are: host (decoded for each batch, or once as far
+            # as cache_mib reaches) | device (decoded at the start, all of them in the
+            # memory of each device; see docs/scale.md)
+            "resident": "host",
         }
     )
 
@@ -130,6 +134,9 @@ def _set_model(config: ConfigDict) -> None:
             "freeze_stages": 0,  # leading backbone stages kept as initialised
             "remat": False,  # recompute blocks in the backward pass to save memory
             "dtype": "bfloat16",  # of the computation; parameters stay float32
+            # Parts of a batch of which BatchNorm takes each by its own statistics. A
+            # multiple of the devices: these don't wait for each other's.
+            "norm_groups": 1,
             "cpu_kernels": True,  # CPUs only; False: the compiler's own, to compare
             "vit_style": "plain",  # vit only: plain | clip | dinov2 | dinov3 | siglip2
             "patch_size": 16,  # vit only: pixels, square; image_size is a multiple

@@ -242,7 +242,7 @@ def look_at_devices() -> Findings:
             "gpu",
             WARNING,
             "there is an NVIDIA GPU, and JAX does not use it",
-            "in the clone: pip install -c constraints.txt -e '.[cuda13]'",
+            "in the clone: pip install -e '.[cuda13]'",
         )
 
 

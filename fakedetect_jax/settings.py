@@ -84,6 +84,7 @@ RULES: dict[str, Rule] = {
     "data.prefetch_batches": Whole(1, 1000),
     "data.device_prefetch": Whole(1, 16),
     "data.cache_mib": Whole(0),
+    "data.resident": Choice(("host", "device")),
     "model.backbone": TEXT,
     "model.stage_sizes": Wholes(1),
     "model.width": Whole(1, 65536),
@@ -99,6 +100,7 @@ RULES: dict[str, Rule] = {
     "model.patches": SWITCH,
     "model.dtype": Choice(("bfloat16", "float32")),
     "model.cpu_kernels": SWITCH,
+    "model.norm_groups": Whole(1, 2**16),
     "model.vit_style": Choice(("plain", "clip", "dinov2", "dinov3", "siglip2")),
     "model.patch_size": Whole(1, 1024),
     "model.depth": Whole(1, 1000),
@@ -160,6 +162,8 @@ RULES: dict[str, Rule] = {
 }
 # What runs and exports of before there were these fields had, without saying so.
 ADDED: Fields = {
+    "data.resident": "host",
+    "model.norm_groups": 1,
     "deterministic": False,
     "synthetic.look": "indoor",
     "dataset.masks": False,
@@ -404,6 +408,13 @@ def _check_together(config) -> None:
             f"{config.data.frame_stride} needs {span} stored frames, but "
             f"config.dataset.num_frames is {config.dataset.num_frames}; shorten the "
             "clip, or build a dataset with more frames"
+        )
+    part, groups = config.batch_size // config.accumulate, config.model.norm_groups
+    if part % groups:
+        whose = "a part of the batch" if config.accumulate > 1 else "a batch"
+        raise ConfigError(
+            f"config.model.norm_groups is {groups}, and {whose} has {part} clips; take "
+            "a number that divides them"
         )
     if config.model.patches != (config.loss.mask_weight > 0):
         raise ConfigError(

@@ -13,8 +13,7 @@ import numpy as np
 
 from fakedetect_jax import settings
 from fakedetect_jax.data import sets
-from fakedetect_jax.data.batch import Batch
-from fakedetect_jax.data.feed import train_feed
+from fakedetect_jax.data.batch import Batch, ClipRows
 from fakedetect_jax.data.mixture import MixedOrder
 from fakedetect_jax.data.order import TrainOrder
 from fakedetect_jax.data.plan import Plan, make_plan
@@ -23,7 +22,7 @@ from fakedetect_jax.errors import ConfigError, NonFiniteError
 from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.metrics.calibration import calibrate
 from fakedetect_jax.metrics.records import ClipScore
-from fakedetect_jax.model import steps
+from fakedetect_jax.model import steps, store
 from fakedetect_jax.model.optimizer import learning_rates
 from fakedetect_jax.pages import formats
 from fakedetect_jax.programs.compiled import (
@@ -36,6 +35,7 @@ from fakedetect_jax.run.checkpoint import (
     Checkpoints,
 )
 from fakedetect_jax.run.workdir import Run
+from fakedetect_jax.training import feeding
 from fakedetect_jax.training.facts import facts_of
 from fakedetect_jax.training.metrics_file import MetricsFile
 from fakedetect_jax.training.opening import look_for_leaks, open_data
@@ -69,6 +69,8 @@ class Training(NamedTuple):
     facts: CheckpointFacts  # of every checkpoint
     metrics_file: MetricsFile | None  # on process 0 only
     program: TrainProgram
+    stored: store.Layout | None  # of the frames that devices hold
+    step: Callable  # (state, batch) -> (state, metrics)
     learning_rates: np.ndarray  # of each step
     pictures: Callable  # steps.pictures on one device of this process
     eval_step: Callable
@@ -133,9 +135,11 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     abstract = abstract_state(step_settings, config)
     check_disk(run, checkpoints.steps(), abstract)
     summarise(run, plan, abstract, data, start)
-    program = compile_step(run, step_settings, abstract)
+    stored = feeding.lay_out(config, [v.num_valid for v in data.train.videos])
+    program = compile_step(run, step_settings, abstract, stored)
     if jax.process_count() == 1:  # several agree to stop after their first step
         run.stop.check()
+    blocks = feeding.load_blocks(run, data, stored) if stored else None
     state = load_or_create(run, step_settings, checkpoints, start, abstract)
     first = jax.process_index() == 0
     fields = settings.flatten(config.to_dict())
@@ -153,6 +157,8 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
         facts=facts_of(run, plan, data, shared),
         metrics_file=metrics_file,
         program=program,
+        stored=stored,
+        step=feeding.step_of(program, blocks),
         learning_rates=learning_rates(config.optimizer, plan.num_steps),
         pictures=jax.jit(functools.partial(steps.pictures, step_settings)),
         eval_step=compile_eval_step(
@@ -173,18 +179,16 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
 
 def _run_steps(training: Training, state, start: int) -> None:
     run, plan, config = training.run, training.plan, training.run.config
-    checkpoints, batch_size = training.checkpoints, training.run.config.batch_size
+    checkpoints = training.checkpoints
     if start and plan.ends_epoch(start) and parallel.fetch(state.totals.clips):
         # The run was stopped between the last step of an epoch and its evaluation.
         state = _end_epoch(training, start, state, None)
-    feed = train_feed(
+    feed = feeding.open_feed(
+        run,
+        training.data,
         training.order,
-        training.data.train.reader,
-        training.data.train.videos,
-        config.data,
-        shape=settings.batch_shape(config, batch_size, train=True),
-        rows=parallel.local_rows(batch_size, run.mesh),
-        start_step=start,
+        training.stored,
+        start=start,
         num_steps=plan.num_steps,
     )
     batches = parallel.put_ahead(feed, run.mesh, config.data.device_prefetch)
@@ -198,7 +202,7 @@ def _run_steps(training: Training, state, start: int) -> None:
                 host_batch, batch = next(batches)
                 waited = time.perf_counter() - asked
                 clock.count_wait(waited, running and running.loss)
-                state, metrics = training.program.step(state, batch)
+                state, metrics = training.step(state, batch)
                 trace.end(step, metrics)
                 if step in (start + 1, plan.epoch_begin(step)):
                     _show_clips(training, step, host_batch)
@@ -229,13 +233,16 @@ def _run_steps(training: Training, state, start: int) -> None:
         feed.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _show_clips(training: Training, step: int, batch: Batch) -> None:
+def _show_clips(training: Training, step: int, batch: Batch | ClipRows) -> None:
     """Puts the first clips of a batch, as the network sees them, beside the metrics."""
-    shown = training.run.config.log_clips
-    if shown and training.metrics_file is not None:
-        first = jax.tree.map(lambda rows: rows[:shown], batch)
-        sheet = np.asarray(training.pictures(np.int32(step - 1), first))
-        training.metrics_file.write_picture(step, "train/clips", sheet)
+    run, shown = training.run, training.run.config.log_clips
+    if not shown or training.metrics_file is None:
+        return
+    if isinstance(batch, ClipRows):
+        batch = feeding.first_clips(run, training.data, training.order, step, shown)
+    first = jax.tree.map(lambda rows: rows[:shown], batch)
+    sheet = np.asarray(training.pictures(np.int32(step - 1), first))
+    training.metrics_file.write_picture(step, "train/clips", sheet)
 
 
 def _new_clock(training: Training) -> Clock:

@@ -1,9 +1,11 @@
 """What CONTRIBUTING says of adding things is so."""
 
 import re
+import tomllib
 
 import jax
 import pytest
+from packaging.requirements import Requirement
 
 from fakedetect_jax.model import network, pretrained
 from fakedetect_jax.model.backbones import resnet
@@ -78,3 +80,14 @@ def test_a_layout_is_one_function(monkeypatch, tmp_path, given):
         ("a.mp4", 0),
         ("b.mp4", 1),
     ]
+
+
+@pytest.mark.parametrize("extra", ["cuda12", "cuda13"])
+def test_gpus_get_no_jaxlib_that_sums_by_retries(extra):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = map(Requirement, project["optional-dependencies"][extra])
+    allowed = {one.name: one.specifier for one in wanted}["jaxlib"]
+    tried = ["0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.12.0.1"]
+    assert list(allowed.filter(tried)) == ["0.10.1", "0.11.1", "0.12.0.1"]
+    pins = re.findall(r"^jax-cuda.*", (ROOT / "constraints.txt").read_text(), re.M)
+    assert pins and all('python_version >= "3.12"' in pin for pin in pins)

@@ -30,6 +30,32 @@ class Batch(NamedTuple, Generic[Array]):
     mask: Array | None = None
 
 
+class ClipRows(NamedTuple, Generic[Array]):
+    """B clips of T frames that the devices hold already; see model.store.
+
+    rows: int32[B,T], where each frame lies there; all else as in Batch.
+    """
+
+    blend: Array
+    index: Array
+    label: Array
+    length: Array
+    rows: Array
+    valid: Array
+
+
+def empty_rows(rows: int, clip_frames: int) -> ClipRows[np.ndarray]:
+    """Padding: no clip in it is valid."""
+    return ClipRows(
+        blend=np.zeros(rows, bool),
+        index=np.zeros(rows, np.int32),
+        label=np.zeros(rows, np.float32),
+        length=np.ones(rows, np.int32),
+        rows=np.zeros((rows, clip_frames), np.int32),
+        valid=np.zeros(rows, bool),
+    )
+
+
 def empty_batch(
     rows: int, clip_frames: int, image_size: int, places: int = 0
 ) -> Batch[np.ndarray]:

@@ -17,10 +17,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from fakedetect_jax.data.batch import MASK_PARTS, Batch, empty_batch
+from fakedetect_jax.data.batch import Batch, ClipRows, empty_batch, empty_rows
 from fakedetect_jax.data.mixture import MixedOrder
 from fakedetect_jax.data.order import ClipRef, TrainOrder, frames_of
-from fakedetect_jax.data.reader import Reads, smooth_points
+from fakedetect_jax.data.reader import Reads, fill_masks, smooth_points
 from fakedetect_jax.errors import WorkerError
 from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.system import watch_parent
@@ -29,49 +29,76 @@ from tfds_ffpp.system import watch_parent
 GRACE_SECONDS = 30
 
 
-class _Batches:
-    """Random access to this process's rows of each global batch; Grain's source."""
+class _Clips:
+    """Puts clips with their frames, faces and masks into a Batch."""
 
-    def __init__(self, order, reader, videos, *, shape, rows: slice, num_batches: int):
-        self._order = order  # position -> ClipRef
+    def __init__(self, reader: Reads, videos: Sequence[StoredVideo], shape):
         self._reader = reader
         self._facts = [(v.num_valid, v.label, v.masked) for v in videos]
         self._faces = [smooth_points(video) for video in videos]
-        self._batch_size, *self._shape = shape
-        self._clip_frames = shape[1]
+        self._shape = shape
+
+    def empty(self, count: int) -> Batch[np.ndarray]:
+        return empty_batch(count, *self._shape)
+
+    def fill(self, batch: Batch[np.ndarray], row: int, clip: ClipRef) -> None:
+        num_valid, label, masked = self._facts[clip.video]
+        batch.length[row] = self._reader.read(clip, num_valid, batch.frames[row])
+        frames, _ = frames_of(clip, num_valid, self._shape[0])
+        batch.face[row] = self._faces[clip.video][frames]
+        # What is blended into a clip later is not known here.
+        if batch.mask is not None and not clip.blend and masked:
+            fill_masks(self._reader, clip, num_valid, label, batch.mask[row])
+
+
+class _Rows:
+    """Puts clips into ClipRows: where their frames lie, and nothing of them."""
+
+    def __init__(
+        self, first_rows: Sequence[int] | np.ndarray, videos, clip_frames: int
+    ):
+        self._first = first_rows
+        self._num_valid = [video.num_valid for video in videos]
+        self._clip_frames = clip_frames
+
+    def empty(self, count: int) -> ClipRows[np.ndarray]:
+        return empty_rows(count, self._clip_frames)
+
+    def fill(self, batch: ClipRows[np.ndarray], row: int, clip: ClipRef) -> None:
+        num_valid = self._num_valid[clip.video]
+        frames, batch.length[row] = frames_of(clip, num_valid, self._clip_frames)
+        batch.rows[row] = self._first[clip.video] + frames
+
+
+class _Batches:
+    """Random access to this process's rows of each global batch; Grain's source."""
+
+    def __init__(self, order, videos, into, *, batch_size, rows: slice, num_batches):
+        self._order = order  # position -> ClipRef
+        self._labels = [video.label for video in videos]
+        self._into = into  # _Clips or _Rows
+        self._batch_size = batch_size
         self._rows = rows
         self._num_batches = num_batches
 
     def __len__(self) -> int:
         return self._num_batches
 
-    def __getitem__(self, number: int) -> Batch[np.ndarray]:
+    def __getitem__(self, number: int) -> Any:
         first = int(number) * self._batch_size + self._rows.start
         count = self._rows.stop - self._rows.start
-        batch = empty_batch(count, *self._shape)
+        batch = self._into.empty(count)
         for row in range(count):
             position = first + row
             clip = self._order[position]
             if clip is None:
                 continue
-            num_valid, label, masked = self._facts[clip.video]
-            batch.length[row] = self._reader.read(clip, num_valid, batch.frames[row])
-            frames, _ = frames_of(clip, num_valid, self._clip_frames)
-            batch.face[row] = self._faces[clip.video][frames]
-            batch.label[row] = 1 if clip.blend else label
+            batch.label[row] = 1 if clip.blend else self._labels[clip.video]
             batch.blend[row] = clip.blend
             batch.index[row] = position % 2**31
             batch.valid[row] = True
-            # What is blended into a clip later is not known here.
-            if batch.mask is not None and not clip.blend and masked:
-                self._read_mask(clip, num_valid, label, batch.mask[row])
+            self._into.fill(batch, row, clip)
         return batch
-
-    def _read_mask(self, clip: ClipRef, num_valid: int, label: int, out: np.ndarray):
-        out[:] = 0
-        if label:  # a real is forged nowhere
-            self._reader.read_masks(clip, num_valid, out)
-            np.minimum(out, MASK_PARTS, out=out)
 
 
 class _Padded:
@@ -110,7 +137,7 @@ class _Feed:
     def __iter__(self) -> "_Feed":
         return self
 
-    def __next__(self) -> Batch[np.ndarray]:
+    def __next__(self) -> Any:
         try:
             return next(self._batches)
         except RuntimeError as error:
@@ -173,10 +200,51 @@ def train_feed(
       start_step: the number of completed steps.
       num_steps: the number of steps of the whole run.
     """
+    into = _Clips(reader, videos, shape[1:])
     batches = _Batches(
-        order, reader, videos, shape=shape, rows=rows, num_batches=num_steps
+        order, videos, into, batch_size=shape[0], rows=rows, num_batches=num_steps
     )
     return _open_feed(batches, settings, start_step)
+
+
+def row_feed(
+    order: TrainOrder | MixedOrder,
+    first_rows: Sequence[int] | np.ndarray,
+    videos: Sequence[StoredVideo],
+    settings,
+    *,
+    shape: Sequence[int],
+    rows: slice,
+    start_step: int,
+    num_steps: int,
+) -> Iterator[ClipRows[np.ndarray]]:
+    """train_feed for devices that hold the frames: where the same clips' lie.
+
+    first_rows: where the first frame of each video lies. In threads of this process:
+    there is nothing to decode.
+    """
+    into = _Rows(first_rows, videos, shape[1])
+    batches = _Batches(
+        order, videos, into, batch_size=shape[0], rows=rows, num_batches=num_steps
+    )
+    return _open_feed(batches, _in_process(settings), start_step)
+
+
+def read_clips(
+    order: TrainOrder | MixedOrder,
+    reader: Reads,
+    videos: Sequence[StoredVideo],
+    *,
+    shape: Sequence[int],
+    rows: slice,
+    step: int,
+) -> Batch[np.ndarray]:
+    """Some rows of the global batch with which `step` updates were completed."""
+    into = _Clips(reader, videos, shape[1:])
+    batches = _Batches(
+        order, videos, into, batch_size=shape[0], rows=rows, num_batches=step
+    )
+    return batches[step - 1]
 
 
 def eval_feed(
@@ -194,10 +262,21 @@ def eval_feed(
     evaluation split is too short to be worth starting workers.
     """
     num_batches = -(-len(clips) // shape[0])
+    into = _Clips(reader, videos, shape[1:])
     batches = _Batches(
-        _Padded(clips), reader, videos, shape=shape, rows=rows, num_batches=num_batches
+        _Padded(clips),
+        videos,
+        into,
+        batch_size=shape[0],
+        rows=rows,
+        num_batches=num_batches,
     )
+    return _open_feed(batches, _in_process(settings))
+
+
+def _in_process(settings):
+    """The data group without worker processes."""
     in_process = type(settings)(settings)
     with in_process.unlocked():
         in_process.num_workers = 0
-    return _open_feed(batches, in_process)
+    return in_process

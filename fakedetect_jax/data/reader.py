@@ -1,6 +1,7 @@
 """Videos and clips of a built split, read at random."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,6 +13,7 @@ from tensorflow_datasets.core import decode
 from tensorflow_datasets.proto import tf_example_pb2
 
 from fakedetect_jax.data import order
+from fakedetect_jax.data.batch import MASK_PARTS
 from fakedetect_jax.data.order import ClipRef
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.stored import StoredVideo, read_table
@@ -91,7 +93,8 @@ class FrameReader:
         if cached is None and self._cache_bytes:
             cached = self._remember(clip.video)
         if cached is not None:
-            np.take(cached, wanted, axis=0, out=out)
+            # All are there; unless told so, NumPy copies twice to find it out.
+            np.take(cached, wanted, axis=0, out=out, mode="clip")
             return length
         images = self._images(clip.video)
         for row, frame in enumerate(wanted[:length]):
@@ -199,12 +202,64 @@ class Reads(Protocol):
         ...
 
 
+def fill_masks(
+    reader: Reads, clip: ClipRef, num_valid: int, label: int, out: np.ndarray
+) -> None:
+    """Fills out uint8[T,M,M] with the masks of a video that is `masked`, as a Batch has
+    them: in MASK_PARTS. Raises as FrameReader.read_masks."""
+    out[:] = 0
+    if label:  # a real is forged nowhere
+        reader.read_masks(clip, num_valid, out)
+        np.minimum(out, MASK_PARTS, out=out)
+
+
 class Split(NamedTuple):
     """A split of one or several built datasets, ready to be read."""
 
     name: str
     videos: list[StoredVideo]
     reader: Reads
+
+
+def read_whole(
+    split: Split,
+    numbers: range,
+    *,
+    face: np.ndarray,
+    frames: np.ndarray,
+    mask: np.ndarray | None,
+    num_threads: int,
+    done: Callable[[], None],
+) -> None:
+    """Fills arrays with all frames of some videos, one video behind the other.
+
+    face: float32[R,5,2]; frames: uint8[R,S,S,3]; mask: uint8[R,M,M], left as it is for
+    videos whose masks are not known. `done` is called after each video. Raises
+    DataError for a frame or a mask that cannot be read.
+    """
+
+    def read(number: int, first: int) -> None:
+        video = split.videos[number]
+        count, clip = video.num_valid, ClipRef(number, 0, 1)
+        if not count:
+            return
+        rows = slice(first, first + count)
+        split.reader.read(clip, count, frames[rows])
+        face[rows] = smooth_points(video)[:count]
+        if mask is not None and video.masked:
+            fill_masks(split.reader, clip, count, video.label, mask[rows])
+
+    counts = [split.videos[number].num_valid for number in numbers]
+    starts = np.cumsum([0, *counts[:-1]])
+    with ThreadPoolExecutor(num_threads) as threads:
+        work = [threads.submit(read, *one) for one in zip(numbers, starts, strict=True)]
+        try:
+            for one in work:
+                one.result()
+                done()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
 
 
 def open_split(

@@ -119,7 +119,14 @@ def open_split(builders: "Mapping[str, Builder]", name: str, config) -> list[Spl
 
 
 def open_training(config, builders: "Mapping[str, Builder]") -> list[Split]:
-    """The train split of each training set."""
+    """The train split of each training set.
+
+    Nothing of it is kept in the host's memory where the devices hold it.
+    """
+    if config.data.resident == "device":
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            config.data.cache_mib = 0
     return open_split({n: builders[n] for n in shares_of(config)}, "train", config)
 
 

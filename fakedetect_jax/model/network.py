@@ -61,6 +61,7 @@ class FakeDetector(nn.Module):
     `patches` adds a second head, "patch": Dense, which says of each place whether it
     is forged, and nothing of the clip.
     With `unit_features` what a frame's features say is their direction alone.
+    In training BatchNorm's statistics are of each of `norm_groups` runs of clips.
     Without `cpu_kernels` a CPU computes a ResNet as GPUs and TPUs always do, by the
     compiler's own operations.
 
@@ -86,6 +87,7 @@ class FakeDetector(nn.Module):
     remat: bool = False
     dtype: str = "bfloat16"
     cpu_kernels: bool = True
+    norm_groups: int = 1
     vit_style: str = "plain"
     patch_size: int = 16
     depth: int = 12
@@ -281,6 +283,7 @@ def _backbone(model: FakeDetector, dtype: Any) -> ResNet | ConvNeXt | ViT:
         remat=model.remat,
         dtype=dtype,
         cpu_kernels=model.cpu_kernels,
+        norm_groups=model.norm_groups,
         name="backbone",
     )
 
@@ -341,6 +344,11 @@ def check_fields(model: FakeDetector) -> None:
         raise ConfigError(
             "config.model.unit_features needs a transformer or a ConvNeXt; "
             f"{model.backbone} is one of neither"
+        )
+    if model.norm_groups != 1 and not is_resnet(model):
+        raise ConfigError(
+            f"config.model.norm_groups is {model.norm_groups}, which is for ResNets; "
+            f"{model.backbone} has no BatchNorm: leave it 1"
         )
     if not 0 <= model.dropout < 1:
         raise ConfigError(

@@ -10,9 +10,11 @@ from jax.sharding import Mesh
 
 from fakedetect_jax import settings
 from fakedetect_jax.augment import degrade, selfblend
-from fakedetect_jax.data.batch import empty_batch
-from fakedetect_jax.model import explain, steps
+from fakedetect_jax.data.batch import ClipRows, empty_batch, empty_rows
+from fakedetect_jax.model import explain, steps, store
 from fakedetect_jax.run import memory, parallel
+
+Blocks = tuple[store.Block, ...]
 
 
 def over_mesh(function: Callable, mesh: Mesh) -> Callable:
@@ -108,6 +110,29 @@ def compile_train_step(
     )
 
 
+def compile_resident_step(
+    step_settings: steps.StepSettings,
+    mesh: Mesh,
+    places: steps.TrainState | None = None,
+) -> Callable:
+    """compile_train_step on frames that every device holds.
+
+    It takes (state, blocks of model.store, ClipRows), and keeps the blocks.
+    """
+    everywhere = parallel.replicated(mesh)
+    state = everywhere if places is None else places
+
+    def step(state: steps.TrainState, blocks: Blocks, clips: ClipRows):
+        return steps.train_step(step_settings, state, store.gather(blocks, clips))
+
+    return jax.jit(
+        step,
+        in_shardings=(state, everywhere, parallel.batch_sharded(mesh)),
+        out_shardings=(state, everywhere),
+        donate_argnums=0,
+    )
+
+
 class TrainProgram(NamedTuple):
     """The compiled training step, and what it takes."""
 
@@ -137,20 +162,27 @@ def fit_train_step(
     config: settings.Config,
     mesh: Mesh,
     *,
+    stored: store.Layout | None,
     warn: Callable[[str], None],
 ) -> TrainProgram:
     """The training step, compiled ahead of the first batch and never again.
 
-    One that does not fit in memory is made anew with model.remat, which computes the
-    same in less. Raises ConfigError when that does not fit either, with the largest
-    batch that does and in how many parts the wanted one would.
+    stored: of the frames that devices are to hold, where they do: then it is a
+    compile_resident_step. One that does not fit in memory is made anew with
+    model.remat, which computes the same in less. Raises ConfigError when that does not
+    fit either, with the largest batch that does and in how many parts the wanted one
+    would.
     """
     have = memory.free_bytes(jax.local_devices())
+    held = memory.on_devices(stored.num_bytes) if stored else 0
+    if stored and have is not None and held > have:
+        raise memory.store_error(stored.num_frames, held, have)
+    compile_step = compile_resident_step if stored else compile_train_step
 
     def compiled(step_settings: steps.StepSettings, batch_size: int) -> TrainProgram:
-        arguments = _step_arguments(abstract, config, batch_size, mesh)
+        arguments = _step_arguments(abstract, config, batch_size, mesh, stored)
         places = jax.tree.map(lambda x: x.sharding, arguments[0])
-        step = compile_train_step(step_settings, mesh, places)
+        step = compile_step(step_settings, mesh, places)
         return _compile_ahead(step, arguments, have, step_settings.accumulate)
 
     def is_too_large(program: TrainProgram) -> bool:
@@ -183,7 +215,7 @@ def fit_train_step(
         in_parts = memory.fewest_parts(wanted, fits=largest // parts, devices=devices)
         fits = memory.Fit(largest, in_parts)
     raise memory.memory_error(
-        config, need, have, remat=step_settings.model.remat, fits=fits
+        config, need, have, remat=step_settings.model.remat, fits=fits, held=held
     )
 
 
@@ -202,18 +234,23 @@ def _compile_ahead(step, arguments, have: int | None, parts: int) -> TrainProgra
 
 
 def _step_arguments(
-    abstract: steps.TrainState, config: settings.Config, batch_size: int, mesh: Mesh
-) -> tuple[Any, Any]:
-    """Shapes, types and places of the state and of a batch of so many clips."""
-    spread = parallel.batch_sharded(mesh)
+    abstract: steps.TrainState,
+    config: settings.Config,
+    batch_size: int,
+    mesh: Mesh,
+    stored: store.Layout | None,
+) -> tuple[Any, ...]:
+    """Shapes, types and places of the state and of a batch of so many clips; between
+    them those of the stored frames."""
+
+    def at(place: Any) -> Callable:
+        return lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+    everywhere, spread = parallel.replicated(mesh), parallel.batch_sharded(mesh)
     places = state_places(abstract, mesh, shard_optimizer=config.shard_optimizer)
-    state = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        abstract,
-        places,
-    )
-    batch = jax.tree.map(
-        lambda rows: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=spread),
-        empty_batch(*settings.batch_shape(config, batch_size, train=True)),
-    )
-    return state, batch
+    state = jax.tree.map(lambda x, place: at(place)(x), abstract, places)
+    shape = settings.batch_shape(config, batch_size, train=True)
+    if stored is None:
+        return state, jax.tree.map(at(spread), empty_batch(*shape))
+    blocks = jax.tree.map(at(everywhere), stored.shapes())
+    return state, blocks, jax.tree.map(at(spread), empty_rows(*shape[:2]))

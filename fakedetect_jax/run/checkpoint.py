@@ -156,7 +156,8 @@ class Checkpoints:
             directory if self._in_bucket else Path(os.path.abspath(directory))
         )
         self._pending: int | None = None
-        self._sealing: Future | None = None  # of the pending step, once it is written
+        self._writing: Future | None = None  # of the pending step, where a thread does
+        self._sealing: Future | None = None  # of it, once it is written
         self._thread = ThreadPoolExecutor(1)
         if not read_only:
             _hide_late_reports()
@@ -213,6 +214,8 @@ class Checkpoints:
     ) -> None:
         """Starts to write a state; only the copy to the host is waited for.
 
+        What goes wrong later is raised by poll, finish or close.
+
         Args:
           step: the number of completed updates, and the checkpoint's name.
           state: a TrainState with replicated leaves.
@@ -224,7 +227,24 @@ class Checkpoints:
         if parallel.from_first(step in self.steps()):
             self._forget(step)
         stored = {k: v for k, v in to_leaves(state).items() if k not in facts.left_out}
-        leaves = parallel.fetch(stored)
+        leaves = parallel.fetch_copies(stored)
+        if jax.process_count() == 1:
+            # Digests and files would keep the devices waiting.
+            self._writing = self._thread.submit(
+                self._write, step, leaves, facts, metrics
+            )
+        else:  # which meet in Orbax's save, and must do so in the order of their loops
+            self._write(step, leaves, facts, metrics)
+        self._pending = step
+
+    def _write(
+        self,
+        step: int,
+        leaves: Leaves,
+        facts: CheckpointFacts,
+        metrics: Mapping[str, float] | None,
+    ) -> None:
+        """Has Orbax begin to write a state that is on the host."""
         model, training = _split(leaves)
         facts = replace(facts, format=FORMAT, digests=leaf_digests(leaves))
         known = {k: v for k, v in (metrics or {}).items() if v is not None}
@@ -244,7 +264,6 @@ class Checkpoints:
         except Exception as error:  # OSError, ValueError, RuntimeError: as it comes
             _raise_lost_peer(error)
             raise self._save_error(step, error) from error
-        self._pending = step
 
     def _forget(self, step: int) -> None:
         """Removes a step that is to be written anew, evaluated this time."""
@@ -254,7 +273,14 @@ class Checkpoints:
 
     def poll(self) -> None:
         """Completes the save under way if its files are written; never waits."""
-        if self._pending is None or self._manager.is_saving_in_progress():
+        if self._pending is None:
+            return
+        if self._writing is not None:
+            if not self._writing.done():
+                return
+            if self._writing.exception() is not None:
+                self.finish()
+        if self._manager.is_saving_in_progress():
             return
         if self._sealing is None:
             # Reading all files again would keep the devices waiting.
@@ -267,7 +293,10 @@ class Checkpoints:
         if self._pending is None:
             return
         step, self._pending = self._pending, None
+        writing, self._writing = self._writing, None
         sealing, self._sealing = self._sealing, None
+        if writing is not None:
+            writing.result()
         try:
             self._manager.wait_until_finished()
             if sealing is None:

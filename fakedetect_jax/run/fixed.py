@@ -33,7 +33,7 @@ SCORING_FIELDS = (
 TRAINING_FIELDS = (
     *("optimizer.", "loss.", "augment.", "checkpoint.", "init_from", "log_"),
     *("batch_size", "accumulate", "shard_optimizer", "num_epochs", "num_steps"),
-    "tracker",
+    *("tracker", "data.resident"),
     *("eval.every_epochs", "eval.final_split", "eval.patience"),
     *("data.sampling", "data.train_clips_per_video", "data.max_frame_stride"),
 )

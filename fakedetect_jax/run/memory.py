@@ -55,7 +55,13 @@ def disk_fault(error: OSError) -> CheckpointError | None:
 
 
 def memory_error(
-    config, need: int = 0, have: int = 0, *, remat: bool, fits: "Fit | None" = None
+    config,
+    need: int = 0,
+    have: int = 0,
+    *,
+    remat: bool,
+    fits: "Fit | None" = None,
+    held: int = 0,
 ) -> ConfigError:
     """Out of memory: the sizes that decide it, and the ways out.
 
@@ -65,6 +71,7 @@ def memory_error(
       have: bytes that are free.
       remat: whether config.model.remat was in use, so that it is not advised again.
       fits: what was found to fit, None if not looked for.
+      held: bytes that stored frames take of them.
     """
     sizes = f" ({need / 1e9:,.1f} GB needed, {have / 1e9:,.1f} GB free)" if need else ""
     ways = ["lower the batch, or compute it in parts (config.accumulate)"]
@@ -79,6 +86,8 @@ def memory_error(
         ways = ["no batch fits, so shorten the clips", "take a smaller backbone"]
     if not remat:
         ways.append("set config.model.remat=True")
+    if held:
+        ways.append(f"set config.data.resident=host, for {held / 1e9:,.1f} GB less")
     with_remat = " with config.model.remat" if remat else ""
     in_parts = f"in {config.accumulate} parts " if config.accumulate > 1 else ""
     return ConfigError(
@@ -86,6 +95,16 @@ def memory_error(
         f"{in_parts}of config.data.clip_frames {config.data.clip_frames} at "
         f"config.dataset.image_size {config.dataset.image_size}{with_remat}; "
         f"{', '.join(ways[:-1])}, or {ways[-1]}"
+    )
+
+
+def store_error(num_frames: int, need: int, have: int) -> ConfigError:
+    """Devices cannot hold the training's frames, whatever the step takes."""
+    return ConfigError(
+        f"config.data.resident is device, but the {num_frames:,} frames of the "
+        f"training take {need / 1e9:,.1f} GB and {have / 1e9:,.1f} GB are free; set "
+        "config.data.resident=host, and config.data.cache_mib to what the host can "
+        "spare"
     )
 
 
@@ -107,6 +126,12 @@ def fewest_parts(batch_size: int, *, fits: int, devices: int) -> int:
     return 0
 
 
+def on_devices(size: int) -> int:
+    """What an array of so many bytes takes on every device, as step_bytes counts it."""
+    on_cpu = jax.default_backend() == "cpu"  # whose devices share the host's memory
+    return size * (jax.local_device_count() if on_cpu else 1)
+
+
 def step_bytes(compiled) -> int | None:
     """What a compiled program takes: of the host's memory on CPUs, else of a device's.
 
@@ -115,13 +140,12 @@ def step_bytes(compiled) -> int | None:
     sizes = compiled.memory_analysis()
     if sizes is None:
         return None
-    on_cpu = jax.default_backend() == "cpu"  # whose devices share the host's memory
-    return (
+    return on_devices(
         sizes.temp_size_in_bytes
         + sizes.argument_size_in_bytes
         + sizes.output_size_in_bytes
         - sizes.alias_size_in_bytes
-    ) * (jax.local_device_count() if on_cpu else 1)
+    )
 
 
 def free_bytes(devices: Sequence[Any]) -> int | None:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.run.hosts import Hosts, Place
 
@@ -203,9 +202,12 @@ def to_global(batch: Any, mesh: Mesh) -> Any:
 
 
 def put_ahead(
-    batches: Iterable[Batch[np.ndarray]], mesh: Mesh, depth: int
-) -> Iterator[tuple[Batch[np.ndarray], Batch[jax.Array]]]:
-    """Yields (host batch, device batch) with `depth` transfers started ahead."""
+    batches: Iterable[Any], mesh: Mesh, depth: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yields (host batch, device batch) with `depth` transfers started ahead.
+
+    A batch is a Batch or a ClipRows.
+    """
     source = iter(batches)
     waiting: collections.deque = collections.deque()
     for batch in itertools.islice(source, depth):
@@ -244,6 +246,15 @@ def fetch(tree):
         if array.is_fully_replicated:
             array.copy_to_host_async()
     return jax.tree.map(_to_host, whole)
+
+
+def fetch_copies(tree):
+    """fetch, of arrays that a step is given before the copies were used.
+
+    A CPU's host arrays are views of the device's own memory, which the step updates.
+    """
+    own = np.array if jax.default_backend() == "cpu" else np.asarray
+    return jax.tree.map(own, fetch(tree))
 
 
 def _to_host(array: jax.Array) -> np.ndarray:

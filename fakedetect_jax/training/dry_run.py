@@ -11,6 +11,7 @@ from fakedetect_jax.run.checkpoint import (
     Checkpoints,
 )
 from fakedetect_jax.run.workdir import Run
+from fakedetect_jax.training.feeding import lay_out
 from fakedetect_jax.training.opening import open_data
 from fakedetect_jax.training.speed import peak_flops
 from fakedetect_jax.training.start import abstract_state, check_disk, compile_step
@@ -27,12 +28,14 @@ def dry_run(run: Run) -> None:
     data, done = None, []
     if is_built(config):
         data = open_data(run)
+        counts = [video.num_valid for video in data.train.videos]
         plan = make_plan(config, len(data.train.videos))
         folder = run.workdir / "checkpoints"
         done = Checkpoints(folder, read_only=True).steps() if folder.is_dir() else []
     else:
         counted = count_videos(config)
-        plan = make_plan(config, counted["train"] + sets.count_others(config))
+        videos = counted["train"] + sets.count_others(config)
+        plan, counts = make_plan(config, videos), [config.dataset.num_frames] * videos
         shown = ", ".join(f"{name} {n}" for name, n in counted.items())
         say(f"dataset   {config.dataset.name}: not built yet; videos: {shown}")
     step_settings = steps.make_step_settings(config, num_steps=plan.num_steps)
@@ -42,7 +45,8 @@ def dry_run(run: Run) -> None:
         summarise(run, plan, abstract, data, max(done, default=0))
     else:
         say(f"steps     {plan.num_steps}, {plan.steps_per_epoch} per epoch")
-    program = compile_step(run, step_settings, abstract)
+    stored = lay_out(config, counts)
+    program = compile_step(run, step_settings, abstract, stored)
     say(f"disk      {checkpoints / 1e6:,.0f} MB more for checkpoints in {run.workdir}")
     for line in program.lines(peak_flops(run.mesh, config.model.dtype)):
         say(line)

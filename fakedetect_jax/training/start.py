@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from fakedetect_jax import settings
-from fakedetect_jax.model import pretrained, steps
+from fakedetect_jax.model import pretrained, steps, store
 from fakedetect_jax.programs.compiled import (
     TrainProgram,
     fit_train_step,
@@ -60,12 +60,23 @@ def abstract_state(step_settings: steps.StepSettings, config) -> steps.TrainStat
 
 
 def compile_step(
-    run: Run, step_settings: steps.StepSettings, abstract: steps.TrainState
+    run: Run,
+    step_settings: steps.StepSettings,
+    abstract: steps.TrainState,
+    stored: store.Layout | None,
 ) -> TrainProgram:
-    """The training step for this run's memory and devices, compiled."""
+    """The training step for this run's memory and devices, compiled.
+
+    stored: of the frames that devices are to hold, where they do.
+    """
     with run.terminal.phase("compile"):
         return fit_train_step(
-            step_settings, abstract, run.config, run.mesh, warn=run.terminal.warn
+            step_settings,
+            abstract,
+            run.config,
+            run.mesh,
+            stored=stored,
+            warn=run.terminal.warn,
         )
 
 

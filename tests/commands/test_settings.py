@@ -158,6 +158,18 @@ def test_a_clip_longer_than_the_stored_frames_names_both(load_config):
         settings.check(config)
 
 
+def test_groups_of_batchnorm_must_divide_what_is_computed_at_once(load_config):
+    config = load_config("ffpp")
+    config.model.norm_groups = 8
+    settings.check(config)
+    config.accumulate = 8
+    with pytest.raises(ConfigError, match="norm_groups is 8, and a part .* has 4 clip"):
+        settings.check(config)
+    config.accumulate, config.model.norm_groups = 1, 5
+    with pytest.raises(ConfigError, match="norm_groups is 5, and a batch has 32 clips"):
+        settings.check(config)
+
+
 def test_a_batch_larger_than_an_epoch_is_refused(load_config):
     with pytest.raises(ConfigError, match="more than the 20 clips"):
         train.make_plan(load_config("ffpp"), num_videos=20)

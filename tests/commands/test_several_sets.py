@@ -174,6 +174,12 @@ def test_a_resumed_run_is_the_same_to_the_bit(three, trained, tmp_path):
     assert losses(tmp_path / "w") == losses(trained[0])
 
 
+def test_devices_hold_the_frames_of_all_sets(three, trained, tmp_path):
+    go(three, tmp_path / "w", 3, resident="device")
+    assert final_leaves(tmp_path / "w") == final_leaves(trained[0])
+    assert losses(tmp_path / "w") == losses(trained[0])
+
+
 def test_every_set_is_named_where_the_run_is(trained, tmp_path):
     workdir, report = trained
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)

@@ -331,3 +331,27 @@ def test_normalize_batch_equals_flax():
     assert_close((found, mean), (wanted, statistics["mean"]))
     np.testing.assert_allclose(variance, statistics["var"], rtol=1e-5)
     assert_close(ours((dy, jnp.zeros(3), jnp.zeros(3))), transpose(jnp.asarray(dy)))
+
+
+def test_groups_are_normalised_each_as_if_alone():
+    x, dy = draw(0, 6, 5, 4, 3) * 2 + 3, draw(1, 6, 5, 4, 3)
+    scale, bias = jnp.asarray([0.5, 1.0, 2.0]), jnp.asarray([0.0, 1.0, -1.0])
+    normalize = functools.partial(batch_norm.normalize_batch, epsilon=1e-5)
+    grouped = functools.partial(normalize, groups=3)
+    (found, mean, variance), ours = jax.vjp(grouped, x, scale, bias)
+    zero = jnp.zeros(3)
+    parts = [jax.vjp(normalize, x[i : i + 2], scale, bias) for i in (0, 2, 4)]
+    assert_close(found, jnp.concatenate([y for (y, *_), _ in parts]))
+    # The running averages get the means of what the groups were normalised by.
+    assert_close(mean, sum(m for (_, m, _), _ in parts) / 3)
+    assert_close(variance, sum(v for (*_, v), _ in parts) / 3)
+    own = [
+        pull((dy[i : i + 2], zero, zero))
+        for (_, pull), i in zip(parts, (0, 2, 4), strict=True)
+    ]
+    dx, dscale, dbias = ours((dy, zero, zero))
+    assert_close(dx, jnp.concatenate([one[0] for one in own]))
+    assert_close(dscale, sum(one[1] for one in own))
+    assert_close(dbias, sum(one[2] for one in own))
+    whole, _, _ = normalize(jnp.asarray(x), scale, bias)
+    assert np.abs(found - whole).max() > 0.1

@@ -83,6 +83,20 @@ def test_eight_devices_compute_what_one_does(small):
         np.testing.assert_allclose(left, right, atol=1e-4)
 
 
+def test_groups_of_clips_are_normalised_alike_on_any_devices(small):
+    config = small.copy_and_resolve_references()
+    config.batch_size = 16
+    batches = [random_batch(16, seed) for seed in range(6)]
+    whole, _ = run_steps(config, 1, batches)
+    config.model.norm_groups = 8
+    alone, one = run_steps(config, 1, batches)
+    together, eight = run_steps(config, 8, batches)
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-6)
+    assert abs(np.subtract(whole, alone)).max() > 1e-4
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, one.batch_stats, eight.batch_stats)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_with_moments_split_over_the_devices_the_steps_are_the_same(small, parts):
     config = in_parts(small, parts=parts, rows=32)

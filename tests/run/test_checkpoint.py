@@ -192,6 +192,8 @@ def test_a_first_save_that_was_cut_off_is_a_beginning(folder):
     """T5 A first save that a kill cut off: no damage; the run begins."""
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, put(make_state(1)), FACTS)
+    assert checkpoints._writing is not None
+    checkpoints._writing.result()
     checkpoints._manager.wait_until_finished()  # and here the process is killed
     again = Checkpoints(folder)
     assert again.set_aside_damaged() == [
@@ -228,6 +230,53 @@ def test_nothing_waits_while_a_save_is_sealed(folder, monkeypatch):
     go_on.set()
     checkpoints.finish()
     assert checkpoints.latest() == 1
+
+
+def test_nothing_waits_for_digests_and_the_step_after_changes_nothing(
+    folder, monkeypatch
+):
+    go_on, where = threading.Event(), []
+    digests = checkpoint.leaf_digests
+
+    def held(leaves):
+        where.append(threading.current_thread())
+        assert go_on.wait(20)
+        return digests(leaves)
+
+    monkeypatch.setattr(checkpoint, "leaf_digests", held)
+    checkpoints = Checkpoints(folder)
+    state = put(make_state(1, width=5000))
+    checkpoints.save(1, state, FACTS)
+    # A step that is given the state's memory, as that of a training is.
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    for _ in range(3):
+        state = step(state)
+        checkpoints.poll()
+    jax.block_until_ready(state)
+    assert not (folder / "1").exists()
+    go_on.set()
+    checkpoints.finish()
+    assert where != [threading.main_thread()] and len(where) == 1
+    monkeypatch.undo()
+    assert checkpoints.latest() == 1
+    assert_same(make_state(1, width=5000), checkpoints.restore(1, make_state(0, 5000)))
+    checkpoints.close()
+
+
+def test_a_save_that_cannot_begin_is_said_by_the_next_poll(folder, monkeypatch):
+    checkpoints = write(folder, [1])
+
+    def save(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", save)
+    checkpoints.save(2, put(make_state(2)), FACTS)
+    with pytest.raises(CheckpointError, match="checkpoint 2 could .* good one is 1: f"):
+        for _ in range(1000):
+            checkpoints.poll()
+            time.sleep(0.01)
+    checkpoints.finish()  # nothing is under way any more
+    checkpoints.close()
 
 
 def test_what_goes_wrong_while_sealing_is_said(folder, monkeypatch):
@@ -418,6 +467,8 @@ def test_a_lost_process_is_not_told_as_a_failed_save(
 ):
     checkpoints = write(folder, [1])
     checkpoints.save(2, put(make_state(2)), FACTS, None)
+    assert checkpoints._writing is not None
+    checkpoints._writing.result()
     checkpoints._manager.wait_until_finished()
 
     def wait_for_a_lost_one():

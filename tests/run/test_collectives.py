@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.scale import collectives
+from benchmarks.scale import collectives, operations
 from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.model import steps
 from fakedetect_jax.programs.compiled import compile_train_step, state_places
@@ -24,6 +24,7 @@ class Program(NamedTuple):
     places: steps.TrainState
     parts: int
     split: bool  # its moments
+    groups: int
 
     def elements(self) -> dict[str, int]:
         """What each kind of collective yields."""
@@ -33,16 +34,24 @@ class Program(NamedTuple):
         return found
 
 
-KINDS = {"whole": (1, 1, False), "parts": (2, 1, False), "split": (1, 1, True)}
-KINDS["slices"] = (1, 2, True)
+# Parts of a batch, slices, whether the moments are split, groups of BatchNorm.
+KINDS = {
+    "whole": (1, 1, False, 1),
+    "parts": (2, 1, False, 1),
+    "split": (1, 1, True, 1),
+    "slices": (1, 2, True, 1),
+    "groups": (1, 1, False, 8),
+    "more groups": (1, 1, False, 16),
+}
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=list(KINDS))
 def program(request, load_config) -> Program:
-    parts, slices, split = request.param
+    parts, slices, split, groups = request.param
     config = load_config("demo")
     with config.unlocked():
         config.model.update(stage_sizes=(1, 1), width=8, lstm_features=8)
+        config.model.norm_groups = groups
         config.dataset.image_size = 16
         config.data.clip_frames = 3
         config.batch_size, config.accumulate = 32, parts
@@ -58,7 +67,7 @@ def program(request, load_config) -> Program:
     places = state_places(state, mesh, shard_optimizer=split)
     update = compile_train_step(step_settings, mesh, places)
     compiled = update.lower(state, abstract).compile()
-    return Program(compiled, state, places, parts, split)
+    return Program(compiled, state, places, parts, split, groups)
 
 
 def test_only_sums_over_devices_and_only_what_is_split_is_gathered(program):
@@ -101,3 +110,15 @@ def test_what_is_summed_is_gradients_and_batch_statistics(program):
     most = gradients + 4 * channels + logits + 16
     most *= 1.05 if program.split else 1  # a few sums are of parts
     assert gradients + 2 * channels <= elements <= most
+
+
+def test_with_groups_of_their_own_the_devices_wait_for_each_other_at_the_end_only(
+    program,
+):
+    # Two sums forward and at least one backward for each of the BatchNorms.
+    norms = len(jax.tree.leaves(program.state.batch_stats)) // 2
+    times = operations(program.compiled.as_text(), "all-reduce")
+    if program.groups > 1:
+        assert times <= 3
+    elif not program.split:
+        assert times >= 2 * norms

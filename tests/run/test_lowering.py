@@ -7,16 +7,17 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from fakedetect_jax.data.batch import empty_batch
-from fakedetect_jax.model import steps
+from fakedetect_jax.data.batch import empty_batch, empty_rows
+from fakedetect_jax.model import steps, store
 from fakedetect_jax.programs import compiled
 from fakedetect_jax.run import parallel
 from fakedetect_jax.settings import batch_shape, clip_shape
 
 TRAINED, SCORED, EXPLAINED = "train", "eval", "explain"
+RESIDENT = "resident"  # training on frames that the devices hold
 # Of the LSTM over time, forward; and backward for a gradient. An explanation has one
 # for the scores of all frames, of which one is the clip's, and two for the gradient.
-LOOPS = {TRAINED: 2, SCORED: 1, EXPLAINED: 3}
+LOOPS = {TRAINED: 2, RESIDENT: 2, SCORED: 1, EXPLAINED: 3}
 
 
 class Program(NamedTuple):
@@ -27,7 +28,12 @@ class Program(NamedTuple):
     dtype: str
     text: str
     tree_leaves: int
+    block_leaves: int
     conv_layers: int
+
+    @property
+    def trains(self) -> bool:
+        return self.kind in (TRAINED, RESIDENT)
 
     def types(self, operation: str) -> set[str]:
         """The element types of all operands and results of an operation."""
@@ -73,14 +79,20 @@ def traced(request, load_config):
     batch = empty_batch(*batch_shape(config, config.batch_size))
     if kind == EXPLAINED:
         batch = batch.frames, batch.length
-    tree = state if kind == TRAINED else state.eval_variables()
+    blocks = ()
+    if kind == RESIDENT:  # in several blocks
+        blocks = (store.lay_out([30] * 9, size=32, limit=100 * 32 * 32 * 3).shapes(),)
+        batch = empty_rows(config.batch_size, config.data.clip_frames)
+    tree = state if kind in (TRAINED, RESIDENT) else state.eval_variables()
     step = {
         TRAINED: lambda: compiled.compile_train_step(settings, mesh),
+        RESIDENT: lambda: compiled.compile_resident_step(settings, mesh),
         SCORED: lambda: compiled.compile_eval_step(settings.model, mesh),
         EXPLAINED: lambda: compiled.compile_explain_step(settings.model, mesh),
     }[kind]()
     layers = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
-    return kind, dtype, step.trace(tree, batch), len(jax.tree.leaves(tree)), layers
+    leaves = len(jax.tree.leaves(tree)), len(jax.tree.leaves(blocks))
+    return kind, dtype, step.trace(tree, *blocks, batch), *leaves, layers
 
 
 @pytest.fixture(scope="module", params=["cuda", "tpu"])
@@ -92,7 +104,7 @@ def program(request, traced) -> Program:
 
 def test_each_convolution_is_one_of_the_compilers_in_the_models_type(program):
     # In training also of both gradients, but for that of the frames.
-    times = 3 * program.conv_layers - 1 if program.kind == TRAINED else 0
+    times = 3 * program.conv_layers - 1 if program.trains else 0
     assert program.count("convolution") == (times or program.conv_layers)
     short = {"float32": "f32", "bfloat16": "bf16"}[program.dtype]
     assert program.types("convolution") == {short}
@@ -139,7 +151,7 @@ def test_the_state_and_nothing_else_is_updated_in_place(program):
     arguments, _ = program.main()
     aliases = [re.search(r"tf\.aliasing_output = (\d+)", a) for a in arguments]
     found = [None if alias is None else int(alias[1]) for alias in aliases]
-    given = program.tree_leaves if program.kind == TRAINED else 0
+    given = program.tree_leaves if program.trains else 0
     assert found == [*range(given), *[None] * (len(arguments) - given)]
 
 
@@ -149,6 +161,14 @@ def test_the_batch_is_shared_out_and_the_rest_is_everywhere(program):
         return ['"data"' in axis for (axis,) in axes]
 
     arguments, results = program.main()
-    rows = len(arguments) - program.tree_leaves
-    assert is_split(arguments) == [False] * program.tree_leaves + [True] * rows
+    whole = program.tree_leaves + program.block_leaves
+    rows = len(arguments) - whole
+    assert is_split(arguments) == [False] * whole + [True] * rows
     assert not any(is_split(results))
+
+
+def test_a_step_on_frames_that_devices_hold_begins_with_their_gathering(program):
+    if program.kind == RESIDENT:
+        before, after = program.text.split("stablehlo.optimization_barrier", 1)
+        assert before.count('"stablehlo.gather"') == program.block_leaves > 2
+        assert "stablehlo.convolution" not in before and "convolution" in after

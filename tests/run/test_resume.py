@@ -74,6 +74,27 @@ def test_stopped_in_every_phase_the_run_is_the_same(
     assert_same_run(workdir, undisturbed)
 
 
+def test_on_frames_that_devices_hold_the_run_is_the_same(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    """Stopped while they are read, while it trains, and ended on frames of the host."""
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    held = (*command, "--config.data.resident=device")
+    code, out, err = launchpad.run(*held, phase=["data wait", 3, signal.SIGTERM])
+    assert code == 143 and "Traceback" not in err, err
+    assert not list((workdir / "checkpoints").iterdir())
+    code, out, err = launchpad.run(*held, phase=["train", 5, signal.SIGTERM])
+    assert code == 143, err
+    assert re.search(r"frames +\d+ are decoded, 0.00 GB on each device", out), out
+    code, _, err = launchpad.run(*held, phase=["train", 4, signal.SIGTERM])
+    assert code == 143, err
+    code, _, err = launchpad.run(*command)
+    assert code == 0, err
+    assert "data.resident was device and is host" in err
+    assert_same_run(workdir, undisturbed)
+
+
 def test_averaged_weights_and_statistics_are_resumed_to_the_bit(
     launchpad, tiny_config, tmp_path
 ):

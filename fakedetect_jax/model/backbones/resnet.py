@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fakedetect_jax.model.kernels import batch_norm, convolution, max_pool
+from fakedetect_jax.model.kernels import convolution, max_pool
+from fakedetect_jax.model.kernels.batch_norm import normalize_batch
 
 # Blocks per stage and kind of block (He et al. 2015, table 1; the stride of a
 # bottleneck sits in its 3x3 convolution, "v1.5", as in torchvision and timm).
@@ -69,10 +70,12 @@ class BatchNorm(nn.Module):
     """Batch normalisation with torch's constants, variables named as in flax.
 
     `zero_scale` starts a residual branch as zero (Goyal et al. 2017, section 5.1).
+    `groups` is of how many parts of the batch each has statistics of its own.
     """
 
     features: int
     zero_scale: bool = False
+    groups: int = 1
     momentum: float = 0.9
     epsilon: float = 1e-5
 
@@ -88,10 +91,12 @@ class BatchNorm(nn.Module):
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         """[N,H,W,C] -> the same, in the same dtype, by the statistics of the batch.
 
-        They are those of all devices, and update the running ones.
+        They are those of all devices, and update the running ones; of several groups
+        the running ones get the means.
         """
-        y, batch_mean, batch_variance = batch_norm.normalize_batch(
-            x_NHWC, self.scale, self.bias, self.epsilon
+        groups = 1 if self.is_initializing() else self.groups  # of one clip
+        y, batch_mean, batch_variance = normalize_batch(
+            x_NHWC, self.scale, self.bias, self.epsilon, groups
         )
         if not self.is_initializing():
             for running, new in ((self.mean, batch_mean), (self.var, batch_variance)):
@@ -120,6 +125,7 @@ class Block(nn.Module):
     stride: int = 1
     dtype: Any = jnp.float32
     cpu_kernels: bool = True
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, train: bool) -> jax.Array:
@@ -132,17 +138,18 @@ class Block(nn.Module):
             else [(self.features, 1, 1), (self.features, 3, self.stride), (width, 1, 1)]
         )
         conv = functools.partial(Conv, dtype=self.dtype, cpu_kernels=self.cpu_kernels)
+        batch_norm = functools.partial(BatchNorm, groups=self.norm_groups)
         y = x_NHWC
         for i, (features, size, stride) in enumerate(layers, start=1):
             last = i == len(layers)
             layer = conv(features, size, stride, name=f"conv{i}")
-            norm = BatchNorm(features, zero_scale=last, name=f"bn{i}")
+            norm = batch_norm(features, zero_scale=last, name=f"bn{i}")
             y = _normalised(layer, norm, y, train)
             y = y if last else nn.relu(y)
         shortcut = x_NHWC
         if self.stride != 1 or x_NHWC.shape[-1] != width:
             project = conv(width, 1, self.stride, name="downsample_conv")
-            norm = BatchNorm(width, name="downsample_bn")
+            norm = batch_norm(width, name="downsample_bn")
             shortcut = _normalised(project, norm, x_NHWC, train)
         return nn.relu(y + shortcut)
 
@@ -163,6 +170,7 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     cpu_kernels: bool = True
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, train: bool) -> jax.Array:
@@ -171,7 +179,7 @@ class ResNet(nn.Module):
         training = train and self.freeze_stages == 0
         own = {"dtype": self.dtype, "cpu_kernels": self.cpu_kernels}
         conv = Conv(self.width, size, stride, name="conv1", **own)
-        norm = BatchNorm(self.width, name="bn1")
+        norm = BatchNorm(self.width, groups=self.norm_groups, name="bn1")
         x = nn.relu(_normalised(conv, norm, x_NHWC, training))
         if pool:
             x = max_pool.max_pool(x) if self.cpu_kernels else max_pool.plain_max_pool(x)
@@ -183,6 +191,7 @@ class ResNet(nn.Module):
                     self.width * 2 ** (stage - 1),
                     self.block,
                     2 if stage > 1 and i == 0 else 1,
+                    norm_groups=self.norm_groups,
                     name=f"layer{stage}_{i}",
                     **own,
                 )(x, training)

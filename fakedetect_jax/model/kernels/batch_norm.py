@@ -8,15 +8,29 @@ from jax import lax
 
 
 def normalize_batch(
-    x_NHWC: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
+    x_NHWC: jax.Array,
+    scale_C: jax.Array,
+    bias_C: jax.Array,
+    epsilon: float,
+    groups: int = 1,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """BatchNorm by the batch's own statistics: y, their mean and variance [C].
 
     Statistics are float32, taken in one pass as E[x^2] - E[x]^2. The derivative keeps
     x alone, where automatic differentiation also stores the centred x; the returned
     statistics are constants to it.
+
+    With several groups each run of N / groups images is normalised by its own (Hoffer
+    et al. 2017), and what is returned are the means of the groups' means and variances.
     """
-    return _normalize(x_NHWC, scale_C, bias_C, epsilon)
+    if groups == 1:
+        return _normalize(x_NHWC, scale_C, bias_C, epsilon)
+    x_GNHWC = x_NHWC.reshape(groups, -1, *x_NHWC.shape[1:])
+    one = functools.partial(_normalize, epsilon=epsilon)
+    y_GNHWC, mean_GC, variance_GC = jax.vmap(one, (0, None, None))(
+        x_GNHWC, scale_C, bias_C
+    )
+    return y_GNHWC.reshape(x_NHWC.shape), mean_GC.mean(axis=0), variance_GC.mean(axis=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

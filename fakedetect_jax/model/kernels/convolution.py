@@ -66,15 +66,23 @@ def scaled_conv2d(
 
     Kernel, slope and shift are float32. On an NVIDIA GPU the kernel takes the slope.
     """
-
-    def two_passes(x_NHWI, kernel_hwIO, slope_O, shift_O) -> jax.Array:
-        y_NPQO = conv2d(x_NHWI, kernel_hwIO.astype(x_NHWI.dtype))
-        scaled_NPQO = y_NPQO.astype(jnp.float32) * slope_O + shift_O
-        return scaled_NPQO.astype(x_NHWI.dtype)
-
     arguments = (x_NHWI, kernel_hwIO, slope_O, shift_O)
-    folded = functools.partial(folded_conv2d, conv2d)
-    return lax.platform_dependent(*arguments, cuda=folded, default=two_passes)
+    ways = {"cuda": folded_conv2d, "default": two_pass_conv2d}
+    chosen = {name: functools.partial(way, conv2d) for name, way in ways.items()}
+    return lax.platform_dependent(*arguments, **chosen)
+
+
+def two_pass_conv2d(
+    conv2d: Callable,
+    x_NHWI: jax.Array,
+    kernel_hwIO: jax.Array,
+    slope_O: jax.Array,
+    shift_O: jax.Array,
+) -> jax.Array:
+    """The same as a convolution and a pass over what comes out of it."""
+    y_NPQO = conv2d(x_NHWI, kernel_hwIO.astype(x_NHWI.dtype))
+    scaled_NPQO = y_NPQO.astype(jnp.float32) * slope_O + shift_O
+    return scaled_NPQO.astype(x_NHWI.dtype)
 
 
 def folded_conv2d(
