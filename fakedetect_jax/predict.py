@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 import shlex
 import signal
@@ -161,7 +160,10 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="in clips")
     parser.add_argument(
-        "--processes", type=_positive, metavar="N", help="that decode; one per core"
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="that decode, one per core; few videos have several threads each instead",
     )
     parser.add_argument(
         "--time-limit",
@@ -355,7 +357,7 @@ def _load(arguments: argparse.Namespace, model: str, videos: int) -> "Detector":
         all_faces=arguments.faces == "all",
         find_shots=arguments.shots == "find",
         apart=True,  # a row is the same, to the bit, whatever is scored beside it
-        num_processes=arguments.processes or os.cpu_count() or 1,
+        num_processes=arguments.processes or system.num_cores(),
         started=videos,
         backend=arguments.backend,
         limits=Limits(arguments.time_limit, int(arguments.memory_limit * 2**30)),
@@ -373,7 +375,7 @@ def _score(
         return
     results = detector.results(
         videos,
-        on_window=table.show_window,
+        on_progress=table.show,
         inspect=_writer(detector, folders),
     )
     try:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tfds_ffpp import card
+from tfds_ffpp import card, system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.entry import cache_folder, entry_name, read_found
 from tfds_ffpp.frames.prepare import NOWHERE, UNKNOWN, FoundInVideo
@@ -179,7 +179,7 @@ class Means:
 
     def shared(self) -> "Means":
         """The same, with as many processes as free memory has place for."""
-        wanted = self.num_processes or os.cpu_count() or 1
+        wanted = self.num_processes or system.num_cores()
         fitting, memory_limit = share_memory(wanted, most=self.memory_limit)
         if self.num_processes and fitting < wanted:
             sys.stderr.write(

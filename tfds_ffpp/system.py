@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tfds_ffpp.errors import SettingError
@@ -107,8 +108,38 @@ def peak_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024  # getrusage(2) of each
 
 
-def num_cores() -> int:
-    """How many cores this process may use."""
+def num_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may use: of the machine, and of its container.
+
+    A container's share of time, as of `docker --cpus=2`, is rounded up.
+    """
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    for folder, version in control_groups("cpu", root):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota = (folder / "cpu.cfs_quota_us").read_text()
+                period = (folder / "cpu.cfs_period_us").read_text()
+            # "max" and -1 are no limit.
+            if quota != "max" and int(quota) > 0:
+                cores = min(cores, -(-int(quota) // int(period)))
+    return max(cores, 1)
+
+
+def control_groups(controller: str, root: Path = Path("/")) -> list[tuple[Path, int]]:
+    """The control groups of Linux that hold this process: folder, and 1 or 2."""
+    found = []
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            base = root / "sys/fs/cgroup" / (controller if controllers else "")
+            place = Path(os.path.normpath(base / path.lstrip("/")))
+            while place.is_relative_to(base):
+                found.append((place, 1 if controllers else 2))
+                place = place.parent
+    return found

@@ -13,6 +13,7 @@ from rich.progress import TaskID
 from fakedetect_jax.pages.formats import clock
 from fakedetect_jax.reports.video_result import PartResult, Span, VideoResult
 from fakedetect_jax.serving import sources
+from tfds_ffpp.frames.found import Looked
 from tfds_ffpp.terminal import progress
 from tfds_ffpp.terminal.text import printable
 
@@ -76,17 +77,20 @@ class Table:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show_window(self, name: str, window: "PreparedWindow") -> None:
-        """Shows how far into a video of several windows we are."""
-        stop, total = window.stop, window.total
+    def show(self, name: str, found: "Looked | PreparedWindow") -> None:
+        """Shows how far into a long video we are: at its shots, or at its windows."""
+        looks = isinstance(found, Looked)
+        done, total = found.frames if looks else found.stop, found.total
+        shown = printable(Path(name).name)
         if name not in self._windows:
-            self._windows[name] = self._bar.add_task(
-                printable(Path(name).name), total=total, note="frames"
-            )
-        self._bar.update(self._windows[name], completed=stop)
+            self._windows[name] = self._bar.add_task(shown, total=total, note="")
+        note = "frames looked at for shots" if looks else "frames"
+        self._bar.update(self._windows[name], completed=done, total=total, note=note)
         if not self._console.is_terminal and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
-            print(f"{name}: frame {stop:,} of {total:,}", file=sys.stderr, flush=True)
+            what = "looking for shots, frame" if looks else "frame"
+            line = f"{printable(name)}: {what} {done:,} of {total:,}"
+            print(line, file=sys.stderr, flush=True)
 
     def add(self, result: VideoResult) -> None:
         """Prints a result."""

@@ -9,9 +9,15 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from fakedetect_jax.pages import render
+from fakedetect_jax.pages import origin, render
 from fakedetect_jax.pages.formats import clock
-from fakedetect_jax.reports.video_result import FaceResult, Span, VideoResult
+from fakedetect_jax.reports.video_result import (
+    FaceResult,
+    Span,
+    VideoResult,
+    left_out_words,
+)
+from tfds_ffpp.frames.found import LeftOut
 from tfds_ffpp.store import files
 
 
@@ -146,6 +152,9 @@ def write(path: Path, result: VideoResult, shown: Shown) -> None:
         card=card_as_html(shown.card),
         record=shown.record,
         shown=_shown_name,
+        left_out=left_out_words(result.faces_left_out or LeftOut()),
+        container=origin.container_rows(result.file),
+        manifest=origin.manifest_rows(result.file),
         stills=[
             (still, _relative(still.path, path))
             for still in (result.annotated.stills if result.annotated else ())

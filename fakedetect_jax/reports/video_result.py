@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tfds_ffpp import records
 from tfds_ffpp.files import Json
-from tfds_ffpp.frames.found import Box, FileFacts
+from tfds_ffpp.frames.found import Box, FileFacts, LeftOut
 
 Span = tuple[float, float]  # first and last
 
@@ -165,6 +165,7 @@ class VideoResult:
     shots: int | None = None
     windows: int | None = None
     windows_without_face: int | None = None
+    faces_left_out: LeftOut | None = None
     frames_looked_at: int | None = None
     most_suspicious: ClipResult | None = None
     page: str | None = None
@@ -179,9 +180,25 @@ class VideoResult:
         return {k: v for k, v in records.by_field(self).items() if k not in absent}
 
 
+_LEFT_OUT = {
+    "small": "too small beside the largest",
+    "seldom": "in too few frames",
+    "beside": "beside the largest",
+    "enlarged": "too small for the model",
+    "short": "in too few frames for a clip",
+}
+
+
+def left_out_words(left: LeftOut) -> str:
+    """How many faces were found and not scored, and why; nothing where none was."""
+    counts = records.by_field(left)
+    some = (f"{counts[k]} {words}" for k, words in _LEFT_OUT.items() if counts[k])
+    return ", ".join(some)
+
+
 _WHERE_KNOWN = (
     *("trained_on", "threshold", "band", "probability_band", "part", "model", "file"),
     "people",
-    *("shots", "windows", "windows_without_face"),
+    *("shots", "windows", "windows_without_face", "faces_left_out"),
     *("frames_looked_at", "most_suspicious", "page", "annotated", "copy_of"),
 )

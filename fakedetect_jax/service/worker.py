@@ -24,6 +24,7 @@ from fakedetect_jax.service.queue.jobs import Job, Scored, Store, StoreFull, Sto
 from fakedetect_jax.service.queue.places import COPY, EVIDENCE, PAGE, TABLE, Places
 from fakedetect_jax.serving import evidence
 from tfds_ffpp.files import whole
+from tfds_ffpp.frames.found import Looked
 from tfds_ffpp.records import to_json
 from tfds_ffpp.workers.jobs import CopyJob
 from tfds_ffpp.workers.pool import GIVEN_UP, Worker
@@ -105,7 +106,7 @@ class ScoringWorker:
         source = self._take() if alone is None else iter([self._begin(alone)])
         results = self._detector.results(
             source,
-            on_window=self._on_window,
+            on_progress=self._on_progress,
             inspect=self._on_result,
             wanted=self._is_wanted,
         )
@@ -158,12 +159,15 @@ class ScoringWorker:
                 for running in asked:
                     running.wanted = running.job.claim in held
 
-    def _on_window(self, path: str, window: "PreparedWindow") -> None:
+    def _on_progress(self, path: str, found: "Looked | PreparedWindow") -> None:
         running = self._running.get(path)
         now = time.monotonic()
-        if running is not None and now - running.reported >= REPORT_SECONDS:
-            running.reported = now
-            self._store.report(running.job, "scoring", window.stop, window.total)
+        if running is None or now - running.reported < REPORT_SECONDS:
+            return
+        running.reported = now
+        looks = isinstance(found, Looked)
+        phase, done = ("looking", found.frames) if looks else ("scoring", found.stop)
+        self._store.report(running.job, phase, done, found.total)
 
     def _on_result(self, result: VideoResult, video: "Pending") -> VideoResult:
         with self._lock:

@@ -39,11 +39,13 @@ def takes_stills(config: Config) -> bool:
     return config.data.clip_frames == 1 or config.model.temporal not in ORDERED
 
 
-def is_usable(stored: StoredFace, config: Config, *, is_still: bool = False) -> bool:
-    """Whether a face is long and large enough for the model; is_still: all there is."""
+def lacks(stored: StoredFace, config: Config, *, is_still: bool = False) -> str:
+    """What a face lacks for the model: "short", "enlarged", or nothing; is_still: it
+    is all there is."""
     least = 1 if is_still and takes_stills(config) else config.data.clip_frames
-    long_enough = stored.num_valid >= least
-    return long_enough and enlargement(stored, config) <= MAX_ENLARGEMENT
+    if stored.num_valid < least:
+        return "short"
+    return "enlarged" if enlargement(stored, config) > MAX_ENLARGEMENT else ""
 
 
 def cut(

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import os
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from fakedetect_jax.serving.session import (
     Decoder,
     Inspect,
     Limits,
-    OnWindow,
+    OnProgress,
     Session,
 )
 from fakedetect_jax.serving.sources import Source
@@ -81,6 +81,7 @@ class Detector:
             stills=clips.takes_stills(model.config),
             describe=all_faces and link_people and _shows_faces(model.preparation),
             limits=asked._replace(memory=memory),
+            cores=num_processes,
         )
         weakref.finalize(self, self._decoder.pool.close)
 
@@ -112,7 +113,7 @@ class Detector:
             fetched; it is only read, and nothing is unpickled.
           step: of a workdir: the checkpoint; the best on val if None.
           cache: a folder that keeps the network's program for the next start.
-          num_processes: that decode.
+          num_processes: that decode, a core for each; a lone video has all these cores.
           started: how many of them start now, while the model is read, and not with
             the first video.
           options: batch_size: clips per call; window_frames: source frames of a
@@ -154,7 +155,7 @@ class Detector:
         """The row of one video; see `score_all`."""
         one = dataclasses.replace(self._decoder, num_processes=1)
         session = Session(self.network, one, facts=self.facts, apart=self._apart)
-        (result,) = session.run(_as_sources([video]))
+        (result,) = session.run(list(_as_sources([video])))
         return result.to_json()
 
     def score_all(self, videos: str | Path | Iterable[str | Path]) -> Iterator[Json]:
@@ -179,7 +180,7 @@ class Detector:
         self,
         videos: str | Path | Iterable[str | Path],
         *,
-        on_window: OnWindow = lambda name, window: None,
+        on_progress: OnProgress = lambda name, found: None,
         inspect: Inspect = lambda result, video: result,
         wanted: Callable[[str], bool] = lambda name: True,
     ) -> Generator[VideoResult, None, None]:
@@ -187,8 +188,9 @@ class Detector:
 
         Args:
           videos: as of `score_all`.
-          on_window: called with the video and each prepared window (its `stop` of
-            `total` frames are read), to show progress.
+          on_progress: called with the video and, while shots are looked for, a
+            found.Looked about once a second; then with each prepared window, of which
+            `stop` of `total` frames are read.
           inspect: called with each result while the video's prepared frames, see
             tracks.Pending, are still there; returns the result to yield.
           wanted: asked about once a second, while a video is decoded, whether to go on;
@@ -196,18 +198,22 @@ class Detector:
         """
         refuse_fork()
         if isinstance(videos, str | Path):
-            listed = sources.find([str(videos)])
-            found, several = iter(listed), len(listed)
+            found: Iterable[Source] = sources.find([str(videos)])
+        elif isinstance(videos, Sized):
+            found = list(_as_sources(videos))
         else:
             found = _as_sources(videos)
-            several = operator.length_hint(videos, self.network.batch_size)
+        usual = self.network.batch_size  # where nobody knows how many they are
+        several = operator.length_hint(
+            found if isinstance(found, list) else videos, usual
+        )
         self.network.prepare(several * self.model.config.data.eval_clips_per_video)
         session = Session(
             self.network,
             self._decoder,
             facts=self.facts,
             apart=self._apart,
-            on_window=on_window,
+            on_progress=on_progress,
             inspect=inspect,
             wanted=wanted,
         )

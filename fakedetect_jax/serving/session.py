@@ -8,7 +8,7 @@ one window and shows one face is its score in an evaluation.
 
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import summarise
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable
 from tfds_ffpp import system
-from tfds_ffpp.frames.found import FileSummary, PreparedWindow
+from tfds_ffpp.frames.found import FileSummary, Looked, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.annotated import Mark
 from tfds_ffpp.workers.jobs import AnnotateJob, Result, WindowsJob
@@ -32,9 +32,11 @@ from tfds_ffpp.workers.pool import Pool, run_jobs
 
 MAX_ANNOTATED = 64 << 30  # bytes of a video that is written anew
 STALL_SECONDS = 120.0  # without any sign of life from the decoder
-# What comes of decoding: windows, between them signs of life (None), then the end.
-Decoded = PreparedWindow | FileSummary | Unreadable | None
-OnWindow = Callable[[str, PreparedWindow], None]
+# What comes of decoding: how far the search for shots is, windows, between them signs
+# of life (None), then the end.
+Decoded = Looked | PreparedWindow | FileSummary | Unreadable | None
+# With the video, while shots are looked for and then for each window.
+OnProgress = Callable[[str, Looked | PreparedWindow], None]
 Inspect = Callable[[VideoResult, Pending], VideoResult]
 
 
@@ -53,7 +55,10 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Processes that cut videos into prepared windows, and how they do it."""
+    """Processes that cut videos into prepared windows, and how they do it.
+
+    num_processes: at a time; cores: of which each has its share for threads.
+    """
 
     pool: Pool
     num_processes: int
@@ -64,6 +69,7 @@ class Decoder:
     find_shots: bool = True
     stills: bool = True
     describe: bool = False
+    cores: int = 1
 
     def job(self, video: Pending) -> WindowsJob:
         """What a process is asked to do with a video."""
@@ -80,6 +86,8 @@ class Decoder:
             find_shots=self.find_shots,
             stills=self.stills,
             describe=self.describe,
+            threads=max(self.cores // video.beside, 1),
+            credentials=True,
         )
 
     def annotate_job(
@@ -121,7 +129,7 @@ class Decoder:
 
 def _decoded(result: Result) -> Decoded:
     if result.window is not None or result.more:
-        return result.window
+        return result.window or result.looked
     return result.summary or Unreadable(result.reason)
 
 
@@ -223,15 +231,15 @@ class Session:
         *,
         facts: ModelFacts,
         apart: bool = False,
-        on_window: OnWindow = lambda name, window: None,
+        on_progress: OnProgress = lambda name, found: None,
         inspect: Inspect = lambda result, video: result,
         wanted: Callable[[str], bool] = lambda name: True,
     ):
-        """See `detector.Detector`: `results` for on_window, inspect and wanted, `load`
-        for apart."""
+        """See `detector.Detector`: `results` for on_progress, inspect and wanted,
+        `load` for apart."""
         self._model, self._facts = network.model, facts
         self._decoder = decoder
-        self._on_window, self._inspect, self._wanted = on_window, inspect, wanted
+        self._on_progress, self._inspect, self._wanted = on_progress, inspect, wanted
         self._queue = _Queue(network, apart=apart)
         self._videos: dict[int, Pending] = {}
         self._results: dict[int, VideoResult] = {}
@@ -244,7 +252,9 @@ class Session:
         """The results in the order of the videos."""
         refuse_fork()
         with tempfile.TemporaryDirectory(prefix="fakedetect-") as place:
-            begun = self._begin(videos, Path(place))
+            # How many there are may not be known, as of a service's.
+            count = len(videos) if isinstance(videos, Sized) else None
+            begun = self._begin(videos, Path(place), count)
             decoded = self._decoder.read(begun, self._wanted)
             try:
                 for number, part in decoded:
@@ -263,8 +273,13 @@ class Session:
                 # Only now: the decoders write into the folder that is removed next.
                 decoded.close()
 
-    def _begin(self, videos: Iterable[Source], place: Path) -> Iterator[Pending]:
-        """The videos to decode, each when a slot is free; runs in other threads."""
+    def _begin(
+        self, videos: Iterable[Source], place: Path, count: int | None
+    ) -> Iterator[Pending]:
+        """The videos to decode, each when a slot is free; runs in other threads.
+
+        count: how many they are, if that is known.
+        """
         for number, source in enumerate(videos):
             if source.refusal:
                 self._results[number] = sources.refused(source)
@@ -272,15 +287,30 @@ class Session:
             while not self._slots.acquire(timeout=0.2):
                 if self._closed.is_set():
                     return
-            video = Pending(number, source.name, place / str(number))
+            video = Pending(
+                number,
+                source.name,
+                place / str(number),
+                beside=self._beside(None if count is None else count - number),
+            )
             video.folder.mkdir()
             self._videos[number] = video
             yield video
 
+    def _beside(self, left: int | None) -> int:
+        """How many videos are decoded at a time from here on, with the next one.
+
+        Those that are left, or where that is not known, those that are decoded now.
+        """
+        if left is None:
+            left = 1 + sum(v.end is None for v in list(self._videos.values()))
+        return max(min(left, self._decoder.num_processes), 1)
+
     def _take(self, video: Pending, part: Decoded) -> None:
         if isinstance(part, PreparedWindow):
             self._add_window(video, part)
-            self._on_window(video.name, part)
+        if isinstance(part, Looked | PreparedWindow):
+            self._on_progress(video.name, part)
         elif part is not None:
             video.end = part
             self._queue.end(video)
@@ -293,7 +323,7 @@ class Session:
         config = self._model.config
         joined = tracks.join(video.tracks, window)
         for stored, track in zip(window.faces, joined, strict=True):
-            if not clips.is_usable(stored, config, is_still=window.total == 1):
+            if clips.lacks(stored, config, is_still=window.total == 1):
                 continue
             places = clips.cut(stored, config)
             for clip in clips.read(clips.images_of(stored), places, config):

@@ -1,6 +1,6 @@
 """From a video's clip scores to its result, with what to be careful about."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,13 +16,15 @@ from fakedetect_jax.reports.video_result import (
     PartResult,
     PersonResult,
     VideoResult,
+    left_out_words,
 )
 from fakedetect_jax.serving import clips
 from fakedetect_jax.serving.clips import MAX_ENLARGEMENT, enlargement
 from fakedetect_jax.serving.tracks import Pending, Track, Unreadable, people
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
-from tfds_ffpp.frames.found import PreparedWindow
+from tfds_ffpp import records
+from tfds_ffpp.frames.found import LeftOut, PreparedWindow
 
 NOT_FAKE = "not called fake"
 UNFAMILIAR = "unfamiliar"
@@ -103,6 +105,7 @@ def summarise(video: Pending, model: TrainedModel, facts: ModelFacts) -> VideoRe
         shots=1 + max((window.shot for window in video.windows), default=0),
         windows=len(video.windows),
         windows_without_face=_without_face(video),
+        faces_left_out=_left_out(video, model.config),
         frames_looked_at=sum(len(w.frame_index) for w in video.windows),
     )
     tracks = [track for track in video.tracks if track.clips]
@@ -322,6 +325,20 @@ def _face_result(track: Track, scale: Scale, model: TrainedModel) -> FaceResult:
     )
 
 
+def _left_out(video: Pending, config: Config) -> LeftOut:
+    """The faces that were found in some window and not scored there."""
+    counts: Counter[str] = Counter()
+    for window in video.windows:
+        counts.update(records.by_field(window.left_out))
+    for track in video.tracks:
+        scored = {clip.window for clip in track.clips}
+        for stored in track.stored:
+            if stored.window not in scored:
+                is_still = video.windows[stored.window].total == 1
+                counts[clips.lacks(stored, config, is_still=is_still) or "seldom"] += 1
+    return LeftOut(**counts)
+
+
 def _without_face(video: Pending) -> int:
     return sum(not window.faces for window in video.windows)
 
@@ -362,7 +379,12 @@ def _why_unscored(video: Pending, config: Config) -> tuple[str, str]:
 
 
 def _warnings(video: Pending, loss: str | None, model: TrainedModel) -> list[str]:
-    stored = [face for track in video.tracks for face in track.stored]
+    stored = [
+        face
+        for track in video.tracks
+        for face in track.stored
+        if face.window in {clip.window for clip in track.clips}
+    ]
     warnings = []
     blurred = max(enlargement(face, model.config) for face in stored)
     if blurred > WARN_ENLARGEMENT:
@@ -378,6 +400,8 @@ def _warnings(video: Pending, loss: str | None, model: TrainedModel) -> list[str
         )
     if without := _without_face(video):
         warnings.append(f"{without} of {len(video.windows)} windows show no face")
+    if words := left_out_words(_left_out(video, model.config)):
+        warnings.append(f"faces found and not scored, once for each window: {words}")
     if loss:
         warnings.append(f"the file is damaged: {loss}")
     return warnings + _warnings_of_model(model)

@@ -40,7 +40,8 @@ class Pending:
     """A video under way, and what is known of it so far.
 
     folder: of its stored frames; waiting: clips that are not scored yet; end: what came
-    after the last window, None before.
+    after the last window, None before; beside: how many videos share the cores that
+    decode, this one too.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Pending:
     tracks: list[Track] = field(default_factory=list)
     waiting: int = 0
     end: FileSummary | Unreadable | None = None
+    beside: int = 1
 
 
 def people(video: Pending, scored: Sequence[Track]) -> list[int]:

@@ -17,6 +17,7 @@ from fakedetect_jax.trained.model import load_model, write_bundle
 from tests.serving.videos import rows_of
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames import finders
+from tfds_ffpp.frames.found import unheard
 from tfds_ffpp.terminal.lines import Terminal
 from tfds_ffpp.workers.child import run_windows_job
 from tfds_ffpp.workers.jobs import WindowsJob
@@ -99,10 +100,8 @@ def test_without_the_package_scoring_names_the_extra(
         stall_limit=60.0,
         memory_limit=None,
     )
-    *_, last = run_windows_job(job, lambda: None)
+    *_, last = run_windows_job(job, unheard)
     assert last.fatal and "extra faces" in last.fatal
     plain = dataclasses.replace(preparation, align="none")  # needs no points at all
-    *_, last = run_windows_job(
-        dataclasses.replace(job, preparation=plain), lambda: None
-    )
+    *_, last = run_windows_job(dataclasses.replace(job, preparation=plain), unheard)
     assert last.summary is not None and not last.fatal

@@ -7,6 +7,7 @@ from tests.serving.videos import rows_of
 
 
 def test_changed_files_have_named_outcomes(faceless, tmp_path):
+    """P15 Files changed at random: each has a named outcome."""
     (tmp_path / "in").mkdir()
     pictures = [picture(i, (96, 128)) for i in range(24)]
     paths = fuzz.write_mutants(tmp_path / "in", pictures, count=13, seed=1)

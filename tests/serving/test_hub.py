@@ -78,6 +78,7 @@ def test_the_command_takes_an_address_and_rows_name_the_commit(
 
 
 def test_other_weights_under_the_same_name_are_found(hubs: Hub, faceless):
+    """P16 Other weights under a hub's name: found by their digest, exit 4."""
     files = files_of(faceless)
     facts = json.loads(files["model.json"])
     facts["calibration"]["threshold"] = 0.01
@@ -93,6 +94,7 @@ def test_other_weights_under_the_same_name_are_found(hubs: Hub, faceless):
 
 
 def test_what_is_not_there_is_one_sentence(hubs: Hub, faceless, tmp_path, capsys):
+    """P16 A hub that lacks the model: one sentence, exit 4."""
     for address in ("hf://me/none", f"hf://me/none@{'a' * 40}", "hf://me/none@v1"):
         assert predict.main(["--model", address, __file__]) == 4
         said = capsys.readouterr().err

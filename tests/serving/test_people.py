@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.serving.session import Session
 from fakedetect_jax.serving.summary import UNFAMILIAR
 from tests.made_videos import write_video
-from tests.serving.videos import reals
+from tests.serving.videos import reals, side_by_side
 from tfds_ffpp.frames import descriptors
 from tfds_ffpp.frames.video import read_clip
 
@@ -73,6 +74,35 @@ def test_without_descriptors_tracks_stay_apart_and_that_is_said(detector, film):
     assert result.model and not result.model.link_people
     assert any("one person's was not looked at" in s for s in result.warnings)
     assert "Faces were not told apart" in page.read_text()
+
+
+def test_faces_that_are_not_scored_are_counted(detector, tiny_run, tmp_path):
+    """A large face with a small one beside it, and one that is there for a moment."""
+    faces = [
+        read_clip(p, lambda total: range(12)).frames() for p in reals(tiny_run)[:3]
+    ]
+    frames = []
+    for i in range(12):
+        picture = np.full((448, 896, 3), 110, np.uint8)
+        picture[:, :448] = cv2.resize(faces[0][i], (448, 448))
+        small = cv2.resize(faces[1][i], (120, 120))
+        picture[20:140, 460:580] = small
+        if i == 3:  # of the frames looked at, this one
+            picture[140:440, 590:890] = cv2.resize(faces[2][i], (300, 300))
+        frames.append(picture)
+    path = write_video(tmp_path / "a.mp4", frames, options={"crf": "10"})
+    options = {"window_frames": 12, "devices": jax.devices()[:1]}
+    with Detector(detector.model, find_shots=False, **options) as every:
+        (result,) = every.results([path])
+    left = result.faces_left_out
+    assert left and len(result.faces) == 1
+    assert (left.small, left.seldom, left.beside) == (1, 1, 0)
+    said = "faces found and not scored, once for each window: 1 too small beside the"
+    assert any(sentence.startswith(said) for sentence in result.warnings)
+    two = side_by_side(reals(tiny_run)[:2], tmp_path / "two.mp4")
+    with Detector(detector.model, all_faces=False, **options) as largest:
+        (result,) = largest.results([two])
+    assert result.faces_left_out and result.faces_left_out.beside == 1
 
 
 def test_what_a_finder_misses_is_part_of_coverage(central, tmp_path, monkeypatch):

@@ -87,6 +87,7 @@ def test_addresses_devices_and_playlists_are_refused(faceless, web, tmp_path, ca
 
 
 def test_what_a_folder_holds_besides_is_counted_and_named(faceless, tmp_path, capsys):
+    """P17 A file of a folder that is passed over: counted by ending and listed."""
     folder = tmp_path / "folder"
     write_video(folder / "a.mp4", 8)
     for name in (

@@ -1,5 +1,6 @@
 """Decoding of any length and of hostile files, within limits."""
 
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -9,10 +10,11 @@ import jax
 import pytest
 
 from fakedetect_jax.serving.detector import Detector
-from fakedetect_jax.serving.session import Limits
+from fakedetect_jax.serving.session import Decoder, Limits
 from fakedetect_jax.serving.tracks import Pending
 from tests.made_videos import write_video
 from tests.serving.videos import spoil, write_long
+from tfds_ffpp.frames.found import PreparedWindow
 from tfds_ffpp.workers.jobs import WindowsJob
 from tfds_ffpp.workers.pool import Worker
 
@@ -41,6 +43,12 @@ def test_two_hundred_thousand_frames_in_constant_memory(central, tmp_path):
         finally:
             worker.close()
         windows = [r.window for r in results if r.window is not None]
+        looks = [r.looked for r in results if r.looked is not None]
+        first = results.index(next(r for r in results if r.window))
+        assert all(r.looked is None for r in results[first:])
+        assert [one.frames for one in looks] == sorted({one.frames for one in looks})
+        assert {one.total for one in looks} <= {512 * repeats}
+        assert looks or repeats == 4  # about one a second
         assert last.summary and last.summary.file.frames == 512 * repeats
         assert len(windows) == repeats // 4
         assert windows[-1].stop == 512 * repeats
@@ -52,11 +60,47 @@ def test_a_long_video_is_cut_into_windows_and_shows_progress(central, tmp_path):
     """P5 A long video: cut into windows, with progress."""
     path = write_video(tmp_path / "long.mp4", 100)
     seen = []
-    (result,) = central.results([path], on_window=lambda _, w: seen.append(w.stop))
+
+    def note(name, found):
+        if isinstance(found, PreparedWindow):
+            seen.append(found.stop)
+
+    (result,) = central.results([path], on_progress=note)
     assert result.windows == 3 and seen == [33, 66, 100]
     assert result.frames_looked_at == 24
     spans = [clip.frames for clip in result.faces[0].clips]
     assert spans == sorted(spans) and spans[-1][1] > 90
+
+
+def test_videos_share_the_cores_that_decode(faceless, tmp_path, monkeypatch):
+    """Few have threads, many a process each; a lone one has all cores."""
+    write_video(tmp_path / "0.mp4", 12)
+    for i in range(1, 6):
+        shutil.copy(tmp_path / "0.mp4", tmp_path / f"{i}.mp4")
+    videos = sorted(tmp_path.glob("*.mp4"))
+    asked = []
+    make = Decoder.job
+
+    def job(decoder, video):
+        asked.append(make(decoder, video).threads)
+        return make(decoder, video)
+
+    monkeypatch.setattr(Decoder, "job", job)
+    devices = jax.devices()[:1]
+    with Detector.load(faceless, num_processes=4, devices=devices) as detector:
+        scores = {}
+        for count in (1, 2, 6):
+            asked.clear()
+            scores[count] = [r.score for r in detector.results(videos[:count])]
+            expected = {1: [4], 2: [2, 4], 6: [1, 1, 1, 1, 2, 4]}
+            assert asked == expected[count]
+        assert scores[6] == pytest.approx([scores[1][0]] * 6, abs=1e-5)
+        asked.clear()
+        list(detector.results(iter(videos)))  # nobody knows how many come
+        assert asked[0] == 4 and asked[1] in (2, 4)
+        asked.clear()
+        detector.score(videos[0])
+        assert asked == [4]
 
 
 def test_a_bomb_is_refused_from_its_header(central, tmp_path):
@@ -113,9 +157,12 @@ def test_windows_before_a_damage_are_void(faceless, tmp_path, find_shots, seen):
     whole = detector.score(path)
     spoil(path, 91)
     numbers = []
-    (result,) = detector.results(
-        [path], on_window=lambda _, window: numbers.append(window.number)
-    )
+
+    def note(name, found):
+        if isinstance(found, PreparedWindow):
+            numbers.append(found.number)
+
+    (result,) = detector.results([path], on_progress=note)
     result = result.to_json()
     assert numbers == seen
     assert result["file"]["damaged"] and result["windows"] == whole["windows"] == 3

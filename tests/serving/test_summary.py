@@ -71,6 +71,7 @@ class TestOutcomes:
         assert "6 pixels wide, the model needs 8" in result["reason"]
 
     def test_partial(self, central, tmp_path):
+        """P13 Half a video decodes: partial, with what is missing."""
         path = cut_video(tmp_path / "a.mkv", 0.7)
         (result,) = central.results([path])
         assert result.outcome == "partial", result.reason
@@ -115,6 +116,7 @@ class TestOutcomes:
         )
 
     def test_under_half_is_unreadable(self, central, tmp_path):
+        """P13 Under half of it decodes: unreadable, with what is missing."""
         result = central.score(cut_video(tmp_path / "a.mkv", 0.45))
         self.unscored(result, "unreadable")
         assert re.match(r"only \d+ of about 60 frames decode", result["reason"])
@@ -196,7 +198,8 @@ def test_a_row_has_its_documented_fields_in_order(central, tmp_path):
     always = ["video", "outcome", "reason", "verdict", "score", "probability"]
     scale = ["threshold", "probability_threshold", "band", "probability_band"]
     scale += ["distance", "distance_threshold"]
-    looked = ["file", "shots", "windows", "windows_without_face", "frames_looked_at"]
+    looked = ["file", "shots", "windows", "windows_without_face", "faces_left_out"]
+    looked += ["frames_looked_at"]
     always.insert(2, "trained_on")
     fields = [*always, *scale, "faces", "people", "warnings", "model", *looked]
     assert list(row) == [*fields, "most_suspicious"]

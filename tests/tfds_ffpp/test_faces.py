@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from tfds_ffpp.frames.faces import clip_box, link_tracks, square_box
 from tfds_ffpp.frames.finders import DlibFinder
 from tfds_ffpp.frames.track import Track, make_track, place_points
 from tfds_ffpp.frames.video import even_plan, read_clip
-from tfds_ffpp.synthetic import tree
-from tfds_ffpp.synthetic.identity import fractal_noise
+from tfds_ffpp.synthetic import rendering, tree
+from tfds_ffpp.synthetic.identity import fractal_noise, make_head
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 
 
@@ -116,6 +117,23 @@ def test_small_faces_are_looked_for_closer(people, finder, tmp_path):
     assert found.box is not None
     y, x = centre(found.box)
     assert 300 < y < 524 and 600 < x < 824
+
+
+@pytest.mark.parametrize(("degrees", "is_found"), [(0, True), (40, True), (55, False)])
+def test_how_far_a_face_may_be_turned_aside(finder, degrees, is_found):
+    """docs/predict_steps.md says it."""
+    found = 0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        head, scene = make_head(rng), rendering.make_scene(rng, 224)
+        moment = rendering.make_performance(rng, 2)[0]
+        moment = replace(moment, yaw=np.deg2rad(degrees), blink=0.0)
+        drawn = rendering.render_head(head, scene, moment)
+        picture = rendering.compose(scene, moment, head=drawn)
+        found += len(
+            finder.find(rendering.expose(picture, np.zeros((1, 1, 1), np.int16)))
+        )
+    assert found == (3 if is_found else 0)
 
 
 def test_without_a_detector_it_is_the_centre(tmp_path):

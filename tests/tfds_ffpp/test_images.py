@@ -180,6 +180,7 @@ def text_bomb() -> bytes:
 
 
 def test_bad_pictures_are_refused_in_little_time_and_memory(tmp_path):
+    """P14 A picture that is a bomb, cut, of several pages: a reason, under 300 MB."""
     out = io.BytesIO()
     Image.fromarray(photo()).save(out, "JPEG")
     pages = [Image.fromarray(photo())] * 3

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.mutants_video import mutate
 from tests.made_videos import picture, write_video
 from tests.tfds_ffpp.test_workers import PREPARATION
+from tfds_ffpp.errors import IrregularVideoError, UnusableVideoError
 from tfds_ffpp.frames import video
 from tfds_ffpp.frames.decoding import shots
 from tfds_ffpp.frames.decoding.groups import decode_groups
@@ -156,9 +158,9 @@ def test_a_small_video_is_decoded_once_and_gives_the_same_frames(
     expected = read_clip(path, lambda total: range(total)).frames()
     decoded = []
 
-    def counted(file, wanted, alive):
+    def counted(file, wanted, alive, **how):
         decoded.append(len(wanted))
-        return decode_groups(file, wanted, alive)
+        return decode_groups(file, wanted, alive, **how)
 
     monkeypatch.setattr(video, "HELD_BYTES", held)
     monkeypatch.setattr(video, "decode_groups", counted)
@@ -171,3 +173,50 @@ def test_a_small_video_is_decoded_once_and_gives_the_same_frames(
             assert (window.clip.rgb(i) == expected[number]).all()
             seen.append(number)
     assert seen == list(range(40)) and bool(decoded) == (not held)
+
+
+def decoded(path: Path, threads: int) -> object:
+    """All that comes of a file by so many threads: windows and pixels, or why not."""
+    found = []
+    for in_order in (False, True):
+        try:
+            windows = video.read_windows(
+                path,
+                lambda total, cuts: cut_shots(total, cuts, 20),
+                video.even_plan(6),
+                find_shots=True,
+                least=video.MIN_PARTIAL,
+                in_order=in_order,
+                threads=threads,
+            )
+            for window in windows:
+                pixels = [window.clip.rgb(i).tobytes() for i in range(len(window.clip))]
+                place = window.start, window.stop, window.shot
+                found.append((place, window.clip.timestamps, window.clip.loss, pixels))
+            return found
+        except IrregularVideoError:
+            found.clear()
+        except UnusableVideoError as error:
+            return str(error)
+    return found
+
+
+@pytest.mark.parametrize("held", [256 << 20, 0], ids=["held", "decoded again"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "mpeg4"])
+def test_threads_change_nothing(tmp_path, monkeypatch, codec, held):
+    """P9 Several threads, of damaged files too: the same windows to the bit."""
+    monkeypatch.setattr(video, "HELD_BYTES", held)
+    options = {"bf": "3", "g": "12"} if codec == "libx264" else {}
+    suffix = "avi" if codec == "mpeg4" else "mkv"
+    path = tmp_path / f"0.{suffix}"
+    how = {"codec": codec, "options": options, "pixel_format": "yuv420p"}
+    write_video(path, film_of([30, 30]), **how)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    paths = [path]
+    for i in range(1, 9):
+        paths.append(tmp_path / f"{i}.{suffix}")
+        paths[-1].write_bytes(mutate(content, rng))
+    ends = [decoded(path, 1) for path in paths]
+    assert isinstance(ends[0], list) and len(ends[0]) == 4
+    for path, end in zip(paths, ends, strict=True):
+        assert decoded(path, 4) == end

@@ -127,3 +127,25 @@ def test_a_process_ends_with_its_parent(way):
         killed = time.monotonic()
         assert process.stdout.read() == b""  # until the fork too has closed it
         assert time.monotonic() - killed < 20
+
+
+def group(root, path: str, **files: str) -> None:
+    (root / path).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (root / path / name.replace("__", ".")).write_text(text)
+
+
+def test_a_containers_share_of_the_cores_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64))
+    assert system.num_cores(tmp_path) == 64
+    group(tmp_path, "proc/self", cgroup="0::/pod/box\n")
+    group(tmp_path, "sys/fs/cgroup/pod/box", cpu__max="max 100000\n")
+    assert system.num_cores(tmp_path) == 64
+    group(tmp_path, "sys/fs/cgroup/pod", cpu__max="250000 100000\n")
+    assert system.num_cores(tmp_path) == 3
+    group(tmp_path, "proc/self", cgroup="4:cpu,cpuacct:/box\n0::/\n")
+    old = {"cpu__cfs_quota_us": "-1\n", "cpu__cfs_period_us": "100000\n"}
+    group(tmp_path, "sys/fs/cgroup/cpu/box", **old)
+    assert system.num_cores(tmp_path) == 64
+    group(tmp_path, "sys/fs/cgroup/cpu/box", cpu__cfs_quota_us="50000\n")
+    assert system.num_cores(tmp_path) == 1

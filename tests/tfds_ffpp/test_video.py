@@ -496,6 +496,15 @@ def test_an_8k_file_of_deep_colours_takes_no_gigabytes(tmp_path):
     assert result.memory * 1024 < 1e9
 
 
+def test_large_pictures_have_few_threads(tmp_path):
+    """Each of them holds one."""
+    small = write_video(tmp_path / "a.mp4", 3, pixel_format="yuv420p")
+    large = write_bomb(tmp_path / "8k.mp4", size=(4320, 7680), count=1)
+    for path, expected in ((small, 16), (large, 1)):
+        with container.open_stream(path, threads=64) as (_, stream):
+            assert stream.codec_context.thread_count == expected
+
+
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "avi"])
 def test_frames_that_are_decoded_again_are_the_same(tmp_path, monkeypatch, container):
     codec = "mpeg4" if container == "avi" else "libx264"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -166,30 +166,41 @@ def _find_tracks(
     finder: FaceFinder,
     reference: tuple[int, int],
     margin: float,
-) -> list[list[Box]]:
-    """The tracks of the faces that last, or that their crops confirm."""
+) -> tuple[list[list[Box]], list[list[Box]]]:
+    """The tracks of the faces that last, or that their crops confirm; and of others."""
     passing: list[list[Box]] = []
     for way in LOOKS:
         tracks = _look_at_all(finder.find, clip, looks, reference, way)
         lasting = [t for t in tracks if len(t) >= MIN_LOOKS]
         if lasting:
-            return lasting
+            return lasting, [t for t in tracks if len(t) < MIN_LOOKS]
         passing += tracks
     confirmed: list[list[Box]] = []
+    others: list[list[Box]] = []
     for track in passing:
-        known = any(overlap(t[0], track[0]) >= MIN_OVERLAP for t in confirmed)
+        if _holds(confirmed, track):
+            continue
         box = square_box(track, reference, margin)
-        if not known and _is_confirmed(clip, box, reference, finder):
+        if _is_confirmed(clip, box, reference, finder):
             confirmed.append(track)
+        elif not _holds(others, track):
+            others.append(track)
+    others = [track for track in others if not _holds(confirmed, track)]
     if confirmed:
-        return confirmed
+        return confirmed, others
     faint = partial(finder.find, faint=True)
     tracks = _look_at_all(faint, clip, looks, reference, LOOKS[0])
     needed = max(MIN_LASTING * len(looks), MIN_LOOKS)
-    if uncertain := [t for t in tracks if len(t) >= needed]:
-        return uncertain
-    tracks = _look_at_all(finder.find_hard, clip, looks, reference, LOOKS[0])
-    return [t for t in tracks if len(t) >= min(MIN_LOOKS, len(looks))]
+    lasting = [t for t in tracks if len(t) >= needed]
+    if not lasting:
+        tracks = _look_at_all(finder.find_hard, clip, looks, reference, LOOKS[0])
+        lasting = [t for t in tracks if len(t) >= min(MIN_LOOKS, len(looks))]
+    return lasting, [track for track in others if not _holds(lasting, track)]
+
+
+def _holds(tracks: Sequence[Sequence[Box]], track: Sequence[Box]) -> bool:
+    """Whether one of the tracks begins where a track does."""
+    return any(overlap(t[0], track[0]) >= MIN_OVERLAP for t in tracks)
 
 
 # In the crop ----------------------------------------------------------------------
@@ -317,22 +328,45 @@ def clip_boxes(
 ) -> list[Faces]:
     """As clip_box for every face, the largest lasting one first; one without a box
     where there is no face."""
+    return all_faces(clip, finder=finder, margin=margin, num_looks=num_looks).faces
+
+
+class AllFaces(NamedTuple):
+    """The faces of a clip as clip_boxes has them, and how many were seen besides.
+
+    seldom: in too few of the looks; small: in the one closer look alone.
+    """
+
+    faces: list[Faces]
+    seldom: int = 0
+    small: int = 0
+
+
+def all_faces(
+    clip: Frames,
+    *,
+    finder: FaceFinder,
+    margin: float = 1.3,
+    num_looks: int = 5,
+    closer: bool = False,
+) -> AllFaces:
+    """As clip_boxes; closer: look once for faces that are too small for the others."""
     reference = clip.size(0)
     if finder.name == "none":
-        return [Faces(finder.find(clip.rgb(0))[0], reference, 1.0, 1)]
+        return AllFaces([Faces(finder.find(clip.rgb(0))[0], reference, 1.0, 1)])
     count = min(num_looks, len(clip))
     looks = [(2 * i + 1) * len(clip) // (2 * count) for i in range(count)]
-    tracks = _find_tracks(
+    tracks, others = _find_tracks(
         clip, looks, finder=finder, reference=reference, margin=margin
     )
     if not tracks:
-        return [Faces(None, reference, 0.0, 0)]
+        return AllFaces([Faces(None, reference, 0.0, 0)], len(others))
     # The sum of areas prefers faces that are large and seen often; ties by place.
     tracks.sort(
         key=lambda t: (sum((b[2] - b[0]) * (b[3] - b[1]) for b in t), t[0]),
         reverse=True,
     )
-    return [
+    found = [
         Faces(
             square_box(track, reference, margin),
             reference,
@@ -341,3 +375,10 @@ def clip_boxes(
         )
         for track in tracks
     ]
+    small = 0
+    if closer:
+        look = looks[len(looks) // 2]
+        seen = _look_at_all(finder.find, clip, [look], reference, LOOKS[-1])
+        known = [box for track in (*tracks, *others) for box in track]
+        small = sum(all(overlap(track[0], b) == 0 for b in known) for track in seen)
+    return AllFaces(found, len(others), small)

@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +31,7 @@ from tfds_ffpp.frames.decoding.container import VideoFacts, check_file
 from tfds_ffpp.frames.decoding.frames import DecodedVideo, Seen
 from tfds_ffpp.frames.decoding.index import Loss
 from tfds_ffpp.frames.decoding.shots import HEIGHT, WIDTH, ShotFinder
+from tfds_ffpp.frames.found import Alive, unheard
 from tfds_ffpp.frames.video import Cut, Plan, Window, shot_of
 from tfds_ffpp.tree.naming import PICTURES
 
@@ -235,9 +236,11 @@ def read_windows(
     *,
     find_shots: bool = False,
     least: float,
-    alive: Callable[[], None] = lambda: None,
+    threads: int = 1,
+    alive: Alive = unheard,
 ) -> Iterator[Window]:
     """The windows of an animation, or the one of a picture; see video.read_windows."""
+    del threads  # Pillow has one
     content = _content(Path(path))
     source = _Source(content)
     film = _look_through(source.image, len(content), find_shots=find_shots, alive=alive)
@@ -253,15 +256,13 @@ def read_all(path: Path) -> Iterator[tuple[np.ndarray, float]]:
     """Each frame that decodes, upright RGB uint8[H,W,3], and its time in seconds."""
     content = _content(path)
     source = _Source(content)
-    film = _look_through(
-        source.image, len(content), find_shots=False, alive=lambda: None
-    )
+    film = _look_through(source.image, len(content), find_shots=False, alive=unheard)
     for number, time in enumerate(film.times):
         yield source.frame(number), time
 
 
 def _look_through(
-    image: Image.Image, size: int, *, find_shots: bool, alive: Callable[[], None]
+    image: Image.Image, size: int, *, find_shots: bool, alive: Alive
 ) -> _Film:
     promised, kind = _count(image), image.format or ""
     facts = VideoFacts(
@@ -286,7 +287,7 @@ def _look_through(
                 grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
                 small = cv2.resize(grey, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
                 finder.add(small)
-            alive()
+            alive(len(ends) - 1, promised)
     total = len(ends) - 1
     if not total:
         raise UnusableVideoError("0 frames decoded")

@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from av.video.frame import VideoFrame
@@ -30,10 +31,11 @@ from tfds_ffpp.frames.decoding.index import (
     read_index,
 )
 from tfds_ffpp.frames.decoding.shots import HEIGHT, WIDTH, ShotFinder
+from tfds_ffpp.frames.found import Alive, unheard
 
 HELD_BYTES = 256 << 20  # of decoded frames; where there are more, none is held
 # For pictures that are only looked at to find shots: a fifth less work (H.264).
-_FAST = {"skip_loop_filter": "all"}
+FAST = {"skip_loop_filter": "all"}
 MIN_PARTIAL = 0.5  # the same of a video that is scored for what there is of it
 
 Plan = Callable[[int], Sequence[int]]
@@ -79,7 +81,7 @@ def read_clip(path: str | Path, plan: Plan) -> Clip:
 def _count_frames(
     file: Index,
     least: float,
-    alive: Callable[[], None],
+    alive: Alive,
     see: Callable[[VideoFrame], None],
 ) -> tuple[int, Loss | None]:
     """How many frames decode, and what is lost; see: called with each of them.
@@ -94,7 +96,7 @@ def _count_frames(
             timed = timed and frame.pts is not None
             if timed:
                 times.append(frame.pts or 0)
-            alive()
+            alive(total, file.promised)
     if total == 0:
         raise UnusableVideoError("0 frames decoded")
     loss = loss_of(file, total, times if timed else array("q"))
@@ -132,7 +134,7 @@ class _Shots:
             self._finder.add(colours.small_luma(frame, (HEIGHT, WIDTH)))
 
     def look_through(
-        self, file: Index, alive: Callable[[], None]
+        self, file: Index, threads: int, alive: Alive
     ) -> dict[int, VideoFrame]:
         """Sees all frames; gives them by pts where they are few enough to be held.
 
@@ -142,14 +144,14 @@ class _Shots:
             return {}
         shown: dict[int, VideoFrame] = {}
         size = 0
-        with open_stream(file.path) as (container, stream):
+        with open_stream(file.path, threads) as (container, stream):
             context = stream.codec_context
             least = len(file.times) * context.width * context.height
             if least > HELD_BYTES:
-                context.options = _FAST
+                context.options = FAST
             for frame in decode_all(container, stream):
                 self.see(frame)
-                alive()
+                alive(self._count, len(file.times))
                 size += sum(plane.buffer_size for plane in frame.planes)
                 if frame.pts is not None and max(size, least) <= HELD_BYTES:
                     shown[frame.pts] = frame
@@ -165,7 +167,7 @@ def find_cuts(path: str | Path) -> list[int]:
     """The frames that begin a shot, without the first, of those that decode."""
     shots = _Shots(wanted=True)
     with open_stream(Path(path)) as (container, stream):
-        stream.codec_context.options = _FAST
+        stream.codec_context.options = FAST
         for frame in decode_all(container, stream):
             shots.see(frame)
     return shots.cuts()
@@ -205,7 +207,8 @@ def read_windows(
     in_order: bool = False,
     find_shots: bool = False,
     least: float = MIN_DECODED,
-    alive: Callable[[], None] = lambda: None,
+    threads: int = 1,
+    alive: Alive = unheard,
 ) -> Iterator[Window]:
     """Decodes a video of any length in one pass, one window in memory at a time.
 
@@ -219,6 +222,7 @@ def read_windows(
       find_shots: decode all frames first, to see where shots begin; else it is one. A
         video that is small enough is not decoded again for its windows.
       least: the share of the promised frames that must decode.
+      threads: that decode; what is found does not depend on it.
       alive: called often, to show that work goes on.
 
     Raises:
@@ -237,10 +241,11 @@ def read_windows(
         if not file.regular or total < MIN_DECODED * file.promised:
             raise IrregularVideoError
         loss = loss_of(file, total, order)
-        shown = shots.look_through(file, alive)
+        shown = shots.look_through(file, threads, alive)
     cuts = shots.cuts()
     windows = [(a, b, [a + int(i) for i in plan(b - a)]) for a, b in cut(total, cuts)]
-    decode = decode_in_order if in_order else decode_groups
+    several = partial(decode_groups, threads=threads)
+    decode = decode_in_order if in_order else several
 
     def again(wanted: set[int]) -> Generator[tuple[int, VideoFrame], None, None]:
         if shown:

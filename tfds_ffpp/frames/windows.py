@@ -1,6 +1,6 @@
 """A video of any length -> windows, each prepared as the dataset stores a video."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,19 @@ from tfds_ffpp.frames import images
 from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.descriptors import Gallery
 from tfds_ffpp.frames.entry import write_entry
-from tfds_ffpp.frames.faces import Faces, clip_boxes
-from tfds_ffpp.frames.found import FileFacts, FileSummary, PreparedWindow, StoredFace
+from tfds_ffpp.frames.faces import Faces
+from tfds_ffpp.frames.faces import all_faces as find_all
+from tfds_ffpp.frames.found import (
+    Alive,
+    ContainerFacts,
+    FileFacts,
+    FileSummary,
+    LeftOut,
+    PreparedWindow,
+    StoredFace,
+    unheard,
+)
+from tfds_ffpp.frames.origin.container import container_facts
 from tfds_ffpp.frames.prepare import (
     Preparation,
     file_digest,
@@ -56,23 +67,35 @@ def cut_shots(
     ]
 
 
-def all_boxes(clip: Clip, preparation: Preparation) -> list[Faces]:
-    """The faces of a window that count, the largest lasting one first."""
+def all_boxes(
+    clip: Clip, preparation: Preparation, *, largest: bool = False
+) -> tuple[list[Faces], LeftOut]:
+    """The faces of a window that count, the largest lasting one first; and the others.
+
+    largest: that one alone counts.
+    """
     if preparation.crop == "full":
-        return [whole_frame(clip)]
-    main, *others = clip_boxes(
-        clip, finder=finder_of(preparation), margin=preparation.margin
+        return [whole_frame(clip)], LeftOut()
+    (main, *others), seldom, small = find_all(
+        clip,
+        finder=finder_of(preparation),
+        margin=preparation.margin,
+        closer=True,
     )
     if main.box is None:
-        return []
+        return [], LeftOut(seldom=seldom)
     least = MIN_RELATIVE_SIDE * (main.box[2] - main.box[0])
-    return [main] + [
-        face
-        for face in others
-        if face.coverage >= MIN_COVERAGE
-        and face.box
-        and face.box[2] - face.box[0] >= least
-    ]
+    kept, beside = [main], 0
+    for face in others:
+        if face.box is None or face.box[2] - face.box[0] < least:
+            small += 1
+        elif face.coverage < MIN_COVERAGE:
+            seldom += 1
+        elif largest:
+            beside += 1
+        else:
+            kept.append(face)
+    return kept, LeftOut(small, seldom, beside)
 
 
 def prepare_windows(
@@ -85,7 +108,8 @@ def prepare_windows(
     find_shots: bool = True,
     stills: bool = True,
     describe: bool = False,
-    alive: Callable[[], None] = lambda: None,
+    threads: int = 1,
+    alive: Alive = unheard,
 ) -> Iterator[PreparedWindow | FileSummary]:
     """Prepares the windows of a video one after another, in constant memory.
 
@@ -115,11 +139,12 @@ def prepare_windows(
         frame_plan(preparation),
         find_shots=find_shots,
         least=MIN_PARTIAL,
+        threads=threads,
         alive=alive,
     )
-    how = _How(path, preparation, all_faces, folder, describe, alive)
+    how = _How(path, preparation, is_picture, all_faces, folder, describe, alive)
     if is_picture and not stills and images.is_still(path):
-        yield _summary(next(read()), file_digest(path))
+        yield _summary(next(read()), file_digest(path), None)
         return
     try:
         yield from _prepare(read(), how, in_order=False)
@@ -139,10 +164,11 @@ class _How(NamedTuple):
 
     path: Path
     preparation: Preparation
+    is_picture: bool
     all_faces: bool
     folder: Path
     describe: bool
-    alive: Callable[[], None]
+    alive: Alive
 
 
 def _prepare(
@@ -151,10 +177,10 @@ def _prepare(
     summary: FileSummary | None = None
     gallery = Gallery(wanted=how.describe)
     for number, window in enumerate(windows):
-        summary = summary or _summary(window, file_digest(how.path))
-        faces = all_boxes(window.clip, how.preparation)
-        if not how.all_faces:
-            faces = faces[:1]
+        if summary is None:
+            said = None if how.is_picture else container_facts(how.path)
+            summary = _summary(window, file_digest(how.path), said)
+        faces, left = all_boxes(window.clip, how.preparation, largest=not how.all_faces)
         faces = [with_track(window.clip, face, how.preparation) for face in faces]
         stored = []
         for i, face in enumerate(faces):
@@ -163,7 +189,7 @@ def _prepare(
             stored.append(one)
             how.alive()
         gallery.see(window.clip, window.shot, faces, stored)
-        yield _prepared(number, window, stored)
+        yield _prepared(number, window, stored, left)
     assert summary is not None  # noqa: S101  a file without frames is not usable
     yield replace(summary, described=gallery.describe(how.alive))
 
@@ -191,7 +217,9 @@ def _store_face(
     return stored
 
 
-def _summary(window: Window, sha256: str) -> FileSummary:
+def _summary(
+    window: Window, sha256: str, container: ContainerFacts | None
+) -> FileSummary:
     facts, clip = window.clip.facts, window.clip
     file = FileFacts(
         frames=clip.source_frames,
@@ -206,6 +234,7 @@ def _summary(window: Window, sha256: str) -> FileSummary:
         missing_from=clip.loss and clip.loss.first,
         sha256=sha256,
         still=facts.num_frames == 1 and not facts.fps,
+        container=container,
     )
     return FileSummary(
         file,
@@ -214,7 +243,9 @@ def _summary(window: Window, sha256: str) -> FileSummary:
     )
 
 
-def _prepared(number: int, window: Window, stored: list[StoredFace]) -> PreparedWindow:
+def _prepared(
+    number: int, window: Window, stored: list[StoredFace], left: LeftOut
+) -> PreparedWindow:
     clip = window.clip
     return PreparedWindow(
         number=number,
@@ -225,4 +256,5 @@ def _prepared(number: int, window: Window, stored: list[StoredFace]) -> Prepared
         timestamp=clip.timestamps,
         faces=stored,
         shot=window.shot,
+        left_out=left,
     )

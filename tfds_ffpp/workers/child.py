@@ -28,7 +28,8 @@ from tfds_ffpp.errors import DataError, UnusableVideoError
 from tfds_ffpp.frames import descriptors
 from tfds_ffpp.frames.decoding.container import quiet
 from tfds_ffpp.frames.entry import write_entry
-from tfds_ffpp.frames.found import FileSummary
+from tfds_ffpp.frames.found import Alive, Credentials, FileSummary, Looked
+from tfds_ffpp.frames.origin import credentials
 from tfds_ffpp.frames.prepare import finder_of, prepare, without_points
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent
@@ -36,6 +37,7 @@ from tfds_ffpp.workers import annotated, sandbox
 from tfds_ffpp.workers.jobs import (
     AnnotateJob,
     CopyJob,
+    CredentialsJob,
     EntryJob,
     Job,
     Result,
@@ -47,6 +49,7 @@ from tfds_ffpp.workers.jobs import (
 from tfds_ffpp.workers.limits import entry_bytes, limit_process
 from tfds_ffpp.workers.playable import write_copy
 
+MANIFEST_SECONDS = 60.0  # for reading one: it is a digest of the whole file
 ALIVE_SECONDS = 1.0  # between two signs of life
 MAX_LINE = 64 << 20  # bytes of a result; the facts of 10,000 frames take 5 MB
 
@@ -84,7 +87,7 @@ def fault(error: Exception) -> Result:
     return Result(reason=f"its frames could not be prepared ({said})")
 
 
-def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Result]:
+def run_windows_job(job: WindowsJob, alive: Alive) -> Iterator[Result]:
     """Prepares a video of any length, window by window."""
     try:
         for found in prepare_windows(
@@ -96,6 +99,7 @@ def run_windows_job(job: WindowsJob, alive: Callable[[], None]) -> Iterator[Resu
             find_shots=job.find_shots,
             stills=job.stills,
             describe=job.describe,
+            threads=job.threads,
             alive=alive,
         ):
             if isinstance(found, FileSummary):
@@ -143,6 +147,10 @@ def run_confined(job: Job) -> Iterator[Result]:
 
     The last has the reason when the fork dies.
     """
+    if isinstance(job, WindowsJob):
+        for result in _fork(job):
+            yield result if result.summary is None else _with_credentials(job, result)
+        return
     if not isinstance(job, EntryJob):
         yield from _fork(job)
         return
@@ -160,7 +168,24 @@ def run_confined(job: Job) -> Iterator[Result]:
     yield last
 
 
-def _fork(job: Job) -> Iterator[Result]:
+def _with_credentials(job: WindowsJob, result: Result) -> Result:
+    """The last result of a job, with what the file's manifest says.
+
+    It is read by a fork of its own: what becomes of that costs no score.
+    """
+    if not job.credentials or result.summary is None:
+        return result
+    # Nothing is heard of it meanwhile.
+    seconds = min(MANIFEST_SECONDS, job.stall_limit / 2)
+    *_, last = _fork(CredentialsJob(job.path, seconds, job.memory_limit))
+    found = last.credentials
+    if last.reason:
+        found = Credentials("unreadable", last.reason)
+    file = replace(result.summary.file, credentials=found)
+    return replace(result, summary=replace(result.summary, file=file))
+
+
+def _fork(job: Job | CredentialsJob) -> Iterator[Result]:
     with suppress(Exception):  # the fork says what is wrong with it
         _open_finder(job)
     reading, writing = os.pipe()
@@ -194,8 +219,11 @@ def _fork(job: Job) -> Iterator[Result]:
     yield replace(last, memory=used.ru_maxrss)
 
 
-def _open_finder(job: Job) -> None:
-    """Opens what finds faces, once for all forks."""
+def _open_finder(job: Job | CredentialsJob) -> None:
+    """Opens what finds faces, or reads manifests, once for all forks."""
+    if isinstance(job, CredentialsJob):
+        credentials.load()
+        return
     if isinstance(job, CopyJob | AnnotateJob) or job.preparation.crop == "full":
         return
     preparation = job.preparation
@@ -222,13 +250,19 @@ def _strays(result: Result, folder: str) -> bool:
     )
 
 
-def _death(job: Job, code: int) -> Result:
+def _death(job: Job | CredentialsJob, code: int) -> Result:
     if code == -signal.SIGXCPU:
-        seconds = math.ceil(job.time_limit) + 1
+        seconds = math.ceil(_processor_seconds(job)) + 1
         return Result(reason=f"took longer than {seconds} seconds of a processor")
     if code == -signal.SIGALRM:
         return Result(reason=f"took longer than {job.time_limit:g} seconds")
     return Result(reason=death(code))
+
+
+def _processor_seconds(job: Job | CredentialsJob) -> float:
+    """That its threads may take together."""
+    threads = job.threads if isinstance(job, WindowsJob | AnnotateJob) else 1
+    return threads * job.time_limit
 
 
 def death(code: int) -> str:
@@ -240,7 +274,7 @@ def death(code: int) -> str:
     return f"the decoding process died ({how})"
 
 
-def _decode(job: Job, writing: int, parent: int) -> NoReturn:
+def _decode(job: Job | CredentialsJob, writing: int, parent: int) -> NoReturn:
     """What the fork does: gives up what it does not need, then works."""
     try:
         die_with_parent(parent)
@@ -261,13 +295,17 @@ def _decode(job: Job, writing: int, parent: int) -> NoReturn:
     os._exit(0)
 
 
-def _results(job: Job, write: Callable[[Result], None]) -> Iterable[Result]:
+def _results(
+    job: Job | CredentialsJob, write: Callable[[Result], None]
+) -> Iterable[Result]:
     if isinstance(job, WindowsJob):
         return run_windows_job(job, _Pulse(write))
     if isinstance(job, CopyJob):
         return [run_copy_job(job, _Pulse(write))]
     if isinstance(job, AnnotateJob):
         return [run_annotate_job(job, _Pulse(write))]
+    if isinstance(job, CredentialsJob):
+        return [Result(credentials=credentials.read(Path(job.path)))]
     return [run_job(job)]
 
 
@@ -280,7 +318,7 @@ def _forget_all_but(kept: int) -> None:
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def confine_to(job: Job) -> list[str]:
+def confine_to(job: Job | CredentialsJob) -> list[str]:
     """Limits this process to a job: its video, the place of its frames, its time.
 
     Returns what the kernel could not be made to refuse.
@@ -288,7 +326,10 @@ def confine_to(job: Job) -> list[str]:
     read = [Path(job.path), *sandbox.libraries()]
     if isinstance(job, EntryJob) and job.mask:
         read.append(Path(job.mask))
-    if isinstance(job, CopyJob | AnnotateJob):
+    write = [] if isinstance(job, CredentialsJob) else [job.place]
+    if isinstance(job, CredentialsJob):
+        file_bytes = 0
+    elif isinstance(job, CopyJob | AnnotateJob):
         file_bytes = job.file_limit
     else:
         preparation = job.preparation
@@ -296,9 +337,11 @@ def confine_to(job: Job) -> list[str]:
         if preparation.face_finder_model:
             read.append(Path(preparation.face_finder_model))
     limit_process(
-        seconds=job.time_limit, memory=job.memory_limit, file_bytes=file_bytes
+        seconds=_processor_seconds(job),
+        memory=job.memory_limit,
+        file_bytes=file_bytes,
     )
-    return sandbox.confine(read=read, write=[job.place])
+    return sandbox.confine(read=read, write=write)
 
 
 class _Pulse:
@@ -308,10 +351,11 @@ class _Pulse:
         self._write = write
         self._next = time.monotonic() + ALIVE_SECONDS
 
-    def __call__(self) -> None:
+    def __call__(self, done: int = 0, total: int = 0) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + ALIVE_SECONDS
-            self._write(Result(more=True))
+            looked = Looked(done, total) if total else None
+            self._write(Result(more=True, looked=looked))
 
 
 # The process -----------------------------------------------------------------------

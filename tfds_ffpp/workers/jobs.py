@@ -7,7 +7,7 @@ from typing import Any
 
 from tfds_ffpp import records
 from tfds_ffpp.frames.faces import Faces
-from tfds_ffpp.frames.found import FileSummary, PreparedWindow
+from tfds_ffpp.frames.found import Credentials, FileSummary, Looked, PreparedWindow
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.annotated import Annotated, Mark
 from tfds_ffpp.workers.playable import Copied
@@ -43,6 +43,8 @@ class WindowsJob:
     number: of the asker, to know it by. all_faces: not the largest alone. stall_limit:
     seconds that may pass without a sign of life. find_shots: so that no window spans a
     cut. stills: pictures are prepared too. describe: so that people can be told.
+    threads: that decode; time_limit is for each. credentials: its C2PA manifest is read
+    too, by a fork of its own.
     """
 
     path: str
@@ -57,6 +59,8 @@ class WindowsJob:
     find_shots: bool = True
     stills: bool = True
     describe: bool = False
+    threads: int = 1
+    credentials: bool = False
 
     @property
     def place(self) -> Path:
@@ -111,6 +115,16 @@ class AnnotateJob:
         return Path(self.folder)
 
 
+@dataclass(frozen=True)
+class CredentialsJob:
+    """A file whose C2PA manifest is to be read. Its limits are as a WindowsJob's."""
+
+    path: str
+    time_limit: float
+    memory_limit: int | None
+
+
+# Those that are asked for; a CredentialsJob is part of a WindowsJob.
 Job = EntryJob | WindowsJob | CopyJob | AnnotateJob
 
 
@@ -127,19 +141,22 @@ def job_from_json(row: Any) -> Job:
 class Result:
     """What comes of a job.
 
-    With `more` it is a sign of life or a prepared window, and others follow. The last
-    one has what an EntryJob spent (seconds), what a WindowsJob found out about the file
-    (summary), what a CopyJob or an AnnotateJob wrote
-    (copied, annotated), why this video cannot be used (reason), or
-    why none can (fatal); memory is the most that its process has held, in KiB.
+    With `more` it is a sign of life, perhaps with how far the search for shots is, or
+    a prepared window, and others follow. The last one has what an EntryJob spent
+    (seconds), what a WindowsJob found out about the file (summary), what a CopyJob or
+    an AnnotateJob wrote (copied, annotated), what a CredentialsJob read, why this video
+    cannot be used (reason), or why none can (fatal); memory is the most that its
+    process has held, in KiB.
     """
 
     more: bool = False
     window: PreparedWindow | None = None
+    looked: Looked | None = None
     seconds: dict[str, float] | None = None
     summary: FileSummary | None = None
     copied: Copied | None = None
     annotated: Annotated | None = None
+    credentials: Credentials | None = None
     reason: str = ""
     fatal: str = ""
     memory: int = 0

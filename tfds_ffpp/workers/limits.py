@@ -1,10 +1,11 @@
 """What preparing a video may take of the machine."""
 
 import math
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
+
+from tfds_ffpp import system
 
 MEMORY = 4 << 30  # bytes for one video
 LEAST_MEMORY = 768 << 20  # bytes; an ordinary video takes 100 to 400 MB
@@ -89,17 +90,8 @@ def _groups(root: Path) -> list[tuple[Path, str, str, str]]:
     """The control groups that hold this process, with the names of their files."""
     two = ("memory.max", "memory.current", "inactive_file")
     one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    with suppress(OSError):
-        found = []
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            base = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-            place = Path(os.path.normpath(base / path.lstrip("/")))
-            names = one if controllers else two
-            while place.is_relative_to(base):
-                found.append((place, *names))
-                place = place.parent
-        return found
-    return []
+    found = []
+    for folder, version in system.control_groups("memory", root):
+        limit, used, cached = two if version == 2 else one
+        found.append((folder, limit, used, cached))
+    return found

@@ -19,7 +19,8 @@ class JobAnswer(BaseModel):
         description="While it waits: how many are before it. Else null."
     )
     phase: str = Field(
-        description="While it runs: reading, scoring or explaining. Else empty."
+        description="While it runs: reading, looking (for shots), scoring or "
+        "explaining. Else empty."
     )
     frames_done: int = Field(description="Frames of the video that were read.")
     frames: int = Field(description="Frames of the video; 0 until they are counted.")

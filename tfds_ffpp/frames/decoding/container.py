@@ -20,6 +20,8 @@ from tfds_ffpp.frames.decoding import colours
 # Containers that hold everything in the one file; playlists are not among them.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+MAX_THREADS = 16  # of one decoder; ffmpeg advises against more
+_THREAD_BYTES = 256 << 20  # of the pictures that its threads hold
 # Metadata need not be text. From PyAV 19 on it may be anything, and this is unknown.
 _METADATA: Any = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -89,8 +91,10 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
-def video_stream(container):
-    """The first stream of pictures that is no cover, set to one thread.
+def video_stream(container, threads: int = 1):
+    """The first stream of pictures that is no cover.
+
+    threads: that may decode it; fewer where its pictures are large, as each holds one.
 
     Raises UnusableVideoError.
     """
@@ -102,9 +106,6 @@ def video_stream(container):
     context = stream.codec_context
     if context is None:
         raise UnusableVideoError("its video is of a kind that no decoder here knows")
-    # Threads would hold a frame each, and take more processors than this one.
-    stream.thread_type = "NONE"
-    context.thread_count = 1
     if context.name == "rawvideo" and not context.codec_tag.strip("\0"):
         raise UnusableVideoError(
             "raw pictures of a layout that the file does not name, which programs show "
@@ -115,6 +116,12 @@ def video_stream(container):
             f"{context.width}x{context.height} pixels are more than the "
             f"{colours.MAX_PIXELS} allowed"
         )
+    bits = context.format.padded_bits_per_pixel if context.format else 48
+    picture = max(context.width * context.height * bits // 8, 1)
+    threads = max(min(threads, _THREAD_BYTES // picture, MAX_THREADS), 1)
+    # By frames and never by slices, of which damaged ones would decode to others.
+    stream.thread_type = "FRAME" if threads > 1 else "NONE"
+    context.thread_count = threads
     return stream
 
 
@@ -136,13 +143,13 @@ def facts_of(path: Path, container, stream, upright: tuple[int, int]) -> VideoFa
 
 
 @contextlib.contextmanager
-def open_stream(path: Path) -> Iterator[tuple[Any, Any]]:
+def open_stream(path: Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
     """A file's container and its video, for decode_all.
 
     Raises UnusableVideoError with the reason.
     """
     with open_file(path) as container:
-        yield container, video_stream(container)
+        yield container, video_stream(container, threads)
 
 
 def probe(path: str | Path) -> VideoFacts:

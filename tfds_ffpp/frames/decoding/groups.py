@@ -1,6 +1,6 @@
 """An index and the names of some frames -> these frames, in order."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 
@@ -16,6 +16,7 @@ from tfds_ffpp.frames.decoding.container import (
     video_stream,
 )
 from tfds_ffpp.frames.decoding.index import Index
+from tfds_ffpp.frames.found import Alive
 
 
 def groups_needed(
@@ -77,9 +78,10 @@ def _decode_wanted(
 
 
 def decode_in_order(
-    file: Index, wanted: set[int], alive: Callable[[], None]
+    file: Index, wanted: set[int], alive: Alive
 ) -> Generator[tuple[int, VideoFrame], None, None]:
-    """The frames with these indices."""
+    """The frames with these indices, by one thread: of a damaged file others may decode
+    to other frames."""
     last = max(wanted, default=-1)
     with open_file(file.path) as container:
         for i, frame in enumerate(decode_all(container, video_stream(container))):
@@ -91,7 +93,12 @@ def decode_in_order(
 
 
 def decode_groups(
-    file: Index, wanted: set[int], alive: Callable[[], None], *, seek: bool = True
+    file: Index,
+    wanted: set[int],
+    alive: Alive,
+    *,
+    threads: int = 1,
+    seek: bool = True,
 ) -> Generator[tuple[int, VideoFrame], None, None]:
     """The frames with these pts. Raises IrregularVideoError if anything is odd."""
     if not wanted:
@@ -99,7 +106,7 @@ def decode_groups(
     needed = groups_needed(file.times, file.keys, wanted)
     first, end = needed.index(True), len(needed) - needed[::-1].index(True)
     with open_file(file.path) as container:
-        stream = video_stream(container)
+        stream = video_stream(container, threads)
         packets = packets_of(container, stream)
         if first and not seek:
             packets = islice(packets, first, None)
@@ -112,7 +119,7 @@ def decode_groups(
                 alive()
                 yield frame.pts or 0, frame
             return
-    yield from decode_groups(file, wanted, alive, seek=False)
+    yield from decode_groups(file, wanted, alive, threads=threads, seek=False)
 
 
 def _sought(container, stream, pts: int) -> Iterator[av.Packet] | None:

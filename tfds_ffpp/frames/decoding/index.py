@@ -1,7 +1,7 @@
 """A file's packets without their contents, and what of its frames does not decode."""
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tfds_ffpp.frames.decoding.container import (
     packets_of,
     video_stream,
 )
+from tfds_ffpp.frames.found import Alive
 
 MIN_DECODED = 0.9  # share of the promised frames that a video of a dataset must yield
 # Where the header has no count of frames, but a duration of the whole that is its own
@@ -70,7 +71,7 @@ class Index:
     facts: VideoFacts
 
 
-def read_index(path: Path, alive: Callable[[], None]) -> Index:
+def read_index(path: Path, alive: Alive) -> Index:
     """Reads all packets of a file. Raises UnusableVideoError."""
     times, keys, count, seconds = array("q"), bytearray(), 0, 0.0
     with open_file(path) as container:

@@ -85,7 +85,7 @@ class Card {
     if (job.state === "running") {
       const done = job.frames ? job.frames_done / job.frames : undefined;
       const part = job.frames ? `: ${job.frames_done} of ${job.frames} frames` : "";
-      this.tell(`${{ reading: "Reading", scoring: "Scoring", explaining: "Collecting evidence" }[job.phase]
+      this.tell(`${{ reading: "Reading", looking: "Looking for shots", scoring: "Scoring", explaining: "Collecting evidence" }[job.phase]
         || "Scoring"}${part}`, done);
     }
     if (job.state === "failed") this.tell(`It could not be scored: ${job.reason}.`, null);

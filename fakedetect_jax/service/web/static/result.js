@@ -156,6 +156,17 @@ export class Player {
   }
 }
 
+const LEFT_OUT = {
+  small: "too small beside the largest", seldom: "in too few frames", beside: "beside the largest",
+  enlarged: "too small for the model", short: "in too few frames for a clip",
+};
+
+function leftOut(counts) {
+  const some = Object.keys(LEFT_OUT).filter((name) => counts && counts[name]).map((name) => `${counts[name]} ${LEFT_OUT[name]}`);
+  return (some.length ? ` Faces that were found and not scored, counted once in each part: ${some.join(", ")}.` : "")
+    + " A face that is turned far aside, half hidden or very small may not be found at all, and then it is in no count.";
+}
+
 function notLookedAt(result) {
   if (!result.file) return make("p", {}, "Nothing was looked at: the file could not be decoded.");
   const { file } = result;
@@ -164,8 +175,8 @@ function notLookedAt(result) {
     make("h3", {}, "What was not looked at"),
     make("p", {}, `${(result.frames_looked_at || 0).toLocaleString("en")} of ${frames} frames were searched `
       + `for faces, in ${result.windows} part${result.windows === 1 ? "" : "s"}; ${result.windows_without_face} `
-      + "of these show no face. The rest of the picture, the frames between, the sound and the file's "
-      + "metadata were not looked at. Faces that are much smaller than the largest one, or seldom seen, are left out."));
+      + "of these show no face. The rest of the picture, the frames between and the sound "
+      + "were not looked at." + leftOut(result.faces_left_out)));
 }
 
 function partsTable(parts) {
@@ -183,12 +194,33 @@ function partsTable(parts) {
           ...row.map((cell) => make("td", {}, String(cell)))))))));
 }
 
+const MANIFESTS = {
+  none: "none", valid: "valid: nothing was changed since it was signed",
+  invalid: "it does not hold, so its words may be anybody's",
+  unreadable: "it could not be read", "not read": "there is one, and it was not read",
+};
+
+// What the file says of itself: facts, which did not count for the score.
+function said(file) {
+  const { container, credentials } = file;
+  const why = credentials && (credentials.reason || credentials.problems.join(", "));
+  const words = [
+    container && `Container ${container.format}; written by ${container.encoder.join(", ") || "nobody named"}`
+      + (container.created && `; made ${container.created}, by its own words`),
+    credentials && `C2PA manifest: ${MANIFESTS[credentials.state]}${why ? ` (${why})` : ""}`
+      + (credentials.signer && `; signed by ${credentials.signer}, whom no list here vouches for`)
+      + (credentials.generator && `; claimed by the program ${credentials.generator}`),
+  ];
+  return words.filter(Boolean).map((sentence) => make("p", { class: "small" }, sentence));
+}
+
 function facts(job, result) {
   const { file } = result;
   return make("div", {},
     make("h3", {}, "The file"),
     file ? make("p", { class: "small" }, `${file.width}×${file.height} pixels, `
       + `${file.frames.toLocaleString("en")} frames at ${file.fps.toFixed(2)} a second, ${file.codec}`) : null,
+    ...(file ? said(file) : []),
     make("p", { class: "small" }, "SHA-256 ", make("span", { class: "digest" }, job.sha256)));
 }
 
