@@ -25,9 +25,9 @@ from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.augment.clips import OPERATIONS, augment_clips
 from fakedetect_jax.augment.fields import parse
 from fakedetect_jax.model import steps
-from tfds_ffpp.frames.faces import follow, usual_box
-from tfds_ffpp.frames.finders import DlibFinder
-from tfds_ffpp.frames.track import place_points
+from tfds_ffpp.frames.people.faces import follow, usual_box
+from tfds_ffpp.frames.people.finders import DlibFinder
+from tfds_ffpp.frames.people.track import place_points
 from tfds_ffpp.synthetic import identity, rendering
 
 STRENGTHS = {"blur_sigma": 3.0, "downscale_factor": 4.0, "noise_sigma": 0.1}

@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks import table
 from tests.made_videos import Film
 from tfds_ffpp.frames.crops import crop_frame
-from tfds_ffpp.frames.faces import CROP_SIDE, clip_box, follow
-from tfds_ffpp.frames.finders import DlibFinder
 from tfds_ffpp.frames.found import Box
+from tfds_ffpp.frames.people.faces import CROP_SIDE, clip_box, follow
+from tfds_ffpp.frames.people.finders import DlibFinder
 from tfds_ffpp.synthetic import identity, rendering
 
 PICTURE = (240, 320)

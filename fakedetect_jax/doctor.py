@@ -163,7 +163,7 @@ def look_at_videos(scratch: Path, config: Any) -> Findings:
 
 def _faces(picture: Any, config: Any) -> Finding:
     """With the finder that the workdir's config names, else with dlib's."""
-    from tfds_ffpp.frames.finders import open_finder
+    from tfds_ffpp.frames.people.finders import open_finder
 
     name, model, points = "dlib", "", "none"
     if config is not None:

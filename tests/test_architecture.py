@@ -64,7 +64,7 @@ IMPORTERS = {
     "c2pa": {"frames.origin.credentials"},
     "fsspec": {"store.addresses"},
     "gcsfs": {"store.addresses"},
-    "dlib": {"frames.finders", "frames.descriptors"},
+    "dlib": {"frames.people.finders", "frames.people.descriptors"},
     "array_record": {"data.reader", "packaging"},
     "tensorboardX": {"training.metrics_file"},
     "huggingface_hub": {"trained.hub"},

@@ -15,8 +15,8 @@ import numpy as np
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.fields import Fields
-from tfds_ffpp.frames.finders import landmark_model, need_model, network_model
 from tfds_ffpp.frames.images import FRAMES
+from tfds_ffpp.frames.people.finders import landmark_model, need_model, network_model
 from tfds_ffpp.frames.prepare import Preparation, file_digest
 from tfds_ffpp.frames.stored import Rejected, StoredVideo
 from tfds_ffpp.terminal.text import markdown

@@ -17,7 +17,7 @@ from tfds_ffpp.errors import DataError, SettingError
 from tfds_ffpp.fields import FIELDS, Fields
 from tfds_ffpp.frames import entry as entries
 from tfds_ffpp.frames.entry import read_frames
-from tfds_ffpp.frames.finders import DLIB
+from tfds_ffpp.frames.people.finders import DLIB
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.tree.folders import parse_map
 from tfds_ffpp.workers import limits

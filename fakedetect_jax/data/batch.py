@@ -13,7 +13,7 @@ class Batch(NamedTuple, Generic[Array]):
     """B clips of T frames of S pixels a side.
 
     blend: bool[B], whether a clip is to be self-blended; face: float32[B,T,5,2], the
-    face's points, see frames.track; frames: RGB uint8[B,T,S,S,3]; index: int32[B], a
+    face's points, see people.track; frames: RGB uint8[B,T,S,S,3]; index: int32[B], a
     clip's place in the order; label: float32[B], 1 = fake; length: int32[B], how many
     frames count; valid: bool[B], False for padding; mask: uint8[B,T,M,M], the forged
     share of each place in MASK_PARTS, UNKNOWN throughout a clip of which none is known,

@@ -24,7 +24,7 @@ from fakedetect_jax.serving.sources import Source
 from fakedetect_jax.serving.summary import Scale, guard_of
 from fakedetect_jax.trained.model import TrainedModel, load_model
 from tfds_ffpp.files import Json
-from tfds_ffpp.frames import descriptors
+from tfds_ffpp.frames.people import descriptors
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.annotated import Mark
 from tfds_ffpp.workers.jobs import Result

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fakedetect_jax.reports.video_result import Box, ClipResult
-from tfds_ffpp.frames.faces import overlap
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow, StoredFace
+from tfds_ffpp.frames.people.faces import overlap
 
 # Of two windows' boxes of one face.
 MIN_OVERLAP = 0.2

@@ -49,9 +49,9 @@ from tfds_ffpp.fields import (
     Whole,
 )
 from tfds_ffpp.files import Json
-from tfds_ffpp.frames import faces, finders
+from tfds_ffpp.frames.people import faces, finders
+from tfds_ffpp.frames.people.track import TYPICAL_POINTS
 from tfds_ffpp.frames.prepare import Preparation
-from tfds_ffpp.frames.track import TYPICAL_POINTS
 
 PROJECT, FORMAT = "fakedetect-jax", 2
 MAX_CLIP_PIXELS = 1 << 25  # of all frames of a clip: 64 frames of 512x512 are half

@@ -14,8 +14,8 @@ from tests.made_heads import SIZE, film_head
 from tests.made_records import stored_video
 from tests.made_videos import Film
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames import faces, finders
 from tfds_ffpp.frames.crops import finish_crop, place_box
+from tfds_ffpp.frames.people import faces, finders
 
 HEADS, FRAMES, SIDE, DRAWS = 8, 8, 96, 6
 TESTED = ("eyes", "mouth", "face")

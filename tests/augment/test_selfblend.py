@@ -8,8 +8,8 @@ import simplejpeg
 
 from fakedetect_jax.augment import pixels, selfblend
 from tests.augment.test_pixels import picture
-from tfds_ffpp.frames.faces import usual_box
-from tfds_ffpp.frames.track import place_points
+from tfds_ffpp.frames.people.faces import usual_box
+from tfds_ffpp.frames.people.track import place_points
 
 CLIPS, FRAMES, SIDE = 12, 6, 48
 PICTURES = 800

@@ -16,8 +16,8 @@ from fakedetect_jax.trained import description
 from fakedetect_jax.trained.model import load_model, write_bundle
 from tests.serving.videos import rows_of
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames import finders
 from tfds_ffpp.frames.found import unheard
+from tfds_ffpp.frames.people import finders
 from tfds_ffpp.terminal.lines import Terminal
 from tfds_ffpp.workers.child import run_windows_job
 from tfds_ffpp.workers.jobs import WindowsJob

@@ -14,7 +14,7 @@ from fakedetect_jax.serving.session import Session
 from fakedetect_jax.serving.summary import UNFAMILIAR
 from tests.made_videos import write_video
 from tests.serving.videos import reals, side_by_side
-from tfds_ffpp.frames import descriptors
+from tfds_ffpp.frames.people import descriptors
 from tfds_ffpp.frames.video import read_clip
 
 

@@ -14,11 +14,11 @@ from tests.made_heads import film_head
 from tests.made_videos import Film, picture, write_video
 from tfds_ffpp import __main__, build
 from tfds_ffpp.errors import DataError, SettingError
-from tfds_ffpp.frames import faces, finders
 from tfds_ffpp.frames.crops import clip_crops
-from tfds_ffpp.frames.faces import usual_box
-from tfds_ffpp.frames.finders import DlibFinder
-from tfds_ffpp.frames.track import Track, align, place_points
+from tfds_ffpp.frames.people import faces, finders
+from tfds_ffpp.frames.people.faces import usual_box
+from tfds_ffpp.frames.people.finders import DlibFinder
+from tfds_ffpp.frames.people.track import Track, align, place_points
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic import tree
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.made_videos import Film, write_video
 from tfds_ffpp import build
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames import faces, finders
-from tfds_ffpp.frames.faces import clip_box, link_tracks, square_box
-from tfds_ffpp.frames.finders import DlibFinder
-from tfds_ffpp.frames.track import Track, make_track, place_points
+from tfds_ffpp.frames.people import faces, finders
+from tfds_ffpp.frames.people.faces import clip_box, link_tracks, square_box
+from tfds_ffpp.frames.people.finders import DlibFinder
+from tfds_ffpp.frames.people.track import Track, make_track, place_points
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic import rendering, tree
 from tfds_ffpp.synthetic.identity import fractal_noise, make_head

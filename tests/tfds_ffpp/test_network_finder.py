@@ -8,8 +8,8 @@ import pytest
 from benchmarks.faces import PICTURE, film, make_person
 from tests.made_heads import film_head
 from tfds_ffpp.errors import DataError, SettingError
-from tfds_ffpp.frames import faces, finders
-from tfds_ffpp.frames.finders import DlibFinder
+from tfds_ffpp.frames.people import faces, finders
+from tfds_ffpp.frames.people.finders import DlibFinder
 from tfds_ffpp.frames.prepare import Preparation, finder_of
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from fakedetect_jax.metrics import trivial
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.frames.faces import clip_box
-from tfds_ffpp.frames.finders import DlibFinder
+from tfds_ffpp.frames.people.faces import clip_box
+from tfds_ffpp.frames.people.finders import DlibFinder
 from tfds_ffpp.frames.video import even_plan, read_clip
 from tfds_ffpp.synthetic import forgeries, looks
 from tfds_ffpp.synthetic.tree import Parameters, make_clip, write_tree

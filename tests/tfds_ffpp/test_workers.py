@@ -16,9 +16,9 @@ from tests.made_videos import write_video
 from tests.serving.videos import write_long
 from tfds_ffpp.errors import DataError, IrregularVideoError
 from tfds_ffpp.frames import entry
-from tfds_ffpp.frames.faces import Faces
+from tfds_ffpp.frames.people.faces import Faces
+from tfds_ffpp.frames.people.track import unknown_track
 from tfds_ffpp.frames.prepare import FoundInVideo, Preparation
-from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.workers.child import fault
 from tfds_ffpp.workers.jobs import (
     CopyJob,

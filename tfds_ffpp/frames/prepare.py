@@ -14,16 +14,16 @@ from tfds_ffpp.errors import UnusableVideoError
 from tfds_ffpp.frames import images
 from tfds_ffpp.frames.crops import Box, clip_crops
 from tfds_ffpp.frames.decoding.frames import Clip
-from tfds_ffpp.frames.faces import (
+from tfds_ffpp.frames.people.faces import (
     Faces,
     align_face,
     clip_box,
     follow_face,
     usual_box,
 )
-from tfds_ffpp.frames.finders import FaceFinder, open_finder
+from tfds_ffpp.frames.people.finders import FaceFinder, open_finder
+from tfds_ffpp.frames.people.track import unknown_track
 from tfds_ffpp.frames.stored import VideoFacts
-from tfds_ffpp.frames.track import unknown_track
 from tfds_ffpp.frames.video import (
     Plan,
     even_plan,

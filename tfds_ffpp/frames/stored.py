@@ -21,7 +21,7 @@ class VideoFacts:
     x0, y1, x1 in source pixels. angle: degrees by which it is turned clockwise round
     its middle; None in a dataset that is not aligned. coverage: share of the looked-at
     frames with the face. num_faces: different faces seen. face_seen, face_box,
-    face_points: see frames.track.Track. masked: 1 where it is known and stored which
+    face_points: see people.track.Track. masked: 1 where it is known and stored which
     part of each frame is forged. damaged: 1 where some of the file could not be
     decoded.
     """

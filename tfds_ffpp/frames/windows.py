@@ -9,10 +9,7 @@ from typing import NamedTuple
 from tfds_ffpp.errors import IrregularVideoError, UnusableVideoError
 from tfds_ffpp.frames import images
 from tfds_ffpp.frames.decoding.frames import Clip
-from tfds_ffpp.frames.descriptors import Gallery
 from tfds_ffpp.frames.entry import write_entry
-from tfds_ffpp.frames.faces import Faces
-from tfds_ffpp.frames.faces import all_faces as find_all
 from tfds_ffpp.frames.found import (
     Alive,
     ContainerFacts,
@@ -24,6 +21,9 @@ from tfds_ffpp.frames.found import (
     unheard,
 )
 from tfds_ffpp.frames.origin.container import container_facts
+from tfds_ffpp.frames.people.descriptors import Gallery
+from tfds_ffpp.frames.people.faces import Faces
+from tfds_ffpp.frames.people.faces import all_faces as find_all
 from tfds_ffpp.frames.prepare import (
     Preparation,
     file_digest,

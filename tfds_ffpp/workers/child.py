@@ -25,11 +25,11 @@ import av.subtitles.stream  # noqa: F401  with it, not again in each fork
 import cv2
 
 from tfds_ffpp.errors import DataError, UnusableVideoError
-from tfds_ffpp.frames import descriptors
 from tfds_ffpp.frames.decoding.container import quiet
 from tfds_ffpp.frames.entry import write_entry
 from tfds_ffpp.frames.found import Alive, Credentials, FileSummary, Looked
 from tfds_ffpp.frames.origin import credentials
+from tfds_ffpp.frames.people import descriptors
 from tfds_ffpp.frames.prepare import finder_of, prepare, without_points
 from tfds_ffpp.frames.windows import prepare_windows
 from tfds_ffpp.system import die_with_parent

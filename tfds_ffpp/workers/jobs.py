@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tfds_ffpp import records
-from tfds_ffpp.frames.faces import Faces
 from tfds_ffpp.frames.found import Credentials, FileSummary, Looked, PreparedWindow
+from tfds_ffpp.frames.people.faces import Faces
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.annotated import Annotated, Mark
 from tfds_ffpp.workers.playable import Copied

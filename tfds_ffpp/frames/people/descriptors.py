@@ -16,9 +16,9 @@ import simplejpeg
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.crops import crop_frame
 from tfds_ffpp.frames.decoding.frames import Clip
-from tfds_ffpp.frames.faces import Faces, overlap
-from tfds_ffpp.frames.finders import landmark_model
 from tfds_ffpp.frames.found import Box, Described, StoredFace
+from tfds_ffpp.frames.people.faces import Faces, overlap
+from tfds_ffpp.frames.people.finders import landmark_model
 
 SIDE = 256  # pixels of the crops that are described
 LOOKS = 2  # frames of a face

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.found import Box
-from tfds_ffpp.frames.track import place_points
+from tfds_ffpp.frames.people.track import place_points
 
 DLIB = ("dlib", "dlib_network")  # the finders that are dlib's
 

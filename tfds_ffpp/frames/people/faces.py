@@ -10,8 +10,8 @@ import numpy as np
 
 from tfds_ffpp.frames.crops import Box, crop_frame
 from tfds_ffpp.frames.decoding.colours import Region
-from tfds_ffpp.frames.finders import FaceFinder
-from tfds_ffpp.frames.track import Track, align, make_track, unknown_track
+from tfds_ffpp.frames.people.finders import FaceFinder
+from tfds_ffpp.frames.people.track import Track, align, make_track, unknown_track
 
 # How frames are looked at, until a lasting face is seen: longest side in pixels and how
 # much they may be enlarged. At last uncertain finds count too, if they last.
