@@ -36,6 +36,8 @@ MODULES = {
     "gcs": "gcsfs",
     "heic": "pillow_heif",
     "hub": "huggingface_hub",
+    "postgres": "psycopg",
+    "redis": "redis",
     "test": "pytest",
 }
 # Starts the service, waits a minute at most until it has loaded the model, stops it.

@@ -1,13 +1,15 @@
 """The service beside predict, under many clients, and over hundreds of videos.
 
-python -m benchmarks.service WORKDIR VIDEOS [--compared 60] [--soak 500] [--clients 200]
+python -m benchmarks.service MODEL VIDEOS [--compared 60] [--soak 500] [--clients 200]
 
-VIDEOS is a folder. Throughput is measured in turns with a Detector as predict sets it
-up, both with their programs compiled: scores alone, and scores with pages of evidence
-(to which the service adds a copy that browsers play). Then clients hand videos in at
-once while others ask for /healthz. At last videos go through one after another until
-they are deleted, and what the two processes hold is compared with what they held after
-the first ten.
+MODEL is a workdir or an export, VIDEOS a folder; 0 leaves a part out. Throughput is
+measured in turns with a Detector as predict sets it up, both with their programs
+compiled: scores alone; scores of jobs that want evidence, which is made after them; and
+until all evidence is there, beside predict's pages (to which the service adds a copy
+that browsers play). Then clients hand videos in at once while others ask for /healthz.
+At last videos go through ten at a time, each with all that is made of it, until they
+are deleted, and what the two processes hold is compared with what they held after the
+first ten.
 """
 
 import argparse
@@ -19,7 +21,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,17 +37,36 @@ from tfds_ffpp import system
 
 ROUNDS = 3
 WARM = 10  # videos before anything is measured
-KEEP_SECONDS = 6.0
+SETTLE_SECONDS = 3.0  # for connections to close
 
 
-def through_service(server: Server, videos: list[Path], *, pages: bool) -> float:
-    """Seconds until all have their result."""
+class Seconds(NamedTuple):
+    """Until all videos had their result, and until all else was made."""
+
+    results: float
+    all: float
+
+
+def through_service(
+    server: Server, videos: list[Path], *, pages: bool, drawn: bool = False
+) -> Seconds:
+    """Hands videos in, waits and deletes them; drawn: with their annotated videos."""
     began = time.perf_counter()
     query = f"?evidence={int(pages)}"
-    for id in [server.hand_in(path, query) for path in videos]:
+    ids = [server.hand_in(path, query) for path in videos]
+    for id in ids:
         while server.job(id)["state"] not in ("done", "failed"):
             time.sleep(0.02)
-    return time.perf_counter() - began
+    results = time.perf_counter() - began
+    for id in ids:
+        server.until(id, whole=True)
+        if drawn:
+            answer = server.get(f"/v1/jobs/{id}/annotated")
+            assert answer.status == 200, answer
+    seconds = time.perf_counter() - began
+    for id in ids:
+        server.ask("DELETE", f"/v1/jobs/{id}")
+    return Seconds(results, seconds)
 
 
 def through_predict(detector: Detector, videos: list[Path], *, pages: bool) -> float:
@@ -67,25 +87,37 @@ def through_predict(detector: Detector, videos: list[Path], *, pages: bool) -> f
 def compare(
     results: table.Results, server: Server, detector: Detector, videos: list[Path]
 ) -> None:
-    """A row for scores alone, and one with pages."""
+    """A row for each kind of work."""
+    rates: dict[str, list[tuple[float, float]]] = {}
+
+    def note(work: str, predict: float, service: float) -> None:
+        pair = len(videos) / predict, len(videos) / service
+        rates.setdefault(work, []).append(pair)
+
+    for _ in range(ROUNDS):
+        plain = through_predict(detector, videos, pages=False)  # in turns
+        note("scores", plain, through_service(server, videos, pages=False).results)
+        paged = through_predict(detector, videos, pages=True)
+        seconds = through_service(server, videos, pages=True)
+        note("scores, with evidence to follow", plain, seconds.results)
+        note("scores and all evidence", paged, seconds.all)
     results.heads("work", "videos/s of predict", "videos/s of the service", "ratio")
-    for pages in (False, True):
-        ways: dict[str, Callable[[], float]] = {
-            "predict": lambda p=pages: through_predict(detector, videos, pages=p),
-            "service": lambda p=pages: through_service(server, videos, pages=p),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):
-            for name, way in ways.items():  # in turns
-                rates[name].append(len(videos) / way())
-        found = {name: statistics.median(values) for name, values in rates.items()}
-        ratio = statistics.median(
-            s / p for s, p in zip(rates["service"], rates["predict"], strict=True)
+    for work, pairs in rates.items():
+        predict, service = (
+            statistics.median(side) for side in zip(*pairs, strict=True)
         )
-        work = "scores and evidence" if pages else "scores"
-        results.row(work, *(f"{found[name]:.2f}" for name in ways), f"{ratio:.2f}")
+        ratio = statistics.median(s / p for p, s in pairs)
+        results.row(work, f"{predict:.2f}", f"{service:.2f}", f"{ratio:.2f}")
     results.say()
     results.say(f"Medians of {ROUNDS} rounds in turns over {len(videos)} videos.")
+    results.say()
+    totals = {
+        kind: server.metric(f'fakedetect_phase_seconds_total{{phase="{kind}"}}')
+        for kind in ("explained", "copy")
+    }
+    videos_made = server.metric('fakedetect_phase_videos_total{phase="copy"}')
+    said = ", ".join(f"{kind} {s / videos_made:.2f} s" for kind, s in totals.items())
+    results.say(f"What a video costs after its result: {said}.")
 
 
 def crowd(results: table.Results, server: Server, video: Path, clients: int) -> None:
@@ -155,13 +187,12 @@ def soak(
     found: dict[int, Held] = {}
     source = itertools.cycle(videos)
     done = 0
-    for target in (WARM, count // 2, count):
+    for target in sorted({WARM, *range(count // 5, count + 1, max(count // 5, 1))}):
         while done < target:
             some = [next(source) for _ in range(min(WARM, target - done))]
-            through_service(server, some, pages=True)
+            through_service(server, some, pages=True, drawn=True)
             done += len(some)
-        while list((server.data / "jobs").iterdir()):
-            time.sleep(0.2)
+        time.sleep(SETTLE_SECONDS)
         found[done] = held(server)
     results.heads("after videos", "memory, MiB", "descriptors", "files")
     for number, one in found.items():
@@ -172,7 +203,7 @@ def soak(
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workdir", type=Path)
+    parser.add_argument("model", type=Path, help="a workdir, or an export")
     parser.add_argument("videos", help="a folder of them")
     parser.add_argument("--compared", type=int, default=60)
     parser.add_argument("--soak", type=int, default=500)
@@ -180,29 +211,30 @@ def main() -> None:
     table.add_option(parser)
     options = parser.parse_args()
     found = [s for s in sources.find([options.videos]) if s.is_video]
-    every = max(len(found) // options.compared, 1)
-    videos = [Path(source.name) for source in found[::every]][: options.compared]
+    every = max(len(found) // (options.compared or len(found)), 1)
+    videos = [Path(source.name) for source in found[::every]]
+    videos = videos[: options.compared or len(videos)]
+    kind = "model" if (options.model / "model.json").exists() else "workdir"
     free = ("--uploads-per-minute=0", "--requests-per-minute=0")
     with (
         tempfile.TemporaryDirectory() as folder,
         table.results(parser, options) as results,
-        Server(
-            Path(folder) / "data",
-            *(f"--workdir={options.workdir}", *free),
-            f"--keep-minutes={KEEP_SECONDS / 60}",
-        ) as server,
-        Detector.load(
-            options.workdir, apart=True, num_processes=system.num_cores()
-        ) as detector,
+        Server(Path(folder) / "data", f"--{kind}={options.model}", *free) as server,
     ):
         server.until_ready()
         os.nice(scoring.NICE)  # as the worker is, so that a busy machine treats alike
-        for pages in (True, False):
-            through_service(server, videos[:WARM], pages=pages)
-            through_predict(detector, videos[:WARM], pages=pages)
-        compare(results, server, detector, videos)
-        crowd(results, server, videos[0], options.clients)
-        soak(results, server, videos, options.soak)
+        if options.compared:
+            with Detector.load(
+                options.model, apart=True, num_processes=system.num_cores()
+            ) as detector:
+                for pages in (True, False):
+                    through_service(server, videos[:WARM], pages=pages)
+                    through_predict(detector, videos[:WARM], pages=pages)
+                compare(results, server, detector, videos)
+        if options.clients:
+            crowd(results, server, videos[0], options.clients)
+        if options.soak:
+            soak(results, server, videos, options.soak)
 
 
 if __name__ == "__main__":

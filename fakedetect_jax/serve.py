@@ -24,6 +24,7 @@ DEMO = Path("runs/demo")
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKEN = "FAKEDETECT_TOKEN"  # noqa: S105 - the name of a variable
+STORE = "FAKEDETECT_STORE"  # keeps a password out of the list of processes
 
 
 def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
@@ -32,8 +33,8 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         prog=prog,
         description="A page and a JSON service that score videos. A score is a hint, "
         "never a proof.",
-        epilog="Exit codes: 2 wrong usage, 3 the data folder cannot be used, 4 the "
-        "model cannot be used, 130 or 143 ended by a signal.",
+        epilog="Exit codes: 2 wrong usage, 3 the data folder or the store cannot be "
+        "used, 4 the model cannot be used, 130 or 143 ended by a signal.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workdir", metavar="W", help="the workdir of a training run")
@@ -128,14 +129,18 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         help="uploads, jobs and results",
     )
     group.add_argument(
-        "--store", default="", metavar="URL", help="of the jobs; a file in --data"
+        "--store",
+        default=os.environ.get(STORE, ""),
+        metavar="URL",
+        help="of the jobs: postgresql://…, redis://… or sqlite:///…; a file in --data "
+        f"if not set; else {STORE} may",
     )
     group.add_argument(
         "--role",
         choices=("both", "web", "worker"),
         default="both",
         help="answer and score (both), or one of them, with the same --data and "
-        "--store as the other",
+        "--store as the other; several workers may score",
     )
     group.add_argument("--batch-size", type=int, default=0, help="in clips")
     group.add_argument("--processes", type=int, default=0, help="that decode")

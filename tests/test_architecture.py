@@ -84,6 +84,8 @@ IMPORTERS = {
     "python_multipart": {"service.web.upload"},
     "prometheus_client": {"service.web.metrics"},
     "sqlite3": {"service.queue.sqlite"},
+    "psycopg": {"service.queue.postgres"},
+    "redis": {"service.queue.redis"},
     "PIL": {"frames.images", "pages.evaluation_page"},
     "pillow_heif": {"frames.images"},
 }

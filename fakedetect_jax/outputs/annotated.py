@@ -53,8 +53,8 @@ def write(
         done = detector.annotate(
             result.video,
             place,
-            title=_title(result, scale),
-            marks=list(_marks(video, result.faces, scale)),
+            title=title(result, scale),
+            marks=list(marks(video, result.faces, scale)),
             stills=sorted({moment.frame for moment in moments}),
         )
         if done.annotated is None:
@@ -107,14 +107,16 @@ def _number(score: float, scale: Scale) -> str:
     return percent(chance, 0).replace("\u202f", " ")  # what the letters can show
 
 
-def _title(result: VideoResult, scale: Scale) -> str:
+def title(result: VideoResult, scale: Scale) -> str:
+    """What is written over every frame."""
     said = result.verdict or result.outcome
     if result.score is None or result.verdict is None:
         return said
     return f"{said} ({_number(result.score, scale)})"
 
 
-def _marks(video: Pending, faces: Sequence[FaceResult], scale: Scale) -> Iterator[Mark]:
+def marks(video: Pending, faces: Sequence[FaceResult], scale: Scale) -> Iterator[Mark]:
+    """The squares of all faces, and the parts without one."""
     for window in video.windows:
         if not window.faces:
             yield Mark(window.start, window.stop - 1, "no face found here")

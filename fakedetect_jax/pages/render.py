@@ -1,5 +1,7 @@
 """Templates to pages and cards; values are text and never markup."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
@@ -27,12 +29,13 @@ def code(value: str) -> Markup:
     return Markup(printable(value).replace("`", "'"))  # noqa: S704
 
 
-def render(template: str, **values: Any) -> str:
-    """A page or card from templates/."""
+@functools.cache
+def _environment(finalize: Callable[[Any], Any]) -> jinja2.Environment:
+    """One for all pages: it keeps the templates that it has compiled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fakedetect_jax.pages"),
         autoescape=jinja2.select_autoescape(["html"]),
-        finalize=_safe_markdown if template.endswith(".md") else _safe,
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -51,4 +54,10 @@ def render(template: str, **values: Any) -> str:
         touch_line=formats.touch_line,
         unpaired_line=formats.unpaired_line,
     )
-    return environment.get_template(template).render(**values)
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """A page or card from templates/."""
+    finalize = _safe_markdown if template.endswith(".md") else _safe
+    return _environment(finalize).get_template(template).render(**values)

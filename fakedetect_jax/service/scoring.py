@@ -4,16 +4,22 @@ import os
 import signal
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
+from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.pages import video_page
+from fakedetect_jax.service.making import MakingLimits, makers
 from fakedetect_jax.service.options import Options, Scoring
-from fakedetect_jax.service.queue.jobs import OWN
+from fakedetect_jax.service.queue.jobs import StoreGone
 from fakedetect_jax.service.queue.opening import open_store
 from fakedetect_jax.service.queue.places import Places, sample_paths
+from fakedetect_jax.service.queue.store import Store
 from fakedetect_jax.service.web.answers import Band, ModelAnswer
-from fakedetect_jax.service.worker import CopyLimits, ScoringWorker
+from fakedetect_jax.service.worker import ScoringWorker
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.serving.session import Limits
 from fakedetect_jax.serving.summary import Scale, guard_of
@@ -21,6 +27,8 @@ from fakedetect_jax.trained.model import TrainedModel
 from tfds_ffpp import system
 from tfds_ffpp.synthetic import tree
 
+T = TypeVar("T")
+WAIT_SECONDS = 2.0  # between two tries to open a store
 NICE = 5  # so that answering goes before scoring
 SAMPLE_SEED = 20_260  # of people whom no demo was trained on
 SAMPLE_FRAMES = 75
@@ -55,21 +63,66 @@ def run_worker(options: Options, *, parent: int) -> int:
     places = Places(options.data)
     if own:
         tempfile.tempdir = str(places.temporary)
-    store = open_store(options.store, options.data)
+    patient = own  # else whoever started it is to know
+    store = _when_there(lambda: _open(options, places), patient=patient)
     detector = load(options.scoring)
-    name = OWN if own else f"{os.uname().nodename}-{os.getpid()}"
+    name = places.own_worker if own else f"{os.uname().nodename}-{os.getpid()}"
     worker = ScoringWorker(detector, store, places, name=name)
     _end_on_signals(worker, options.serving.grace_seconds)
-    store.describe_model(describe(detector.model).model_dump_json())
+    model = describe(detector.model)
+    _when_there(lambda: _join(store, name, model), patient=patient)
     if detector.model.made:
         threading.Thread(
             target=make_samples, args=[places.samples], daemon=True
         ).start()
-    limits = CopyLimits(options.scoring.time_limit, options.scoring.memory_limit)
+    limits = MakingLimits(options.scoring.time_limit, options.scoring.memory_limit)
+    beside = makers(
+        detector.network,
+        store=store,
+        places=places,
+        name=name,
+        limits=limits,
+        is_busy=lambda: worker.is_busy,
+    )
     with detector:
-        worker.run(limits=limits)
+        worker.run(makers=beside)
+    with suppress(StoreGone):
+        store.leave(name)
     store.close()
     return 0
+
+
+def _when_there(ask: Callable[[], T], *, patient: bool) -> T:
+    """Asks the store; patient: again and again until it answers."""
+    while True:
+        try:
+            return ask()
+        except StoreGone:
+            if not patient:
+                raise
+            time.sleep(WAIT_SECONDS)
+
+
+def _open(options: Options, places: Places) -> Store:
+    """The store of a folder."""
+    store = open_store(options.store, options.data)
+    store.belong_to(places.mark)
+    return store
+
+
+def _join(store: Store, name: str, model: ModelAnswer) -> None:
+    """Says of a worker which model it has.
+
+    Raises ConfigError where others that share the queue have another one.
+    """
+    other = store.model()
+    weights = ModelAnswer.model_validate_json(other).weights if other else model.weights
+    if weights != model.weights:
+        raise ConfigError(
+            f"the workers of this queue score with the model {weights}, and this one "
+            f"has {model.weights}; end them first, or give the same model"
+        )
+    store.join(name, model.model_dump_json())
 
 
 def _end_on_signals(worker: ScoringWorker, grace: float) -> None:

@@ -19,9 +19,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.service.options import Options, Serving
-from fakedetect_jax.service.queue.jobs import OWN, Store, StoreFull, StoreGone
+from fakedetect_jax.service.queue.jobs import StoreFull, StoreGone
 from fakedetect_jax.service.queue.opening import open_store
 from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.queue.store import Store
 from fakedetect_jax.service.web import metrics, watch
 from fakedetect_jax.service.web.app import Service, guarded
 
@@ -102,9 +103,11 @@ class _Server(uvicorn.Server):
 class OwnWorker:
     """A worker as a child process, started again whenever it dies."""
 
-    def __init__(self, command: Sequence[str], store: Store, grace: float):
-        """command: starts it; grace: seconds in which it may end what it does."""
+    def __init__(self, command: Sequence[str], store: Store, name: str, grace: float):
+        """command: starts it; name: of it in the store; grace: seconds in which it may
+        end what it does."""
         self._command, self._store, self._grace = list(command), store, grace
+        self._name = name
         self._child: subprocess.Popen | None = None
         self._ending = threading.Event()
         self.exit_code = 0  # of a worker that could not start
@@ -129,8 +132,8 @@ class OwnWorker:
             said = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
             _say(f"the worker ended ({said}) and is started again")
             with contextlib.suppress(StoreGone, StoreFull):
-                self._store.describe_model("")
-                self._store.give_back(OWN, died=True)
+                self._store.leave(self._name)
+                self._store.give_back(self._name, died=True)
             lived = time.monotonic() - began
             pause = 1.0 if lived > 60 else min(2 * pause, 30.0)
             self._ending.wait(pause)
@@ -161,12 +164,14 @@ def serve(options: Options, worker_command: Sequence[str] | None) -> int:
     with _alone(options.data):
         places.clear()
         store = open_store(options.store, options.data)
+        store.belong_to(places.mark)
+        # Of a server that was killed; its worker ended with it.
+        store.give_back(places.own_worker, died=False)
+        store.leave(places.own_worker)
         worker = None
         if worker_command is not None:
-            # Of a server that was killed; its worker ended with it.
-            store.give_back(OWN, died=False)
-            store.describe_model("")
-            worker = OwnWorker(worker_command, store, options.serving.grace_seconds)
+            grace = options.serving.grace_seconds
+            worker = OwnWorker(worker_command, store, places.own_worker, grace)
         try:
             return _answer(options, store, places, worker)
         finally:

@@ -8,45 +8,36 @@ import contextlib
 import errno
 import json
 import os
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeVar
 
-from fakedetect_jax.outputs import rows
-from fakedetect_jax.pages import video_page
 from fakedetect_jax.reports.video_result import VideoResult
-from fakedetect_jax.service.queue.jobs import Job, Scored, Store, StoreFull, StoreGone
-from fakedetect_jax.service.queue.places import COPY, EVIDENCE, PAGE, TABLE, Places
-from fakedetect_jax.serving import evidence
-from tfds_ffpp.files import whole
+from fakedetect_jax.service import kept
+from fakedetect_jax.service.making import Maker, say
+from fakedetect_jax.service.queue.jobs import Job, Scored, StoreFull, StoreGone
+from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.queue.store import Store
 from tfds_ffpp.frames.found import Looked
-from tfds_ffpp.records import to_json
-from tfds_ffpp.workers.jobs import CopyJob
-from tfds_ffpp.workers.pool import GIVEN_UP, Worker
+from tfds_ffpp.workers.pool import GIVEN_UP
 
 if TYPE_CHECKING:
     from fakedetect_jax.serving.detector import Detector
     from fakedetect_jax.serving.tracks import Pending
     from tfds_ffpp.frames.found import PreparedWindow
 
+T = TypeVar("T")
 POLL_SECONDS = 0.2  # between two looks for a job
 RENEW_SECONDS = 3.0
 REPORT_SECONDS = 0.25  # between two reports on a job
 REST_SECONDS = 5.0  # after a fault that is not a video's
+PATIENCE_SECONDS = 60.0  # in which a store may come back before a result is given up
+SIGHT_SECONDS = 10.0  # until a file of another machine must be seen
+NO_VIDEO = "its video is not in the folder of the service any more"
+NO_SPACE = "there was no space for it on the disk of the service, three times"
 _NO_SPACE = os.strerror(errno.ENOSPC)
-
-
-class CopyLimits(NamedTuple):
-    """What making the copy of a video may take: seconds, bytes of memory and disk."""
-
-    seconds: float
-    memory: int
-    size: int = 2 << 30
 
 
 @dataclass
@@ -57,6 +48,10 @@ class _Running:
     began: float = field(default_factory=time.monotonic)
     wanted: bool = True
     reported: float = 0.0
+
+
+class _FolderGone(Exception):
+    """The folder of the service cannot be seen."""
 
 
 class ScoringWorker:
@@ -72,22 +67,35 @@ class ScoringWorker:
         self._lock = threading.Lock()
         self._draining, self._stopped = threading.Event(), threading.Event()
         self._alone: Job | None = None
+        self._makers: Sequence[Maker] = ()
+        self._owed: Callable[[], object] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is under way or waits."""
+        return bool(self._running) or self._store.counts().waiting > 0
 
     def drain(self) -> None:
         """Takes no more jobs; `run` returns when those under way are done."""
         self._draining.set()
 
-    def run(self, *, limits: CopyLimits) -> None:
-        """Scores until `drain`; then returns what is left to the store."""
+    def run(self, *, makers: Sequence[Maker] = ()) -> None:
+        """Scores until `drain`; then returns what is left to the store.
+
+        makers: run beside it, each in a thread.
+        """
+        self._makers = makers
+        targets = [self._keep_claims, *(maker.run for maker in makers)]
         threads = [
-            threading.Thread(target=self._keep_claims, daemon=True),
-            threading.Thread(target=self._make_copies, args=[limits], daemon=True),
+            threading.Thread(target=target, args=[self._stopped], daemon=True)
+            for target in targets
         ]
         for thread in threads:
             thread.start()
         try:
             while not self._draining.is_set():
                 try:
+                    self._settle()
                     self._score()
                 except Exception as error:
                     self._recover(error)
@@ -114,31 +122,74 @@ class ScoringWorker:
             for _ in results:
                 pass
 
+    def _settle(self) -> None:
+        """Gives back what could not be given back while the store was gone."""
+        if self._owed is not None:
+            self._owed()
+            self._owed = None
+
     def _recover(self, error: Exception) -> None:
         """Lets what was under way wait again, and rests."""
-        no_space = _is_no_space(error)
-        if not no_space:
-            _say(f"scoring stopped ({type(error).__name__}) and begins again")
         with self._lock:
             self._running.clear()
+        if self._owed is None:
+            self._owed = self._debt(error)
         with contextlib.suppress(StoreGone, StoreFull):
-            self._store.give_back(self._name, died=not no_space)
+            self._settle()
         self._draining.wait(REST_SECONDS)
+
+    def _debt(self, error: Exception) -> Callable[[], object]:
+        """How to give back what was under way when this happened."""
+        give_back, name = self._store.give_back, self._name
+        if isinstance(error, StoreGone | _FolderGone):
+            say(f"{error}; jobs wait until it is there again")
+            return lambda: give_back(name, died=False)
+        if _is_no_space(error):
+            say("no space is left; jobs wait until there is some")
+            return lambda: give_back(name, died=True, why=NO_SPACE)
+        say(f"scoring stopped ({type(error).__name__}) and begins again")
+        return lambda: give_back(name, died=True)
 
     # Jobs -------------------------------------------------------------------------
 
     def _take(self) -> Iterator[str]:
         """The videos of jobs, as they come; ends before one that is to be alone."""
         while not self._draining.is_set():
-            job = self._store.claim(self._name)
+            job = self._claim()
             if job is None:
                 self._draining.wait(POLL_SECONDS)
+            elif not self._sees(job):
+                continue
             elif job.attempt > 1:
                 self._alone = job
                 self._begin(job)  # it is held, and so kept
                 return
             else:
                 yield self._begin(job)
+
+    def _claim(self) -> Job | None:
+        """The next job, where the store answers and there is space to work."""
+        try:
+            return None if self._places.is_full() else self._store.claim(self._name)
+        except (StoreGone, StoreFull):
+            return None  # what is under way goes on
+
+    def _sees(self, job: Job) -> bool:
+        """Whether the video of a job is there; one that is not fails.
+
+        Raises _FolderGone where no video can be seen.
+        """
+        video, end = self._places.video(job.id), time.monotonic() + SIGHT_SECONDS
+        while not video.exists():
+            if not self._places.is_there():
+                raise _FolderGone(f"--data {self._places.data} cannot be seen")
+            if not self._store.get(job.id):
+                return False  # deleted meanwhile
+            if time.monotonic() > end:
+                self._store.fail(job, NO_VIDEO)
+                return False
+            self._draining.wait(POLL_SECONDS)
+        return True
 
     def _begin(self, job: Job) -> str:
         path = str(self._places.video(job.id))
@@ -150,12 +201,15 @@ class ScoringWorker:
         running = self._running.get(path)
         return running is not None and running.wanted
 
-    def _keep_claims(self) -> None:
+    def _keep_claims(self, stopped: threading.Event) -> None:
         """Renews the claims, and notes which are lost, as by a DELETE."""
-        while not self._stopped.wait(RENEW_SECONDS):
+        while not stopped.wait(RENEW_SECONDS):
             with contextlib.suppress(StoreGone, StoreFull):
-                asked = list(self._running.values())
-                held = self._store.renew(self._name)
+                with self._lock:
+                    asked = list(self._running.values())
+                claims = {running.job.claim for running in asked}
+                making = {maker.claim for maker in self._makers} - {""}
+                held = self._store.renew(self._name, claims | making)
                 for running in asked:
                     running.wanted = running.job.claim in held
 
@@ -167,7 +221,8 @@ class ScoringWorker:
         running.reported = now
         looks = isinstance(found, Looked)
         phase, done = ("looking", found.frames) if looks else ("scoring", found.stop)
-        self._store.report(running.job, phase, done, found.total)
+        with contextlib.suppress(StoreGone, StoreFull):
+            self._store.report(running.job, phase, done, found.total)
 
     def _on_result(self, result: VideoResult, video: "Pending") -> VideoResult:
         with self._lock:
@@ -177,119 +232,41 @@ class ScoringWorker:
             return bare
         if result.outcome == "unreadable" and result.reason == _NO_SPACE:
             raise OSError(errno.ENOSPC, _NO_SPACE)
-        job = running.job
-        if not self._places.video(job.id).exists() and not self._store.get(job.id):
+        if not self._places.video(running.job.id).exists() and self._is_gone(running):
             return bare  # deleted meanwhile
-        self._finish(running, replace(result, video=job.name), video)
+        self._finish(running, replace(result, video=running.job.name), video)
         return bare
+
+    def _is_gone(self, running: _Running) -> bool:
+        return not self._patiently(lambda: self._store.get(running.job.id))
 
     def _finish(self, running: _Running, result: VideoResult, video: "Pending") -> None:
         job = running.job
         seconds = {"score": time.monotonic() - running.began}
-        began = time.monotonic()
         if job.evidence:
-            frames = result.file.frames if result.file else 0
-            self._store.report(job, "explaining", frames, frames)
             try:
-                self._write(job, result, video)
+                kept.keep(self._places.made(job), result, video)
             except FileNotFoundError:
-                if self._store.get(job.id):
-                    raise
-                return  # deleted meanwhile, with its folder
-            seconds["explain"] = time.monotonic() - began
+                if self._is_gone(running):
+                    return  # with its folder
+                raise
         row = json.dumps(result.to_json(), allow_nan=False)
-        taken = self._store.finish(job, Scored(result.outcome, row, seconds))
+        scored = Scored(result.outcome, row, seconds)
+        taken = self._patiently(lambda: self._store.finish(job, scored))
         if taken and not job.evidence:
             self._places.video(job.id).unlink(missing_ok=True)
 
-    def _write(self, job: Job, result: VideoResult, video: "Pending") -> None:
-        """Writes what a reader sees besides the result."""
-        folder = self._places.made(job)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        network = self._detector.network
-        shown = evidence.gather(network, result, video)
-        video_page.write(folder / PAGE, result, shown)
-        _write_text(folder / EVIDENCE, json.dumps(to_json(shown)))
-        with tempfile.TemporaryDirectory() as place:
-            line = Path(place) / "row.jsonl"
-            line.write_text(json.dumps(result.to_json(), allow_nan=False) + "\n")
-            rows.write_table(line, folder / TABLE)
-
-    # Copies -----------------------------------------------------------------------
-
-    def _make_copies(self, limits: CopyLimits) -> None:
-        """Makes the copies that browsers play, each when its job is done."""
-        decoder, tried = Worker(), set()
-        try:
-            while not self._stopped.is_set():
-                try:
-                    job = self._store.next_copy(tried)
-                    if job is None:
-                        self._stopped.wait(POLL_SECONDS)
-                        continue
-                    # Another worker may be at it; both write the same.
-                    self._copy(job, decoder, limits)
-                    tried.add(job.id)
-                except (StoreGone, StoreFull, OSError):
-                    self._stopped.wait(REST_SECONDS)
-        finally:
-            decoder.close()
-
-    def _copy(self, job: Job, decoder: Worker, limits: CopyLimits) -> None:
-        began = time.monotonic()
-        source, out = self._places.video(job.id), self._places.copy(job.id)
-        out.parent.mkdir(mode=0o700, exist_ok=True)
-        task = CopyJob(
-            path=str(source),
-            copy=str(out.parent / f".{COPY}"),
-            time_limit=limits.seconds,
-            stall_limit=min(120.0, limits.seconds),
-            memory_limit=limits.memory,
-            file_limit=limits.size,
-        )
-        asked = _Every(1.0, lambda: bool(self._store.get(job.id)))
-        result = decoder.run(task, wanted=asked)
-        if result.reason == _NO_SPACE or result.fatal:
-            raise OSError(errno.ENOSPC, _NO_SPACE)
-        if result.copied is not None:
-            os.replace(task.copy, out)
-        else:
-            Path(task.copy).unlink(missing_ok=True)
-        self._store.finish_copy(
-            job.id,
-            reason=result.reason,
-            start=result.copied.start if result.copied else 0.0,
-            seconds=time.monotonic() - began,
-        )
-        source.unlink(missing_ok=True)  # nobody needs it any more
-        if not self._store.get(job.id):
-            self._places.remove(job.id)  # deleted while this wrote into it
-
-
-class _Every:
-    """A question whose answer is good for some seconds."""
-
-    def __init__(self, seconds: float, ask: Callable[[], bool]):
-        self._seconds, self._ask = seconds, ask
-        self._next, self._answer = 0.0, True
-
-    def __call__(self) -> bool:
-        if time.monotonic() >= self._next:
-            self._answer = self._ask()
-            self._next = time.monotonic() + self._seconds
-        return self._answer
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Asks the store, which may be away for a moment."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return ask()
+            except StoreGone:
+                if time.monotonic() > end or self._draining.wait(POLL_SECONDS):
+                    raise
 
 
 def _is_no_space(error: Exception) -> bool:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or isinstance(error, StoreFull)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with whole(path) as place:
-        place.write_text(text)
-
-
-def _say(sentence: str) -> None:
-    """A line of the log; never with a name or a frame of a video."""
-    print(f"worker: {sentence}", file=sys.stderr, flush=True)

@@ -106,7 +106,7 @@ def test_squares_carry_the_score_of_the_nearest_clip():
     face = FaceResult("scored", 0.5, None, None, None, (0, 1), stored.box, 1.0, clips)
     video = Pending(0, "a.mp4", Path(), [window, empty])
     video.tracks = [Track(0, [small]), Track(0, [stored], clips)]
-    marks = list(annotated._marks(video, [face], Scale(0.5, None, None)))
+    marks = list(annotated.marks(video, [face], Scale(0.5, None, None)))
     said = [(m.first, m.last, m.words, m.high) for m in marks]
     assert said == [
         (40, 59, "no face found here", False),

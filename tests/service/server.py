@@ -31,6 +31,19 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+def command(data: Path, *options: object) -> list[str]:
+    """`fakedetect serve` on a folder."""
+    words = [sys.executable, "-m", "fakedetect_jax.serve", f"--data={data}"]
+    return [*words, "--port=0", "--compilation-cache=", *map(str, options)]
+
+
+def environment() -> dict[str, str]:
+    """With one device, as most users have."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = " ".join(flag for flag in flags if "device_count" not in flag)
+    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+
+
 def form(content: bytes, name: str = "a.mp4", field: str = "video") -> bytes:
     """The body of an upload, of boundary XX."""
     head = f'--XX\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"'
@@ -45,16 +58,11 @@ class Server:
 
     def __init__(self, data: Path, *options: object):
         self.data = data
-        words = [sys.executable, "-m", "fakedetect_jax.serve", f"--data={data}"]
-        words += ["--port=0", "--compilation-cache=", *map(str, options)]
+        words = command(data, *options)
         self.log = data.with_suffix(".log")
-        # One device, as most users have.
-        flags = os.environ.get("XLA_FLAGS", "").split()
-        flags = " ".join(flag for flag in flags if "device_count" not in flag)
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                words, env=env, stdout=subprocess.PIPE, stderr=log, text=True
+                words, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True
             )
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -120,12 +128,12 @@ class Server:
         return self.get(f"/v1/jobs/{id}").json
 
     def until(self, id: str, *, whole: bool = False) -> Any:
-        """A job once it is over; whole: and its copy is there, or will never be."""
+        """A job once it is over; whole: and so is what is made of it."""
         end = time.monotonic() + LIMIT
         while time.monotonic() < end:
             job = self.job(id)
             if job["state"] in ("done", "failed") and (
-                not whole or job["playable"] != "wanted"
+                not whole or "wanted" not in (job["explained"], job["playable"])
             ):
                 return job
             time.sleep(0.1)
@@ -138,9 +146,13 @@ class Server:
             time.sleep(0.1)
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """The sum of a metric over its labels; or of one, with its label."""
         lines = self.get("/metrics").body.decode().splitlines()
-        values = [line.split()[-1] for line in lines if re.match(rf"{name}[ {{]", line)]
+        values = [
+            line.split()[-1]
+            for line in lines
+            if re.match(rf"{re.escape(name)}[ {{]", line)
+        ]
         return sum(map(float, values))
 
     def raw(self, content: bytes) -> socket.socket:

@@ -1,8 +1,10 @@
-"""Jobs outlive whoever works on them, and have one result."""
+"""Jobs outlive whoever works on them, and have one result, whichever store has them."""
 
 import os
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,15 @@ import pytest
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.service.queue import jobs
 from fakedetect_jax.service.queue.jobs import (
+    ANNOTATED,
+    COPY,
+    EXPLAINED,
+    KINDS,
     MOST_ATTEMPTS,
+    NONE,
+    READY,
+    WANTED,
+    Made,
     NewJob,
     QueueFull,
     Scored,
@@ -19,13 +29,14 @@ from fakedetect_jax.service.queue.jobs import (
     StoreGone,
 )
 from fakedetect_jax.service.queue.opening import open_store
+from tests.conftest import ROOT
 
 SCORED = Scored("scored", '{"video": "a"}', {"score": 2.0})
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store("", tmp_path)
+def store(url, tmp_path):
+    store = open_store(url, tmp_path)
     yield store
     store.close()
 
@@ -37,9 +48,9 @@ def add(store, count: int = 1, *, evidence: bool = False) -> list[str]:
     return ids
 
 
-def test_jobs_are_claimed_once_and_in_order(store, tmp_path):
+def test_jobs_are_claimed_once_and_in_order(store, url, tmp_path):
     ids = add(store, 40)
-    other = open_store("", tmp_path)
+    other = open_store(url, tmp_path)
     got: dict[str, list[str]] = {"x": [], "y": [], "z": []}
 
     def work(name: str) -> None:
@@ -64,7 +75,6 @@ def test_jobs_are_claimed_once_and_in_order(store, tmp_path):
 def test_a_lost_claim_cannot_finish_a_job(store, monkeypatch):
     (id,) = add(store)
     monkeypatch.setattr(jobs, "LEASE_SECONDS", -1.0)
-    monkeypatch.setattr("fakedetect_jax.service.queue.sqlite.LEASE_SECONDS", -1.0)
     slow = store.claim("slow")
     quick = store.claim("quick")  # the lease of the first has run out
     assert slow and quick and slow.id == quick.id == id
@@ -99,9 +109,9 @@ def test_a_job_at_which_processes_die_fails_in_the_end(store):
 def test_a_deleted_job_is_nobodys(store):
     (id,) = add(store)
     job = store.claim("w")
-    assert store.renew("w") == {job.claim}
+    assert store.renew("w", {job.claim, "another"}) == {job.claim}
     assert store.delete(id) and not store.delete(id)
-    assert store.renew("w") == set()
+    assert store.renew("w", {job.claim}) == set()
     assert not store.finish(job, SCORED)
     assert store.get(id) == {} and store.counts() == (0, 0, 0)
 
@@ -115,33 +125,227 @@ def test_no_more_wait_than_may(store):
     assert store.add(new, most=2)
 
 
-def test_copies_are_made_of_jobs_that_want_evidence(store):
-    add(store)
-    (id,) = add(store, evidence=True)
+def test_more_is_made_of_jobs_that_want_evidence_and_first_what_is_asked_for(store):
+    (lean,) = add(store)
+    first, second = add(store, 2, evidence=True)
+    store.ask(first, EXPLAINED)  # it has no result yet
     while job := store.claim("w"):
         store.finish(job, SCORED)
-    job = store.next_copy(set())
-    assert job.id == id and not job.is_over
-    assert store.next_copy({id}) is None
-    store.finish_copy(id, reason="", start=1.5, seconds=2.0)
-    done = store.get(id)[id]
-    assert (done.copy, done.copy_start, done.is_over) == ("ready", 1.5, True)
-    assert store.ended_before(done.finished + 1)
+    assert store.counts().making == 4 and store.get(lean)[lean].is_over
+    assert store.claim_task("w", KINDS, asked=True) is None
+    store.ask(second, COPY)
+    for _ in range(2):
+        store.ask(second, ANNOTATED)
+        store.ask(lean, ANNOTATED)
+    task = store.claim_task("w", [COPY, ANNOTATED], asked=True)
+    assert task and (task.job.id, task.kind) == (second, COPY)
+    assert store.finish_task(task, Made(READY, start=1.5), 2.0)
+    task = store.claim_task("w", KINDS, asked=True)
+    assert task and (task.job.id, task.kind) == (second, ANNOTATED)
+    assert store.finish_task(task, Made(NONE, "no sound"), 1.0)
+    done = store.get(second)[second]
+    assert done.made[COPY] == Made(READY, start=1.5) and not done.is_over
+    assert done.made[ANNOTATED] == Made(NONE, "no sound")
+    found = []
+    while task := store.claim_task("w", KINDS, asked=False):
+        found.append((task.job.id, task.kind))
+        assert store.finish_task(task, Made(READY), 1.0)
+    assert found == [(first, EXPLAINED), (second, EXPLAINED), (first, COPY)]
+    done = store.get(second)[second]
+    assert done.is_over and store.counts().making == 0
+    store.ask(lean, ANNOTATED)
+    store.ask(second, COPY)  # it is there
+    assert store.counts().making == 0
+    assert set(store.ended(-1.0)) == {lean, first, second} and store.ended(60.0) == []
 
 
-def test_a_store_whose_file_is_gone_says_so(store, tmp_path):
+def test_what_a_dead_worker_was_making_is_made_by_another(store, monkeypatch):
+    (id,) = add(store, evidence=True)
+    job = store.claim("w")
+    assert job and store.finish(job, SCORED)
+    slow = store.claim_task("slow", [EXPLAINED], asked=False)
+    assert store.claim_task("w", [EXPLAINED], asked=False) is None
+    assert store.renew("slow", {slow.job.made[EXPLAINED].claim})
+    assert store.give_back("slow", died=True) == 0
+    monkeypatch.setattr(jobs, "LEASE_SECONDS", -1.0)
+    lost = store.claim_task("lost", [EXPLAINED], asked=False)
+    monkeypatch.undo()
+    quick = store.claim_task("quick", [EXPLAINED], asked=False)
+    for late in (slow, lost):
+        assert not store.finish_task(late, Made(READY), 1.0)
+    assert store.finish_task(quick, Made(READY), 1.0)
+    assert store.get(id)[id].state_of(EXPLAINED) == READY
+    assert store.get(id)[id].state_of(COPY) == WANTED
+
+
+def test_all_that_a_worker_makes_of_a_job_is_renewed_and_given_back(store):
+    (id,) = add(store, evidence=True)
+    job = store.claim("w")
+    assert job and store.finish(job, SCORED)
+    tasks = [store.claim_task("w", [kind], asked=False) for kind in (EXPLAINED, COPY)]
+    claims = {task.job.made[task.kind].claim for task in tasks}
+    before = store.get(id)[id].made
+    time.sleep(0.01)
+    assert store.renew("w", claims) == claims
+    after = store.get(id)[id].made
+    assert all(after[kind].lease > before[kind].lease for kind in (EXPLAINED, COPY))
+    store.give_back("w", died=True)
+    for attempt in (2, 3):
+        task = store.claim_task("w", [COPY], asked=False)
+        assert task.job.made[COPY].attempt == attempt
+        store.give_back("w", died=True)
+    assert store.claim_task("w", [COPY], asked=False) is None  # three deaths are enough
+    assert store.get(id)[id].made[COPY] == Made(NONE, "the process died 3 times")
+    store.claim_task("w", [EXPLAINED], asked=False)
+    assert store.give_back("w", died=False) == 0  # an orderly end is no attempt
+    assert (
+        store.claim_task("w", [EXPLAINED], asked=False).job.made[EXPLAINED].attempt == 2
+    )
+
+
+CLAIMS = """
+import sys, time
+from pathlib import Path
+from fakedetect_jax.service.queue import jobs
+from fakedetect_jax.service.queue.opening import open_store
+jobs.LEASE_SECONDS = 1.0
+store = open_store(sys.argv[1], Path(sys.argv[2]))
+job = store.claim("killed")
+while True:
+    assert store.renew("killed", {job.claim})
+    print(job.id, flush=True)
+    time.sleep(0.2)
+"""
+
+
+def test_the_job_of_a_worker_that_is_killed_is_anothers_soon(store, url, tmp_path):
+    first, second = add(store, 2)
+    words = [sys.executable, "-c", CLAIMS, url, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        for _ in range(8):  # longer than the lease, which it renews
+            assert killed.stdout.readline().strip() == first
+        assert store.claim("w").id == second
+        assert store.claim("w") is None
+        killed.kill()
+    end = time.monotonic() + 20
+    while (job := store.claim("w")) is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert (job.id, job.attempt) == (first, 2)
+    assert store.finish(job, SCORED)
+
+
+def test_a_reason_can_be_given_why_a_job_has_no_result(store):
+    add(store)
+    job = store.claim("w")
+    assert store.fail(job, "its video is not there")
+    assert not store.fail(job, "again") and not store.finish(job, SCORED)
+    failed = store.get(job.id)[job.id]
+    assert (failed.state, failed.reason) == (jobs.FAILED, "its video is not there")
+    assert store.row(job.id) is None and failed.is_over
+
+
+def test_a_model_is_there_as_long_as_a_worker_has_it(store, monkeypatch):
+    assert store.model() == ""
+    store.join("a", '{"step": 1}')
+    store.join("b", '{"step": 1}')
+    store.leave("a")
+    assert store.model() == '{"step": 1}'
+    monkeypatch.setattr(jobs, "LEASE_SECONDS", -1.0)
+    store.renew("b", set())
+    assert store.model() == ""  # it was not heard of
+    monkeypatch.undo()
+    store.renew("b", set())
+    assert store.model() == '{"step": 1}'
+    store.leave("b")
+    store.renew("b", set())
+    assert store.model() == ""
+
+
+def test_a_store_belongs_to_one_folder(store):
+    store.belong_to("mark")
+    store.belong_to("mark")
+    with pytest.raises(ConfigError, match="--data is not the folder that the jobs of"):
+        store.belong_to("another")
+
+
+def test_a_store_whose_file_is_gone_says_so(tmp_path):
+    store = open_store("", tmp_path)
     add(store)
     (tmp_path / "jobs.sqlite").unlink()
     for ask in (store.counts, lambda: store.claim("w"), lambda: add(store)):
         with pytest.raises(StoreGone, match="the store of jobs, jobs.sqlite, cannot"):
             ask()
+    store.close()
     with pytest.raises(StoreGone):
         open_store("sqlite:////proc/none/jobs.sqlite", tmp_path)
 
 
-def test_stores_of_other_kinds_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--store redis: is not known"):
-        open_store("redis://localhost", tmp_path)
+@pytest.mark.parametrize("kind", ["postgres", "redis_server"])
+def test_a_server_that_was_killed_has_lost_nothing_when_it_is_back(
+    kind, request, tmp_path
+):
+    running = request.getfixturevalue(kind)
+    running.empty()
+    store = open_store(running.url, tmp_path)
+    first, second = add(store, 2)
+    job = store.claim("w")
+    assert job
+    running.stop()
+    for ask in (store.counts, lambda: store.finish(job, SCORED), lambda: add(store)):
+        with pytest.raises(StoreGone, match="does not answer .*; start it, or give"):
+            ask()
+    with pytest.raises(StoreGone, match="does not answer"):
+        open_store(running.url, tmp_path)
+    running.start()
+    assert store.waiting() == [second] and store.counts().running == 1
+    assert store.finish(job, SCORED) and store.row(first) == SCORED.row
+    store.close()
+
+
+def test_stores_that_cannot_be_are_refused_without_their_password(tmp_path):
+    for url, said in {
+        "mysql://localhost": "--store mysql: is not known; give postgresql://HOST",
+        "redis://a:secret@[": "--store is no address of a store",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            open_store(url, tmp_path)
+    for scheme in ("postgresql", "redis"):
+        with pytest.raises(StoreGone, match="does not answer") as error:
+            open_store(f"{scheme}://a:secret@127.0.0.1:1/b", tmp_path)
+        assert "secret" not in str(error.value)
+
+
+def test_a_redis_that_would_forget_jobs_is_refused(redis_server, tmp_path):
+    import redis
+
+    client = redis.Redis.from_url(redis_server.url)
+    for name, wrong, right in (
+        ("maxmemory-policy", "allkeys-lru", "noeviction"),
+        ("appendonly", "no", "yes"),
+    ):
+        client.config_set(name, wrong)
+        with pytest.raises(ConfigError, match=f"would lose jobs; set {name} {right}"):
+            open_store(redis_server.url, tmp_path)
+        client.config_set(name, right)
+
+
+def test_a_redis_without_memory_loses_no_accepted_job(redis_server, tmp_path):
+    import redis
+
+    redis_server.empty()
+    client = redis.Redis.from_url(redis_server.url)
+    store = open_store(redis_server.url, tmp_path)
+    ids = add(store)
+    client.config_set("maxmemory", "1")
+    with pytest.raises(StoreFull, match="no space is left for the jobs in redis://"):
+        add(store)
+    client.config_set("maxmemory", "0")
+    ids += add(store)
+    assert store.waiting() == ids
+    store.close()
 
 
 @pytest.fixture

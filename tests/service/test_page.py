@@ -151,6 +151,14 @@ def test_a_file_is_dropped_and_a_click_leads_the_player(page, videos):
     assert [link.text for link in page.all(".downloads a")] == [
         *("This evidence as a page", "Result (JSON)", "Faces (CSV)"),
     ]
+    page.one(".downloads button").click()
+    made = page.until(lambda: page.all(".downloads li:last-child a"))[0]
+    assert made.text == "Annotated video"
+    assert page.script("return document.activeElement") == made
+    fetched = "const a = arguments[1]; fetch(arguments[0].href).then(async (r) => a("
+    fetched += "[r.status, r.headers.get('content-type'), (await r.blob()).size]))"
+    status, kind, size = page.driver.execute_async_script(fetched, made)
+    assert (status, kind) == (200, "video/mp4") and size > 1000
     page.one(".job:last-child .buttons button:last-child").click()
     page.until(lambda: not page.all(".verdict"))
 

@@ -1,5 +1,6 @@
 """The service, as programs use it: predict's scores, and nothing left behind."""
 
+import contextlib
 import http.client
 import json
 import math
@@ -10,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -19,7 +22,7 @@ from fakedetect_jax import predict
 from fakedetect_jax.serving.detector import Detector
 from tests.made_videos import write_video
 from tests.service.server import FORM, LIMIT, Server, form
-from tests.serving.videos import cut_video, rows_of, write_long
+from tests.serving.videos import all_of, cut_video, rows_of, write_long
 
 NEVER_THERE = "0" * 32
 VIDEO = b"\0\0\0 ftypisom"  # the head of one
@@ -76,11 +79,49 @@ def test_what_is_made_of_a_video_can_be_fetched(server, videos):
     assert len(table) == 2 and table[1].startswith("windows.mp4,scored")
     part = server.get(f"/v1/jobs/{id}/copy", range="bytes=0-99")
     assert part.status == 206 and part.body[4:8] == b"ftyp"
-    assert not (server.data / "jobs" / id / "video").exists()
     lean = server.hand_in(videos[4], "?evidence=false")
     assert server.until(lean)["playable"] == "none"
-    assert server.get(f"/v1/jobs/{lean}/page").status == 404
+    for what in ("page", "copy", "annotated"):
+        assert server.get(f"/v1/jobs/{lean}/{what}").status == 404
     assert not (server.data / "jobs" / lean / "video").exists()
+
+
+def test_an_annotated_video_is_made_when_it_is_asked_for(server, videos, tmp_path):
+    id = server.hand_in(videos[4])
+    assert server.until(id, whole=True)["annotated"] == ""
+    answer = server.get(f"/v1/jobs/{id}/annotated")
+    assert answer.status == 200 and answer.headers["content-type"] == "video/mp4"
+    named = 'attachment; filename="windows.mp4"'
+    assert answer.headers["content-disposition"] == named
+    path = tmp_path / "annotated.mp4"
+    path.write_bytes(answer.body)
+    drawn, plain = all_of(path), all_of(videos[4])
+    assert len(drawn) == len(plain) == 90
+    assert np.abs(drawn[40].astype(int) - plain[40]).mean() > 2  # words and a square
+    job = server.job(id)
+    assert (job["annotated"], job["annotated_reason"]) == ("ready", "")
+    damaged = server.hand_in(videos[-1])
+    assert server.until(damaged, whole=True)["outcome"] == "unreadable"
+    refused = server.get(f"/v1/jobs/{damaged}/annotated")
+    assert refused.status == 404 and "there is none: " in refused.json["error"]
+    assert server.job(damaged)["annotated"] == "none"
+
+
+def test_results_do_not_wait_for_evidence_unless_somebody_asks(
+    server, videos, tmp_path
+):
+    long = server.hand_in(write_long(tmp_path / "long.mp4", repeats=20), "?evidence=0")
+    while server.job(long)["phase"] != "scoring":
+        time.sleep(0.02)
+    first = server.hand_in(videos[4])
+    assert server.until(first)["explained"] == "wanted"  # the other goes before it
+    page = server.get(f"/v1/jobs/{first}/page")
+    assert page.status == 200 and b"<h1>windows.mp4</h1>" in page.body
+    assert server.job(first)["explained"] == "ready"
+    assert server.job(first)["playable"] == "wanted"
+    assert server.job(long)["state"] == "running"
+    server.until(long)
+    assert server.until(first, whole=True)["playable"] == "ready"
 
 
 def test_events_tell_how_far_a_job_is_until_it_is_over(server, tmp_path):
@@ -178,7 +219,7 @@ def test_names_are_shown_and_never_become_paths(server, videos):
     folders = os.listdir(server.data / "jobs")
     assert all(len(name) == 32 and name.isalnum() for name in folders)
     assert set(os.listdir(server.data)) == {
-        *("incoming", "jobs", "samples", "tmp", "server.lock"),
+        *("incoming", "jobs", "samples", "tmp", "server.lock", "folder"),
         *("jobs.sqlite", "jobs.sqlite-shm", "jobs.sqlite-wal"),
     }
 
@@ -254,6 +295,108 @@ def test_a_video_that_takes_too_long_is_ended_and_the_service_lives(
             assert time.monotonic() < end
             time.sleep(0.2)
         assert server.get(f"/v1/jobs/{quick}").status == 404
+
+
+def test_a_decoder_that_hangs_or_eats_memory_costs_one_video(
+    faceless, tmp_path, videos
+):
+    large = np.zeros((4320, 7680, 3), np.uint8)
+    large[::64] = 200
+    eats = write_video(
+        *(tmp_path / "large.mkv", [large] * 2),
+        codec="mjpeg",
+        pixel_format="yuvj444p",
+        options={},
+    )
+    long = write_long(tmp_path / "long.mp4", repeats=60)
+    options = [f"--model={faceless}", "--time-limit=20", "--processes=1"]
+    with Server(tmp_path / "data", *options, "--memory-limit=0.2") as server:
+        hungry = server.hand_in(eats)
+        server.until(hungry, whole=True)
+        said = server.get(f"/v1/jobs/{hungry}/result").json
+        assert said["outcome"] == "unreadable"
+        assert "memory" in said["reason"]
+        assert "memory" in server.job(hungry)["playable_reason"]
+        hangs = server.hand_in(long)
+        while server.job(hangs)["phase"] != "scoring":
+            time.sleep(0.02)
+        (worker,) = psutil.Process(server.process.pid).children()
+        asleep = [fork for child in worker.children() for fork in child.children()]
+        for fork in asleep:
+            fork.suspend()  # as one that waits for ever
+        assert asleep and server.until(hangs)["outcome"] == "unreadable"
+        said = server.get(f"/v1/jobs/{hangs}/result").json
+        limits = ("took longer than 20 seconds", "nothing came of it for 20 seconds")
+        assert said["reason"].startswith(limits)
+        gone, alive = psutil.wait_procs(asleep, timeout=10)
+        assert not alive
+        assert server.get("/healthz").status == 200
+        quick = server.hand_in(videos[0])
+        assert server.until(quick, whole=True)["outcome"] == "scored"
+        assert server.job(quick)["playable"] == "ready"
+
+
+# Disk ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 300 megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, check=False, capture_output=True, text=True)
+    if done.returncode:  # only root may, and not in every container
+        pytest.skip(f"no disk of one's own: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Takes all the space of a disk, of which others take some meanwhile."""
+    rest = disk / "rest"
+    with rest.open("wb", 0) as file, contextlib.suppress(OSError):
+        most = shutil.disk_usage(disk).free - (8 << 20)
+        os.posix_fallocate(file.fileno(), 0, most)
+        file.seek(most)
+        while True:
+            file.write(bytes(4096))
+    return rest
+
+
+def test_a_disk_that_is_full_while_scoring_is_said_and_no_job_is_lost(
+    faceless, own_disk, tmp_path, videos
+):
+    long = write_long(tmp_path / "long.mp4", repeats=60)
+    options = [f"--model={faceless}", "--processes=1"]
+    with Server(own_disk / "data", *options) as server:
+        server.until_ready()
+        done = server.hand_in(videos[0])
+        server.until(done, whole=True)
+        job = server.hand_in(long)
+        behind = server.hand_in(videos[1])
+        while server.job(job)["phase"] != "scoring":
+            time.sleep(0.02)
+        rest = fill(own_disk)
+        end = time.monotonic() + LIMIT
+        while "no space is left" not in server.log.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        health = server.get("/healthz")
+        assert health.status == 503 and health.json["disk"] == "full"
+        refused = server.upload(videos[2])
+        assert refused.status == 507 and "is full" in refused.json["error"]
+        for id in (job, behind):
+            now = server.job(id)
+            assert now["state"] in ("waiting", "running")
+            assert now["reason"].startswith("the disk of the service is full; it goes")
+        assert server.get(f"/v1/jobs/{done}/result").status == 200
+        rest.unlink()
+        assert server.until(behind)["outcome"] == "scored"
+        assert server.until(job)["outcome"] == "scored"
+        assert server.job(job)["reason"] == ""
+        server.until_ready()
+        assert server.metric("fakedetect_outcomes_total") == 3
 
 
 # Deleting --------------------------------------------------------------------------
@@ -467,6 +610,20 @@ def test_what_cannot_be_meant_is_said_in_a_sentence(
     assert serve.main([f"--data={tmp_path / 'data'}", "--port=0", *options]) == code
     err = capfd.readouterr().err
     assert err.startswith(f"error: {said}") and err.count("\n") == 1
+
+
+def test_a_store_may_be_named_where_nobody_sees_its_password(
+    tmp_path, monkeypatch, capfd
+):
+    from fakedetect_jax import serve
+
+    address = "postgresql://a:secret@127.0.0.1:1/b"
+    monkeypatch.setenv("FAKEDETECT_STORE", address)
+    words = [f"--data={tmp_path / 'data'}", "--port=0", "--role=web"]
+    assert serve.main(words) == 3
+    err = capfd.readouterr().err
+    assert err.startswith("error: the store of jobs, postgresql://127.0.0.1:1/b, does")
+    assert "secret" not in err and err.count("\n") == 1
 
 
 def test_a_model_that_cannot_be_used_ends_the_server(tmp_path):

@@ -9,10 +9,13 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def printable(text: object) -> str:
     """Each character that a terminal could obey, or not show, as a question mark."""
+    plain = str(text)
+    if plain.isprintable():  # as a picture of megabytes is
+        return plain
     return "".join(
         # Python counts all spaces but the common one among the unprintable.
         c if c.isprintable() or unicodedata.category(c) == "Zs" else "?"
-        for c in str(text)
+        for c in plain
     )
 
 

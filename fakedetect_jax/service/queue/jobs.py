@@ -1,24 +1,30 @@
-"""A video that was handed in: what is known of it, and what a store of such jobs does.
+"""A video that was handed in, and what is made of it.
 
 A job is waiting, then running, then done (with a result) or failed (with a reason). It
-is run by the worker that claimed it, as long as the claim holds: a worker that is not
-heard of for LEASE_SECONDS loses it, and the job waits again. Only the holder of the
+is run by the worker that claimed it, as long as the claim holds: a worker that does not
+renew it for LEASE_SECONDS loses it, and the job waits again. Only the holder of the
 claim can finish it, so that each job has one result, whoever died meanwhile.
+
+What people look at is made after the result: at once where somebody asks for it, else
+while no job waits.
 """
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
-# Of the copy that browsers play; it is made after the result.
-COPY_WANTED, COPY_READY, COPY_NONE = "wanted", "ready", "none"
+# Of what is made after the result.
+WANTED, READY, NONE = "wanted", "ready", "none"
+# What is made, in this order: the page with table and evidence, the copy that browsers
+# play, the video with what was found drawn into it.
+EXPLAINED, COPY, ANNOTATED = "explained", "copy", "annotated"
+KINDS = (EXPLAINED, COPY, ANNOTATED)
 LEASE_SECONDS = 15.0
 MOST_ATTEMPTS = 3  # that end with the death of the process that scores
-OWN = "own"  # the name of the worker that a server starts itself
 
 
 class StoreGone(DataError):
@@ -34,14 +40,34 @@ class QueueFull(DataError):
 
 
 @dataclass(frozen=True)
+class Made:
+    """Something that is made after the result.
+
+    state: wanted, ready or none; reason: why there is none; start: of a copy, the
+    seconds of the source that are 0 in it; asked: whether somebody waits for it;
+    worker, claim, lease: who makes it, and until when the claim holds; attempt: how
+    often it was begun.
+    """
+
+    state: str
+    reason: str = ""
+    start: float = 0.0
+    asked: bool = False
+    worker: str = ""
+    claim: str = ""
+    lease: float = 0.0
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """What is known of a job.
 
     number: its place in the order of arrival; name: the file's, as its owner gave it;
     size: bytes; evidence: whether more than a result is wanted; frames_done, frames:
     of the video, as far as they are known; attempt: how often it was begun; claim: of
-    the worker that runs or ran it; copy_start: seconds of the source that are 0 in the
-    copy; created, started, finished: seconds since 1970.
+    the worker that runs or ran it; lease: until when the claim holds; made: by kind;
+    created, started, finished: seconds since 1970.
     """
 
     id: str
@@ -50,27 +76,30 @@ class Job:
     size: int
     sha256: str
     evidence: bool
-    state: str
-    phase: str
-    frames_done: int
-    frames: int
-    outcome: str
-    reason: str
-    attempt: int
-    worker: str
-    claim: str
-    copy: str
-    copy_reason: str
-    copy_start: float
     created: float
-    started: float
-    finished: float
+    state: str = WAITING
+    phase: str = ""
+    frames_done: int = 0
+    frames: int = 0
+    outcome: str = ""
+    reason: str = ""
+    attempt: int = 0
+    worker: str = ""
+    claim: str = ""
+    lease: float = 0.0
+    made: Mapping[str, Made] = field(default_factory=dict)
+    started: float = 0.0
+    finished: float = 0.0
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing about it will change."""
-        ended = self.state in (DONE, FAILED)
-        return ended and self.copy != COPY_WANTED
+        """Whether nothing about it will change, unless somebody asks for more."""
+        wanted = any(made.state == WANTED for made in self.made.values())
+        return self.state in (DONE, FAILED) and not wanted
+
+    def state_of(self, kind: str) -> str:
+        """Of what is made; "" where nobody wants it."""
+        return self.made[kind].state if kind in self.made else ""
 
 
 class NewJob(NamedTuple):
@@ -103,99 +132,11 @@ class Total(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many jobs wait and run, and how many copies are to be made."""
+    """How many jobs wait and run, and how many things are to be made."""
 
     waiting: int
     running: int
-    copies: int
-
-
-class Store(Protocol):
-    """Jobs that outlive the processes that use them; safe to use from several threads.
-
-    Every method raises StoreGone where the store cannot be reached, and StoreFull where
-    it has no space.
-    """
-
-    def add(self, job: NewJob, *, most: int) -> Job:
-        """Takes a job in. Raises QueueFull where `most` wait already."""
-        ...
-
-    def get(self, *ids: str) -> dict[str, Job]:
-        """The jobs of these ids, as far as they are there."""
-        ...
-
-    def waiting(self) -> list[str]:
-        """The ids of those that wait, the next one first."""
-        ...
-
-    def row(self, id: str) -> str | None:
-        """The result of a job that is done, as JSON."""
-        ...
-
-    def claim(self, worker: str) -> Job | None:
-        """The next job that waits, which this worker now runs; None if there is none.
-
-        What workers held that were not heard of for LEASE_SECONDS waits again.
-        """
-        ...
-
-    def renew(self, worker: str) -> set[str]:
-        """Keeps the claims of a worker for LEASE_SECONDS more; returns those it has."""
-        ...
-
-    def report(self, job: Job, phase: str, done: int, frames: int) -> None:
-        """How far a job has come."""
-        ...
-
-    def finish(self, job: Job, scored: Scored) -> bool:
-        """Keeps a result; False where the claim on the job is lost."""
-        ...
-
-    def give_back(self, worker: str, *, died: bool, id: str = "") -> int:
-        """Lets all that a worker runs wait again, or the job `id`; returns how many.
-
-        died: whether this counts as an attempt; a job fails at the last one.
-        """
-        ...
-
-    def next_copy(self, tried: set[str]) -> Job | None:
-        """A job whose copy is to be made, but those already tried."""
-        ...
-
-    def finish_copy(
-        self, id: str, *, reason: str, start: float, seconds: float
-    ) -> None:
-        """The copy is there, or there is none for a reason."""
-        ...
-
-    def delete(self, id: str) -> bool:
-        """Forgets a job; False where it is not there."""
-        ...
-
-    def ended_before(self, time: float) -> list[str]:
-        """The ids of jobs that ended before a time."""
-        ...
-
-    def counts(self) -> Counts:
-        """How many jobs are where."""
-        ...
-
-    def totals(self) -> list[Total]:
-        """What was counted so far."""
-        ...
-
-    def describe_model(self, text: str) -> None:
-        """Keeps what the workers' model is, as JSON; "" while there is none."""
-        ...
-
-    def model(self) -> str:
-        """What describe_model kept."""
-        ...
-
-    def close(self) -> None:
-        """Ends the connection."""
-        ...
+    making: int
 
 
 def new_id() -> str:

@@ -2,19 +2,23 @@
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.service.queue.jobs import Job
+from fakedetect_jax.service.queue.jobs import Job, new_id
 
+MARK = "folder"  # by which several machines know that they see the same one
 INCOMING = "incoming"  # uploads that are not whole yet
 JOBS = "jobs"
 SAMPLES = "samples"
 TEMPORARY = "tmp"  # of the worker that a server starts
 PAGE, EVIDENCE, TABLE, COPY = "page.html", "evidence.json", "faces.csv", "copy.mp4"
-SPARE = 256 << 20  # bytes that stay free on the disk
+ANNOTATED = "annotated"
+SPARE = 256 << 20  # bytes that stay free on the disk when a video comes in
+LEAST = 32 << 20  # bytes, below which no job is begun
 ORPHAN_SECONDS = 3600.0
 NUM_SAMPLES = 2  # a forgery, and an original
 
@@ -29,10 +33,16 @@ class Places:
             for name in (INCOMING, JOBS, SAMPLES, TEMPORARY):
                 # For the owner alone: these are other people's videos.
                 (data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.mark = _mark(data / MARK)
         except OSError as error:
             raise ConfigError(
                 f"--data {data} cannot be used ({error.strerror}); choose another"
             ) from error
+
+    @property
+    def own_worker(self) -> str:
+        """The name of the worker that the server of this folder starts itself."""
+        return f"own-{self.mark[:16]}"
 
     def incoming(self, id: str) -> Path:
         """Where an upload goes while it comes in."""
@@ -53,6 +63,26 @@ class Places:
     def made(self, job: Job) -> Path:
         """What the holder of the claim on a job writes."""
         return self.job(job.id) / job.claim
+
+    def annotated(self, id: str) -> Path | None:
+        """The video with what was found drawn into it, where it was made."""
+        found = sorted((self.job(id) / ANNOTATED).glob("video.*"))
+        return found[0] if found else None
+
+    def is_there(self) -> bool:
+        """Whether this is still the folder that it was, and not an empty mount."""
+        try:
+            return (self.data / MARK).read_text() == self.mark
+        except OSError:
+            return False
+
+    def is_full(self) -> bool:
+        """Whether there is too little space to go on, as far as it can be known."""
+        try:
+            places = (self.data, tempfile.gettempdir())
+            return any(shutil.disk_usage(place).free < LEAST for place in places)
+        except OSError:
+            return False
 
     @property
     def samples(self) -> Path:
@@ -92,6 +122,20 @@ class Places:
         """The ids of folders that have not been touched for a while."""
         limit = time.time() - ORPHAN_SECONDS
         return [p.name for p in _entries(self.data / JOBS) if _time_of(p) < limit]
+
+
+def _mark(path: Path) -> str:
+    """The mark of a folder; the first who comes makes it."""
+    if not path.exists():
+        own = path.with_name(f".{new_id()}")
+        own.write_text(new_id())
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            pass  # another process was quicker
+        finally:
+            own.unlink()
+    return path.read_text()
 
 
 def _entries(folder: Path) -> Iterable[Path]:

@@ -4,7 +4,16 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from fakedetect_jax.service.queue.jobs import Job
+from fakedetect_jax.service.queue.jobs import (
+    ANNOTATED,
+    COPY,
+    EXPLAINED,
+    NONE,
+    Job,
+    Made,
+)
+
+State = Literal["", "wanted", "ready", "none"]
 
 
 class JobAnswer(BaseModel):
@@ -19,22 +28,33 @@ class JobAnswer(BaseModel):
         description="While it waits: how many are before it. Else null."
     )
     phase: str = Field(
-        description="While it runs: reading, looking (for shots), scoring or "
-        "explaining. Else empty."
+        description="While it runs: reading, looking (for shots) or scoring. Else "
+        "empty."
     )
     frames_done: int = Field(description="Frames of the video that were read.")
     frames: int = Field(description="Frames of the video; 0 until they are counted.")
     outcome: str = Field(description="Of a job that is done; see the result.")
-    reason: str = Field(description="Why a job failed; else empty.")
+    reason: str = Field(
+        description="Why a job failed, or why it waits though it is next; else empty."
+    )
     attempt: int = Field(description="How often it was begun.")
-    evidence: bool = Field(description="Whether page, evidence and copy are made.")
-    playable: Literal["", "wanted", "ready", "none"] = Field(
-        description="The copy that browsers play: not yet, being made, there, or none."
+    evidence: bool = Field(description="Whether more than a result can be had.")
+    explained: State = Field(
+        description="Page, evidence and table: not yet, to be made, there, or none. "
+        "Who asks for one has it made first."
+    )
+    explained_reason: str = Field(description="Why there are none; else empty.")
+    playable: State = Field(
+        description="The copy that browsers play: not yet, to be made, there, or none."
     )
     playable_reason: str = Field(description="Why there is no copy; else empty.")
     playable_start: float = Field(
         description="Seconds of the video that are 0 in the copy."
     )
+    annotated: State = Field(
+        description="The video with what was found drawn into it: made when asked for."
+    )
+    annotated_reason: str = Field(description="Why there is none; else empty.")
     created: float = Field(description="Seconds since 1970.")
     started: float = Field(description="Seconds since 1970; 0 before.")
     finished: float = Field(description="Seconds since 1970; 0 before.")
@@ -77,15 +97,23 @@ class ErrorAnswer(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """Whether the service works: the store answers, and a model is loaded."""
+    """Whether the service works: a store that answers, a model, space on the disk."""
 
     ok: bool
     store: str
     model: Literal["ready", "loading"]
+    disk: Literal["ok", "full"]
 
 
-def job_answer(job: Job, place: int | None, keep_seconds: float) -> JobAnswer:
-    """A job as it is answered; place: how many are before it."""
+def job_answer(
+    job: Job, place: int | None, keep_seconds: float, waits_for: str = ""
+) -> JobAnswer:
+    """A job as it is answered; place: how many are before it; waits_for: what keeps
+    the service from going on."""
+    nothing = Made("" if job.evidence or not job.finished else NONE)
+    explained, copy, drawn = (
+        job.made.get(kind, nothing) for kind in (EXPLAINED, COPY, ANNOTATED)
+    )
     return JobAnswer(
         id=job.id,
         name=job.name,
@@ -97,12 +125,16 @@ def job_answer(job: Job, place: int | None, keep_seconds: float) -> JobAnswer:
         frames_done=job.frames_done,
         frames=job.frames,
         outcome=job.outcome,
-        reason=job.reason,
+        reason=job.reason or ("" if job.finished else waits_for),
         attempt=job.attempt,
         evidence=job.evidence,
-        playable=job.copy,  # pyright: ignore[reportArgumentType]
-        playable_reason=job.copy_reason,
-        playable_start=job.copy_start,
+        explained=explained.state,  # pyright: ignore[reportArgumentType]
+        explained_reason=explained.reason,
+        playable=copy.state,  # pyright: ignore[reportArgumentType]
+        playable_reason=copy.reason,
+        playable_start=copy.start,
+        annotated=drawn.state,  # pyright: ignore[reportArgumentType]
+        annotated_reason=drawn.reason,
         created=job.created,
         started=job.started,
         finished=job.finished,

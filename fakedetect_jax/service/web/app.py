@@ -1,6 +1,7 @@
 """The routes: the page, and the JSON service under /v1."""
 
 import asyncio
+import contextlib
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -19,8 +20,16 @@ from starlette.requests import ClientDisconnect
 from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.service.options import Serving
 from fakedetect_jax.service.queue import jobs, places
-from fakedetect_jax.service.queue.jobs import Job, NewJob, Store
+from fakedetect_jax.service.queue.jobs import (
+    ANNOTATED,
+    COPY,
+    EXPLAINED,
+    WANTED,
+    Job,
+    NewJob,
+)
 from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.queue.store import Store
 from fakedetect_jax.service.web import metrics, upload, watch
 from fakedetect_jax.service.web.answers import (
     ErrorAnswer,
@@ -35,6 +44,7 @@ from fakedetect_jax.serving import sources
 
 STATIC = Path(__file__).parent / "static"
 MOST_PER_CLIENT = 8  # uploads at a time
+MAKING_SECONDS = 40.0  # that a request waits for what is made
 BEAT_SECONDS = 10.0  # between two signs of life of a stream
 ABOUT = (
     "Hands videos in, tells how far they are, and gives the results. A score is a "
@@ -66,7 +76,8 @@ class Service:
         """A job, with its place; asks the store."""
         seen = watch.see(self.store, [job.id]).get(job.id)
         place = seen.place if seen else None
-        return job_answer(job, place, self.options.keep_seconds)
+        keep, waits_for = self.options.keep_seconds, self.watch.waits_for
+        return job_answer(job, place, keep, waits_for)
 
     def model(self) -> ModelAnswer:
         """What a worker said of its model, and what this service allows."""
@@ -194,12 +205,13 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", responses={503: {"model": HealthAnswer}})
     async def health(response: Response) -> HealthAnswer:
-        """Whether videos can be handed in and are scored."""
+        """Whether videos can be handed in and are scored: store, model, disk."""
         seen = service.watch
-        ok = not seen.fault and seen.has_model
+        ok = not seen.fault and seen.has_model and not seen.is_full
         response.status_code = 200 if ok else 503
         model = "ready" if seen.has_model else "loading"
-        return HealthAnswer(ok=ok, store=seen.fault or "ok", model=model)
+        disk = "full" if seen.is_full else "ok"
+        return HealthAnswer(ok=ok, store=seen.fault or "ok", model=model, disk=disk)
 
     @app.get(
         "/metrics",
@@ -246,7 +258,7 @@ def _add_uploads(app: FastAPI, service: Service) -> None:
     async def hand_in(
         request: Request,
         evidence: Annotated[
-            bool, Query(description="Make page, evidence and copy too.")
+            bool, Query(description="Whether more than the result can be had.")
         ] = True,
     ) -> JobAnswer:
         """Hands a video in: one file, in the field `video`."""
@@ -371,7 +383,10 @@ async def _events(service: Service, id: str) -> AsyncIterator[str]:
         if seen is None:
             yield "event: gone\ndata: {}\n\n"
             return
-        answer = job_answer(seen.job, seen.place, service.options.keep_seconds)
+        answer = job_answer(
+            *(seen.job, seen.place, service.options.keep_seconds),
+            service.watch.waits_for,
+        )
         if answer != last:
             last, silent = answer, 0.0
             yield f"data: {answer.model_dump_json()}\n\n"
@@ -385,53 +400,103 @@ async def _events(service: Service, id: str) -> AsyncIterator[str]:
 # Files -----------------------------------------------------------------------------
 
 
-def _add_files(app: FastAPI, service: Service) -> None:
-    def send(job: Job, name: str, kind: str, ending: str = "") -> FileResponse:
-        folder = service.places.made(job)
-        path = service.places.copy(job.id) if name == places.COPY else folder / name
-        if job.state != jobs.DONE or not path.is_file():
-            raise HTTPException(404, "it is not there, or not yet")
-        headers = _as_file(job, ending) if ending else {}
-        return FileResponse(path, media_type=kind, headers=headers)
+async def _made(service: Service, job: Job, kind: str) -> Job:
+    """The job, once what is asked for is made; others have it made later.
 
-    def kind_of(content: str) -> dict:
-        return {200: {"content": {content: {}}}, **_errors(404)}
+    Raises HTTPException where there is none, and Refused where it takes long.
+    """
+    if job.state != jobs.DONE or not job.evidence:
+        raise HTTPException(404, "it is not there, or not yet")
+    if job.state_of(kind) in ("", WANTED):
+        await asyncio.to_thread(service.store.ask, job.id, kind)
+        seen: Job | None = job
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAKING_SECONDS):
+                async for now in service.watch.follow(job.id):
+                    seen = now.job if now else None
+                    if seen is None or seen.state_of(kind) not in ("", WANTED):
+                        break
+        if seen is None:
+            raise HTTPException(404, "the job was deleted meanwhile")
+        job = seen
+    if job.state_of(kind) in ("", WANTED):
+        raise Refused(503, "it is being made; ask again", after=2)
+    if job.state_of(kind) == jobs.NONE:
+        raise HTTPException(404, f"there is none: {job.made[kind].reason}")
+    return job
+
+
+def _add_files(app: FastAPI, service: Service) -> None:
+    async def send(job: Job, kind: str, name: str, ending: str = "") -> FileResponse:
+        made = await _made(service, job, kind)
+        if kind == ANNOTATED:
+            path = service.places.annotated(job.id)
+        elif kind == COPY:
+            path = service.places.copy(job.id)
+        else:
+            path = service.places.made(made) / name
+        if path is None or not path.is_file():
+            raise HTTPException(404, "it was deleted meanwhile")
+        ending = path.suffix[1:] if kind == ANNOTATED else ending
+        headers = _as_file(job, ending) if ending else {}
+        return FileResponse(path, media_type=_KINDS[path.suffix], headers=headers)
+
+    def kind_of(*content: str) -> dict:
+        return {200: {"content": {one: {} for one in content}}, **_errors(404)}
 
     @app.get(
         "/v1/jobs/{id}/evidence",
         response_class=FileResponse,
         responses=kind_of("application/json"),
     )
-    def evidence(job: Found) -> FileResponse:
+    async def evidence(job: Found) -> FileResponse:
         """Curves, thumbnails, moments and windows, as the page shows them."""
-        return send(job, places.EVIDENCE, "application/json")
+        return await send(job, EXPLAINED, places.EVIDENCE)
 
     @app.get(
         "/v1/jobs/{id}/page",
         response_class=FileResponse,
         responses=kind_of("text/html"),
     )
-    def page(job: Found) -> FileResponse:
+    async def page(job: Found) -> FileResponse:
         """The evidence as one HTML file, to keep."""
-        return send(job, places.PAGE, "text/html", "html")
+        return await send(job, EXPLAINED, places.PAGE, "html")
 
     @app.get(
         "/v1/jobs/{id}/table",
         response_class=FileResponse,
         responses=kind_of("text/csv"),
     )
-    def table(job: Found) -> FileResponse:
+    async def table(job: Found) -> FileResponse:
         """A line for each face, as CSV."""
-        return send(job, places.TABLE, "text/csv", "csv")
+        return await send(job, EXPLAINED, places.TABLE, "csv")
 
     @app.get(
         "/v1/jobs/{id}/copy",
         response_class=FileResponse,
         responses=kind_of("video/mp4"),
     )
-    def copy(job: Found) -> FileResponse:
+    async def copy(job: Found) -> FileResponse:
         """A small copy that browsers play: not what was scored."""
-        return send(job, places.COPY, "video/mp4")
+        return await send(job, COPY, places.COPY)
+
+    @app.get(
+        "/v1/jobs/{id}/annotated",
+        response_class=FileResponse,
+        responses=kind_of("video/mp4", "video/x-matroska"),
+    )
+    async def annotated(job: Found) -> FileResponse:
+        """The video with faces and their scores drawn into it; made when asked for."""
+        return await send(job, ANNOTATED, "")
+
+
+_KINDS = {
+    ".json": "application/json",
+    ".html": "text/html",
+    ".csv": "text/csv",
+    ".mp4": "video/mp4",
+    ".mkv": "video/x-matroska",
+}
 
 
 def _as_file(job: Job, ending: str) -> dict[str, str]:

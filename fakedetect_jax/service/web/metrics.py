@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from fakedetect_jax.service.queue.jobs import Store
+from fakedetect_jax.service.queue.store import Store
 
 KIND = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,8 +37,12 @@ class Metrics:
         )
         queue.add_metric(["waiting"], counts.waiting)
         queue.add_metric(["running"], counts.running)
-        queue.add_metric(["copying"], counts.copies)
         yield queue
+        making = GaugeMetricFamily(
+            "fakedetect_making", "Pages, copies and annotated videos to be made."
+        )
+        making.add_metric([], counts.making)
+        yield making
         accepted = CounterMetricFamily("fakedetect_accepted", "Videos taken in.")
         retries = CounterMetricFamily(
             "fakedetect_retries", "Jobs begun again after their process died."

@@ -5,17 +5,18 @@ One look serves all who watch, so that many of them cost no more than one.
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from fakedetect_jax.service.queue.jobs import Job, Store, StoreFull, StoreGone
+from fakedetect_jax.service.queue.jobs import Job, StoreFull, StoreGone
 from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.queue.store import Store
 
 LOOK_SECONDS = 0.3
 HEALTH_SECONDS = 1.0
 CLEAN_SECONDS = 15.0
+FULL = "the disk of the service is full; it goes on when there is space"
 
 
 class Seen(NamedTuple):
@@ -38,6 +39,7 @@ class Watch:
         self.stopping = False
         self.fault = ""  # of the store
         self.has_model = False
+        self.is_full = False  # the disk
 
     async def run(self) -> None:
         """Looks until it is cancelled."""
@@ -61,6 +63,11 @@ class Watch:
             if not self._watched[id]:
                 del self._watched[id]
 
+    @property
+    def waits_for(self) -> str:
+        """What keeps the service from going on; "" where nothing does."""
+        return FULL if self.is_full else ""
+
     def stop(self) -> None:
         """Ends all that follow, at the next look."""
         self.stopping = True
@@ -83,6 +90,7 @@ class Watch:
                 self.fault = ""
             except (StoreGone, StoreFull) as error:
                 self.fault = str(error)
+            self.is_full = await asyncio.to_thread(self._places.is_full)
             await asyncio.sleep(HEALTH_SECONDS)
 
     async def _clean(self) -> None:
@@ -101,7 +109,7 @@ def see(store: Store, ids: list[str]) -> dict[str, Seen]:
 
 def clean(store: Store, places: Places, keep_seconds: float) -> None:
     """Deletes what has been kept long enough, and folders that belong to no job."""
-    for id in store.ended_before(time.time() - keep_seconds):
+    for id in store.ended(keep_seconds):
         store.delete(id)
         places.remove(id)
     old = places.orphans()

@@ -27,10 +27,23 @@ async function refusal(answer) {
   return new Refused(answer.status, sentence, Number(answer.headers.get("retry-after")) || 0);
 }
 
-export async function ask(path, method = "GET") {
-  const answer = await fetch(path, { method, headers: headers(), cache: "no-store" });
+export async function ask(path, method = "GET", more = {}) {
+  const answer = await fetch(path, { method, headers: { ...headers(), ...more }, cache: "no-store" });
   if (!answer.ok) throw await refusal(answer);
   return answer;
+}
+
+// The answer once what is asked for is made; onWait is called while it is not.
+export async function made(path, more = {}, onWait = () => {}) {
+  for (;;) {
+    try {
+      return await ask(path, "GET", more);
+    } catch (error) {
+      if (error.status !== 503) throw error;
+      onWait();
+      await pause(error.after || 2);
+    }
+  }
 }
 
 export const json = async (path, method) => (await ask(path, method)).json();
@@ -60,7 +73,7 @@ export function upload(file, onProgress) {
 
 const pause = (seconds) => new Promise((done) => { setTimeout(done, 1000 * seconds); });
 
-// Calls onJob whenever a job has changed, until it is over; null once it is gone.
+// Calls onJob whenever a job has changed, until it has ended; null once it is gone.
 export async function follow(id, onJob) {
   for (;;) {
     try {
@@ -69,7 +82,7 @@ export async function follow(id, onJob) {
         const job = JSON.parse(data);
         if (!job.id) return onJob(null);
         onJob(job);
-        if (isOver(job)) return undefined;
+        if (["done", "failed"].includes(job.state)) return undefined;
       }
     } catch (error) {
       if (error.status === 404) return onJob(null);
@@ -79,21 +92,22 @@ export async function follow(id, onJob) {
   }
 }
 
-export const isOver = (job) =>
-  job.state === "failed" || (job.state === "done" && job.playable !== "wanted");
-
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    text += value;
-    const parts = text.split("\n\n");
-    text = parts.pop();
-    for (const part of parts) {
-      const data = part.split("\n").filter((line) => line.startsWith("data: "));
-      if (data.length) yield data.map((line) => line.slice(6)).join("\n");
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      text += value;
+      const parts = text.split("\n\n");
+      text = parts.pop();
+      for (const part of parts) {
+        const data = part.split("\n").filter((line) => line.startsWith("data: "));
+        if (data.length) yield data.map((line) => line.slice(6)).join("\n");
+      }
     }
+  } finally {
+    reader.cancel();  // a browser has few connections to a service
   }
 }

@@ -22,7 +22,6 @@ class Card {
   constructor(name) {
     this.name = name;
     this.job = null;
-    this.player = null;
     this.state = make("p", { class: "state" });
     this.progress = make("progress", { max: 1, "aria-label": `How far ${name} is` });
     this.toggle = make("button", { type: "button", class: "plain", "aria-expanded": "true", hidden: true,
@@ -81,12 +80,12 @@ class Card {
       return;
     }
     this.job = job;
-    if (job.state === "waiting") this.tell(place(job.place), undefined);
+    if (job.state === "waiting") this.tell(job.reason ? `Waiting: ${job.reason}` : place(job.place), undefined);
     if (job.state === "running") {
       const done = job.frames ? job.frames_done / job.frames : undefined;
       const part = job.frames ? `: ${job.frames_done} of ${job.frames} frames` : "";
-      this.tell(`${{ reading: "Reading", looking: "Looking for shots", scoring: "Scoring", explaining: "Collecting evidence" }[job.phase]
-        || "Scoring"}${part}`, done);
+      const phase = { reading: "Reading", looking: "Looking for shots" }[job.phase];
+      this.tell(`${phase || "Scoring"}${part}`, done);
     }
     if (job.state === "failed") this.tell(`It could not be scored: ${job.reason}.`, null);
     if (job.state === "done") await this.showResult(job);
@@ -103,12 +102,11 @@ class Card {
         this.body.append(view);
         this.toggle.hidden = false;
         say(`${this.name}: ${verdict(result)[0]}`);
-        this.player = await showEvidence(evidence, job, result);
+        await showEvidence(evidence, job, result);
       } catch (error) {
         this.tell(error.message, null);
       }
     }
-    this.player?.update(this.job);
   }
 }
 
@@ -170,8 +168,8 @@ async function loadModel() {
     return;
   }
   const minutes = Math.max(1, Math.round(model.keep_seconds / 60));
-  $("limits").textContent = `Up to ${size(model.max_bytes)} each. A video is removed as soon as it is scored, `
-    + `all that was made of it after ${minutes} minute${minutes === 1 ? "" : "s"}.`;
+  $("limits").textContent = `Up to ${size(model.max_bytes)} each. A video and all that was made of it are removed `
+    + `after ${minutes} minute${minutes === 1 ? "" : "s"}.`;
   $("warning").hidden = !model.made;
   $("warning").textContent = model.made
     ? "The model was trained on made videos: its scores mean nothing on real ones." : "";

@@ -1,6 +1,6 @@
 // What is said of a video that is done: words first, then numbers, then the evidence.
 
-import { blob, hasToken, json } from "./api.js";
+import { blob, hasToken, json, made } from "./api.js";
 import { Axis, Lane, legend } from "./lanes.js";
 import { chance, clock, draw, make, percent, sentence } from "./made.js";
 
@@ -98,7 +98,14 @@ function gauge(value, band, limit, calibrated) {
 // Curves and player; called once the evidence is there.
 export async function showEvidence(place, job, result) {
   if (!job.evidence || !result.file) return;
-  const found = await json(`v1/jobs/${job.id}/evidence`);
+  place.replaceChildren(make("p", { class: "muted", role: "status" }, "The evidence is being collected…"));
+  let found;
+  try {
+    found = await (await made(`v1/jobs/${job.id}/evidence`)).json();
+  } catch (error) {
+    place.replaceChildren(make("p", {}, sentence(error.message)));
+    return undefined;
+  }
   const player = new Player(job);
   const end = Math.max(0, ...found.parts.map((part) => part.seconds[1]));
   const axis = new Axis(end, (seconds) => { player.seek(seconds); axis.show(seconds); });
@@ -115,12 +122,14 @@ export async function showEvidence(place, job, result) {
         lanes.length ? null : make("p", {}, "No face was scored."))),
     partsTable(found.parts));
   axis.show(0);
+  player.ask();
   return player;
 }
 
 // The copy that browsers play, as soon as it is there.
 export class Player {
   constructor(job) {
+    this.id = job.id;
     this.start = job.playable_start;
     this.video = make("video", { controls: true, preload: "auto", muted: true, playsinline: true,
       "aria-label": "A small copy of the video, without sound" });
@@ -139,6 +148,19 @@ export class Player {
   seek(seconds) {
     this.wanted = seconds;
     if (this.video.readyState) this.video.currentTime = Math.max(seconds - this.start, 0);
+  }
+
+  // Has the copy made before those that nobody looks at; of one byte, to see that it is there.
+  async ask() {
+    const job = `v1/jobs/${this.id}`;
+    try {
+      await made(`${job}/copy`, { range: "bytes=0-0" });
+    } catch { /* the job says why there is none */ }
+    try {
+      await this.update(await json(job));
+    } catch (error) {
+      this.note.textContent = sentence(error.message);
+    }
   }
 
   async update(job) {
@@ -238,7 +260,32 @@ function downloads(job) {
     make("ul", { class: "downloads" },
       evidence ? link("page", "html", "This evidence as a page") : null,
       link("result", "json", "Result (JSON)"),
-      evidence ? link("table", "csv", "Faces (CSV)") : null));
+      evidence ? link("table", "csv", "Faces (CSV)") : null,
+      evidence && job.outcome !== "unreadable" ? make("li", {}, annotatedVideo(job)) : null));
+}
+
+// A button that has the video made, then the link to it.
+function annotatedVideo(job) {
+  const path = `v1/jobs/${job.id}/annotated`;
+  const said = make("span", { class: "small muted", role: "status" });
+  const button = make("button", { type: "button", class: "plain", onclick: async () => {
+    button.disabled = true;
+    said.textContent = " It is being made…";
+    try {
+      const answer = await made(path, { range: "bytes=0-0" });
+      const ending = (answer.headers.get("content-type") || "").includes("matroska") ? "mkv" : "mp4";
+      const link = make("a", { href: path, download: true,
+        onclick: (event) => { if (hasToken()) { event.preventDefault(); save(path, `${job.id}.${ending}`); } },
+      }, "Annotated video");
+      button.replaceWith(link);
+      link.focus();
+      said.textContent = "";
+    } catch (error) {
+      button.disabled = false;
+      said.textContent = ` ${sentence(error.message)}`;
+    }
+  } }, "Make the annotated video");
+  return make("span", {}, button, said);
 }
 
 // A link carries no token, so the file is fetched and then saved.
