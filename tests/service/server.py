@@ -139,6 +139,14 @@ class Server:
             time.sleep(0.1)
         raise AssertionError(f"{job}\n{self.log.read_text()}")
 
+    def until_begun(self, id: str) -> None:
+        """Waits until the frames of a video are looked at; fails if it is over then."""
+        end = time.monotonic() + LIMIT
+        while (job := self.job(id))["phase"] not in ("looking", "scoring"):
+            over = job["state"] in ("done", "failed") or time.monotonic() > end
+            assert not over, f"{job}\n{self.log.read_text()}"
+            time.sleep(0.02)
+
     def until_ready(self) -> None:
         end = time.monotonic() + LIMIT
         while self.get("/healthz").status != 200:

@@ -76,8 +76,7 @@ def test_workers_share_a_queue_and_one_that_is_killed_loses_no_job(
         ids = [web.hand_in(long, "?evidence=0") for _ in range(2)]
         ids += [web.hand_in(path, "?evidence=0") for path in videos]
         store = open_store(url, data)
-        while web.job(ids[0])["phase"] != "scoring":
-            time.sleep(0.02)
+        web.until_begun(ids[0])
         by_process = {str(one.process.pid): one for one in workers}
         killed = by_process[store.get(ids[0])[ids[0]].worker.rsplit("-", 1)[1]]
         family = psutil.Process(killed.process.pid).children(recursive=True)
@@ -104,8 +103,7 @@ def test_a_store_that_stops_is_said_and_work_goes_on_when_it_is_back(
     with Server(tmp_path / "data", *options) as server:
         server.until_ready()
         first, second = server.hand_in(long), server.hand_in(videos[0])
-        while server.job(first)["phase"] != "scoring":
-            time.sleep(0.02)
+        server.until_begun(first)
         running.stop()
         for answer in (
             server.upload(videos[1]),
