@@ -40,9 +40,15 @@ TARGETS = {
     ),
     "order": ("fakedetect_jax/data/order.py", "data/test_data"),
     "splits": ("tfds_ffpp/tree/splits.py", "tfds_ffpp/test_splits"),
-    "session": ("fakedetect_jax/serving/session.py", "serving/test_session"),
+    "session": (
+        "fakedetect_jax/serving/session.py",
+        "serving/test_session serving/test_detector",
+    ),
     "intervals": ("fakedetect_jax/metrics/intervals.py", "metrics/test_intervals"),
-    "steps": ("fakedetect_jax/model/steps.py", "model/test_steps"),
+    "steps": (
+        "fakedetect_jax/model/steps.py",
+        "model/test_steps model/test_trainable",
+    ),
     "selfblend": ("fakedetect_jax/augment/selfblend.py", "augment/test_selfblend"),
     "evaluate": (
         "fakedetect_jax/evaluation/evaluate.py",

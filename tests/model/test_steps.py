@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from benchmarks import averaged
-from fakedetect_jax.augment import selfblend
+from fakedetect_jax.augment import degrade, selfblend
 from fakedetect_jax.data.batch import Batch, empty_batch
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.model import network, optimizer, steps
@@ -282,6 +282,37 @@ def test_clips_are_blended_for_an_evaluation_as_for_a_training(small):
     np.testing.assert_allclose(found, expected, atol=1e-4)
     plain = steps.eval_step(step_settings.model, variables, batch)
     assert np.abs(np.asarray(found) - np.asarray(plain)).max() > 1e-3
+
+
+def test_degraded_clips_are_scored_as_clips_that_came_so(small):
+    step_settings = steps.make_step_settings(small, num_steps=1)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    state = first_state(step_settings, (FRAMES, SIZE, SIZE, 3), small, mesh)
+    variables, model = state.eval_variables(), step_settings.model
+    batch = jax.tree.map(jnp.asarray, random_batch(4))
+    families = {family.name: family for family in degrade.FAMILIES}
+    given = (variables, jnp.float32(0.35))
+    plain = steps.eval_step(model, variables, batch)
+    # Not made on a device: its clips come as they are to be scored.
+    found = steps.degraded_eval_step(model, families["h264"], given, batch)
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+    darker = families["brightness"]
+    found = steps.degraded_eval_step(model, darker, given, batch)
+    frames = degrade.degrade_clips(
+        batch.frames / np.float32(255), darker, given[1], batch.index
+    )
+    same = batch._replace(frames=jnp.round(255 * frames).astype(jnp.uint8))
+    expected = steps.eval_step(model, variables, same)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(np.asarray(found) - np.asarray(plain)).max() > 1e-3
+
+
+def test_pictures_are_the_frames_that_a_step_sees_a_clip_in_a_row(small):
+    step_settings = steps.make_step_settings(small, num_steps=1)
+    batch = random_batch(3)
+    sheet = steps.pictures(step_settings, jnp.int32(0), batch)
+    rows = [np.concatenate(list(clip), axis=1) for clip in batch.frames]
+    np.testing.assert_array_equal(sheet, np.concatenate(rows))
 
 
 def test_without_frames_or_clips_a_mean_is_nothing():

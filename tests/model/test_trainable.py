@@ -233,6 +233,14 @@ def test_the_least_part_is_kept_beside_the_rest(small, whole):
     size = abs((now**2).sum() - (np.asarray(kernel) ** 2).sum())
     found = trainable.adapter_loss(state.params, settings.trainable)
     np.testing.assert_allclose(found, (askew + size) / 8, rtol=1e-4)
+    # An update lowers them with the loss of the clips.
+    batch = jax.tree.map(jnp.asarray, random_batch(4))
+    frames, dropout_key = steps.prepare_inputs(settings, jnp.int32(0), batch)
+    lowered, (loss, *_) = steps.objective(
+        *(settings, state.params, state.batch_stats, batch, frames, dropout_key),
+        steps.Counts.of(batch),
+    )
+    np.testing.assert_allclose(lowered - loss, found, rtol=1e-4)
 
 
 def bytes_of_l14(kind: str, load_config) -> tuple[int, int]:
