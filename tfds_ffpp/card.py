@@ -181,13 +181,19 @@ def versions(preparation: Preparation) -> dict[str, str]:
     Raises DataError when that model is not there.
     """
     found = {p: metadata.version(p) for p in PACKAGES}
-    if preparation.crop == "face" and preparation.face_finder == "yunet":
-        digest = file_digest(need_model(preparation.face_finder_model))
-        found["face_finder_model"] = f"sha256 {digest}"
-    if preparation.crop == "face" and preparation.face_finder == "dlib_network":
-        found["face_network"] = f"sha256 {file_digest(network_model())}"
-    if preparation.crop == "face" and preparation.landmarks == "dlib":
-        found["landmarks"] = f"sha256 {file_digest(landmark_model())}"
+    finder = preparation.face_finder
+    models: dict[str, tuple[bool, Callable[[], Path]]] = {
+        "face_finder_model": (
+            finder == "yunet",
+            lambda: need_model(preparation.face_finder_model),
+        ),
+        "face_network": (finder == "dlib_network", network_model),
+        "landmarks": (preparation.landmarks == "dlib", landmark_model),
+    }
+    if preparation.crop == "face":
+        for name, (is_used, path) in models.items():
+            if is_used:
+                found[name] = f"sha256 {file_digest(path())}"
     return found
 
 

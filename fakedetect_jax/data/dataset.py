@@ -205,10 +205,9 @@ CUT_FIELDS = (
 
 def _cut_alike(config, other):
     """A dataset's config, with the fields of CUT_FIELDS as the model was trained on."""
-    own = {name: config.dataset[name] for name in CUT_FIELDS}
-    if own["align"] != "none":  # it needs the points
-        own["landmarks"] = config.dataset.landmarks
-    return dataclasses.replace(other, **own)
+    needs_points = config.dataset.align != "none"
+    names = (*CUT_FIELDS, "landmarks") if needs_points else CUT_FIELDS
+    return dataclasses.replace(other, **{name: config.dataset[name] for name in names})
 
 
 def cut_otherwise(config, other) -> str:

@@ -252,12 +252,16 @@ def first_best(workdir: Path, metric: str, last: int) -> int | None:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return None
-    values = {
-        row["step"]: row.get(metric)
+    values = [
+        (row["step"], row.get(metric))
         for row in read_lines(path, required=("step", "kind")).rows
-        if row["kind"] == "val" and _is_up_to(row["step"], last)
+        if row["kind"] == "val"
+    ]
+    known = {
+        step: value
+        for step, value in values
+        if _is_up_to(step, last) and isinstance(value, int | float) and value == value
     }
-    known = {s: v for s, v in values.items() if isinstance(v, int | float) and v == v}
     return max(sorted(known), key=known.__getitem__, default=None)
 
 
