@@ -93,7 +93,7 @@ class FrameReader:
         if cached is None and self._cache_bytes:
             cached = self._remember(clip.video)
         if cached is not None:
-            # All are there; unless told so, NumPy copies twice to find it out.
+            # All are there; unless asked not to, NumPy copies twice to find it out.
             np.take(cached, wanted, axis=0, out=out, mode="clip")
             return length
         images = self._images(clip.video)

@@ -84,7 +84,7 @@ class Maker:
         self.claim = ""  # on what is being made
 
     def run(self, stopped: threading.Event) -> None:
-        """Works until it is told to stop."""
+        """Works until it is stopped."""
         with suppress(OSError):  # of this thread, and of the processes that it starts
             me = threading.get_native_id()
             nice = os.getpriority(os.PRIO_PROCESS, me)
@@ -160,7 +160,7 @@ class Explainer:
         """See Maker; what was begun is made to its end."""
         folder = self._places.made(task.job)
         if (folder / names.TABLE).exists():
-            return Made(READY)  # the store could not be told so the last time
+            return Made(READY)  # the store did not hear of it the last time
         result, video = kept.load(folder)
         shown = evidence.gather(self._network, result, video)
         video_page.write(folder / names.PAGE, result, shown)

@@ -55,7 +55,7 @@ class _FolderGone(Exception):
 
 
 class ScoringWorker:
-    """Scores jobs until it is told to stop."""
+    """Scores jobs until it is stopped."""
 
     def __init__(
         self, detector: "Detector", store: Store, places: Places, *, name: str
