@@ -317,7 +317,10 @@ def test_a_config_builds_the_model():
         ({"freeze_stages": 3}, "has 2 stages"),
         ({"dropout": 1.0}, "dropout"),
         ({"lstm_features": 0}, "at least 1"),
-        ({"backbone": "convnext", "norm_groups": 2}, "convnext has no BatchNorm"),
+        (
+            {"backbone": "convnext", "stem": "imagenet", "norm_groups": 2},
+            "convnext has no BatchNorm",
+        ),
     ],
     ids=str,
 )

@@ -212,15 +212,20 @@ def test_damaged_files_keep_their_outcome_whatever_their_manifest(signed, tmp_pa
     assert "valid" in states and states & {"invalid", "unreadable"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_reader_that_dies_costs_no_score(signed, tmp_path, monkeypatch):
     """P18 A manifest that kills its reader: a named fact; the outcome stays."""
     monkeypatch.setattr(credentials, "read", lambda path: ctypes.string_at(0))
     *_, last = child.run_confined(windows_job(signed, tmp_path / "w"))
     assert last.summary is not None and not last.reason
     found = last.summary.file.credentials
-    assert found == Credentials("unreadable", "the decoding process died (SIGSEGV)")
+    assert found is not None and found.state == "unreadable"
+    assert found.reason.startswith("the decoding process died (SIGSEGV)")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_reader_reaches_no_other_file(signed, tmp_path, monkeypatch):
     """P18 A manifest whose reader was taken over: it reaches no other file."""
     secret = tmp_path / "secret.txt"
