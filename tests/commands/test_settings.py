@@ -91,7 +91,7 @@ def test_what_a_build_accepts_the_trainer_accepts(load_config, name):
             config.dataset = ConfigDict({**config.dataset, name: value})
             # Lets every other field's value pass the checks of several together.
             config.data.clip_frames = 1
-        points = {"landmarks": config.dataset.landmarks}  # which align needs
+        points = {"landmarks": "dlib"} if name == "align" else {}  # it needs them
         build = refusal(FfppConfig, **{"name": "x", **points, name: value})
         trainer = refusal(settings.check, config)
         # A map is a text for both; what it says is read by the build alone.
