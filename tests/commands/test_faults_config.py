@@ -85,7 +85,7 @@ def test_a_missing_config_is_told(refused, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [
         ("x = 1\ndef get_config(:\n", "line 2: invalid syntax"),
         ("x = 1\n", "has no function get_config"),
@@ -95,13 +95,13 @@ def test_a_missing_config_is_told(refused, tmp_path):
     ],
 )
 def test_a_config_file_that_fails_is_told_with_its_line(
-    refused, tmp_path, content, told
+    refused, tmp_path, content, said
 ):
     """C3 An error in a config file: named with its file and line."""
     path = tmp_path / "mine.py"
     path.write_text(content)
     err = refused(config=path)
-    assert told in err and "mine.py" in err
+    assert said in err and "mine.py" in err
 
 
 def test_a_batch_that_does_not_divide_names_the_nearest(

@@ -162,11 +162,11 @@ def test_logits_are_taken_for_what_they_are(rows, tmp_path):
     table = per_video(rows)
     scores = np.array([row["pred"] for row in table])
     logits = np.log(scores) - np.log1p(-scores)
-    told = [{**row, "pred": logit} for row, logit in zip(table, logits, strict=True)]
-    named = [{**row, "logit": row.pop("pred")} for row in map(dict, told)]
+    renamed = [{**row, "pred": logit} for row, logit in zip(table, logits, strict=True)]
+    named = [{**row, "logit": row.pop("pred")} for row in map(dict, renamed)]
     plain, *others = (
         read_report(report.evaluate_scores(write(tmp_path / f"{name}.csv", content)))
-        for name, content in [("p", table), ("l", told), ("n", named)]
+        for name, content in [("p", table), ("l", renamed), ("n", named)]
     )
     for other in others:
         assert known(other.video.loss) == pytest.approx(known(plain.video.loss))

@@ -90,7 +90,7 @@ class Guard:
     """Stands before the application: refuses, and heads every answer."""
 
     def __init__(self, app: App, access: Access, on_refused: Callable[[str], None]):
-        """on_refused: told why, in a word."""
+        """on_refused: called with the reason, in a word."""
         self._app, self._access, self._on_refused = app, access, on_refused
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
