@@ -63,7 +63,6 @@ BASE: Fields = {
     "data.clip_frames": 4,
     "data.train_clips_per_video": 4,
     "data.num_threads": 1,
-    "data.cache_mib": 512,
     "model.width": 12,
     "num_steps": STEPS,
     "eval.every_epochs": 2,

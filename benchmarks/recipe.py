@@ -92,7 +92,6 @@ BASE: Fields = {
     "data.sampling": "pair",
     "data.train_clips_per_video": 4,
     "data.num_threads": 1,
-    "data.cache_mib": 512,
     "model.backbone": "resnet",
     "model.stage_sizes": (1, 1, 1),
     "model.width": 10,

@@ -29,7 +29,12 @@ from fakedetect_jax.data import dataset
 from fakedetect_jax.data.batch import empty_batch
 from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import TrainOrder, covering_clips, frames_of
-from fakedetect_jax.data.reader import FrameReader, read_videos, smooth_points
+from fakedetect_jax.data.reader import (
+    FrameReader,
+    MemoryBudget,
+    read_videos,
+    smooth_points,
+)
 from fakedetect_jax.metrics import calibration, metrics
 from fakedetect_jax.model import steps
 from tfds_ffpp.terminal.lines import Terminal
@@ -65,7 +70,7 @@ def reals_of(builder, split: str, config):
         builder,
         split,
         image_size=config.dataset.image_size,
-        cache_mib=512,
+        memory=MemoryBudget(512 << 20),
         records=records,
     )
     return [videos[i] for i in records], reader

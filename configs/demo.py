@@ -42,7 +42,6 @@ def get_config(look: str = "indoor") -> ConfigDict:
             frame_stride=1,
             sampling="pair",
             train_clips_per_video=8,
-            cache_mib=512,
         )
         config.model.update(
             backbone="resnet",

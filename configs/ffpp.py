@@ -104,7 +104,9 @@ def _set_data(config: ConfigDict) -> None:
             "num_threads": 2,  # decoding threads (in each worker, if there are any)
             "prefetch_batches": 4,  # host batches ready ahead
             "device_prefetch": 2,  # batches put on the device ahead
-            "cache_mib": 0,  # memory for decoded videos, per process; 0: none
+            # MiB of memory for videos that were decoded once, per process; 0: none; -1:
+            # for all of training and val where they fit in half of what is free.
+            "cache_mib": -1,
             # Where training's frames are: host (decoded for each batch, or once as far
             # as cache_mib reaches) | device (decoded at the start, all of them in the
             # memory of each device; see docs/scale.md)

@@ -92,7 +92,7 @@ def _version(name: str) -> str | None:
 
 def look_at_machine(folder: Path) -> Findings:
     """Cores, memory, and the disk of a folder: how much is free, how fast it is."""
-    from tfds_ffpp.workers.limits import free_memory
+    from tfds_ffpp.system import free_memory
 
     free = free_memory()
     said = f"{system.num_cores()} cores"

@@ -83,7 +83,7 @@ RULES: dict[str, Rule] = {
     "data.num_threads": Whole(1, 256),
     "data.prefetch_batches": Whole(1, 1000),
     "data.device_prefetch": Whole(1, 16),
-    "data.cache_mib": Whole(0),
+    "data.cache_mib": Whole(-1),
     "data.resident": Choice(("host", "device")),
     "model.backbone": TEXT,
     "model.stage_sizes": Wholes(1),

@@ -129,6 +129,37 @@ def num_cores(root: Path = Path("/")) -> int:
     return max(cores, 1)
 
 
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take of the machine or of its container.
+
+    None where that is not known. Of a container's limit, file pages that were not used
+    lately are free: the kernel gives them up.
+    """
+    try:
+        text = (root / "proc/meminfo").read_text()
+        free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0]) << 10]
+    except (OSError, IndexError):
+        return None
+    for folder, limit, used, cached in _memory_files(root):
+        with suppress(OSError, ValueError):
+            most, taken = int((folder / limit).read_text()), (folder / used).read_text()
+            statistics = (folder / "memory.stat").read_text()
+            old = re.findall(rf"^{cached} (\d+)", statistics, re.M)
+            free.append(most - max(int(taken) - int(old[0] if old else 0), 0))
+    return max(min(free), 0)
+
+
+def _memory_files(root: Path) -> list[tuple[Path, str, str, str]]:
+    """The control groups that hold this process, with the names of their files."""
+    two = ("memory.max", "memory.current", "inactive_file")
+    one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    found = []
+    for folder, version in control_groups("memory", root):
+        limit, used, cached = two if version == 2 else one
+        found.append((folder, limit, used, cached))
+    return found
+
+
 def control_groups(controller: str, root: Path = Path("/")) -> list[tuple[Path, int]]:
     """The control groups of Linux that hold this process: folder, and 1 or 2."""
     found = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from fakedetect_jax.data.batch import MASK_PARTS
 from fakedetect_jax.data.order import ClipRef
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.stored import StoredVideo, read_table
+from tfds_ffpp.system import free_memory
 
 
 def no_split(place: Path, split: str, known: Sequence[str]) -> DataError:
@@ -56,6 +57,27 @@ def need_both_classes(videos: Sequence[StoredVideo], name: str, *, one_is_enough
     )
 
 
+@dataclass
+class MemoryBudget:
+    """What the readers of a process may together hold of decoded videos.
+
+    left: bytes that are not taken yet; floor: bytes that must stay free on the machine
+    or in its container, where other processes take memory too.
+    """
+
+    left: int = 0
+    floor: int = 0
+
+    def take(self, size: int) -> bool:
+        """Whether so many bytes may be held; counts them then."""
+        if size > self.left:
+            return False
+        if self.floor and (free_memory() or 0) - size < self.floor:
+            return False
+        self.left -= size
+        return True
+
+
 class FrameReader:
     """Decodes the frames of a clip straight out of its record.
 
@@ -69,18 +91,21 @@ class FrameReader:
         split: str,
         *,
         image_size: int,
-        cache_mib: int = 0,
+        memory: MemoryBudget | None = None,
         records: Sequence[int] | None = None,
     ):
-        """`records` says which record each video is, where not all of them are."""
+        """`records` says which record each video is, where not all of them are.
+
+        With `memory` a video is decoded whole when it is first asked for, and held.
+        """
         self._builder_source = builder.as_data_source(
             split, deserialize_method=decode.DeserializeMethod.RAW_BYTES
         )
         self._split = split
         self._records = records
         self._image_size = image_size
-        self._cache_bytes = cache_mib << 20
-        self._cache: dict[int, np.ndarray] = {}
+        self._memory = memory
+        self._held: dict[int, np.ndarray] = {}
 
     def read(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> int:
         """Fills out uint8[T,H,W,3]; returns how many of its frames are valid.
@@ -89,12 +114,12 @@ class FrameReader:
         an image that cannot be read.
         """
         wanted, length = order.frames_of(clip, num_valid, len(out))
-        cached = self._cache.get(clip.video)
-        if cached is None and self._cache_bytes:
-            cached = self._remember(clip.video)
-        if cached is not None:
+        held = self._held.get(clip.video)
+        if held is None and self._memory is not None:
+            held = self._hold(clip.video, self._memory)
+        if held is not None:
             # All are there; unless asked not to, NumPy copies twice to find it out.
-            np.take(cached, wanted, axis=0, out=out, mode="clip")
+            np.take(held, wanted, axis=0, out=out, mode="clip")
             return length
         images = self._images(clip.video)
         for row, frame in enumerate(wanted[:length]):
@@ -156,21 +181,20 @@ class FrameReader:
                 "build the dataset again"
             )
 
-    def _remember(self, video: int) -> np.ndarray | None:
+    def _hold(self, video: int, memory: MemoryBudget) -> np.ndarray | None:
         side = self._image_size
         images = self._images(video)
-        size = len(images) * side * side * 3
-        if (len(self._cache) + 1) * size > self._cache_bytes:
+        if not memory.take(len(images) * side * side * 3):
             return None
         frames = np.empty((len(images), side, side, 3), np.uint8)
         for image, out in zip(images, frames, strict=True):
             self._decode(image, video, out)
-        self._cache[video] = frames
+        self._held[video] = frames
         return frames
 
     def __getstate__(self):
-        # Workers fill caches of their own.
-        return {**self.__dict__, "_cache": {}}
+        # Workers hold videos of their own, each within the whole budget.
+        return {**self.__dict__, "_held": {}}
 
 
 # A face's points are averaged over about this long, in seconds: a detector's box jumps
@@ -269,10 +293,12 @@ def open_split(
     *,
     hold_out: Sequence[str] = (),
     videos: list[StoredVideo] | None = None,
+    memory: MemoryBudget | None = None,
 ) -> Split:
     """A split without the fakes of the methods in `hold_out`.
 
-    videos: what read_videos gives, where that was done. Raises DataError when the
+    videos: what read_videos gives, where that was done. memory: see FrameReader; for
+    one that is read more than once. Raises DataError when the
     dataset has no such split or method.
     """
     if videos is None:
@@ -282,7 +308,7 @@ def open_split(
         builder,
         name,
         image_size=config.dataset.image_size,
-        cache_mib=config.data.cache_mib,
+        memory=memory,
         records=records,
     )
     return Split(name, [videos[i] for i in records], reader)
@@ -292,7 +318,9 @@ def open_split(
 SELF_BLENDED = "self-blended"
 
 
-def open_blended_split(builder, name: str, config) -> Split:
+def open_blended_split(
+    builder, name: str, config, memory: MemoryBudget | None = None
+) -> Split:
     """The reals of a split, and each once more as a fake to be self-blended.
 
     For steps.blended_eval_step, which does the blending. It stands in for a split
@@ -305,7 +333,7 @@ def open_blended_split(builder, name: str, config) -> Split:
         builder,
         name,
         image_size=config.dataset.image_size,
-        cache_mib=config.data.cache_mib,
+        memory=memory,
         records=[*real, *real],
     )
     return Split(name, [*(videos[i] for i in real), *blended], reader)

@@ -14,10 +14,11 @@ from fakedetect_jax.data.dataset import (
 )
 from fakedetect_jax.data.mixture import MixedOrder
 from fakedetect_jax.data.order import TrainOrder
-from fakedetect_jax.data.reader import Split
+from fakedetect_jax.data.reader import MemoryBudget, Split
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.stored import StoredVideo, read_card
+from tfds_ffpp.system import free_memory
 
 if TYPE_CHECKING:  # it needs TFDS, which a run imports when it opens them
     from tfds_ffpp.tfds_ffpp_dataset_builder import Builder
@@ -35,7 +36,8 @@ class Data(NamedTuple):
 
     facts: of every dataset of it, the run's own first; made: whether one is of made
     videos; train: all training videos, counted through; sizes, shares: of each dataset
-    of it; blended_val: val's fakes are copies of its reals, to be self-blended.
+    of it; blended_val: val's fakes are copies of its reals, to be self-blended;
+    memory: bytes of decoded videos that this process may hold.
     """
 
     facts: dict[str, DatasetFacts]
@@ -45,6 +47,7 @@ class Data(NamedTuple):
     shares: dict[str, float]
     val: tuple[ValSet, ...]
     blended_val: bool
+    memory: int
 
     @property
     def own(self) -> DatasetFacts:
@@ -93,46 +96,69 @@ def combined_digest(facts: Mapping[str, DatasetFacts]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def open_split(builders: "Mapping[str, Builder]", name: str, config) -> list[Split]:
+# Of what is free: how much all videos may need to be held, and how much must be left.
+HELD_SHARE, LEFT_SHARE = 0.5, 0.25
+
+
+def bytes_to_hold(config, splits: Sequence[Split]) -> tuple[int, int]:
+    """What a MemoryBudget has for the videos of `splits`, by config.data.cache_mib.
+
+    Where it is -1 that is what all of them need, or nothing if they do not fit: of a
+    part the rest would be decoded in every epoch anyway, with less memory for the
+    system to keep their records in.
+    """
+    if config.data.cache_mib >= 0:
+        return config.data.cache_mib << 20, 0
+    videos = [video for split in splits for video in split.videos]
+    frames = sum(len(video.frame_index) for video in videos)
+    need, free = frames * 3 * config.dataset.image_size**2, free_memory() or 0
+    if need * max(config.data.num_workers, 1) > HELD_SHARE * free:
+        return 0, 0
+    return need, int(LEFT_SHARE * free)
+
+
+def open_split(
+    builders: "Mapping[str, Builder]",
+    name: str,
+    config,
+    memory: MemoryBudget | None = None,
+) -> list[Split]:
     """A split of each dataset, without the fakes of config.data.hold_out.
 
-    Raises DataError for a method that none of them has.
+    memory: see reader.open_split. Raises DataError for a method that none of them has.
     """
     folders = [Path(builder.data_dir) for builder in builders.values()]
     videos = [reader.read_videos(folder, name) for folder in folders]
     hold_out = config.data.hold_out
     if hold_out:
         order.held_in([v for part in videos for v in part], hold_out)
-    share = config.copy_and_resolve_references()
-    with share.unlocked():  # of the memory that the process may take
-        share.data.cache_mib = config.data.cache_mib // len(videos)
     return [
         reader.open_split(
             builder,
             name,
-            share,
+            config,
             hold_out=sorted({v.method for v in part if v.label} & set(hold_out)),
             videos=part,
+            memory=memory,
         )
         for builder, part in zip(builders.values(), videos, strict=True)
     ]
 
 
-def open_training(config, builders: "Mapping[str, Builder]") -> list[Split]:
-    """The train split of each training set.
-
-    Nothing of it is kept in the host's memory where the devices hold it.
-    """
-    if config.data.resident == "device":
-        config = config.copy_and_resolve_references()
-        with config.unlocked():
-            config.data.cache_mib = 0
-    return open_split({n: builders[n] for n in shares_of(config)}, "train", config)
+def open_training(
+    config, builders: "Mapping[str, Builder]", memory: MemoryBudget | None = None
+) -> list[Split]:
+    """The train split of each training set."""
+    sets = {n: builders[n] for n in shares_of(config)}
+    return open_split(sets, "train", config, memory)
 
 
-def open_validation(config, builders: "Mapping[str, Builder]") -> list[Split]:
+def open_validation(
+    config, builders: "Mapping[str, Builder]", memory: MemoryBudget | None = None
+) -> list[Split]:
     """The val split of each validation set."""
-    return open_split({n: builders[n] for n in validation_of(config)}, "val", config)
+    sets = {n: builders[n] for n in validation_of(config)}
+    return open_split(sets, "val", config, memory)
 
 
 def open_data(
@@ -142,11 +168,18 @@ def open_data(
 
     Raises DataError where a split lacks reals or fakes.
     """
-    train, val = open_training(config, builders), open_validation(config, builders)
+    memory = MemoryBudget()
+    on_devices = config.data.resident == "device"
+    train = open_training(config, builders, None if on_devices else memory)
+    val = open_validation(config, builders, memory)
+    held = val if on_devices else [*train, *val]
+    memory.left, memory.floor = bytes_to_hold(config, held)
     names = validation_of(config)
     blended_val = _needs_blended_val(config, train, val)
     if blended_val:
-        val = [reader.open_blended_split(builders[n], "val", config) for n in names]
+        val = [
+            reader.open_blended_split(builders[n], "val", config, memory) for n in names
+        ]
     one_is_enough = config.dataset.allow_one_class
     made_fakes = bool(config.loss.self_blend)
     for split in train:
@@ -164,6 +197,7 @@ def open_data(
         shares=shares_of(config),
         val=tuple(map(ValSet, names, val)),
         blended_val=blended_val,
+        memory=memory.left,
     )
 
 
@@ -251,6 +285,9 @@ def lines(data: Data) -> list[str]:
         if name in val:
             parts.append(f"val {count(val[name])}")
         found.append(f"dataset   {name}: {'; '.join(parts)} videos")
+    if data.memory:
+        size = f"{data.memory / 1e9:,.2f} GB"
+        found.append(f"frames    once decoded, up to {size} are held in memory")
     if len(val) > 1:
         found.append(
             "val       the checkpoint is chosen by the mean of the video AUC on "
@@ -280,9 +317,6 @@ def find_leaks(
     """
     if len(builders) == 1:
         return []
-    without_cache = config.copy_and_resolve_references()
-    with without_cache.unlocked():  # of each video only some frames are looked at
-        without_cache.data.cache_mib = 0
     parts = []
     for name, builder in builders.items():
         made = read_card(Path(builder.data_dir)).made
@@ -291,7 +325,7 @@ def find_leaks(
                 continue
             if split == "train" and name not in shares_of(config):
                 continue
-            opened = reader.open_split(builder, split, without_cache)
+            opened = reader.open_split(builder, split, config)
             parts.append(leaks.Part(name, opened, made))
     videos = sum(len(part.split.videos) for part in parts)
     say(f"leaks     {videos:,} videos of {len(builders)} datasets are compared")

@@ -1,17 +1,15 @@
 """Faults of memory and disk as sentences that name a cure."""
 
-import contextlib
 import errno
 import os
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError
 from tfds_ffpp.errors import UserError
+from tfds_ffpp.system import free_memory
 
 
 def user_error_of(error: BaseException, config) -> UserError | None:
@@ -155,7 +153,7 @@ def free_bytes(devices: Sequence[Any]) -> int | None:
     not known.
     """
     if devices[0].platform == "cpu":
-        return free_host_bytes()
+        return free_memory()
     free = []
     for device in devices:
         stats = device.memory_stats() or {}
@@ -202,27 +200,3 @@ def largest_batch(
         last, need_last = size, need_of(size)
         low, high = (size, high) if need_last <= have else (low, size)
     return low
-
-
-def free_host_bytes(
-    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
-) -> int | None:
-    """Memory that this process may still take; None where that is not known.
-
-    Of a container's limit, file pages that were not used lately are not counted as
-    taken: the kernel gives them up on demand, and a dataset that was read leaves many.
-    """
-    try:
-        text = meminfo.read_text()
-    except OSError:
-        return None
-    free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0]) << 10]
-    with contextlib.suppress(OSError, ValueError):
-        names = ("memory.max", "memory.current")
-        limit, used = (int((cgroup / name).read_text()) for name in names)
-        cached = 0
-        with contextlib.suppress(OSError, IndexError):
-            statistics = (cgroup / "memory.stat").read_text()
-            cached = int(re.findall(r"^inactive_file (\d+)", statistics, re.M)[0])
-        free.append(limit - max(used - cached, 0))
-    return min(free)

@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 from tensorflow_datasets.proto import tf_example_pb2
 
-from fakedetect_jax.data import dataset
+from fakedetect_jax.data import dataset, sets
 from fakedetect_jax.data.feed import train_feed
 from fakedetect_jax.data.order import (
     ClipRef,
@@ -18,7 +18,13 @@ from fakedetect_jax.data.order import (
     covering_clips,
     held_in,
 )
-from fakedetect_jax.data.reader import FrameReader, need_both_classes, read_videos
+from fakedetect_jax.data.reader import (
+    FrameReader,
+    MemoryBudget,
+    Split,
+    need_both_classes,
+    read_videos,
+)
 from tests.made_records import stored_video
 from tests.made_videos import write_video
 from tfds_ffpp.errors import DataError
@@ -513,20 +519,21 @@ def greys(reader: FrameReader, clip: ClipRef, num_valid: int):
     return length, [round(float(frame.mean()) / 20) for frame in out]
 
 
-@pytest.mark.parametrize("cache_mib", [0, 1])
-def test_a_short_clip_repeats_its_last_valid_frame(cache_mib):
+@pytest.mark.parametrize("memory", [None, MemoryBudget(1 << 20)])
+def test_a_short_clip_repeats_its_last_valid_frame(memory):
     records = Records([stored_frames(8)])
-    reader = FrameReader(records, "train", image_size=16, cache_mib=cache_mib)
+    reader = FrameReader(records, "train", image_size=16, memory=memory)
     assert greys(reader, ClipRef(0, 3, 1), 8) == (4, [4, 5, 6, 7])
     assert greys(reader, ClipRef(0, 3, 1), 5) == (2, [4, 5, 5, 5])
     assert greys(reader, ClipRef(0, 1, 3), 8) == (3, [2, 5, 8, 8])
 
 
-def test_the_cache_stays_below_its_limit():
+def test_held_videos_stay_within_the_budget():
     """Videos of 64 frames take 48 KiB; 21 of them fit in 1 MiB."""
     count = 30
     records = Records([stored_frames(1) * 64] * count)
-    reader = FrameReader(records, "train", image_size=16, cache_mib=1)
+    memory = MemoryBudget(1 << 20)
+    reader = FrameReader(records, "train", image_size=16, memory=memory)
     for _ in range(2):
         for video in range(count):
             assert greys(reader, ClipRef(video, 0, 1), 64) == (4, [1] * 4)
@@ -534,6 +541,50 @@ def test_the_cache_stays_below_its_limit():
     assert once == (1 << 20) // (64 * 16 * 16 * 3) == 21
     # Beyond it every read goes to the record.
     assert set(records.reads.values()) == {1, 4}
+
+
+def test_what_others_take_is_left_to_them(monkeypatch):
+    """Of 100 bytes that were free, 40 stay so, however many the budget names."""
+    free = 100
+    monkeypatch.setattr("fakedetect_jax.data.reader.free_memory", lambda: free)
+    memory = MemoryBudget(80, floor=40)
+    assert memory.take(30)
+    free = 60  # another process took ten
+    assert not memory.take(30)
+    assert memory.take(20) and memory.left == 30
+    free = None  # it can no longer be asked
+    assert not memory.take(1)
+
+
+@pytest.mark.parametrize(
+    ("cache_mib", "num_workers", "free", "found"),
+    [
+        (3, 0, 0, (3 << 20, 0)),
+        (0, 0, 1 << 40, (0, 0)),
+        (-1, 0, 2 * 23040, (23040, 11520)),  # half of what is free is just enough
+        (-1, 0, 2 * 23040 - 1, (0, 0)),
+        (-1, 1, 2 * 23040, (23040, 11520)),
+        (-1, 2, 2 * 23040, (0, 0)),  # each worker holds its own
+        (-1, 0, None, (0, 0)),
+    ],
+)
+def test_all_videos_are_held_where_they_fit(
+    load_config, monkeypatch, cache_mib, num_workers, free, found
+):
+    """Two videos of ten and twenty frames of 16 pixels."""
+    monkeypatch.setattr(sets, "free_memory", lambda: free)
+    config = load_config("ffpp")
+    config.dataset.image_size = 16
+    config.data.update(cache_mib=cache_mib, num_workers=num_workers)
+    splits = [
+        Split(
+            name,
+            [stored_video(frame_index=list(range(count)))],
+            FrameReader(Records([]), name, image_size=16),
+        )
+        for name, count in (("train", 10), ("val", 20))
+    ]
+    assert sets.bytes_to_hold(config, splits) == found
 
 
 def test_a_set_that_is_all_test_says_how_it_gets_a_train_split(tmp_path):

@@ -42,40 +42,6 @@ def test_no_batch_fits_where_the_smallest_does_not():
     )
 
 
-@pytest.fixture
-def container(tmp_path):
-    """A host with 64 GiB free and a container of 16 GiB, of which 15 are in use."""
-    (tmp_path / "meminfo").write_text(f"MemAvailable:   {64 * 2**20} kB\n")
-    (tmp_path / "memory.max").write_text(f"{16 * GIB}\n")
-    (tmp_path / "memory.current").write_text(f"{15 * GIB}\n")
-
-    def free() -> float | None:
-        found = memory.free_host_bytes(tmp_path / "meminfo", tmp_path)
-        return None if found is None else found / GIB
-
-    return tmp_path, free
-
-
-def test_pages_of_files_that_were_read_are_not_counted_as_used(container):
-    folder, free = container
-    assert free() == 1  # without memory.stat
-    (folder / "memory.stat").write_text(
-        f"anon {4 * GIB}\nfile {11 * GIB}\ninactive_file {9 * GIB}\nactive_file 7\n"
-    )
-    assert free() == 10
-
-
-def test_what_the_host_has_left_limits_too(container):
-    folder, free = container
-    (folder / "memory.stat").write_text(f"inactive_file {9 * GIB}\n")
-    (folder / "meminfo").write_text(f"MemAvailable: {2 * 2**20} kB\n")
-    assert free() == 2
-    (folder / "memory.max").write_text("max\n")
-    assert free() == 2
-    (folder / "meminfo").unlink()
-    assert free() is None
-
-
 def test_the_fewest_parts_that_fit_split_evenly_by_twos():
     assert memory.fewest_parts(32, fits=16, devices=1) == 2
     assert memory.fewest_parts(32, fits=15, devices=1) == 4

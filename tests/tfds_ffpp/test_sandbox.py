@@ -269,36 +269,6 @@ def test_memory_is_shared_by_what_is_free():
     assert limits.share_memory(2, most=128 << 20, free=gib) == (2, 128 << 20)
 
 
-def write(root: Path, files: dict[str, object]) -> Path:
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(str(content))
-    return root
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_free_memory_is_the_containers(tmp_path, version):
-    two = version == 2
-    group = "sys/fs/cgroup/a" if two else "sys/fs/cgroup/memory/a"
-    names = ("max", "current") if two else ("limit_in_bytes", "usage_in_bytes")
-    root = write(
-        tmp_path,
-        {
-            "proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable:  8000000 kB\n",
-            "proc/self/cgroup": "0::/a/b\n" if two else "4:cpu:/x\n5:memory:/a/b\n",
-            f"{group}/b/memory.{names[0]}": "max" if two else 1 << 62,
-            f"{group}/memory.{names[0]}": 5_000_000,  # of the group that holds it
-            f"{group}/memory.{names[1]}": 3_000_000,
-            f"{group}/memory.stat": f"{'' if two else 'total_'}inactive_file 1000000",
-        },
-    )
-    assert limits.free_memory(root) == 3_000_000
-    (root / "proc/self/cgroup").unlink()
-    assert limits.free_memory(root) == 8_000_000 << 10
-    (root / "proc/meminfo").unlink()
-    assert limits.free_memory(root) is None
-
-
 @pytest.mark.parametrize(
     ("entry", "strays"),
     [("0-0", False), ("../secret", True), ("link", True), ("/etc/passwd", True)],

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +150,36 @@ def test_a_containers_share_of_the_cores_counts(tmp_path, monkeypatch):
     assert system.num_cores(tmp_path) == 64
     group(tmp_path, "sys/fs/cgroup/cpu/box", cpu__cfs_quota_us="50000\n")
     assert system.num_cores(tmp_path) == 1
+
+
+def write(root: Path, files: dict[str, object]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(str(content))
+    return root
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_free_memory_is_the_containers(tmp_path, version):
+    two = version == 2
+    group = "sys/fs/cgroup/a" if two else "sys/fs/cgroup/memory/a"
+    names = ("max", "current") if two else ("limit_in_bytes", "usage_in_bytes")
+    root = write(
+        tmp_path,
+        {
+            "proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable:  8000000 kB\n",
+            "proc/self/cgroup": "0::/a/b\n" if two else "4:cpu:/x\n5:memory:/a/b\n",
+            f"{group}/b/memory.{names[0]}": "max" if two else 1 << 62,
+            f"{group}/memory.{names[0]}": 5_000_000,  # of the group that holds it
+            f"{group}/memory.{names[1]}": 3_000_000,
+            f"{group}/memory.stat": f"{'' if two else 'total_'}inactive_file 1000000",
+        },
+    )
+    assert system.free_memory(root) == 3_000_000
+    (root / "proc/meminfo").write_text("MemAvailable: 1000 kB\n")  # the host's
+    assert system.free_memory(root) == 1000 << 10
+    (root / "proc/meminfo").write_text("MemAvailable: 8000000 kB\n")
+    (root / "proc/self/cgroup").unlink()
+    assert system.free_memory(root) == 8_000_000 << 10
+    (root / "proc/meminfo").unlink()
+    assert system.free_memory(root) is None

@@ -1,9 +1,6 @@
 """What preparing a video may take of the machine."""
 
 import math
-import re
-from contextlib import suppress
-from pathlib import Path
 
 from tfds_ffpp import system
 
@@ -57,41 +54,10 @@ def share_memory(
       most: bytes for one.
       free: bytes that all may take; asked of the system if not given.
     """
-    have = free_memory() if free is None else free
+    have = system.free_memory() if free is None else free
     if have is None:
         return num_processes, most
     have = int(SHARE * have)
     fitting = max(have // min(LEAST_MEMORY, most), 1)
     num_processes = min(num_processes, fitting)
     return num_processes, min(most, max(have // num_processes, LEAST_MEMORY))
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take of the machine or of its container.
-
-    None where that is not known. Of a container's limit, file pages that were not used
-    lately are free: the kernel gives them up.
-    """
-    try:
-        text = (root / "proc/meminfo").read_text()
-        free = [int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0]) << 10]
-    except (OSError, IndexError):
-        return None
-    for folder, limit, used, cached in _groups(root):
-        with suppress(OSError, ValueError):
-            most, taken = int((folder / limit).read_text()), (folder / used).read_text()
-            statistics = (folder / "memory.stat").read_text()
-            old = re.findall(rf"^{cached} (\d+)", statistics, re.M)
-            free.append(most - max(int(taken) - int(old[0] if old else 0), 0))
-    return max(min(free), 0)
-
-
-def _groups(root: Path) -> list[tuple[Path, str, str, str]]:
-    """The control groups that hold this process, with the names of their files."""
-    two = ("memory.max", "memory.current", "inactive_file")
-    one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    found = []
-    for folder, version in system.control_groups("memory", root):
-        limit, used, cached = two if version == 2 else one
-        found.append((folder, limit, used, cached))
-    return found
