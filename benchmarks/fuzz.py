@@ -108,7 +108,7 @@ def main() -> int:
             "--output",
             str(output),
         ]
-        code = predict.main([*words, f"--time-limit={LIMIT}"])
+        code = predict.main([*words, f"--time_limit={LIMIT}"])
         seconds = time.monotonic() - start
         rows = [json.loads(line) for line in output.read_text().splitlines()]
         missing = {str(path) for path in paths} - {row["video"] for row in rows}

@@ -134,7 +134,7 @@ def first_result(model: Path, video: Path, cache: Path) -> dict[str, float]:
     seconds = {}
     for name in ("cold", "warm"):
         command = [sys.executable, "-m", "fakedetect_jax.predict", "--workdir"]
-        command += [str(model), str(video), "--compilation-cache", str(cache)]
+        command += [str(model), str(video), "--compilation_cache", str(cache)]
         start = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds[name] = round(time.perf_counter() - start, 2)
@@ -207,7 +207,7 @@ def starts(options: argparse.Namespace, videos: list[str], out: table.Results) -
                     file, cache = Path(place, "rows"), Path(place, f"cache-{name}")
                     words = ["-m", "fakedetect_jax.predict", "--model"]
                     words += [str(model), *some, "--output", str(file)]
-                    words += ["--compilation-cache", str(cache)]
+                    words += ["--compilation_cache", str(cache)]
                     seconds, used, _ = timed(code, words)
                     rows = map(json.loads, file.read_text().splitlines())
                     scores[name] = tuple(row["score"] for row in rows)

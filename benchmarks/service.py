@@ -215,7 +215,7 @@ def main() -> None:
     videos = [Path(source.name) for source in found[::every]]
     videos = videos[: options.compared or len(videos)]
     kind = "model" if (options.model / "model.json").exists() else "workdir"
-    free = ("--uploads-per-minute=0", "--requests-per-minute=0")
+    free = ("--uploads_per_minute=0", "--requests_per_minute=0")
     with (
         tempfile.TemporaryDirectory() as folder,
         table.results(parser, options) as results,

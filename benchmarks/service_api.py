@@ -57,8 +57,8 @@ def main() -> int:
         table.results(parser, options) as results,
         Server(
             Path(folder) / "data",
-            *(f"--workdir={options.workdir}", "--keep-minutes=1", "--queue=20"),
-            *("--uploads-per-minute=0", "--requests-per-minute=0"),
+            *(f"--workdir={options.workdir}", "--keep_minutes=1", "--queue=20"),
+            *("--uploads_per_minute=0", "--requests_per_minute=0"),
         ) as server,
     ):
         config = Path(folder) / "schemathesis.toml"

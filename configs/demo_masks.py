@@ -2,7 +2,7 @@
 
 python -m fakedetect_jax.main --config configs/demo_masks.py
 Expected: what configs/demo.py expects, and heat maps that lie on the forged part more
-often than the middle of the crop does (docs/evaluation.md).
+often than the middle of the crop does (docs/shortcuts.md).
 """
 
 from ml_collections import ConfigDict

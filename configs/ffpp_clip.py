@@ -3,8 +3,8 @@
 python -m fakedetect_jax.main --config configs/ffpp_clip.py --workdir runs/clip \
     --config.data.manual_dir=/path/to/FaceForensics++ \
     --config.init_from=/path/to/clip-vit-large-patch14/model.safetensors
-Then, on sets that it never saw: --mode eval --config.eval.dataset=celebdf (docs/
-evaluation.md). Yermakov et al., "Deepfake Detection that Generalizes Across
+Then, on sets that it never saw: --mode eval --config.eval.dataset=celebdf_v2_32
+(docs/tutorials/vit.md). Yermakov et al., "Deepfake Detection that Generalizes Across
 Benchmarks" (WACV 2026, arXiv 2508.06248): single frames, features on the unit sphere
 with alignment (0.1) and uniformity (0.5), each fake beside its original, 32 frames of a
 video, AdamW at 3e-4 falling to nothing in ten epochs; these are the values of the
@@ -17,7 +17,7 @@ is chosen on FaceForensics++, by video AUC where the authors take the mean preci
 0.03 % of 303 million parameters are trained: 1,213 MB of weights and 0.8 MB of Adam's
 state instead of 2,425, and 0.33 TFLOP a frame instead of 0.49 (python -m
 benchmarks.trainable). In bfloat16 a frame keeps about 0.13 GB for the way back, as
-reckoned from the layers: a batch of 128 fits 24 GB, with model.remat far less. At 40 %
+estimated from the layers: a batch of 128 fits 24 GB, with model.remat far less. At 40 %
 of an H100's peak it would train 1,200 frames a second; no GPU was at hand to measure.
 With --config.checkpoint.delta=True checkpoints leave the frozen weights out.
 """

@@ -20,7 +20,7 @@ singular values counts from each kernel's own norm.
 0.07 % of 303 million parameters are trained: 1,213 MB of weights, 1.6 MB of Adam's
 state and 0.39 TFLOP a frame (python -m benchmarks.trainable; rank 1 has an eighth of
 the numbers of rank 8 there). In bfloat16 a frame keeps about 0.13 GB for the way back,
-as reckoned from the layers for configs/ffpp_clip.py: a batch of 32 fits 8 GB. At 40 %
+as estimated from the layers for configs/ffpp_clip.py: a batch of 32 fits 8 GB. At 40 %
 of an H100's peak it would train 1,000 frames a second; no GPU was at hand to measure.
 """
 

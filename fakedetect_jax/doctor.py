@@ -128,7 +128,9 @@ def _disk(folder: Path) -> Finding:
         )
     said = f"{free / 1e9:.0f} GB free, {rate / 1e6:.0f} MB/s written"
     if free < LEAST_DISK:
-        return Finding("disk", WARNING, said, "free some space: FF++'s crops take 4 GB")
+        return Finding(
+            "disk", WARNING, said, "free some space: FF++'s crops take 3.4 GB"
+        )
     if rate < SLOW_DISK:
         return Finding("disk", WARNING, said, "checkpoints will be slow: a local disk")
     return Finding("disk", OK, said)

@@ -82,8 +82,8 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         prog=prog,
         description="Scores videos: the probability that a face in them is forged. "
         "A score is a hint, never a proof.",
-        epilog="Exit codes: 0 every video has an outcome, 2 wrong usage, 3 a video "
-        "could not be read, 4 the model cannot be used, 130 or 143 interrupted.",
+        epilog="Exit codes: 0 no video was unreadable or refused, 2 wrong usage, 3 a "
+        "video was, 4 the model cannot be used, 130 or 143 interrupted.",
     )
     parser.add_argument(
         "videos",
@@ -146,7 +146,7 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--window-frames",
+        "--window_frames",
         type=_positive,
         metavar="N",
         help="cut videos into windows of at most N frames; the longest training "
@@ -158,7 +158,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default="jax",
         help="what computes on a CPU (jax); auto measures for a second, once",
     )
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="in clips")
+    parser.add_argument("--batch_size", type=_positive, metavar="N", help="in clips")
     parser.add_argument(
         "--processes",
         type=_positive,
@@ -166,21 +166,21 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="that decode, one per core; few videos have several threads each instead",
     )
     parser.add_argument(
-        "--time-limit",
+        "--time_limit",
         type=_positive_number,
         metavar="SECONDS",
         default=3600.0,
         help="for decoding one video (3600)",
     )
     parser.add_argument(
-        "--memory-limit",
+        "--memory_limit",
         type=_positive_number,
         metavar="GIB",
         default=4.0,
         help="for decoding one video (4)",
     )
     parser.add_argument(
-        "--compilation-cache",
+        "--compilation_cache",
         metavar="DIR",
         default="~/.cache/fakedetect_jax",
         help='compiled programs; "" keeps none',
@@ -227,9 +227,9 @@ def _end_on_signal(*_: object) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    places = ("workdir", "model", "output", "report", "annotate", "compilation-cache")
+    places = ("workdir", "model", "output", "report", "annotate", "compilation_cache")
     for option in places:
-        path = getattr(arguments, option.replace("-", "_"))
+        path = getattr(arguments, option)
         is_model = option in ("workdir", "model")
         if not (option == "model" and path and path.startswith(HUB)):
             system.refuse_path(f"--{option}", path, bucket=is_model)

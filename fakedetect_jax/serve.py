@@ -53,7 +53,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (127.0.0.1)"
     )
-    group.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    group.add_argument(
+        "--port", type=int, default=8000, help="0 takes a free one (8000)"
+    )
     group.add_argument(
         "--name",
         action="append",
@@ -62,15 +64,15 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="a name by which the service may be called, besides its address; * is any",
     )
     group.add_argument(
-        "--token-file",
+        "--token_file",
         metavar="FILE",
         help=f"holds the bearer token that is asked for; else {TOKEN} may",
     )
     group.add_argument(
-        "--root-path", default="", metavar="/PATH", help="its path behind a proxy"
+        "--root_path", default="", metavar="/PATH", help="its path behind a proxy"
     )
     group.add_argument(
-        "--trust-proxy",
+        "--trust_proxy",
         default="",
         metavar="ADDRESSES",
         help="proxies whose X-Forwarded headers are believed, with commas between",
@@ -80,43 +82,49 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument(
-        "--max-mib", type=float, default=settings.MAX_BYTES / 2**20, help="of a video"
+        "--max_mib",
+        type=float,
+        default=settings.MAX_BYTES / 2**20,
+        help="of a video (%(default)g)",
     )
     group.add_argument(
-        "--keep-minutes",
+        "--keep_minutes",
         type=float,
         default=settings.KEEP_SECONDS / 60,
         help="after a job has ended, until all of it is deleted (60)",
     )
     group.add_argument(
-        "--queue", type=int, default=settings.MOST_WAITING, help="videos that may wait"
+        "--queue",
+        type=int,
+        default=settings.MOST_WAITING,
+        help="videos that may wait (%(default)s)",
     )
     group.add_argument(
-        "--uploads", type=int, default=16, help="videos that may come in at a time"
+        "--uploads", type=int, default=16, help="videos that may come in at a time (16)"
     )
     group.add_argument(
-        "--uploads-per-minute",
+        "--uploads_per_minute",
         type=float,
         default=settings.UPLOADS_PER_MINUTE,
-        help="of a client; 0 for no limit",
+        help="of a client (%(default)g); 0 for no limit",
     )
     group.add_argument(
-        "--requests-per-minute",
+        "--requests_per_minute",
         type=float,
         default=settings.REQUESTS_PER_MINUTE,
-        help="of a client; 0 for no limit",
+        help="of a client (%(default)g); 0 for no limit",
     )
     group.add_argument(
-        "--stall-seconds",
+        "--stall_seconds",
         type=float,
         default=20.0,
         help="that may pass without a byte of a request (20)",
     )
     group.add_argument(
-        "--grace-seconds",
+        "--grace_seconds",
         type=float,
         default=30.0,
-        help="at the end, for videos under way; the rest waits for the next start",
+        help="at the end, for videos under way (30); the rest waits for the next start",
     )
 
 
@@ -142,7 +150,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         help="answer and score (both), or one of them, with the same --data and "
         "--store as the other; several workers may score",
     )
-    group.add_argument("--batch-size", type=int, default=0, help="in clips")
+    group.add_argument("--batch_size", type=int, default=0, help="in clips")
     group.add_argument("--processes", type=int, default=0, help="that decode")
     group.add_argument(
         "--backend",
@@ -150,10 +158,18 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         default="jax",
         help="what computes on a CPU (jax)",
     )
-    group.add_argument("--time-limit", type=float, default=600.0, metavar="SECONDS")
-    group.add_argument("--memory-limit", type=float, default=4.0, metavar="GIB")
     group.add_argument(
-        "--compilation-cache", default="~/.cache/fakedetect_jax", metavar="DIR"
+        "--time_limit",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="for a video (600)",
+    )
+    group.add_argument(
+        "--memory_limit", type=float, default=4.0, metavar="GIB", help="for a video (4)"
+    )
+    group.add_argument(
+        "--compilation_cache", default="~/.cache/fakedetect_jax", metavar="DIR"
     )
 
 
@@ -216,7 +232,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError("--port must be at most 65535")
     root = arguments.root_path
     if root and (not root.startswith("/") or root.endswith("/")):
-        raise ConfigError(f"--root-path {root} must begin with / and not end with it")
+        raise ConfigError(f"--root_path {root} must begin with / and not end with it")
 
 
 def _model(arguments: argparse.Namespace) -> Path:
@@ -245,9 +261,9 @@ def _token(arguments: argparse.Namespace) -> str:
         token = Path(arguments.token_file).expanduser().read_text().strip()
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or "no text"
-        raise ConfigError(f"--token-file cannot be read ({said})") from error
+        raise ConfigError(f"--token_file cannot be read ({said})") from error
     if not token:
-        raise ConfigError("--token-file is empty; put a long random word into it")
+        raise ConfigError("--token_file is empty; put a long random word into it")
     return token
 
 
@@ -295,7 +311,7 @@ def _cautions(serving: Serving) -> list[str]:
     if not serving.token:
         said.append(
             "other machines can reach this service and no token is asked for; give "
-            "--token-file"
+            "--token_file"
         )
     if not serving.trusted:
         said.append("what is sent is not encrypted; put a proxy with TLS before it")

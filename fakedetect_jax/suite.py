@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
         "--hold_out",
         type=_words,
         metavar="each|METHOD,...",
-        help="trainings without a method more, one for each, judged on its test videos",
+        help="train also without each named method, and judge on its test videos",
     )
     parser.add_argument(
         "--test",

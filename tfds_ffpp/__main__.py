@@ -79,7 +79,10 @@ def parse_args(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--map", metavar="A=real,B=fake", help="what folders of other names hold"
     )
-    parser.add_argument("--protocol", help="official, disjoint, folders or repeated")
+    parser.add_argument(
+        "--protocol",
+        help="official, disjoint, folders, all_test or repeated",
+    )
     parser.add_argument("--num_processes", type=int, help="default: one per core")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace it once the new one is whole"

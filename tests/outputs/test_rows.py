@@ -75,7 +75,7 @@ def test_killed_and_run_again_there_are_the_same_rows(
     partial = tmp_path / "rows.jsonl.partial"
     command = [sys.executable, "-m", "fakedetect_jax.predict", "--model", str(faceless)]
     command += [str(videos), "--output", str(output)]
-    command += ["--compilation-cache", str(tmp_path / "cache"), "--processes=1"]
+    command += ["--compilation_cache", str(tmp_path / "cache"), "--processes=1"]
     counts = []
     for least in (2, 9, 21):
         process = subprocess.Popen(
@@ -132,7 +132,7 @@ def test_what_was_not_there_is_tried_again(faceless, videos, tmp_path):
     assert row["outcome"] == "scored"
 
 
-@pytest.mark.parametrize("word", ["--window-frames=20", "--faces=largest"])
+@pytest.mark.parametrize("word", ["--window_frames=20", "--faces=largest"])
 def test_rows_of_other_options_are_not_mixed(
     faceless, videos, whole, tmp_path, capsys, word
 ):

@@ -84,7 +84,7 @@ def test_a_graph_is_kept_for_its_weights_alone(model, tmp_path, name, monkeypatc
 def test_a_kept_graph_needs_no_jax(faceless, tiny_run, tmp_path):
     need("onnxruntime")
     words = ["--model", faceless, reals(tiny_run)[0], "--backend=onnxruntime"]
-    words += ["--compilation-cache", tmp_path]
+    words += ["--compilation_cache", tmp_path]
     code = (
         "import sys; from fakedetect_jax import predict\n"
         "assert predict.main(sys.argv[1:]) == 0\n"
@@ -116,7 +116,7 @@ def test_a_package_that_is_missing_is_named(
 ):
     monkeypatch.setitem(sys.modules, missing, None)
     words = ["--model", str(faceless), __file__, "--backend", backend]
-    assert predict.main([*words, "--compilation-cache", str(tmp_path)]) == 2
+    assert predict.main([*words, "--compilation_cache", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert f"needs the package {missing}; " in said and f".[{extra}]'" in said
     assert said.count("\n") == 1 and list(tmp_path.glob("*.onnx")) == []

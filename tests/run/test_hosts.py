@@ -345,7 +345,7 @@ def test_a_workdir_may_be_in_a_bucket_where_gcsfs_is_there(
         (predict.main, ["--model=s3://b/m", "x.mp4"]),
         (predict.main, ["--model=m", "--output=gs://b/o.jsonl", "x.mp4"]),
         (predict.main, ["--model=m", "--report=gs://b/pages", "x.mp4"]),
-        (predict.main, ["--model=m", "--compilation-cache=gs://b/c", "x.mp4"]),
+        (predict.main, ["--model=m", "--compilation_cache=gs://b/c", "x.mp4"]),
         (report.main, ["s3://b/w"]),
         (report.main, ["w", "--output=s3://b/page.html"]),
         (layout.main, ["gs://b/v"]),

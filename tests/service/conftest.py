@@ -13,8 +13,8 @@ from tests.serving.conftest import central, faceless  # noqa: F401  fixtures
 def server(faceless, tmp_path_factory) -> Iterator[Server]:  # noqa: F811
     """With the tiny model; clients may come as often as they like."""
     data = tmp_path_factory.mktemp("service") / "data"
-    options = [f"--model={faceless}", "--max-mib=4", "--stall-seconds=1", "--queue=20"]
-    options += ["--uploads-per-minute=0", "--requests-per-minute=0", "--processes=2"]
+    options = [f"--model={faceless}", "--max_mib=4", "--stall_seconds=1", "--queue=20"]
+    options += ["--uploads_per_minute=0", "--requests_per_minute=0", "--processes=2"]
     with Server(data, *options) as running:
         running.until_ready()
         yield running

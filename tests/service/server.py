@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 def command(data: Path, *options: object) -> list[str]:
     """`fakedetect serve` on a folder."""
     words = [sys.executable, "-m", "fakedetect_jax.serve", f"--data={data}"]
-    return [*words, "--port=0", "--compilation-cache=", *map(str, options)]
+    return [*words, "--port=0", "--compilation_cache=", *map(str, options)]
 
 
 def environment() -> dict[str, str]:

@@ -63,7 +63,7 @@ def test_workers_share_a_queue_and_one_that_is_killed_loses_no_job(
 ):
     data = tmp_path / "data"
     options = [f"--store={url}"] if url else []
-    web = Server(data, "--role=web", "--uploads-per-minute=0", *options)
+    web = Server(data, "--role=web", "--uploads_per_minute=0", *options)
     long = write_long(tmp_path / "long.mp4", repeats=30)
     options += [f"--model={faceless}"]
     with contextlib.ExitStack() as stack:

@@ -281,8 +281,8 @@ def test_a_video_that_takes_too_long_is_ended_and_the_service_lives(
     faceless, tmp_path, videos
 ):
     long = write_long(tmp_path / "long.mp4", repeats=150)
-    options = [f"--model={faceless}", "--time-limit=2", "--processes=1"]
-    options += ["--keep-minutes=0.05", "--memory-limit=1"]
+    options = [f"--model={faceless}", "--time_limit=2", "--processes=1"]
+    options += ["--keep_minutes=0.05", "--memory_limit=1"]
     with Server(tmp_path / "data", *options) as server:
         slow = server.hand_in(long)
         server.until(slow)
@@ -310,8 +310,8 @@ def test_a_decoder_that_hangs_or_eats_memory_costs_one_video(
         options={},
     )
     long = write_long(tmp_path / "long.mp4", repeats=60)
-    options = [f"--model={faceless}", "--time-limit=20", "--processes=1"]
-    with Server(tmp_path / "data", *options, "--memory-limit=0.2") as server:
+    options = [f"--model={faceless}", "--time_limit=20", "--processes=1"]
+    with Server(tmp_path / "data", *options, "--memory_limit=0.2") as server:
         hungry = server.hand_in(eats)
         server.until(hungry, whole=True)
         said = server.get(f"/v1/jobs/{hungry}/result").json
@@ -491,7 +491,7 @@ def test_a_killed_service_loses_no_job_and_scores_none_twice(
     faceless, videos, tmp_path
 ):
     data = tmp_path / "data"
-    options = [f"--model={faceless}", "--processes=1", "--uploads-per-minute=0"]
+    options = [f"--model={faceless}", "--processes=1", "--uploads_per_minute=0"]
     long = write_long(tmp_path / "long.mp4", repeats=12)
     first = Server(data, *options)
     first.until_ready()
@@ -547,7 +547,7 @@ def test_a_store_that_is_gone_is_said_and_nothing_crashes(tmp_path, videos):
 def test_a_token_is_asked_for_and_a_rate_is_kept(tmp_path, videos):
     token = tmp_path / "token"
     token.write_text("a long secret\n")
-    options = [f"--token-file={token}", "--uploads-per-minute=2", "--name=my.test"]
+    options = [f"--token_file={token}", "--uploads_per_minute=2", "--name=my.test"]
     with Server(tmp_path / "data", "--role=web", *options) as server:
         right = {"authorization": "Bearer a long secret"}
         for wrong in ({}, {"authorization": "Bearer other"}, {"authorization": "x"}):
@@ -574,7 +574,7 @@ def test_a_token_is_asked_for_and_a_rate_is_kept(tmp_path, videos):
 
 
 def test_behind_a_proxy_paths_and_addresses_are_those_outside(tmp_path, videos):
-    options = ["--root-path=/fake", "--trust-proxy=127.0.0.1", "--uploads-per-minute=1"]
+    options = ["--root_path=/fake", "--trust_proxy=127.0.0.1", "--uploads_per_minute=1"]
     with Server(tmp_path / "data", "--role=web", *options) as server:
         for client in ("10.0.0.1", "10.0.0.2"):  # each has its own rate
             answer = server.upload(videos[0], x_forwarded_for=client)
@@ -590,10 +590,10 @@ def test_behind_a_proxy_paths_and_addresses_are_those_outside(tmp_path, videos):
         (["--model=none"], 4, "none is not there; give a workdir or an export"),
         (["--role=web", "--port=99999"], 2, "--port must be at most 65535"),
         (["--role=web", "--queue=0"], 2, "--queue must be at least 1"),
-        (["--role=web", "--root-path=x"], 2, "--root-path x must begin with /"),
+        (["--role=web", "--root_path=x"], 2, "--root_path x must begin with /"),
         (["--role=web", "--store=mysql://x"], 2, "--store mysql: is not known"),
         (["--role=web", "--data=/proc/x"], 2, "--data /proc/x cannot be used"),
-        (["--role=web", "--token-file=none"], 2, "--token-file cannot be read"),
+        (["--role=web", "--token_file=none"], 2, "--token_file cannot be read"),
     ],
     ids=range(8),
 )

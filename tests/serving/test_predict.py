@@ -187,7 +187,7 @@ def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):
     output, rubbish = tmp_path / "out.jsonl", tmp_path / "tmp"
     rubbish.mkdir()
     command = [sys.executable, "-m", "fakedetect_jax.predict", "--model", str(faceless)]
-    command += [str(folder), "--output", str(output), "--compilation-cache", ""]
+    command += [str(folder), "--output", str(output), "--compilation_cache", ""]
     process = subprocess.Popen(
         command,
         env={**os.environ, "TMPDIR": str(rubbish)},

@@ -34,7 +34,7 @@ def rows_with(folder, faceless, video, tmp_path) -> list[dict]:
         f"print(*set(sys.modules) & set({HEAVY}))"
     )
     words = ["--model", faceless, video, "--output", output]
-    words += ["--compilation-cache", folder]
+    words += ["--compilation_cache", folder]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)],
         check=True,

@@ -85,7 +85,7 @@ def test_evaluation_and_scoring_work(tiny_run, tiny_config, undisturbed, tmp_pat
     video = next(tiny_run.videos.rglob("*.mp4"))
     done = lacking(
         *("fakedetect_jax.predict", "--workdir", workdir, "--output", "-"),
-        *("--processes=1", "--compilation-cache=", video),
+        *("--processes=1", "--compilation_cache=", video),
     )
     assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr
