@@ -147,8 +147,9 @@ def build(
     if final.exists() and not options.overwrite:
         return open_dataset(config, data_dir)
     # A finished dataset stays until the new one, in a folder beside it, is whole.
-    shutil.rmtree(data_dir / NEW, ignore_errors=True)
-    place = data_dir / NEW if final.exists() else data_dir
+    new = data_dir / NEW / config.name  # another dataset's is another process's
+    shutil.rmtree(new, ignore_errors=True)
+    place = new if final.exists() else data_dir
     builder = Builder(config=config, data_dir=place)
     builder.num_processes = num_processes
     builder.cache_dir = data_dir / entries.CACHE
@@ -168,7 +169,9 @@ def build(
     if place != data_dir:
         final.rename(_old(final))
         Path(builder.data_path).rename(final)
-        shutil.rmtree(place)
+        shutil.rmtree(new)
+        with contextlib.suppress(OSError):  # another one is made there
+            new.parent.rmdir()
         shutil.rmtree(_old(final))
     return open_dataset(config, data_dir)
 

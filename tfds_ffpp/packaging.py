@@ -246,7 +246,7 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
     with Progress("prepare videos", len(first) + len(second)) as bar:
         _run(first, job, outcome, means=means, bar=bar)
         for path, record in originals.items():
-            if (found := outcome.prepared(path)) is not None:
+            if (found := outcome.prepared(Path(os.path.abspath(path)))) is not None:
                 faces[record.key] = found.faces
         _run(second, job, outcome, means=means, bar=bar)
     return _pack(chosen, outcome, faces, config, ledger=cache.parent)

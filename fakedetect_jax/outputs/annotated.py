@@ -122,7 +122,8 @@ def marks(video: Pending, faces: Sequence[FaceResult], scale: Scale) -> Iterator
             yield Mark(window.start, window.stop - 1, "no face found here")
     persons = iter([face.person for face in faces])
     for track in video.tracks:
-        number = next(persons) if track.clips else None
+        # A video whose numbers cannot be had has clips, but no result of a face.
+        number = next(persons, None) if track.clips else None
         for stored in track.stored:
             window = video.windows[stored.window]
             yield from _of_face(number, track, stored, window, scale)

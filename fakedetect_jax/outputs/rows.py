@@ -44,6 +44,11 @@ class Rows:
         """Raises ConfigError for a file that cannot be written or holds other things,
         and while another run writes it."""
         self.path = Path(name).expanduser()
+        if not self.path.name or self.path.is_dir():
+            raise ConfigError(
+                f"--output {name} is a folder; name a file in it, such as "
+                f"{self.path / 'rows.jsonl'}"
+            )
         self.journal = self.path.with_name(f"{self.path.name}{PARTIAL}")
         self.table = self.path.with_suffix(TABLE)
         if self.table == self.path:
@@ -148,7 +153,9 @@ def _said(model: ModelFacts) -> str:
 
 def _name_in(line: bytes, path: Path) -> str:
     try:
-        return json.loads(line)["video"]
+        row = json.loads(line)
+        _ = row["outcome"]
+        return row["video"]
     except (ValueError, TypeError, KeyError):
         raise ConfigError(
             f"{path} holds a line that is no row of predict; choose another --output"

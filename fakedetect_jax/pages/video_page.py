@@ -100,12 +100,14 @@ class Shown:
     """What a page shows besides the result.
 
     faces: those that are shown, of those that the result has; parts: what was looked
-    at; card: the model's, in Markdown; lanes: the scored clips of each person.
+    at; card: the model's, in Markdown; heat: what its heat maps are; lanes: the scored
+    clips of each person.
     """
 
     faces: Sequence[ShownFace]
     parts: Sequence[Part]
     card: str
+    heat: str
     record: Record | None = None
     lanes: Sequence[Sequence[Point]] = ()
 
@@ -150,6 +152,7 @@ def write(path: Path, result: VideoResult, shown: Shown) -> None:
         band=result.probability_band if calibrated else result.band,
         clock=clock,
         card=card_as_html(shown.card),
+        heat=shown.heat,
         record=shown.record,
         shown=_shown_name,
         left_out=left_out_words(result.faces_left_out or LeftOut()),

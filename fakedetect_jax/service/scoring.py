@@ -29,6 +29,7 @@ from tfds_ffpp.synthetic import tree
 
 T = TypeVar("T")
 WAIT_SECONDS = 2.0  # between two tries to open a store
+GIVE_UP_SECONDS = 5.0  # for the store to take back what is left
 NICE = 5  # so that answering goes before scoring
 SAMPLE_SEED = 20_260  # of people whom no demo was trained on
 SAMPLE_FRAMES = 75
@@ -129,12 +130,18 @@ def _end_on_signals(worker: ScoringWorker, grace: float) -> None:
     """At the first signal no job is begun; after a while, or at a second, all end."""
 
     def give_up() -> None:
-        worker.give_back()
+        # In threads: the main one may hold the store, or wait for it, just now.
+        giving = threading.Thread(target=worker.give_back, daemon=True)
+        giving.start()
+        giving.join(GIVE_UP_SECONDS)
         os._exit(0)  # the processes that decode end with this one
+
+    def give_up_beside(*_: object) -> None:
+        threading.Thread(target=give_up, daemon=True).start()
 
     def end(*_: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: give_up())
+            signal.signal(number, give_up_beside)
         worker.drain()
         timer = threading.Timer(grace, give_up)
         timer.daemon = True

@@ -111,7 +111,11 @@ class ScoringWorker:
     def _score(self) -> None:
         """Scores all that comes; or one job by itself, at which a process died."""
         alone, self._alone = self._alone, None
-        source = self._take() if alone is None else iter([self._begin(alone)])
+        # Of this round: threads that take jobs may outlive it, waiting for one.
+        over = threading.Event()
+        source = self._take(over)
+        if alone is not None:
+            source = iter([str(self._places.video(alone.id))])
         results = self._detector.results(
             source,
             on_progress=self._on_progress,
@@ -119,8 +123,12 @@ class ScoringWorker:
             wanted=self._is_wanted,
         )
         with contextlib.closing(results):
-            for _ in results:
-                pass
+            try:
+                for _ in results:
+                    pass
+            finally:
+                with self._lock:  # before what was under way is given back
+                    over.set()
 
     def _settle(self) -> None:
         """Gives back what could not be given back while the store was gone."""
@@ -152,20 +160,24 @@ class ScoringWorker:
 
     # Jobs -------------------------------------------------------------------------
 
-    def _take(self) -> Iterator[str]:
-        """The videos of jobs, as they come; ends before one that is to be alone."""
-        while not self._draining.is_set():
+    def _take(self, over: threading.Event) -> Iterator[str]:
+        """The videos of jobs, as they come; ends before one that is to be alone.
+
+        over: that no more may be taken.
+        """
+        while not (self._draining.is_set() or over.is_set()):
             job = self._claim()
             if job is None:
                 self._draining.wait(POLL_SECONDS)
             elif not self._sees(job):
                 continue
+            elif (path := self._begin(job, over)) is None:
+                self._store.give_back(self._name, died=False, id=job.id)
             elif job.attempt > 1:
-                self._alone = job
-                self._begin(job)  # it is held, and so kept
+                self._alone = job  # it is held, and so kept
                 return
             else:
-                yield self._begin(job)
+                yield path
 
     def _claim(self) -> Job | None:
         """The next job, where the store answers and there is space to work."""
@@ -191,9 +203,12 @@ class ScoringWorker:
             self._draining.wait(POLL_SECONDS)
         return True
 
-    def _begin(self, job: Job) -> str:
+    def _begin(self, job: Job, over: threading.Event) -> str | None:
+        """The video of a job, held from here on; None in a round that is over."""
         path = str(self._places.video(job.id))
         with self._lock:
+            if over.is_set():
+                return None
             self._running[path] = _Running(job)
         return path
 

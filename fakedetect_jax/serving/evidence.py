@@ -88,7 +88,24 @@ def gather(
     ]
     parts = [_part(window) for window in video.windows]
     card, curves = network.model.card, lanes(network, result)
-    return Shown(faces, parts, card, record, curves)
+    heat = heat_words(network.model.config.model)
+    return Shown(faces, parts, card, heat, record, curves)
+
+
+# Backbones whose places are patches, by the first word of their names.
+TRANSFORMERS = ("clip", "dinov2", "dinov3", "mae", "siglip2", "vit")
+
+
+def heat_words(model) -> str:
+    """What the heat maps are of a model with these fields of `config.model`.
+
+    As fakedetect_jax.model.explain makes them.
+    """
+    if model.patches:
+        return "how likely each place is forged, by a head that learnt from masks"
+    if model.backbone.split("_")[0] in TRANSFORMERS:
+        return "what each patch adds in the last block (integrated gradients)"
+    return "Integrated Grad-CAM on the last feature map"
 
 
 def lanes(network: Network, result: VideoResult) -> list[list[Point]]:

@@ -74,7 +74,7 @@ def find_all(arguments: Iterable[str], *, leave: Sequence[Path] = ()) -> list[So
     Raises ConfigError when an argument names no video at all.
     """
     found: dict[str, Source] = {}
-    left = {path.resolve() for path in leave}
+    left = {os.path.realpath(path) for path in leave}
     for argument in arguments:
         sources = list(_expand(argument, left))
         if all(source.passed for source in sources):
@@ -215,28 +215,32 @@ def _ending(path: Path) -> str:
     return printable(path.suffix.lower()) or "without a suffix"
 
 
-def _in_folder(folder: Path, left: set[Path]) -> Iterator[Source]:
+def _in_folder(folder: Path, left: set[str]) -> Iterator[Source]:
     """All files below a folder; links that lead out of it are refused."""
-    top, faults = folder.resolve(), []
+    top, faults = os.path.realpath(folder), []
     for place, folders, names in os.walk(folder, onerror=faults.append):
         folders.sort()
         for name in [n for n in folders if Path(place, n).is_symlink()]:
             yield Source(str(Path(place, name)), passed=A_LINK, folder=str(folder))
         if left:
-            folders[:] = [n for n in folders if Path(place, n).resolve() not in left]
+            folders[:] = [
+                n for n in folders if os.path.realpath(Path(place, n)) not in left
+            ]
         for name in sorted(names):
             path = Path(place, name)
-            if not left or path.resolve() not in left:
+            if not left or os.path.realpath(path) not in left:
                 yield _in_place(path, folder, top)
     for fault in faults:
         name = fault.filename or str(folder)
         yield Source(name, f"a folder that cannot be read ({fault.strerror})")
 
 
-def _in_place(path: Path, folder: Path, top: Path) -> Source:
+def _in_place(path: Path, folder: Path, top: str) -> Source:
     """A file of a folder."""
     suffix = path.suffix.lower()
-    leads_out = path.is_symlink() and not path.resolve().is_relative_to(top)
+    # Not Path.resolve, which fails at a link that leads to itself.
+    target = Path(os.path.realpath(path))
+    leads_out = path.is_symlink() and not target.is_relative_to(top)
     if leads_out and suffix in (*VIDEO_SUFFIXES, *images.SUFFIXES):
         return Source(str(path), f"a link out of {folder}; name its target")
     try:

@@ -115,5 +115,8 @@ def test_squares_carry_the_score_of_the_nearest_clip():
         (12, 27, "person 1: 0.90", True),
         (28, 39, "person 1: 0.40", False),
     ]
+    # Without a number of any face, as of a model whose numbers are not finite.
+    unscored = list(annotated.marks(video, [], Scale(0.5, None, None)))
+    assert [m.words for m in unscored] == [said[0][2], "not scored", "not scored"]
     moments = annotated._moments([face], [window])
     assert [(m.frame, m.score) for m in moments] == [(20, 0.9)]  # all share a second

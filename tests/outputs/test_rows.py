@@ -149,6 +149,12 @@ def test_a_file_of_something_else_stays(faceless, videos, tmp_path, capsys):
     assert "no row of predict" in capsys.readouterr().err
     assert output.read_text() == "my diary\n"
     assert run(faceless, videos, tmp_path / "a.csv") == 2
+    output.write_text('{"video": "a.mp4"}\n')  # of another program
+    assert run(faceless, videos, output) == 2
+    assert "no row of predict" in capsys.readouterr().err
+    for folder in (tmp_path, "."):
+        assert run(faceless, videos, folder) == 2
+        assert "is a folder; name a file in it" in capsys.readouterr().err
 
 
 def test_two_runs_never_write_one_file(faceless, videos, tmp_path, capsys):

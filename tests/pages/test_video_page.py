@@ -7,6 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from fakedetect_jax.model.backbones.convnext import CONVNEXTS
+from fakedetect_jax.model.backbones.efficientnet import EFFICIENTNETS
+from fakedetect_jax.model.backbones.resnet import BACKBONES
+from fakedetect_jax.model.backbones.vit import VITS
 from fakedetect_jax.pages import video_page
 from fakedetect_jax.pages.video_page import Part, Point
 from fakedetect_jax.reports.video_result import PartResult, VideoResult
@@ -81,6 +85,20 @@ def test_a_page_shows_the_evidence(pages):
     scores = [float(s) for s in found]
     assert len(scores) >= 2 and scores == sorted(scores, reverse=True)
     assert links.tags.count("img") >= 16
+
+
+def test_the_page_says_what_its_heat_is(pages, load_config):
+    assert "Integrated Grad-CAM on the last feature map" in read(pages["real"])[0]
+    model = load_config("ffpp").model
+    model.unlock()
+    for name in (*BACKBONES, *EFFICIENTNETS, *CONVNEXTS, "resnet", "convnext"):
+        model.backbone = name
+        assert evidence.heat_words(model).startswith("Integrated Grad-CAM")
+    for name in (*VITS, "vit"):
+        model.backbone = name
+        assert evidence.heat_words(model).startswith("what each patch adds")
+    model.patches = True
+    assert "learnt from masks" in evidence.heat_words(model)
 
 
 def test_a_hostile_name_is_text(pages):

@@ -456,6 +456,14 @@ def test_a_shard_that_arrives_damaged_is_named_and_the_rest_stays(
     assert copy.read_bytes() == shard.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["../../x", "a//etc/x", "a/./b", "a\0b"])
+def test_an_object_that_would_lie_elsewhere_is_refused(copied, monkeypatch, name):
+    there = {"whole": addresses.Object(1, None, "1", ""), name: None}
+    monkeypatch.setattr(addresses, "objects", lambda _: there)
+    with pytest.raises(DataError, match="which is no path of a file below it"):
+        copied()
+
+
 def test_a_copy_that_does_not_fit_is_said(server, copied, monkeypatch, tmp_path):
     with small_disk(tmp_path / "disk", "64k") as disk:
         monkeypatch.setenv("XDG_CACHE_HOME", str(disk))

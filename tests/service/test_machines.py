@@ -4,26 +4,31 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from fakedetect_jax.errors import ConfigError
-from fakedetect_jax.service import making, scoring
+from fakedetect_jax.reports.video_result import VideoResult
+from fakedetect_jax.service import making, scoring, worker
 from fakedetect_jax.service.making import Copier, Maker, MakingLimits
 from fakedetect_jax.service.queue import jobs
 from fakedetect_jax.service.queue.jobs import COPY, Made, NewJob, Scored
 from fakedetect_jax.service.queue.opening import open_store
 from fakedetect_jax.service.queue.places import Places
 from fakedetect_jax.service.web.answers import ModelAnswer
+from fakedetect_jax.serving import session, sources
 from fakedetect_jax.serving.summary import Scale
 from tests.made_videos import write_video
 from tests.service.server import LIMIT, Server, command, environment
 from tests.serving.videos import write_long
+from tfds_ffpp.workers.jobs import Result
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +261,98 @@ def test_a_copy_for_which_there_is_no_space_is_said(
     thread.join()
     assert not places.copy(first).exists()
     store.close()
+
+
+class Undecoded:
+    """A process that would decode, which finds every video unreadable at once."""
+
+    started = True
+
+    def run(self, *_) -> Result:
+        return Result(reason="damaged")
+
+    def close(self) -> None:
+        pass
+
+
+class Undecoding:
+    """What hands such processes out, and scores what they found."""
+
+    def take(self) -> Undecoded:
+        return Undecoded()
+
+    def give_back(self, _: Undecoded) -> None:
+        pass
+
+    def results(self, videos, **asked) -> Iterator[VideoResult]:
+        network = SimpleNamespace(model=None, batch_size=8)
+        decoder = session.Decoder(self, 1, None, 10, True, session.Limits())
+        return session.Session(network, decoder, facts=None, apart=True, **asked).run(
+            map(sources.check, videos)
+        )
+
+
+def test_no_job_is_left_to_a_round_that_has_ended(tmp_path, monkeypatch):
+    """A fault in the thread that scores, while another waits for the next job."""
+    monkeypatch.setattr(
+        session, "summarise", lambda video, *_: VideoResult(video.name, "unreadable")
+    )
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # of the lost round
+    places, store = Places(tmp_path), open_store("", tmp_path)
+    finish, away = store.finish, [jobs.StoreGone("away")]
+
+    def finish_later(job, scored):
+        if away:
+            raise away.pop()
+        return finish(job, scored)
+
+    monkeypatch.setattr(store, "finish", finish_later)
+
+    def add() -> str:
+        id = jobs.new_id()
+        places.job(id).mkdir()
+        shutil.copyfile(first, places.video(id))
+        store.add(NewJob(id, "a.mp4", 1, "ab", evidence=False), most=9)
+        return id
+
+    first = write_video(tmp_path / "a.mp4", 3)
+    scoring_worker = worker.ScoringWorker(Undecoding(), store, places, name="w")
+    thread = threading.Thread(target=scoring_worker.run, daemon=True)
+    id = add()
+    thread.start()
+    end = time.monotonic() + LIMIT
+    while store.get(id)[id].state != "done":
+        assert time.monotonic() < end, store.get(id)[id]
+        time.sleep(0.1)
+    other = add()  # and the worker is as before
+    while store.get(other)[other].state != "done":
+        assert time.monotonic() < end, store.get(other)[other]
+        time.sleep(0.1)
+    scoring_worker.drain()
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+def test_a_second_signal_ends_a_worker_that_waits_for_its_store(tmp_path):
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from types import SimpleNamespace
+from fakedetect_jax.service import scoring
+from fakedetect_jax.service.queue.opening import open_store
+
+scoring.GIVE_UP_SECONDS = 1.0
+store = open_store("", Path({str(tmp_path)!r}))
+give_back = lambda: store.give_back("w", died=False)
+scoring._end_on_signals(SimpleNamespace(give_back=give_back, drain=int), 60.0)
+os.kill(os.getpid(), signal.SIGTERM)
+with store._database.reading():  # as in a call that the signal interrupts
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], timeout=LIMIT)
+    assert done.returncode == 0
+    assert time.monotonic() - began < 20

@@ -3,11 +3,17 @@
 import asyncio
 import hashlib
 import subprocess
+import time
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakedetect_jax.service.queue import jobs
+from fakedetect_jax.service.web import app
 from fakedetect_jax.service.web.limits import Rate
 from fakedetect_jax.service.web.upload import Refused, receive
 from tests.service.server import FORM, form
@@ -48,6 +54,41 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_uploads_that_begin_together_are_counted(tmp_path):
+    """Nobody else may begin between the question for room and the count."""
+    options = SimpleNamespace(most_uploads=99, most_waiting=9, max_bytes=1 << 20)
+    began, most = 0, 0
+
+    def counts():
+        nonlocal began, most
+        began += 1
+        most = max(most, began)
+        time.sleep(0.2)
+        return SimpleNamespace(waiting=9)  # the queue is full, so none goes on
+
+    store = SimpleNamespace(counts=counts)
+    service = app.Service(options, store, None, None, None)
+    application = FastAPI()
+    app._add_uploads(application, service)
+
+    scope = {
+        **{"type": "http", "method": "POST", "path": "/v1/videos"},
+        **{"query_string": b"", "client": ("192.0.2.1", 1), "headers": []},
+    }
+
+    async def ignore(*_):
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def all_at_once():
+        calls = [application(dict(scope), ignore, ignore) for _ in range(20)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    ends = Counter(type(error) for error in asyncio.run(all_at_once()))
+    assert ends == {jobs.QueueFull: app.MOST_PER_CLIENT, Refused: 12}
+    assert began == most == app.MOST_PER_CLIENT
+    assert not service.uploads  # and all are forgotten again
 
 
 def test_a_rate_is_of_each_client_and_refills():

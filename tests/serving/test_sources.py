@@ -25,6 +25,17 @@ def test_a_folder_does_not_lead_out_of_itself(tmp_path):
     assert "a link out of" in found["link.mp4"]
 
 
+def test_a_link_to_itself_is_passed_over(tmp_path):
+    video = write_video(tmp_path / "a.mp4", 2)
+    for name in ("loop.mp4", "loop"):
+        (tmp_path / name).symlink_to(name)
+    found = {s.name: s for s in sources.find([str(tmp_path)])}
+    assert not found[str(video)].refusal
+    assert "link" in found[str(tmp_path / "loop.mp4")].refusal
+    left = sources.find_all([str(tmp_path)], leave=[tmp_path / "loop"])
+    assert str(video) in {s.name for s in left}
+
+
 def test_a_folder_of_other_files_says_what_it_holds(tmp_path):
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(

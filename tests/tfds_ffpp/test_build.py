@@ -26,6 +26,7 @@ import simplejpeg
 import tensorflow_datasets as tfds
 
 from tests.made_videos import FACELESS, records_of, write_tree, write_video
+from tfds_ffpp import build as build_module
 from tfds_ffpp import packaging
 from tfds_ffpp.__main__ import main, make_config
 from tfds_ffpp.build import BuildOptions, build, open_dataset, open_named
@@ -264,12 +265,15 @@ def add_lists_to(root: Path) -> Path:
     return add_lists(root)
 
 
-def test_a_fake_takes_the_box_of_its_original(made, tmp_path):
+@pytest.mark.parametrize("way", ["R", "here/../R"])
+def test_a_fake_takes_the_box_of_its_original(made, tmp_path, monkeypatch, way):
     data_dir = tmp_path / "data"
-    tree = shutil.copytree(made, tmp_path / "R")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    tree = Path(shutil.copytree(made, tmp_path / "R"))
     # Its own centre would be elsewhere, since it is wider.
     write_video(tree / FAKES / "004_005.mp4", 12, size=(48, 128))
-    build(config(), data_dir=data_dir, manual_dir=tree)
+    build(config(), data_dir=data_dir, manual_dir=way)
     boxes = {(r["method"], r["video_id"]): r["box"] for r in rows(data_dir, "val")}
     assert boxes["youtube", "004"] == [0, 8, 48, 56]
     assert boxes["FaceSwap", "004_005"] == [0, 8, 48, 56]
@@ -420,6 +424,19 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(made, tmp_path):
     build(small, data_dir=tmp_path, manual_dir=made, options=replace)
     assert card(tmp_path)["config"]["image_size"] == 16
     assert [p.name for p in tmp_path.iterdir()] == ["tfds_ffpp"]
+
+
+def test_a_build_leaves_what_another_one_makes(made, tmp_path):
+    replace = BuildOptions(overwrite=True)
+    build(config(), data_dir=tmp_path, manual_dir=made)
+    other = tmp_path / build_module.NEW / "other" / "shard"
+    other.parent.mkdir(parents=True)
+    other.write_text("half")
+    for options in (BuildOptions(), replace):
+        build(config(), data_dir=tmp_path, manual_dir=made, options=options)
+        assert other.read_text() == "half"
+    build(config(name="second"), data_dir=tmp_path, manual_dir=made)
+    assert other.read_text() == "half"
 
 
 def test_two_builds_of_one_recipe_do_not_mix(made, tmp_path):

@@ -33,6 +33,14 @@ def said(path: Path) -> ContainerFacts:
     return facts
 
 
+def test_a_sound_of_a_codec_that_is_not_known(tmp_path):
+    path = with_sound(tmp_path / "a.mp4", delay=0.0)
+    content = path.read_bytes()
+    assert content.count(b"mp4a") and content.count(b"esds")
+    path.write_bytes(content.replace(b"mp4a", b"apac").replace(b"esds", b"dapa"))
+    assert said(path).sound == ("unknown",)
+
+
 def with_sound(path: Path, *, delay: float) -> Path:
     """A video whose sound begins later."""
     with av.open(str(path), "w") as file:

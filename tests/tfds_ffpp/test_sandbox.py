@@ -73,6 +73,14 @@ def video(tmp_path):
 
 
 REACH = """
+import ctypes, platform
+libc = ctypes.CDLL(None, use_errno=True)
+
+def tgkill(process):
+    number = sandbox._CALLS[platform.machine()].tgkill
+    if libc.syscall(number, process, process, 0):  # 0 asks whether it could
+        raise OSError(ctypes.get_errno(), "tgkill")
+
 def deeds(path):
     cache = Path(job["entry"]).parent
     return {
@@ -96,6 +104,15 @@ def deeds(path):
         "subprocess": attempt(lambda: subprocess.run(["/bin/true"])),
         "end the parent": attempt(lambda: os.kill(os.getppid(), 9)),
         "leave the group": attempt(os.setsid),
+        "rights of another": attempt(lambda: path.with_name("other.mp4").chmod(0o777)),
+        "times of another": attempt(
+            lambda: os.utime(path.with_name("other.mp4"), (1, 1))
+        ),
+        "mark another": attempt(
+            lambda: os.setxattr(path.with_name("other.mp4"), "user.a", b"b")
+        ),
+        "signal a thread of another": attempt(lambda: tgkill(os.getppid())),
+        "signal a thread of its own": attempt(lambda: tgkill(os.getpid())),
         "link": attempt(lambda: (cache / "link").symlink_to("/etc/passwd")),
     }
 """
@@ -107,7 +124,8 @@ def test_a_decoder_reaches_nothing_but_its_video(video, tmp_path):
     asked = test_workers.job(video, tmp_path / "cache")
     done = deeds(taken_over(asked, REACH))
     allowed = {k for k, v in done.items() if v == "done"}
-    assert allowed == {"read the video", "import", "thread"}
+    own = "signal a thread of its own"
+    assert allowed == {"read the video", "import", "thread", own}
     refused = {v for k, v in done.items() if k not in allowed}
     assert refused == {"PermissionError"}
     left = {p.name: p.read_text() for p in (tmp_path / "cache").iterdir()}
@@ -125,7 +143,10 @@ def test_without_the_rules_it_would_reach_all(video, tmp_path):
     done = deeds(taken_over(test_workers.job(video, tmp_path / "cache"), code))
     (tmp_path / "cache" / "link").unlink()
     Path("/tmp/of_a_decoder").unlink()
-    assert {k for k, v in done.items() if v != "done"} <= {"read the home"}
+    assert {k for k, v in done.items() if v != "done"} <= {
+        "read the home",
+        "mark another",
+    }
 
 
 @linux
@@ -138,9 +159,8 @@ import ctypes, os, platform, sys
 from tfds_ffpp.workers import sandbox
 libc = ctypes.CDLL(None)
 libc.prctl(38, 1, 0, 0, 0)
-arch, clone, clone3, _ = sandbox._CALLS[platform.machine()]
-steps = sandbox.program((arch, 0xFFFF, 0xFFFE, {calls}))
-sandbox._filter_calls((arch, 0xFFFF, 0xFFFE, {calls}))
+arch = sandbox._CALLS[platform.machine()].architecture
+sandbox._filter_calls(sandbox.Calls(arch, 0xFFFF, 0xFFFE, 0xFFFD, {calls}))
 if {refused != "landlock"}:
     sandbox._CALLS.clear()  # an architecture whose calls are not known
 left = sandbox.confine(read=[], write=[])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.tree.naming import VideoRecord, parse_name
 from tfds_ffpp.tree.splits import (
+    FFPP_IDS,
     PACKAGED,
     SAME_SOURCE,
     SPLITS,
@@ -277,6 +278,12 @@ def test_all_ids_of_a_source_are_warned_of(tmp_path):
     strict = assign(records, root=root, strict=True).records
     kept = set().union(*map(people, strict.values()))
     assert kept & {"331", "332", "685", "686", "687"} == {"332", "686"}
+
+
+@pytest.mark.parametrize("dataset", FFPP_IDS)
+def test_a_set_with_faceforensics_numbers_has_its_sources(dataset):
+    names = [replace(record(i), dataset=dataset) for i in ("331", "332", "333")]
+    assert components(names) == [("331", "332"), ("333",)]
 
 
 def test_numbers_of_another_set_are_not_those_of_faceforensics():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import av
 import cv2
 import numpy as np
+import psutil
 import pytest
 from av.video.frame import PictureType
 from sklearn.linear_model import LogisticRegression
@@ -295,6 +297,22 @@ def test_a_broken_off_tree_is_completed(small):
     (out / "splits" / "val.json").unlink()
     write_tree(out, **arguments)
     assert contents(out) == whole
+
+
+def test_a_killed_one_leaves_no_process(tmp_path):
+    words = [str(tmp_path / "tree"), "--num_identities=20", "--num_processes=2"]
+    command = [sys.executable, "-m", "tfds_ffpp.synthetic", *words]
+    process = psutil.Popen(command, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.rglob("*.mp4*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    for child in alive:
+        child.kill()
+    assert len(gone) >= 2 and not alive
 
 
 def test_other_parameters_are_refused(small):

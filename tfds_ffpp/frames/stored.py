@@ -89,7 +89,9 @@ def stored_video(record: VideoRecord, facts: VideoFacts) -> StoredVideo:
 def read_table(path: Path) -> list[StoredVideo]:
     """The videos of a split, in the order of its records. Raises DataError."""
     videos = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    # Names may hold what splitlines takes for an end.
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines if lines != [""] else (), start=1):
         try:
             videos.append(StoredVideo(**json.loads(line)))
         except (ValueError, TypeError):

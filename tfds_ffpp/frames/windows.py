@@ -120,7 +120,7 @@ def prepare_windows(
 
     With `describe` the summary has the numbers of faces that may be one person's.
 
-    Each face of a window is stored in a file of its own in `folder`, as cache.py
+    Each face of a window is stored in a file of its own in `folder`, as entry.py
     writes them, with the frames that the dataset would store of such a video.
 
     Yields each, and at the end what is known of the file. A window numbered 0 after

@@ -22,6 +22,7 @@ from tfds_ffpp.files import whole
 from tfds_ffpp.store import addresses
 from tfds_ffpp.store.addresses import Object
 from tfds_ffpp.terminal.progress import Progress
+from tfds_ffpp.terminal.text import printable
 
 PIECE = 8 * 2**20  # bytes that progress counts by
 AT_ONCE = 8  # files that are copied side by side
@@ -57,6 +58,12 @@ def _copy(address: str) -> Path:
         root, target_root = address, target
     if not there:
         raise DataError(f"there is nothing at {address}; give another address")
+    for name in there:  # an object may have any name, also one that leads elsewhere
+        if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
+            raise DataError(
+                f"{address} holds an object named {printable(name)!r}, which is no "
+                "path of a file below it; rename it"
+            )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target.with_name(f"{target.name}.lock"), address):

@@ -215,7 +215,12 @@ def _write_videos(
                 bar.step()
             return
         # A fresh interpreter: the caller may hold threads that do not survive a fork.
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            count,
+            mp_context=get_context("spawn"),
+            initializer=system.die_with_parent,  # else they wait for work for ever
+            initargs=(os.getpid(),),
+        ) as pool:
             for done in as_completed([pool.submit(work, t) for t in targets]):
                 done.result()
                 bar.step()

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of every container that video.FORMATS opens, as its files are usually called.
+# Of every container that decoding.container.FORMATS opens, as its files are called.
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".flv"),
     *(".mkv", ".webm", ".avi", ".asf", ".wmv"),

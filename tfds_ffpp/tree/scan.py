@@ -1,6 +1,7 @@
 """Which video is what: any known tree of videos -> VideoRecords."""
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -236,6 +237,8 @@ def scan(
       DataError: no known tree, level, method or class; or several trees.
     """
     root = Path(root).expanduser().absolute()
+    if ".." in root.parts:  # a path is known by one name
+        root = Path(os.path.realpath(root))
     if layout not in ("auto", *LAYOUTS):
         near = difflib.get_close_matches(layout, LAYOUTS, 1)
         hint = f"; did you mean {near[0]}" if near else ""

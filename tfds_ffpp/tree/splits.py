@@ -47,7 +47,7 @@ UNLISTED = "an id that no split lists"
 CROSSING = "its two actors are in different splits"
 OVERLAPPING = "shares its source video with another split"
 # Whose target ids are those of FaceForensics++.
-FFPP_IDS = ("ffpp", "deeperforensics")
+FFPP_IDS = ("ffpp", "deeperforensics", "df40_ff")
 # The lists of dataset/splits of github.com/ondyari/FaceForensics, with their licence.
 PACKAGED = Path(__file__).parents[1] / "ffpp_splits"
 

@@ -15,6 +15,7 @@ import sysconfig
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 FILES = "files beyond the video"
 PROGRAMS = "network, other programs"
@@ -34,20 +35,36 @@ _O_PATH = getattr(os, "O_PATH", 0)
 _SET_SECCOMP, _SET_NO_NEW_PRIVS = 22, 38
 _FILTER_MODE = 2
 
-# By architecture: AUDIT_ARCH of linux/audit.h, clone, clone3, and the calls refused:
-# socket socketpair connect bind listen io_uring_setup (contacts), execve execveat fork
-# vfork (programs), kill tkill pidfd_open pidfd_send_signal (signals), setsid setpgid
-# (leaving the group that is ended at once), ptrace process_vm_readv process_vm_writev,
-# unshare setns bpf userfaultfd perf_event_open keyctl.
-_CALLS: dict[str, tuple[int, int, int, list[int]]] = {
-    "x86_64": (0xC000003E, 56, 435, [
-        41, 53, 42, 49, 50, 425, 59, 322, 57, 58, 62, 200, 434, 424, 112, 109, 101, 310,
-        311, 272, 308, 321, 323, 298, 250,
+
+class Calls(NamedTuple):
+    """The numbers of an architecture's system calls; AUDIT_ARCH of linux/audit.h."""
+
+    architecture: int
+    clone: int
+    clone3: int
+    tgkill: int
+    refused: Sequence[int]
+
+
+# Refused are, in this order: socket socketpair connect bind listen io_uring_setup
+# (contacts), execve execveat fork vfork (programs), kill tkill pidfd_open
+# pidfd_send_signal rt_sigqueueinfo rt_tgsigqueueinfo (signals), setsid setpgid (leaving
+# the group that is ended at once), ptrace process_vm_readv process_vm_writev, unshare
+# setns bpf userfaultfd perf_event_open keyctl. Then what Landlock does not cover:
+# chmod fchmod fchmodat fchmodat2, chown fchown lchown fchownat, utime utimes futimesat
+# utimensat, setxattr lsetxattr fsetxattr setxattrat, and the four of removexattr.
+_CALLS = {
+    "x86_64": Calls(0xC000003E, 56, 435, 234, [
+        41, 53, 42, 49, 50, 425, 59, 322, 57, 58, 62, 200, 434, 424, 129, 297, 112, 109,
+        101, 310, 311, 272, 308, 321, 323, 298, 250,
+        90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280,
+        188, 189, 190, 463, 197, 198, 199, 466,
     ]),
-    # It has neither fork nor vfork.
-    "aarch64": (0xC00000B7, 220, 435, [
-        198, 199, 203, 200, 201, 425, 221, 281, 129, 130, 434, 424, 157, 154, 117, 270,
-        271, 97, 268, 280, 282, 241, 219,
+    # It has neither fork nor vfork, chmod, chown, lchown, utime, utimes nor futimesat.
+    "aarch64": Calls(0xC00000B7, 220, 435, 131, [
+        198, 199, 203, 200, 201, 425, 221, 281, 129, 130, 434, 424, 138, 240, 157, 154,
+        117, 270, 271, 97, 268, 280, 282, 241, 219,
+        52, 53, 452, 55, 54, 88, 5, 6, 7, 463, 14, 15, 16, 466,
     ]),
 }  # fmt: skip
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -129,9 +146,12 @@ def _allow(rules: int, path: Path, allowed: int) -> None:
         os.close(file)
 
 
-def program(calls: tuple[int, int, int, Sequence[int]]) -> bytes:
-    """The filter: struct sock_filter (code, jump if true, jump if false, value)."""
-    architecture, clone, clone3, refused = calls
+def program(calls: Calls, process: int) -> bytes:
+    """The filter: struct sock_filter (code, jump if true, jump if false, value).
+
+    process: the one that is filtered, which may signal its own threads, as abort does.
+    """
+    architecture, clone, clone3, tgkill, refused = calls
     refuse = (_RETURN, 0, 0, _REFUSE | _EPERM)
     steps = [
         (_LOAD, 0, 0, 4),  # the architecture
@@ -146,6 +166,11 @@ def program(calls: tuple[int, int, int, Sequence[int]]) -> bytes:
     for number in refused:
         steps += [(_EQUAL, 0, 1, number), refuse]
     steps += [
+        (_EQUAL, 0, 3, tgkill),
+        (_LOAD, 0, 0, 16),
+        (_EQUAL, 1, 0, process),
+        refuse,
+        (_LOAD, 0, 0, 0),
         (_EQUAL, 0, 3, clone),
         (_LOAD, 0, 0, 16),  # the first argument, its low half
         (_ANY_BIT, 1, 0, _CLONE_THREAD),
@@ -159,7 +184,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
 
-def _filter_calls(calls: tuple[int, int, int, Sequence[int]]) -> bool:
-    steps = program(calls)
+def _filter_calls(calls: Calls) -> bool:
+    steps = program(calls, os.getpid())
     handed = _Program(len(steps) // 8, steps)
     return _libc().prctl(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(handed), 0, 0) == 0

@@ -53,7 +53,7 @@ class Places:
         return self.data / JOBS / id
 
     def video(self, id: str) -> Path:
-        """The video of a job, until it is scored and copied."""
+        """The video of a job: until it is deleted, or without evidence scored."""
         return self.job(id) / "video"
 
     def copy(self, id: str) -> Path:

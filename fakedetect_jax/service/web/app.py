@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -264,10 +265,10 @@ def _add_uploads(app: FastAPI, service: Service) -> None:
         """Hands a video in: one file, in the field `video`."""
         client = request.client.host if request.client else ""
         length = request.headers.get("content-length", "")
-        await _check_room(service, client, int(length) if length.isdecimal() else 0)
         id = jobs.new_id()
-        service.uploads[client] += 1
+        _count_in(service, client)
         try:
+            await _check_room(service, int(length) if length.isdecimal() else 0)
             received = await upload.receive(
                 request.stream(),
                 request.headers.get("content-type", ""),
@@ -287,23 +288,43 @@ def _add_uploads(app: FastAPI, service: Service) -> None:
         found = places.sample_paths(service.places.samples)
         if not found or not service.model().made:
             raise HTTPException(404, "there are no samples, or not yet")
-        return [_accept_sample(service, path) for path in found]
+        answers = []
+        try:
+            for path in found:
+                answers.append(_accept_sample(service, path))
+        except BaseException:  # nobody would know of those
+            for answer in answers:
+                service.store.delete(answer.id)
+            raise
+        return answers
 
 
-async def _check_room(service: Service, client: str, length: int) -> None:
+def _count_in(service: Service, client: str) -> None:
+    """Counts an upload that begins. Raises Refused where there are too many.
+
+    Nothing else of the event loop runs between the question and the count.
+    """
+    if service.uploads.total() >= service.options.most_uploads:
+        raise Refused(503, "many videos are coming in; try again", after=2)
+    if service.uploads[client] >= MOST_PER_CLIENT:
+        raise Refused(429, "this client sends several videos already", after=2)
+    service.uploads[client] += 1
+
+
+async def _check_room(service: Service, length: int) -> None:
     """Raises Refused where a video cannot be taken in now."""
     options = service.options
     if length > options.max_bytes + upload.BETWEEN:
         raise Refused(413, f"the file is larger than {options.max_bytes:,} bytes")
-    if service.uploads.total() >= options.most_uploads:
-        raise Refused(503, "many videos are coming in; try again", after=2)
-    if service.uploads[client] >= MOST_PER_CLIENT:
-        raise Refused(429, "this client sends several videos already", after=2)
     counts = await asyncio.to_thread(service.store.counts)
     if counts.waiting >= options.most_waiting:
         raise jobs.QueueFull(f"{counts.waiting} videos wait already; try again later")
-    if not service.places.has_room(length or options.max_bytes):
-        raise Refused(507, "the disk of the service is full; try later", after=60)
+    _need_space(service, length or options.max_bytes)
+
+
+def _need_space(service: Service, size: int) -> None:
+    if not service.places.has_room(size):
+        raise Refused(507, upload.FULL, after=60)
 
 
 def _accept(service: Service, new: NewJob) -> JobAnswer:
@@ -311,19 +332,26 @@ def _accept(service: Service, new: NewJob) -> JobAnswer:
     try:
         service.places.accept(new.id)
         job = service.store.add(new, most=service.options.most_waiting)
-    except BaseException:
+    except BaseException as error:
         service.places.incoming(new.id).unlink(missing_ok=True)
         service.places.remove(new.id)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refused(507, upload.FULL, after=60) from error
         raise
     return service.answer(job)
 
 
 def _accept_sample(service: Service, path: Path) -> JobAnswer:
-    id = jobs.new_id()
-    shutil.copyfile(path, service.places.incoming(id))
+    id, size = jobs.new_id(), path.stat().st_size
+    _need_space(service, size)
     digest = sources.digest_of(str(path))
-    new = NewJob(id, path.name, path.stat().st_size, digest, evidence=True)
-    return _accept(service, new)
+    try:
+        shutil.copyfile(path, service.places.incoming(id))
+    except OSError:  # full by now
+        service.places.incoming(id).unlink(missing_ok=True)
+        _need_space(service, size)
+        raise
+    return _accept(service, NewJob(id, path.name, size, digest, evidence=True))
 
 
 # Jobs ------------------------------------------------------------------------------

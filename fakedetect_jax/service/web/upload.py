@@ -21,6 +21,7 @@ MAX_NAME = 255  # characters that are kept of a name
 BETWEEN = 1 << 16  # bytes of a body besides the file
 LEAST_RATE = 4096  # bytes per second, on average
 GRACE_SECONDS = 30.0  # before that is asked for
+FULL = "the disk of the service is full; try later"
 FEW = "the body must be multipart/form-data with one file in the field 'video'"
 
 
@@ -71,7 +72,7 @@ async def receive(
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(507, "the disk of the service is full; try later") from error
+            raise Refused(507, FULL) from error
         raise
 
 

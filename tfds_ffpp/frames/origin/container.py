@@ -46,10 +46,15 @@ def _facts(path: Path, container: Any, stream: Any) -> ContainerFacts:
         seconds=(container.duration or 0) / av.time_base,
         profile=_word(context.profile or ""),
         video_bit_rate=stream.bit_rate or 0,
-        sound=tuple(_word(s.codec_context.name) for s in container.streams.audio),
+        sound=tuple(map(_codec, container.streams.audio)),
         tags=tuple(_tags(container)),
         edits=read_edits(path),
     )
+
+
+def _codec(stream: Any) -> str:
+    # The decoder's build may not know a stream's codec at all.
+    return _word(stream.codec_context.name) if stream.codec_context else "unknown"
 
 
 def _in_fours(text: object) -> Iterator[str]:
