@@ -42,3 +42,9 @@ class Interrupted(KeyboardInterrupt):
         """`number` is the signal's."""
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
+
+
+def reason(error: BaseException) -> str:
+    """The first lines of what a library says of a fault."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ": ".join(lines[:2])[:300]

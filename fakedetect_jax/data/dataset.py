@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fakedetect_jax.data import order, reader
+from fakedetect_jax.data.reader import no_split
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.store import addresses, copies
 
@@ -48,8 +49,7 @@ def check_unchanged(
 
     what: the checkpoint that knows it; name: of the dataset, where there are several.
     """
-    if old is not None and old.digest != new.digest:
-        change = describe_change(old, new)
+    if change := describe_change(old, new):
         raise DataError(
             f"the dataset {name + ' ' if name else ''}is not the one that {what} was "
             f"trained on: {change}; put "
@@ -57,8 +57,10 @@ def check_unchanged(
         )
 
 
-def describe_change(old: DatasetFacts, new: DatasetFacts) -> str:
-    """How a dataset differs from what it was."""
+def describe_change(old: DatasetFacts | None, new: DatasetFacts) -> str:
+    """How a dataset differs from what it was; empty where that is not known."""
+    if old is None or old.digest == new.digest:
+        return ""
     changes = []
     for name in sorted(old.splits | new.splits):
         before, now = old.splits.get(name), new.splits.get(name)
@@ -146,14 +148,16 @@ def is_built(config) -> bool:
     return build.is_there(dataset_config(config), data_dir)
 
 
-def count_videos(config) -> dict[str, int]:
-    """How many videos each split would have if the dataset were built now.
+def count_videos(config, wanted: Sequence[str]) -> tuple[dict[str, int], int]:
+    """How many videos each split would have if the dataset were built now, and how many
+    of train's are of no method in config.data.hold_out.
 
-    Reads no video. Raises DataError where nothing can be counted.
+    Reads no video. Raises DataError where nothing can be counted, or where a split
+    that is wanted would not be there.
     """
     from tfds_ffpp import packaging
 
-    wanted, manual_dir = dataset_config(config), config.data.manual_dir
+    manual_dir = config.data.manual_dir
     folder = Path(manual_dir).expanduser()
     if not manual_dir or (config.synthetic.num_identities and not folder.exists()):
         cure = "run without --dry_run, which makes" if manual_dir else "build"
@@ -161,8 +165,12 @@ def count_videos(config) -> dict[str, int]:
             f"dataset {config.dataset.name} is not built and there are no videos to "
             f"count: {cure} it, or set config.data.manual_dir"
         )
-    split = packaging.select(wanted, folder).split
-    return {name: len(records) for name, records in split.records.items()}
+    records = packaging.select(dataset_config(config), folder).split.records
+    for name in wanted:
+        if name not in records:
+            raise no_split(folder, name, sorted(records))
+    trained = [r for r in records["train"] if r.method not in config.data.hold_out]
+    return {name: len(part) for name, part in records.items()}, len(trained)
 
 
 def open_dataset(config, name: str = "", *, used_by: str = "eval.dataset"):

@@ -15,7 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from fakedetect_jax.data import order
 from fakedetect_jax.data.batch import MASK_PARTS
 from fakedetect_jax.data.order import ClipRef
-from tfds_ffpp.errors import DataError
+from tfds_ffpp.errors import DataError, reason
 from tfds_ffpp.frames.stored import StoredVideo, read_table
 from tfds_ffpp.system import free_memory
 
@@ -114,14 +114,15 @@ class FrameReader:
         an image that cannot be read.
         """
         wanted, length = order.frames_of(clip, num_valid, len(out))
-        held = self._held.get(clip.video)
-        if held is None and self._memory is not None:
-            held = self._hold(clip.video, self._memory)
+        held, images = self._held.get(clip.video), ()
+        if held is None:
+            images = self._images(clip.video)
+            if self._memory is not None:
+                held = self._hold(clip.video, images, self._memory)
         if held is not None:
             # All are there; unless asked not to, NumPy copies twice to find it out.
             np.take(held, wanted, axis=0, out=out, mode="clip")
             return length
-        images = self._images(clip.video)
         for row, frame in enumerate(wanted[:length]):
             self._decode(images[frame], clip.video, out[row])
         out[length:] = out[length - 1]
@@ -159,10 +160,12 @@ class FrameReader:
         try:
             record = self._builder_source[number]
             example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+        except MemoryError:
+            raise
         except Exception as error:  # array_record and protobuf share no base class
             raise DataError(
                 f"record {number} of split {self._split} cannot be read "
-                f"({str(error).splitlines()[0]}); build the dataset again"
+                f"({reason(error)}); build the dataset again"
             ) from error
         return example.features.feature[feature].bytes_list.value
 
@@ -181,16 +184,19 @@ class FrameReader:
                 "build the dataset again"
             )
 
-    def _hold(self, video: int, memory: MemoryBudget) -> np.ndarray | None:
+    def _hold(
+        self, video: int, images: Sequence[bytes], memory: MemoryBudget
+    ) -> np.ndarray | None:
         side = self._image_size
-        images = self._images(video)
         if not memory.take(len(images) * side * side * 3):
             return None
         frames = np.empty((len(images), side, side, 3), np.uint8)
         for image, out in zip(images, frames, strict=True):
             self._decode(image, video, out)
-        self._held[video] = frames
-        return frames
+        first = self._held.setdefault(video, frames)
+        if first is not frames:  # another thread was quicker
+            memory.left += frames.nbytes
+        return first
 
     def __getstate__(self):
         # Workers hold videos of their own, each within the whole budget.

@@ -37,7 +37,7 @@ class Data(NamedTuple):
     facts: of every dataset of it, the run's own first; made: whether one is of made
     videos; train: all training videos, counted through; sizes, shares: of each dataset
     of it; blended_val: val's fakes are copies of its reals, to be self-blended;
-    memory: bytes of decoded videos that this process may hold.
+    memory: bytes of decoded videos that this process and its workers may hold.
     """
 
     facts: dict[str, DatasetFacts]
@@ -80,7 +80,9 @@ def open_all(config) -> "dict[str, Builder]":
     """The builders of all datasets of a run. Raises DataError for one that is not
     there, or whose frames do not fit."""
     names = all_sets(config)
-    return {n: open_dataset(config, n, used_by="data.train") for n in names}
+    trained = shares_of(config)
+    used_by = {n: "data.train" if n in trained else "eval.validation" for n in names}
+    return {n: open_dataset(config, n, used_by=used_by[n]) for n in names}
 
 
 def facts_of(builders: "Mapping[str, Builder]") -> dict[str, DatasetFacts]:
@@ -172,14 +174,14 @@ def open_data(
     on_devices = config.data.resident == "device"
     train = open_training(config, builders, None if on_devices else memory)
     val = open_validation(config, builders, memory)
-    held = val if on_devices else [*train, *val]
-    memory.left, memory.floor = bytes_to_hold(config, held)
     names = validation_of(config)
     blended_val = _needs_blended_val(config, train, val)
     if blended_val:
         val = [
             reader.open_blended_split(builders[n], "val", config, memory) for n in names
         ]
+    held = val if on_devices else [*train, *val]
+    memory.left, memory.floor = bytes_to_hold(config, held)
     one_is_enough = config.dataset.allow_one_class
     made_fakes = bool(config.loss.self_blend)
     for split in train:
@@ -197,7 +199,7 @@ def open_data(
         shares=shares_of(config),
         val=tuple(map(ValSet, names, val)),
         blended_val=blended_val,
-        memory=memory.left,
+        memory=memory.left * max(config.data.num_workers, 1),
     )
 
 

@@ -353,7 +353,7 @@ def _choose_subject(
         selected=checkpoints.metrics(step),
         scored_with=wanted,
         folder=folder,
-        changed=_changed(
+        changed=describe_change(
             facts.other_datasets.get(name) if prefix else facts.dataset, dataset
         ),
         cut_otherwise=cut_otherwise(config, _settings_of(builder, config)),
@@ -520,14 +520,6 @@ def _write_trivial(folder: Path, split: Split, run: Run) -> None:
         run.terminal.warn(f"what trivial statistics reach is not measured: {error}")
         return
     write_lines(folder / "trivial.jsonl", rows)
-
-
-def _changed(old: DatasetFacts | None, new: DatasetFacts) -> str:
-    """How a dataset differs from a checkpoint's; empty if it does not or none is
-    known."""
-    if old is None or old.digest == new.digest:
-        return ""
-    return describe_change(old, new)
 
 
 def _dataset_name(builder) -> str:

@@ -170,13 +170,13 @@ def _read(path: Path) -> tuple[list[_Line], dict[str, str]]:
 def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-    names = [_folded(name) for name in next(reader)]
+    reader = _read_csv(path, csv.reader(io.StringIO(text), delimiter=delimiter))
+    _, header_cells = next(reader)
+    names = [_folded(name) for name in header_cells]
     twice = [name for name, n in collections.Counter(names).items() if n > 1 and name]
     if twice:
         raise DataError(f"{path} has two columns {twice[0]}: rename one")
-    for cells in reader:
-        where = f"line {reader.line_num} of {path}"
+    for where, cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(names):
@@ -185,6 +185,21 @@ def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
                 "what holds a comma"
             )
         yield _Row(where, dict(zip(names, cells, strict=True)))
+
+
+def _read_csv(path: Path, reader: Any) -> Iterator[tuple[str, list[str]]]:
+    """Each row, and where it is. Raises DataError for what is no CSV."""
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(
+                f"line {reader.line_num} of {path} is not CSV ({error}): look for a "
+                "quote without its end"
+            ) from error
+        yield f"line {reader.line_num} of {path}", cells
 
 
 def _json_rows(path: Path, text: str) -> Iterator[_Row]:

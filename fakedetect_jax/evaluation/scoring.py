@@ -194,8 +194,7 @@ def _fault_in_data(run: Run, facts: CheckpointFacts) -> str:
     for name, now in every.items():
         is_own = name == run.config.dataset.name
         before = facts.dataset if is_own else facts.other_datasets.get(name)
-        if before is not None and before.digest != now.digest:
-            change = describe_change(before, now)
+        if change := describe_change(before, now):
             return f"the dataset is not the one of the training: {change}"
     return ""
 
@@ -207,11 +206,11 @@ def _fit(run: Run, variables: Any) -> Guard | str:
         sets.open_validation(config, builders),
     )
     splits = [joined(parts) for parts in opened]
-    count = sum(video.num_valid > 0 for video in splits[1].videos)
-    if count < guard.LEAST_VIDEOS:  # said before anything is computed
-        return guard.too_few(count, len(splits[0].videos))
     clips = [guard_clips(splits[0].videos, config)]
     clips.append(covering_clips(splits[1].videos, config))
+    count = sum(video.num_valid > 0 for video in splits[1].videos)
+    if count < guard.LEAST_VIDEOS:  # said before anything is computed
+        return guard.too_few(count, len(clips[0]))
     step = compiled.compile_eval_outputs(network.make_model(config), run.mesh)
     features = []
     for split, chosen in zip(splits, clips, strict=True):

@@ -357,7 +357,7 @@ def check_fields(model: FakeDetector) -> None:
     elif convnext_of(model) and model.freeze_stages:
         raise ConfigError(
             f"config.model.freeze_stages is {model.freeze_stages}, which is for "
-            f"ResNets; for {model.backbone} set config.trainable instead"
+            f"ResNets and EfficientNets; for {model.backbone} set config.trainable"
         )
     elif not 0 <= model.freeze_stages <= num_stages(model):
         raise ConfigError(
@@ -371,8 +371,8 @@ def check_fields(model: FakeDetector) -> None:
         )
     if model.norm_groups != 1 and not is_resnet(model):
         raise ConfigError(
-            f"config.model.norm_groups is {model.norm_groups}, which is for ResNets; "
-            f"{model.backbone} has no BatchNorm: leave it 1"
+            f"config.model.norm_groups is {model.norm_groups}, which only "
+            f"ResNets take, and not {model.backbone}: leave it 1"
         )
     if not 0 <= model.dropout < 1:
         raise ConfigError(

@@ -218,6 +218,9 @@ def train_step(
         return gradients(step_settings, state.replace(params=params), batch)[0]
 
     proposed = update(step_settings, state, grads, batch_stats, gradients_at)
+    if step_settings.sam:  # its update is made of other gradients than these
+        trained, _ = step_settings.split(proposed.params)
+        finite &= jnp.isfinite(optax.tree.norm(trained))
     correct = ((logits > 0) == (batch.label > 0.5)) & batch.valid
     clips = jnp.sum(batch.valid).astype(jnp.float32)
     totals = Totals(

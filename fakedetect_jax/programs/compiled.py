@@ -1,6 +1,7 @@
 """Every compiled program: a step of model/ over a mesh, with its shardings."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -204,15 +205,20 @@ def fit_train_step(
     need, have, fits = program.need_bytes or 0, have or 0, None
     if alone:
         warn("out of memory: looking for a batch that fits")
-        parts = step_settings.accumulate
+        parts, groups = step_settings.accumulate, config.model.norm_groups
+        unit = math.lcm(parallel.batch_unit(mesh, parts), groups * parts)
         largest = memory.largest_batch(
             lambda size: compiled(step_settings, size).need_bytes or 0,
             have=have,
             too_large=(config.batch_size, need),
-            multiple=parallel.batch_unit(mesh, parts),
+            multiple=unit,
         )
-        wanted, devices = config.batch_size, mesh.devices.size
-        in_parts = memory.fewest_parts(wanted, fits=largest // parts, devices=devices)
+        in_parts = memory.fewest_parts(
+            config.batch_size,
+            fits=largest // parts,
+            devices=mesh.devices.size,
+            groups=groups,
+        )
         fits = memory.Fit(largest, in_parts)
     raise memory.memory_error(
         config, need, have, remat=step_settings.model.remat, fits=fits, held=held

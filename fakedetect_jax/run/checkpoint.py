@@ -38,6 +38,7 @@ from fakedetect_jax.run import parallel
 from fakedetect_jax.run.leaves import Leaves, from_leaves, leaf_digests, to_leaves
 from fakedetect_jax.run.manifest import MD5, Manifest, file_digests
 from tfds_ffpp import records
+from tfds_ffpp.errors import reason
 from tfds_ffpp.fields import Fields
 from tfds_ffpp.store import addresses
 from tfds_ffpp.store.files import write_json
@@ -323,7 +324,7 @@ class Checkpoints:
             good = "still there"
         return CheckpointError(
             f"checkpoint {step} could not be written to {self.directory} "
-            f"({addresses.reason(error)}); the last good one is {good}: {cure} and run "
+            f"({reason(error)}); the last good one is {good}: {cure} and run "
             "again"
         )
 
@@ -513,7 +514,7 @@ class Checkpoints:
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint {step} in {self.directory} cannot be read "
-                f"({str(error).splitlines()[0]}); it is of another model, or damaged"
+                f"({reason(error)}); it is of another model, or damaged"
             ) from error
         leaves = {k: np.asarray(v) for item in items for k, v in restored[item].items()}
         for name, digest in leaf_digests(leaves).items():

@@ -1,6 +1,7 @@
 """Faults of memory and disk as sentences that name a cure."""
 
 import errno
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fakedetect_jax.errors import CheckpointError, ConfigError, PeerError
-from tfds_ffpp.errors import UserError
+from tfds_ffpp.errors import UserError, reason
 from tfds_ffpp.system import free_memory
 
 
@@ -22,7 +23,7 @@ def user_error_of(error: BaseException, config) -> UserError | None:
     if jax.process_count() > 1:
         return PeerError(
             f"process {jax.process_index()} lost another process of the run "
-            f"({text.splitlines()[0][:200]}); start the same command on all hosts "
+            f"({reason(error)}); start the same command on all hosts "
             "again: it goes on from the last checkpoint"
         )
     return None
@@ -113,13 +114,15 @@ class Fit(NamedTuple):
     parts: int  # 0 if none does
 
 
-def fewest_parts(batch_size: int, *, fits: int, devices: int) -> int:
+def fewest_parts(batch_size: int, *, fits: int, devices: int, groups: int = 1) -> int:
     """In how many parts of at most `fits` clips a batch splits evenly; 0 if in none.
 
-    By twos over the devices, as steps.take_part does it.
+    By twos over the devices, as steps.take_part does it; each part in the groups of
+    its BatchNorm statistics.
     """
     for parts in range(2, batch_size // (2 * devices) + 1):
-        if batch_size % (2 * parts * devices) == 0 and batch_size // parts <= fits:
+        unit = math.lcm(2 * devices, groups)
+        if batch_size % (parts * unit) == 0 and batch_size // parts <= fits:
             return parts
     return 0
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.run.hosts import Hosts, Place
+from tfds_ffpp.errors import reason
 
 
 def describe_devices(mesh: Mesh) -> str:
@@ -86,10 +87,9 @@ def join_hosts(place: Place, local_device_ids: Sequence[int]) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"the hosts could not be joined ({reason}); give --coordinator host:port, "
-            "--num_processes and --process_id on every host"
+            f"the hosts could not be joined ({reason(error)}); give --coordinator "
+            "host:port, --num_processes and --process_id on every host"
         ) from error
 
 
@@ -109,7 +109,7 @@ def require_accelerator(accelerator: str) -> None:
         found = jax.default_backend()
     except RuntimeError as error:
         raise ConfigError(
-            f"no device could be started: {str(error).splitlines()[0]}; "
+            f"no device could be started: {reason(error)}; "
             "set accelerator to any, or install the matching jax extra"
         ) from error
     if accelerator not in ("any", found):

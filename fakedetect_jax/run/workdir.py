@@ -22,6 +22,7 @@ from fakedetect_jax.run.hosts import Hosts
 from fakedetect_jax.run.messages import Facts
 from fakedetect_jax.run.process import StopRequest
 from fakedetect_jax.settings import Config
+from tfds_ffpp.errors import reason
 from tfds_ffpp.store import addresses, copies, lease
 from tfds_ffpp.store.files import write_json
 from tfds_ffpp.terminal.lines import Terminal
@@ -142,7 +143,7 @@ def ensure_writable(workdir: Path, *, need_bytes: int = 0, make: bool = True) ->
         probe.write_text("")
         probe.unlink(missing_ok=True)  # another host's process may have our number
     except (OSError, *addresses.errors()) as error:
-        why = getattr(error, "strerror", None) or addresses.reason(error)
+        why = getattr(error, "strerror", None) or reason(error)
         raise CheckpointError(
             f"workdir {workdir} cannot be written ({why}); choose another --workdir"
         ) from error
@@ -215,13 +216,20 @@ def _flock(workdir: Path, mine: str) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with open(workdir / "lock", "a+") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(open(workdir / "lock", "a+"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise _in_use(workdir, holder) from error
+        except OSError as error:
+            raise CheckpointError(
+                f"workdir {workdir} cannot be locked ({error.strerror}); mount it with "
+                "locks (Lustre: -o flock), remove a lock file of another user, or "
+                "choose another --workdir"
+            ) from error
         file.seek(0)
         file.truncate()
         file.write(f"{mine}\n")

@@ -33,8 +33,10 @@ def dry_run(run: Run) -> None:
         folder = run.workdir / "checkpoints"
         done = Checkpoints(folder, read_only=True).steps() if folder.is_dir() else []
     else:
-        counted = count_videos(config)
-        videos = counted["train"] + sets.count_others(config)
+        final = config.eval.final_split if not config.eval.dataset else ""
+        wanted = ("train", "val", *([final] if final else ()))
+        counted, trained = count_videos(config, wanted)
+        videos = trained + sets.count_others(config)
         plan, counts = make_plan(config, videos), [config.dataset.num_frames] * videos
         shown = ", ".join(f"{name} {n}" for name, n in counted.items())
         say(f"dataset   {config.dataset.name}: not built yet; videos: {shown}")

@@ -83,10 +83,10 @@ class MetricsFile:
             self._tracker.add(step, _scalars(kind, values))
 
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        if self._file is None or self._events is None:
-            return
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        self._events.add(step, _scalars(kind, values))
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        if self._events is not None:
+            self._events.add(step, _scalars(kind, values))
 
     def write_picture(self, step: int, tag: str, image: np.ndarray) -> None:
         """Adds a picture uint8[H,W,3], in the events only."""
@@ -105,11 +105,12 @@ class MetricsFile:
         self._attempt(self._flush)
 
     def _flush(self) -> None:
-        if self._file is not None and self._events is not None:
+        if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
+        if self._events is not None:
             self._events.flush()
-            self._send()
+        self._send()
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -119,8 +120,9 @@ class MetricsFile:
             self._tracker.close()
 
     def _close(self) -> None:
-        if self._file is not None and self._events is not None:
+        if self._file is not None:
             self._file.close()
+        if self._events is not None:
             self._events.close()
         if self._staged is not None:
             self._staged.cleanup()
@@ -246,9 +248,9 @@ class _Tracker:
         )
 
 
-def first_best(workdir: Path, metric: str, last: int) -> int | None:
-    """The step of the first evaluation up to `last` that none was better than; None
-    where metrics.jsonl knows none."""
+def first_best(workdir: Path, metric: str, last: int) -> tuple[int, float] | None:
+    """Step and value of the first evaluation up to `last` that none was better than;
+    None where metrics.jsonl knows none."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return None
@@ -262,7 +264,7 @@ def first_best(workdir: Path, metric: str, last: int) -> int | None:
         for step, value in values
         if _is_up_to(step, last) and isinstance(value, int | float) and value == value
     }
-    return max(sorted(known), key=known.__getitem__, default=None)
+    return max(sorted(known.items()), key=lambda one: one[1], default=None)
 
 
 def _scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:

@@ -103,7 +103,10 @@ def ended_early(run: Run, plan: Plan, checkpoints: Checkpoints, step: int) -> in
     ranked = checkpoints.ranked()
     if step not in ranked:
         return 0
-    best = first_best(run.workdir, METRIC, step) or ranked[0]
+    best, written = ranked[0], first_best(run.workdir, METRIC, step)
+    # The file may lack what could not be written; the checkpoints only hold the best.
+    if written is not None and written[1] >= checkpoints.metrics(best)[METRIC]:
+        best = written[0]
     every = config.eval.every_epochs * plan.steps_per_epoch
     waited = (step - best) // every >= config.eval.patience
     return int(parallel.from_first(best if waited else 0))

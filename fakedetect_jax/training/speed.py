@@ -13,11 +13,13 @@ from jax.sharding import Mesh
 PEAKS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GH200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA H200": 989e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 NVL": 835e12,
     "NVIDIA H100": 989e12,
     "NVIDIA L40S": 362e12,
+    "NVIDIA L40": 181e12,
     "NVIDIA L4": 121e12,
     "NVIDIA A100": 312e12,
     "NVIDIA A40": 150e12,

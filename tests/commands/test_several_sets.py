@@ -226,6 +226,37 @@ def test_one_validation_set_of_several_can_be_named(three):
     assert sets.all_sets(config) == ["demo", "third"]
 
 
+def test_a_set_that_only_judges_is_named_by_its_own_field(three, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        sets, "open_dataset", lambda _, name, used_by: asked.update({name: used_by})
+    )
+    config = three.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.train, config.eval.validation = "demo,second", "demo,third"
+    sets.open_all(config)
+    assert asked["second"] == "data.train"
+    assert asked["third"] == "eval.validation"
+
+
+def test_memory_is_asked_for_what_is_really_read(three):
+    """Val's fakes, all held out, are replaced by as many copies of its reals."""
+    config = three.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.update(train="demo", sampling="class", cache_mib=-1, num_workers=2)
+        config.loss.self_blend = 1.0
+        builders = sets.open_all(config)
+        own = sets.open_training(config, builders)[0].videos
+        config.data.hold_out = tuple({v.method for v in own if v.label})
+    data = sets.open_data(config, builders, sets.facts_of(builders))
+    assert data.blended_val
+    videos = [*data.train.videos, *data.val[0].split.videos]
+    frames = sum(len(video.frame_index) for video in videos)
+    assert data.memory == 2 * frames * 3 * config.dataset.image_size**2
+    said = f"up to {data.memory / 1e9:,.2f} GB are held in memory"
+    assert any(said in line for line in sets.lines(data))
+
+
 def test_videos_of_two_sets_with_one_name_stay_two():
     def rows(name: str) -> list[ClipScore]:
         video = Video("ffpp", "youtube", name, name, "", "c23", 0)

@@ -54,6 +54,12 @@ def test_a_dry_run_before_the_build_counts_the_videos(
     assert code == 0, err
     assert "not built yet; videos: " in out and "steps     12, 2 per epoch" in out
     assert not data.exists()
+    held = "--config.data.hold_out=('Deepfakes',)"
+    code, out, err = launchpad.run(*arguments, held)
+    assert code == 0, err
+    assert "not built yet; videos: " in out and "steps     6, 1 per epoch" in out
+    code, _, err = launchpad.run(*arguments, "--config.dataset.protocol=all_test")
+    assert code == 3 and "has no split train; it has test" in err
     code, _, err = launchpad.run(*arguments[:-1], "--config.data.manual_dir=")
     assert code == 3
     assert "is not built and there are no videos to count" in err

@@ -2,6 +2,8 @@
 
 import collections
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -539,8 +541,38 @@ def test_held_videos_stay_within_the_budget():
             assert greys(reader, ClipRef(video, 0, 1), 64) == (4, [1] * 4)
     once = sum(n == 1 for n in records.reads.values())
     assert once == (1 << 20) // (64 * 16 * 16 * 3) == 21
-    # Beyond it every read goes to the record.
-    assert set(records.reads.values()) == {1, 4}
+    # Beyond it every read goes to the record, once.
+    assert set(records.reads.values()) == {1, 2}
+
+
+def test_a_video_that_two_threads_decode_counts_once(monkeypatch):
+    reader = FrameReader(
+        Records([stored_frames(8)]), "train", image_size=16, memory=MemoryBudget(20_000)
+    )
+    decode, both = reader._decode, threading.Barrier(2, timeout=20)
+
+    def decode_together(*arguments):
+        both.wait()
+        decode(*arguments)
+
+    monkeypatch.setattr(reader, "_decode", decode_together)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: greys(reader, ClipRef(0, 3, 1), 8), "ab"))
+    assert found == [(4, [4, 5, 6, 7])] * 2
+    assert reader._memory.left == 20_000 - 8 * 16 * 16 * 3
+
+
+def test_a_lack_of_memory_is_no_damage(monkeypatch):
+    records = Records([stored_frames(1)])
+    reader = FrameReader(records, "train", image_size=16)
+    for error, raised in ((MemoryError(), MemoryError), (OSError(), DataError)):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(Records, "__getitem__", fail)
+        with pytest.raises(raised):
+            greys(reader, ClipRef(0, 0, 1), 1)
 
 
 def test_what_others_take_is_left_to_them(monkeypatch):

@@ -224,6 +224,10 @@ BROKEN = {
     "broken.json": ('[{"video": "a"', "is not JSON"),
     "broken.jsonl": ('{"video": "a", "score": 1}\n{"vid', "line 2 of .* is not JSON"),
     "lengths.json": ('{"video": ["a", "b"], "score": [1]}', "differ in length"),
+    "quote.csv": (
+        GOOD + '"098,0,0.2\n' + "a,0,0.2\n" * 20_000,
+        "is not CSV .field larger.*quote",
+    ),
     "list.json": ("[1, 2]", "row 1 of .* is no object"),
 }
 

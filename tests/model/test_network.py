@@ -319,7 +319,7 @@ def test_a_config_builds_the_model():
         ({"lstm_features": 0}, "at least 1"),
         (
             {"backbone": "convnext", "stem": "imagenet", "norm_groups": 2},
-            "convnext has no BatchNorm",
+            "only ResNets take, and not convnext",
         ),
     ],
     ids=str,

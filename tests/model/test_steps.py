@@ -160,6 +160,20 @@ def test_a_state_survives_a_batch_that_is_not_finite(small):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(parallel.fetch(state)))
 
 
+def test_a_state_survives_sam_that_climbs_out_of_the_finite(small):
+    """T1 The gradient that SAM descends is another one than the first."""
+    config = small.copy_and_resolve_references()
+    config.optimizer.sam_radius = 1e38
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step_settings = steps.make_step_settings(config, num_steps=2)
+    state = first_state(step_settings, (FRAMES, SIZE, SIZE, 3), config, mesh)
+    update = compiled.compile_train_step(step_settings, mesh)
+    before = parallel.fetch(state)
+    state, metrics = update(state, parallel.to_global(random_batch(8), mesh))
+    assert np.isfinite(metrics.gradient_norm) and not metrics.finite
+    jax.tree.map(np.testing.assert_array_equal, before, parallel.fetch(state))
+
+
 @pytest.mark.parametrize("frame_weight", [0.0, 0.5])
 def test_places_are_learnt_from_the_masks_that_are_known(small, frame_weight):
     """The loss of places is its formula's; clips without a mask, padding and frames
@@ -489,6 +503,10 @@ def test_the_peak_is_that_of_the_device_or_not_known():
     assert speed.peak_flops(mesh("NVIDIA H100 80GB HBM3", 8), "bfloat16") == 8 * 989e12
     assert speed.peak_flops(mesh("NVIDIA H100 PCIe", 1), "bfloat16") == 756e12
     assert speed.peak_flops(mesh("TPU v5 lite", 4), "bfloat16") == 4 * 197e12
+    # Each start comes before the shorter ones that it begins with.
+    for kind, peak in speed.PEAKS.items():
+        assert speed.peak_flops(mesh(kind, 1), "bfloat16") == peak
+    assert speed.PEAKS["NVIDIA L40"] != speed.PEAKS["NVIDIA L4"]
     assert speed.peak_flops(mesh("NVIDIA H100 PCIe", 1), "float32") is None
     assert speed.peak_flops(mesh("cpu", 1), "bfloat16") is None
 

@@ -171,6 +171,17 @@ def test_onnx_scores_any_number_of_clips(tmp_path, monkeypatch, fields):
                 np.testing.assert_allclose(one, wanted, atol=1e-4)
 
 
+def test_a_graph_beyond_the_format_is_refused(tmp_path, monkeypatch, tiny_run, capsys):
+    pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+    from fakedetect_jax.programs.onnx import graph
+
+    monkeypatch.setattr(graph, "MAX_BYTES", 1000)
+    out = tmp_path / "out"
+    assert export.main([str(tiny_run.workdir), str(out), "--onnx"]) == 2
+    assert "at most 2 GiB, and this model is larger" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_without_onnx_the_extra_is_named(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert export.main([str(tiny_run.workdir), str(tmp_path / "o"), "--onnx"]) == 2

@@ -1,5 +1,6 @@
 """Memory: what is free, and the largest batch that fits; the mesh."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from fakedetect_jax.run import memory, parallel
+from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.run import memory, parallel, workdir
 
 GIB = 2**30
 
@@ -50,6 +52,21 @@ def test_the_fewest_parts_that_fit_split_evenly_by_twos():
     assert memory.fewest_parts(32, fits=8, devices=4) == 4
     assert memory.fewest_parts(32, fits=7, devices=4) == 0
     assert memory.fewest_parts(24, fits=10, devices=2) == 3
+    # Each part in as many groups of equal size.
+    assert memory.fewest_parts(48, fits=20, devices=1) == 3
+    assert memory.fewest_parts(48, fits=20, devices=1, groups=12) == 4
+    assert memory.fewest_parts(64, fits=20, devices=1, groups=32) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EACCES])
+def test_a_workdir_that_cannot_be_locked_is_said(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    said = rf"cannot be locked \({os.strerror(number)}\); mount it with locks"
+    with pytest.raises(CheckpointError, match=said), workdir._flock(tmp_path, "me"):
+        pass
 
 
 def test_the_fullest_device_has_what_a_step_may_take():

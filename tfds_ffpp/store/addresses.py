@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from tfds_ffpp.errors import StoreError
+from tfds_ffpp.errors import StoreError, reason
 
 SCHEME = "gs://"
 
@@ -148,12 +148,6 @@ def _is_fault(error: Exception) -> bool:
     # gcsfs makes an OSError without a number of what is forbidden or not there.
     silent = isinstance(error, OSError) and error.errno is None
     return isinstance(error, errors()) or (silent and "gcsfs" in sys.modules)
-
-
-def reason(error: BaseException) -> str:
-    """The first lines of what a library says of a fault."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ": ".join(lines[:2])[:300]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""3x3 convolutions of wide layers by Winograd's F(4x4, 3x3)."""
+"""3x3 convolutions of wide layers by Winograd's F(2x2, 3x3)."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from jax import lax
 from fakedetect_jax.model.kernels import chunks
 from fakedetect_jax.model.kernels.chunks import Pads, Strides
 
-# The same for Winograd's tiles and their products: flat between 12 and 24 MiB.
+# Of tiles and their products at a time; the time is flat between 12 and 24 MiB.
 TILE_BYTES = 22 * 2**20
 
 # F(2x2, 3x3) of Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural Networks",

@@ -1,4 +1,4 @@
-"""The detector as an ONNX graph, written node by node; the only file that knows ONNX.
+"""The detector as an ONNX graph, written node by node.
 
 The general converter for JAX needs an older Orbax than ours; and ONNX has an LSTM that
 takes lengths, which says more than a traced loop.
@@ -25,9 +25,10 @@ from fakedetect_jax.run.leaves import to_leaves
 
 OPSET = 17
 IR_VERSION = 8  # of OPSET's time, so that older runtimes read it
-EPSILON = 1e-5  # of every BatchNorm, as in models.py
+EPSILON = 1e-5  # of every BatchNorm, as in backbones/resnet.py
 # flax names an LSTM's gates i, f, g, o; ONNX stacks input, output, forget, cell.
 GATES = "iofg"
+MAX_BYTES = 2**31 - 2**20  # of weights: a message of protobuf ends at 2 GiB
 
 
 def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
@@ -37,7 +38,7 @@ def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
     The graph computes in float32 whatever the model's dtype, takes any number of
     clips, and holds the weights.
 
-    Raises ConfigError when the package onnx is not there.
+    Raises ConfigError when the package onnx is not there, or the model is too large.
     """
     try:
         import onnx
@@ -49,6 +50,11 @@ def serialised(model: FakeDetector, variables: Variables, clip_shape) -> bytes:
         ) from error
     graph = Graph(to_leaves(variables), helper.make_node)
     width = _detector(graph, model, clip_shape)
+    if sum(value.nbytes for value in graph.constants.values()) > MAX_BYTES:
+        raise ConfigError(
+            "an ONNX graph holds at most 2 GiB, and this model is larger: score with "
+            "--backend jax, or export --stablehlo"
+        )
     shape = ["clips", *clip_shape]
     known_by = ["clips", width]
     made = helper.make_graph(
