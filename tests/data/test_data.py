@@ -546,9 +546,8 @@ def test_held_videos_stay_within_the_budget():
 
 
 def test_a_video_that_two_threads_decode_counts_once(monkeypatch):
-    reader = FrameReader(
-        Records([stored_frames(8)]), "train", image_size=16, memory=MemoryBudget(20_000)
-    )
+    records, memory = Records([stored_frames(8)]), MemoryBudget(20_000)
+    reader = FrameReader(records, "train", image_size=16, memory=memory)
     decode, both = reader._decode, threading.Barrier(2, timeout=20)
 
     def decode_together(*arguments):
@@ -559,7 +558,7 @@ def test_a_video_that_two_threads_decode_counts_once(monkeypatch):
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda _: greys(reader, ClipRef(0, 3, 1), 8), "ab"))
     assert found == [(4, [4, 5, 6, 7])] * 2
-    assert reader._memory.left == 20_000 - 8 * 16 * 16 * 3
+    assert memory.left == 20_000 - 8 * 16 * 16 * 3
 
 
 def test_a_lack_of_memory_is_no_damage(monkeypatch):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -285,11 +286,13 @@ class Undecoding:
         pass
 
     def results(self, videos, **asked) -> Iterator[VideoResult]:
-        network = SimpleNamespace(model=None, batch_size=8)
-        decoder = session.Decoder(self, 1, None, 10, True, session.Limits())
-        return session.Session(network, decoder, facts=None, apart=True, **asked).run(
-            map(sources.check, videos)
-        )
+        pool: Any = self
+        nothing: Any = None
+        network: Any = SimpleNamespace(model=None, batch_size=8)
+        decoder = session.Decoder(pool, 1, nothing, 10, True, session.Limits())
+        return session.Session(
+            network, decoder, facts=nothing, apart=True, **asked
+        ).run(map(sources.check, videos))
 
 
 def test_no_job_is_left_to_a_round_that_has_ended(tmp_path, monkeypatch):
@@ -318,7 +321,8 @@ def test_no_job_is_left_to_a_round_that_has_ended(tmp_path, monkeypatch):
         return id
 
     first = write_video(tmp_path / "a.mp4", 3)
-    scoring_worker = worker.ScoringWorker(Undecoding(), store, places, name="w")
+    detector: Any = Undecoding()
+    scoring_worker = worker.ScoringWorker(detector, store, places, name="w")
     thread = threading.Thread(target=scoring_worker.run, daemon=True)
     id = add()
     thread.start()
@@ -340,6 +344,7 @@ def test_a_second_signal_ends_a_worker_that_waits_for_its_store(tmp_path):
 import os, signal, time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from fakedetect_jax.service import scoring
 from fakedetect_jax.service.queue.opening import open_store
 

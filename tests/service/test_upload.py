@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -58,7 +59,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
 
 def test_uploads_that_begin_together_are_counted(tmp_path):
     """Nobody else may begin between the question for room and the count."""
-    options = SimpleNamespace(most_uploads=99, most_waiting=9, max_bytes=1 << 20)
+    options: Any = SimpleNamespace(most_uploads=99, most_waiting=9, max_bytes=1 << 20)
     began, most = 0, 0
 
     def counts():
@@ -68,8 +69,9 @@ def test_uploads_that_begin_together_are_counted(tmp_path):
         time.sleep(0.2)
         return SimpleNamespace(waiting=9)  # the queue is full, so none goes on
 
-    store = SimpleNamespace(counts=counts)
-    service = app.Service(options, store, None, None, None)
+    store: Any = SimpleNamespace(counts=counts)
+    nothing: Any = None
+    service = app.Service(options, store, nothing, nothing, nothing)
     application = FastAPI()
     app._add_uploads(application, service)
 
@@ -78,11 +80,14 @@ def test_uploads_that_begin_together_are_counted(tmp_path):
         **{"query_string": b"", "client": ("192.0.2.1", 1), "headers": []},
     }
 
-    async def ignore(*_):
+    async def receive_nothing():
         return {"type": "http.request", "body": b"", "more_body": False}
 
+    async def ignore(_):
+        pass
+
     async def all_at_once():
-        calls = [application(dict(scope), ignore, ignore) for _ in range(20)]
+        calls = [application(dict(scope), receive_nothing, ignore) for _ in range(20)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     ends = Counter(type(error) for error in asyncio.run(all_at_once()))
