@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from fakedetect_jax import settings
 
 
-def get_config() -> ConfigDict:
-    """configs/demo.py with 64 patches of 8 pixels in four blocks."""
-    config = settings.load("demo")
+def get_config(look: str = "indoor") -> ConfigDict:
+    """configs/demo.py, of any of its looks, with 64 patches of 8 pixels in 4 blocks."""
+    config = settings.load(f"demo:{look}")
     with config.unlocked():
         config.model.update(
             backbone="vit",

@@ -1,4 +1,4 @@
-"""Weights in the names of torchvision, timm and Hugging Face -> our backbone."""
+"""Weights of torchvision, timm, Hugging Face or an export -> our backbone."""
 
 import contextlib
 import re
@@ -35,6 +35,7 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+PROJECT = "fakedetect-jax"  # in the header of an export, by trained.model
 FLOATS = ("F16", "BF16", "F32", "F64")
 # The classifier and BatchNorm's step counter, which a backbone has no use for.
 UNUSED = ("fc.weight", "fc.bias")
@@ -61,8 +62,9 @@ def load_backbone(path: Path, model: FakeDetector, image_size: int = 224) -> Bac
     """The model's backbone from a .safetensors file.
 
     Tensors of a ResNet or an EfficientNet are named as torchvision's or timm's, those
-    of others as Hugging Face's or timm's; classifiers, text towers and decoders are
-    left out. Everything else must fit. Position embeddings are interpolated to images
+    of others as Hugging Face's or timm's, those of an export as a run's own;
+    classifiers, text towers and decoders are left out, and of an export all but its
+    backbone. Everything else must fit. Position embeddings are interpolated to images
     of image_size pixels.
 
     Raises CheckpointError for another kind of file, a damaged one, missing or
@@ -184,6 +186,7 @@ def read_tensors(
     wanted = backbone_shapes(model, image_size)
     arrays = {}
     with _opened(path) as file:
+        in_torch = not _is_export(file)
         for key, source in _fitting(path, file, model, wanted).items():
             if source is None:
                 arrays[key] = np.zeros(wanted[key], np.float32)
@@ -194,8 +197,14 @@ def read_tensors(
                     f"config.init_from {path} holds values that are no numbers or "
                     f"negative variances in {source.name}; get the file again"
                 )
-            arrays[key] = _our_layout(key, array, source, wanted[key])
+            if in_torch or key == POSITIONS:
+                array = _our_layout(key, array, source, wanted[key])
+            arrays[key] = array
     return arrays
+
+
+def _is_export(file: Any) -> bool:
+    return (file.metadata() or {}).get("project") == PROJECT
 
 
 def _our_layout(
@@ -254,12 +263,21 @@ def _fitting(path: Path, file, model: FakeDetector, wanted: Shapes) -> Sources:
     Raises one CheckpointError that names all that does not fit; of another backbone it
     says that first: hundreds of names tell less.
     """
-    there = set(file.keys())
-    sources = _named_as(there, model, wanted)
+    there, is_export = set(file.keys()), _is_export(file)
+    if is_export:  # "params.head.kernel" is none of the backbone
+        there = {name for name in there if name.split(".")[1] == "backbone"}
+        sources: Sources = {
+            (kind, *key): Source(".".join((kind, "backbone", *key)))
+            for kind, *key in wanted
+        }
+    else:
+        sources = _named_as(there, model, wanted)
     expected: dict[str, list[int]] = {}
     for key, source in sources.items():
         if source is not None:
-            expected[source.name] = torch_shape(key, wanted[key], source.parts)
+            shape = torch_shape(key, wanted[key], source.parts)
+            in_torch = not is_export or key == POSITIONS
+            expected[source.name] = shape if in_torch else [*wanted[key]]
     missing = sorted(set(expected) - there)
     unexpected = sorted(n for n in there - set(expected) if not _is_unused(n, model))
     shapes, kinds = [], []
@@ -285,7 +303,9 @@ def _fitting(path: Path, file, model: FakeDetector, wanted: Shapes) -> Sources:
                 f"{model.backbone}; timm's tf_{model.backbone} and Hugging Face's pad "
                 "otherwise, and are other networks"
             )
-        if convnext_of(model):
+        if is_export:
+            likely = "it is an export of this project with another backbone"
+        elif convnext_of(model):
             likely = "its names must be those of a Hugging Face or timm ConvNeXt"
         raise CheckpointError(
             f"config.init_from {path} does not fit config.model.backbone: "

@@ -15,6 +15,7 @@ from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import network, pretrained
 from fakedetect_jax.model.backbones import resnet as resnets
 from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.trained.model import read_workdir, write_bundle
 from fakedetect_jax.trained.weights import read_variables
 from fakedetect_jax.training.summary import learns_from_nothing
 
@@ -200,6 +201,34 @@ def tiny():
     return resnets.ResNet((1, 1), block="basic", width=4), random_weights(
         "basic", (1, 1), 4
     )
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "vit"])
+def test_an_export_is_begun_with(backbone, tiny_run, tmp_path):
+    """The backbone is the model's to the bit; what comes after it is not read."""
+    trained = read_workdir(tiny_run.workdir)
+    model, side = network.make_model(tiny_run.config), 32
+    if backbone == "vit":
+        model = network.FakeDetector(
+            backbone="vit", width=32, depth=1, num_heads=2, patch_size=8
+        )
+        variables = model.init(
+            jax.random.key(0), np.zeros((1, 2, side, side, 3)), np.ones(1, int)
+        )
+        trained = trained._replace(variables=jax.device_get(variables))
+    write_bundle(trained, tmp_path)
+    path = tmp_path / "model.safetensors"
+    pretrained.check_fit(path, model, side)
+    found = pretrained.load_backbone(path, model, side)
+    for kind in ("params", "batch_stats"):
+        wanted = trained.variables.get(kind, {}).get("backbone", {})
+        jax.tree.map(np.testing.assert_array_equal, getattr(found, kind), wanted)
+    if backbone == "vit":  # at another size the places lie otherwise
+        larger = pretrained.load_backbone(path, model, 2 * side).params
+        assert len(larger["embed"]["positions"]) == 8 * 8 + 1
+    other = network.FakeDetector(backbone="resnet", stage_sizes=(1,), width=99)
+    with pytest.raises(CheckpointError, match="an export of this project with another"):
+        pretrained.check_fit(path, other, side)
 
 
 def test_half_precision_files_are_read(tiny, tmp_path):
