@@ -34,7 +34,7 @@ from fakedetect_jax.service.queue.jobs import (
     StoreFull,
     StoreGone,
 )
-from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.queue.places import Places, is_no_space
 from fakedetect_jax.service.queue.store import Store, Task
 from fakedetect_jax.serving import evidence
 from fakedetect_jax.serving.network import Network
@@ -47,7 +47,6 @@ from tfds_ffpp.workers.pool import Worker
 POLL_SECONDS = 0.2  # between two looks for something to make
 REST_SECONDS = 5.0  # after a fault that is not a video's
 NICER = 5  # than the scoring of videos
-_NO_SPACE = os.strerror(errno.ENOSPC)
 Make = Callable[[Task, Callable[[], bool]], Made]
 
 
@@ -132,7 +131,7 @@ class Maker:
         except Exception as error:
             if not self._is_there(task):
                 return Made(NONE, "it was deleted")
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if is_no_space(error):
                 return self._without_space(task)
             say(f"{task.kind} could not be made ({type(error).__name__})")
             return Made(NONE, f"it could not be made ({type(error).__name__})")
@@ -264,8 +263,8 @@ def makers(
 
 def _none(reason: str) -> Made:
     """Raises OSError for what is not the video's fault."""
-    if reason == _NO_SPACE:
-        raise OSError(errno.ENOSPC, _NO_SPACE)
+    if reason == names.NO_SPACE:
+        raise OSError(errno.ENOSPC, reason)
     return Made(NONE, reason)
 
 

@@ -7,7 +7,6 @@ store has taken the result. So a worker may die, hang or lose its claim at any m
 import contextlib
 import errno
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.service import kept
 from fakedetect_jax.service.making import Maker, say
+from fakedetect_jax.service.queue import places
 from fakedetect_jax.service.queue.jobs import Job, Scored, StoreFull, StoreGone
-from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.queue.places import Places, is_no_space
 from fakedetect_jax.service.queue.store import Store
 from tfds_ffpp.frames.found import Looked
 from tfds_ffpp.workers.pool import GIVEN_UP
@@ -37,7 +37,6 @@ PATIENCE_SECONDS = 60.0  # in which a store may come back before a result is giv
 SIGHT_SECONDS = 10.0  # until a file of another machine must be seen
 NO_VIDEO = "its video is not in the folder of the service any more"
 NO_SPACE = "there was no space for it on the disk of the service, three times"
-_NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 @dataclass
@@ -152,7 +151,7 @@ class ScoringWorker:
         if isinstance(error, StoreGone | _FolderGone):
             say(f"{error}; jobs wait until it is there again")
             return lambda: give_back(name, died=False)
-        if _is_no_space(error):
+        if isinstance(error, StoreFull) or is_no_space(error):
             say("no space is left; jobs wait until there is some")
             return lambda: give_back(name, died=True, why=NO_SPACE)
         say(f"scoring stopped ({type(error).__name__}) and begins again")
@@ -245,8 +244,8 @@ class ScoringWorker:
         bare = replace(result, faces=(), most_suspicious=None)
         if running is None or not running.wanted or result.reason == GIVEN_UP:
             return bare
-        if result.outcome == "unreadable" and result.reason == _NO_SPACE:
-            raise OSError(errno.ENOSPC, _NO_SPACE)
+        if result.outcome == "unreadable" and result.reason == places.NO_SPACE:
+            raise OSError(errno.ENOSPC, places.NO_SPACE)
         if not self._places.video(running.job.id).exists() and self._is_gone(running):
             return bare  # deleted meanwhile
         self._finish(running, replace(result, video=running.job.name), video)
@@ -280,8 +279,3 @@ class ScoringWorker:
             except StoreGone:
                 if time.monotonic() > end or self._draining.wait(POLL_SECONDS):
                     raise
-
-
-def _is_no_space(error: Exception) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or isinstance(error, StoreFull)

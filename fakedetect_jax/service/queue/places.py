@@ -1,5 +1,6 @@
 """Where the files of jobs lie: a folder for each, named by its id and nothing else."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -21,6 +22,15 @@ SPARE = 256 << 20  # bytes that stay free on the disk when a video comes in
 LEAST = 32 << 20  # bytes, below which no job is begun
 ORPHAN_SECONDS = 3600.0
 NUM_SAMPLES = 2  # a forgery, and an original
+
+
+# What a decoder says of a video that it had no space for.
+NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether the disk, or this user's part of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Places:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -29,7 +28,7 @@ from fakedetect_jax.service.queue.jobs import (
     Job,
     NewJob,
 )
-from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.queue.places import Places, is_no_space
 from fakedetect_jax.service.queue.store import Store
 from fakedetect_jax.service.web import metrics, upload, watch
 from fakedetect_jax.service.web.answers import (
@@ -335,7 +334,7 @@ def _accept(service: Service, new: NewJob) -> JobAnswer:
     except BaseException as error:
         service.places.incoming(new.id).unlink(missing_ok=True)
         service.places.remove(new.id)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_no_space(error):
             raise Refused(507, upload.FULL, after=60) from error
         raise
     return service.answer(job)

@@ -1,7 +1,6 @@
 """A request's body -> a file on disk, piece by piece, within limits."""
 
 import asyncio
-import errno
 import hashlib
 import os
 import time
@@ -13,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from fakedetect_jax.service.queue.places import is_no_space
 from fakedetect_jax.serving import sniff
 
 FIELD = "video"
@@ -71,7 +71,7 @@ async def receive(
             return await asyncio.to_thread(part.finish)
     except BaseException as error:
         path.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_no_space(error):
             raise Refused(507, FULL) from error
         raise
 
