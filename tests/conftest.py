@@ -21,6 +21,44 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 ROOT = Path(__file__).parent.parent
 
 
+# Each worker is given a file at a time (--dist loadfile): those that take longest come
+# first, as .ci/check_skips.py prints them, so that no core waits for one at the end.
+SLOW = (
+    *("run/test_resume.py", "run/test_buckets.py", "service/test_service.py"),
+    *("service/test_machines.py", "run/test_distributed.py"),
+    *("evaluation/test_suite.py", "commands/test_faults_training.py"),
+    *("commands/test_faults_files.py", "tfds_ffpp/test_build.py"),
+    *("commands/test_evaluate.py", "commands/test_cross_dataset.py"),
+    *("run/test_hosts.py", "tfds_ffpp/test_synthetic.py", "data/test_same_data.py"),
+    *("evaluation/test_robustness.py", "run/test_patience.py"),
+    *("service/test_page.py", "serving/test_session.py", "serving/test_films.py"),
+    *("commands/test_transformer.py", "run/test_lowering.py", "model/test_kernels.py"),
+)
+
+
+def pytest_configure(config):
+    """Has files begin in the order of their items."""
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files first, the others as they came."""
+    place = {name: number for number, name in enumerate(SLOW)}
+    here = Path(__file__).parent
+    items.sort(
+        key=lambda item: place.get(item.path.relative_to(here).as_posix(), len(SLOW))
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory):
+    """Caches of commands lie in the home: not in that of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def load_config():
     """The config of a file in configs/, by its name."""
@@ -120,6 +158,7 @@ def forget_programs():
     yield
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
+        jax.config.update("jax_compilation_cache_dir", None)  # that a command set
 
 
 @pytest.fixture(scope="session")

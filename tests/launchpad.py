@@ -8,7 +8,8 @@ Requests are JSON lines on stdin: {"argv", "env", "stdout", "stderr", "phase"}, 
 on stdout by {"pid"} at once. {"wait": pid} asks for waitpid's status.
 
 A request may say where a signal shall come: "phase" is [place, nth call, signal], see
-PLACES. The signal is a real one; only its moment is chosen. With "bound" permissions
+PLACES. The signal is a real one; only its moment is chosen. A negative one goes to the
+whole group, as from a terminal; with 0 the call hangs. With "bound" permissions
 hold for it though it is root's; with "backwards" its clock shows yesterday and goes
 back; with "patience" it waits for so many seconds for a bucket.
 """
@@ -52,7 +53,11 @@ def send_at(place: str, nth: int, number: int) -> None:
     def wrapped(*arguments, **options):
         calls[0] += 1
         if calls[0] == nth:
-            if number == signal.SIGKILL and place in ("save", "commit"):
+            if number == 0:
+                time.sleep(3600)
+            elif number < 0:
+                os.killpg(0, -number)
+            elif number == signal.SIGKILL and place in ("save", "commit"):
                 threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
             else:
                 os.kill(os.getpid(), number)
@@ -169,7 +174,7 @@ class Process:
                 self._code = code if code >= 0 else 128 - code
         return self._code
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """The exit code; the process is killed and the test fails after `timeout` s."""
         end = time.monotonic() + timeout
         while (code := self.code()) is None:
@@ -179,7 +184,7 @@ class Process:
             time.sleep(0.02)
         return code
 
-    def until(self, text: str, timeout: float = 120) -> None:
+    def until(self, text: str, timeout: float = 300) -> None:
         """Waits until stdout or stderr holds a text."""
         end = time.monotonic() + timeout
         while text not in self.stdout + self.stderr:

@@ -1,6 +1,8 @@
 """A real server in a process of its own, and a client that asks it."""
 
+import atexit
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +37,15 @@ class Answer(NamedTuple):
 def command(data: Path, *options: object) -> list[str]:
     """`fakedetect serve` on a folder."""
     words = [sys.executable, "-m", "fakedetect_jax.serve", f"--data={data}"]
-    return [*words, "--port=0", "--compilation_cache=", *map(str, options)]
+    return [*words, "--port=0", f"--compilation_cache={cache()}", *map(str, options)]
+
+
+@functools.cache
+def cache() -> str:
+    """Where the programs of all servers of this process are kept."""
+    folder = tempfile.TemporaryDirectory(prefix="fakedetect-programs-")
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def environment() -> dict[str, str]:

@@ -29,6 +29,8 @@ from fakedetect_jax.service.queue.jobs import (
     StoreGone,
 )
 from fakedetect_jax.service.queue.opening import open_store
+from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.web import watch
 from tests.conftest import ROOT
 
 SCORED = Scored("scored", '{"video": "a"}', {"score": 2.0})
@@ -46,6 +48,26 @@ def add(store, count: int = 1, *, evidence: bool = False) -> list[str]:
     for id in ids:
         store.add(NewJob(id, "a.mp4", 3, "ab", evidence), most=1000)
     return ids
+
+
+def test_a_job_that_is_handed_in_again_is_one(store):
+    """As where the answer to the first attempt was lost."""
+    new = NewJob(jobs.new_id(), "a.mp4", 3, "ab", evidence=False)
+    assert store.add(new, most=9) == store.add(new, most=9)
+    assert list(store.waiting()) == [new.id]
+    totals = {(t.name, t.label): t.value for t in store.totals()}
+    assert totals["accepted", ""] == 1
+
+
+def test_old_folders_of_no_job_go_and_those_of_jobs_stay(store, tmp_path):
+    places = Places(tmp_path)
+    (kept,), orphan, new = add(store), jobs.new_id(), jobs.new_id()
+    for id in (kept, orphan, new):
+        places.job(id).mkdir()
+    for id in (kept, orphan):
+        os.utime(places.job(id), (1, 1))
+    watch.clean(store, places, keep_seconds=3600.0)
+    assert {path.name for path in (tmp_path / "jobs").iterdir()} == {kept, new}
 
 
 def test_jobs_are_claimed_once_and_in_order(store, url, tmp_path):
@@ -208,6 +230,8 @@ import sys, time
 from pathlib import Path
 from fakedetect_jax.service.queue import jobs
 from fakedetect_jax.service.queue.opening import open_store
+from fakedetect_jax.service.queue.places import Places
+from fakedetect_jax.service.web import watch
 jobs.LEASE_SECONDS = 1.0
 store = open_store(sys.argv[1], Path(sys.argv[2]))
 job = store.claim("killed")

@@ -70,7 +70,7 @@ def test_workers_share_a_queue_and_one_that_is_killed_loses_no_job(
     data = tmp_path / "data"
     options = [f"--store={url}"] if url else []
     web = Server(data, "--role=web", "--uploads_per_minute=0", *options)
-    long = write_long(tmp_path / "long.mp4", repeats=30)
+    long = write_long(tmp_path / "long.mp4", repeats=12)
     options += [f"--model={faceless}"]
     with contextlib.ExitStack() as stack:
         stack.enter_context(web)
@@ -104,7 +104,7 @@ def test_a_store_that_stops_is_said_and_work_goes_on_when_it_is_back(
 ):
     running = request.getfixturevalue(kind)
     running.empty()
-    long = write_long(tmp_path / "long.mp4", repeats=30)
+    long = write_long(tmp_path / "long.mp4", repeats=12)
     options = [f"--store={running.url}", f"--model={faceless}", "--processes=1"]
     with Server(tmp_path / "data", *options) as server:
         server.until_ready()

@@ -122,7 +122,7 @@ def test_evidence_that_somebody_asks_for_is_there_when_it_is_asked_for(
 
 
 def test_events_tell_how_far_a_job_is_until_it_is_over(server, tmp_path):
-    id = server.hand_in(write_long(tmp_path / "long.mp4", repeats=6), "?evidence=0")
+    id = server.hand_in(write_long(tmp_path / "long.mp4", repeats=20), "?evidence=0")
     events = server.get(f"/v1/jobs/{id}/events").body.decode()
     told = [json.loads(line[6:]) for line in events.splitlines() if line[:5] == "data:"]
     assert told[-1]["state"] == "done"
@@ -475,7 +475,7 @@ def test_two_hundred_clients_at_once_find_a_bounded_queue(server, videos):
     assert {answer.status for answer in refused} <= {429, 503}
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
     # benchmarks/service.py measures it; here other tests run beside.
-    assert sorted(health)[int(0.95 * len(health))] < 1.0
+    assert sorted(health)[int(0.95 * len(health))] < 5.0
     for answer in accepted:
         assert server.until(answer.json["id"])["outcome"] == "scored"
 
@@ -558,6 +558,12 @@ def test_a_token_is_asked_for_and_a_rate_is_kept(tmp_path, videos):
         assert server.get("/v1/model", **right, host="my.test").status == 200
         assert server.get("/metrics").status == 401
         assert server.get("/").status == 200
+        # Every call asks for it but this one, which a load balancer may make.
+        for path, methods in server.get("/openapi.json").json["paths"].items():
+            for method in methods:
+                with contextlib.suppress(ConnectionError):  # a body that is not read
+                    status = server.ask(method.upper(), path.format(id="0" * 32)).status
+                    assert (status in (401, 429)) == (path != "/healthz"), path
         answer = server.upload(videos[0], **right)
         assert answer.status == 429 and 0 < int(answer.headers["retry-after"]) <= 60
         assert server.get("/healthz").status == 503  # nobody scores

@@ -215,7 +215,9 @@ def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys)
     others = psutil.Process().children()  # which wait, of detectors of other tests
 
     def kill():  # as the kernel does when the machine's memory runs out
-        while not Path(f"{output}.partial").exists() or len(killed) < 1:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not killed:
+            time.sleep(0.02)
             for child in set(psutil.Process().children()) - set(others):
                 if "tfds_ffpp.workers.child" in child.cmdline():
                     time.sleep(0.5)
@@ -223,7 +225,7 @@ def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys)
                     killed.append(child)
                     return
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     words = ["--model", str(faceless), str(first.parent), "--output", str(output)]
     code = predict.main([*words, "--processes=1"])

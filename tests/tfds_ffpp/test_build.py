@@ -356,6 +356,7 @@ def test_killed_builds_finish_with_the_same_bytes(made, built, tmp_path):
     while not list(folder(tmp_path).parent.glob("incomplete.*")):
         if process.poll() is not None:
             break
+        time.sleep(0.002)
     process.kill()
     process.wait()
     done = run(made, tmp_path)

@@ -1,10 +1,12 @@
 """What a decoder that a video has taken over can still do: nothing beyond its video."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,7 +97,7 @@ def deeds(path):
         "read the parent": attempt(lambda: open(f"/proc/{os.getppid()}/environ")),
         "change an entry": attempt(lambda: (cache / "of another video").open("w")),
         "write beside it": attempt(lambda: path.with_name("new").open("w")),
-        "write to /tmp": attempt(lambda: open("/tmp/of_a_decoder", "w")),
+        "write to /tmp": attempt(lambda: open(f"/tmp/of_a_decoder-{os.getuid()}", "w")),
         "socket": attempt(lambda: socket.socket()),
         "datagram": attempt(lambda: socket.socket(type=socket.SOCK_DGRAM)),
         "unix socket": attempt(lambda: socket.socket(socket.AF_UNIX)),
@@ -142,7 +144,7 @@ def test_without_the_rules_it_would_reach_all(video, tmp_path):
     code += "\nsandbox.confine = lambda **_: []\n"
     done = deeds(taken_over(test_workers.job(video, tmp_path / "cache"), code))
     (tmp_path / "cache" / "link").unlink()
-    Path("/tmp/of_a_decoder").unlink()
+    Path(f"/tmp/of_a_decoder-{os.getuid()}").unlink()
     assert {k for k, v in done.items() if v != "done"} <= {
         "read the home",
         "mark another",
@@ -248,8 +250,10 @@ def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
             )
         )
         thread.start()
+        end = time.monotonic() + 60
         while not (children := psutil.Process(pid).children()):
-            pass
+            assert time.monotonic() < end
+            time.sleep(0.005)
         children[0].kill()
         thread.join(timeout=20)
         assert results[0].reason == KILLED
@@ -272,8 +276,10 @@ def test_the_decoder_ends_with_its_process(video, tmp_path):
         target=worker.run, args=(test_workers.job(long, tmp_path, preparation=slow),)
     )
     thread.start()
+    end = time.monotonic() + 60
     while not (children := process.children()):
-        pass
+        assert time.monotonic() < end
+        time.sleep(0.005)
     process.kill()
     thread.join(timeout=20)
     assert not psutil.wait_procs(children, timeout=5)[1]
