@@ -24,6 +24,7 @@ from fakedetect_jax import settings
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.augment.clips import OPERATIONS, augment_clips
 from fakedetect_jax.augment.fields import parse
+from fakedetect_jax.data.batch import Batch
 from fakedetect_jax.model import steps
 from tfds_ffpp.frames.people.faces import follow, usual_box
 from tfds_ffpp.frames.people.finders import DlibFinder
@@ -81,19 +82,20 @@ def training_step(name: str, *, image_size: int, clips: int) -> Callable[[], obj
     """One update of the config's model without augmentation, on resident clips."""
     config = settings.load(name).copy_and_resolve_references()
     with config.unlocked():
-        config.augment.update(dict.fromkeys(config.augment, 0.0))
+        config.augment.update(dict.fromkeys(OPERATIONS, 0.0))
     step_settings = steps.make_step_settings(config, num_steps=1000)
     shape = (config.data.clip_frames, image_size, image_size, 3)
     create = jax.jit(lambda: steps.create_train_state(step_settings, shape))
     state = create()
-    batch = {
-        "frames": jnp.zeros((clips, *shape), jnp.uint8),
-        "face": faces_at(clips, config.data.clip_frames),
-        "length": jnp.full(clips, config.data.clip_frames, jnp.int32),
-        "label": jnp.zeros(clips),
-        "index": jnp.arange(clips),
-        "valid": jnp.ones(clips, bool),
-    }
+    batch = Batch(
+        frames=jnp.zeros((clips, *shape), jnp.uint8),
+        face=faces_at(clips, config.data.clip_frames),
+        length=jnp.full(clips, config.data.clip_frames, jnp.int32),
+        label=jnp.zeros(clips),
+        index=jnp.arange(clips),
+        valid=jnp.ones(clips, bool),
+        blend=jnp.zeros(clips, bool),
+    )
     update = jax.jit(lambda state, batch: steps.train_step(step_settings, state, batch))
     return lambda: update(state, batch)
 

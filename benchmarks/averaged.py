@@ -1,7 +1,7 @@
 """Averaged weights: scored as they are stored, and with other BatchNorm statistics.
 
 python -m benchmarks.averaged [--config configs/demo.py] [--decay 0.99 0.999]
-    [--steps 500] [--config.FIELD=VALUE ...]
+    [--steps 500]
 Trains once per decay at a constant rate on the config's dataset (made if need be), then
 scores val and test. A network's running statistics are those of the weights that it
 had; "estimated anew" takes them from training batches with the averaged weights

@@ -6,7 +6,8 @@ Takes of five seconds are made of people whom the demo's model never saw, real o
 forged ones, and scored as predict scores a shot; the folder TAKES keeps them, so that a
 stopped run goes on. Films are drawn from them: five minutes, 60 shots of a few people.
 For each way to sum up a film: the share of films with one forged shot that lie above
-all but 1 % of the real films. At the end is the limit that predict sets by itself, and
+all but at most 1 % of the real films; where one take is the highest of more films than
+that, above all. At the end is the limit that predict sets by itself, and
 how many real films exceed that.
 """
 

@@ -126,7 +126,8 @@ def slope(sizes: Sequence[int], used: Sequence[Used]) -> str:
     if one - base < 0.5:
         return "too quick"
     grown = math.log((two - base) / (one - base))
-    return f"{grown / math.log(sizes[-1] / sizes[-2]):.2f}"
+    first, *_, before, last = sizes  # what the smallest takes is taken away
+    return f"{grown / math.log((last - first) / (before - first)):.2f}"
 
 
 def main() -> None:

@@ -204,12 +204,16 @@ def starts(options: argparse.Namespace, videos: list[str], out: table.Results) -
             scores = {}
             for turn in range(options.times + 1):
                 for name, (code, model) in sides.items():
-                    file, cache = Path(place, "rows"), Path(place, f"cache-{name}")
+                    # A new file each turn: rows that are there are not made again.
+                    file = Path(place, f"rows-{name}-{turn}-{len(some)}")
+                    cache = Path(place, f"cache-{name}")
                     words = ["-m", "fakedetect_jax.predict", "--model"]
                     words += [str(model), *some, "--output", str(file)]
                     words += ["--compilation_cache", str(cache)]
                     seconds, used, _ = timed(code, words)
-                    rows = map(json.loads, file.read_text().splitlines())
+                    rows = [json.loads(x) for x in file.read_text().splitlines()]
+                    if len(rows) != len(some):
+                        sys.exit(f"{len(rows)} rows of {len(some)} videos")
                     scores[name] = tuple(row["score"] for row in rows)
                     if turn:  # the first fills the cache
                         found[name].append((seconds, used))

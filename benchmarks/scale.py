@@ -3,9 +3,8 @@
 python -m benchmarks.scale [--config FILE] [--per_device 32] [--shard_optimizer]
     [--norm_groups 8]
 
-Compiles on 8 virtual CPU devices; runs nothing. Prints memory per device, the
-collectives and their bytes, and what a ring all-reduce of them takes on links of a
-given speed.
+Compiles on 8 virtual CPU devices; runs nothing. Prints memory per device, and the
+collectives with their bytes.
 """
 
 import argparse

@@ -93,7 +93,9 @@ def _place(
     parser: argparse.ArgumentParser, options: argparse.Namespace, name: str, mode: str
 ) -> Path | None:
     """The file of a full run; None where another option than the mode was given."""
-    given = {k for k, v in vars(options).items() if v != parser.get_default(k)}
+    known = {action.dest for action in parser._actions}  # a benchmark may add others
+    chosen = {k: v for k, v in vars(options).items() if k in known}
+    given = {k for k, v in chosen.items() if v != parser.get_default(k)}
     if given - {mode}:
         return None
     return FOLDER / (f"{name}_{mode}.md" if mode else f"{name}.md")

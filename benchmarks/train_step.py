@@ -170,7 +170,7 @@ def show(measured: list[dict], results: table.Results) -> None:
     """
     results.heads(
         *("mode", "side", "frames/s (min-max)", "project is", "GFLOP/s", "of matmul"),
-        *("CPU s", "peak GiB", "first step s"),
+        *("CPU s", "first step s"),
     )
     for row in measured:
         spread = f"({row['slowest']:.1f}-{row['fastest']:.1f})"
@@ -182,9 +182,12 @@ def show(measured: list[dict], results: table.Results) -> None:
             f"{row['flops_per_second'] / 1e9:.0f}",
             f"{row['share_of_matmul']:.0%}",
             f"{row['cpu_seconds']:.2f}",
-            f"{row['memory_bytes'] / 2**30:.2f}",
             f"{row['first_step_seconds']:.1f}",
         )
+    peaks = {row["side"]: row["memory_bytes"] / 2**30 for row in measured}
+    said = ", ".join(f"{side} {peak:.2f} GiB" for side, peak in peaks.items())
+    results.say()
+    results.say(f"Peak memory of each side's process, with all that it tried: {said}.")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.evaluation import foreign
 from fakedetect_jax.metrics.records import ClipScore, Video
 from fakedetect_jax.pages import comparison_page, evaluation_page, formats
@@ -108,6 +109,11 @@ def main(
 
 def _run(arguments: argparse.Namespace) -> int:
     system.refuse_path("--output", arguments.output, bucket=True)
+    if arguments.output and arguments.output.endswith(".json"):
+        raise ConfigError(
+            f"--output {arguments.output} is to be the page: name it .html, and the "
+            "numbers are written beside it as .json"
+        )
     for run in arguments.runs:
         system.refuse_path("RUN", run, bucket=True)
     for name in [*arguments.scores, *([arguments.labels] if arguments.labels else ())]:

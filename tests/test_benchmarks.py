@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import backends, step_workers, table
+from benchmarks import augment, backends, growth, step_workers, table
 from fakedetect_jax.model import network
 from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.model.kernels import max_pool
@@ -45,6 +45,28 @@ def test_a_file_says_what_made_it_and_has_what_was_printed(
     assert versions.startswith("- Python ") and " jax " in versions
     assert found == ["5 rounds", "", "| name | ms |", "|---|---|", "| a/b | 7 |"]
     assert capsys.readouterr().out.startswith(text)
+
+
+def test_what_a_benchmark_decides_itself_is_no_option(tmp_path):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args([])
+    options.steps = 7
+    assert table._place(parser, options, "a", "") == table.FOLDER / "a.md"
+    options.rounds = 6
+    assert table._place(parser, options, "a", "") is None
+
+
+def test_what_grows_with_the_number_has_a_slope_of_one():
+    sizes = (100, 1000, 10_000)
+    used = [growth.Used(3 + 0.01 * n, 0.0) for n in sizes]
+    assert growth.slope(sizes, used) == "1.00"
+
+
+def test_the_step_beside_augmentation_trains():
+    update = augment.training_step("demo", image_size=32, clips=8)
+    _, metrics = update()
+    assert np.isfinite(metrics.loss) and metrics.finite
 
 
 def test_only_a_full_run_replaces_a_file(monkeypatch, tmp_path):

@@ -148,9 +148,9 @@ def build(
         return open_dataset(config, data_dir)
     # A finished dataset stays until the new one, in a folder beside it, is whole.
     new = data_dir / NEW / config.name  # another dataset's is another process's
-    shutil.rmtree(new, ignore_errors=True)
     place = new if final.exists() else data_dir
     builder = Builder(config=config, data_dir=place)
+    builder.stale = new  # of a build that was killed; another one may be under way
     builder.num_processes = num_processes
     builder.cache_dir = data_dir / entries.CACHE
     builder.keep_cache, builder.time_limit = options.keep_cache, options.time_limit

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -281,6 +282,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         self.cache_dir: Path | None = None  # default: in the data dir
         self.time_limit = packaging.TIME_LIMIT
         self.memory_limit = limits.MEMORY
+        self.stale: Path | None = None  # removed once nobody else builds this
         self._packed: packaging.Packed | None = None
         self._download_config: Any = None
         super().__init__(file_format=file_format or "array_record", **kwargs)
@@ -340,6 +342,8 @@ class Builder(tfds.core.ShardBasedBuilder):
         packaging.need_space(data_dir, chosen.split, self._config)
         with entries.locked(place):
             packaging.remove_incomplete(Path(self.data_path))
+            if self.stale is not None:
+                shutil.rmtree(self.stale, ignore_errors=True)
             self._packed = packaging.prepare(
                 chosen, self._config, cache=place, means=means
             )

@@ -114,7 +114,8 @@ class FrameReader:
         an image that cannot be read.
         """
         wanted, length = order.frames_of(clip, num_valid, len(out))
-        held, images = self._held.get(clip.video), ()
+        held = self._held.get(clip.video)
+        images: Sequence[bytes] = ()
         if held is None:
             images = self._images(clip.video)
             if self._memory is not None:

@@ -257,13 +257,15 @@ def _own_order(config, videos, number: int) -> TrainOrder:
 
 
 def count_others(config) -> int:
-    """The training videos of all sets but the run's own. Raises DataError."""
+    """The training videos of all sets but the run's own, of no method that is held out.
+    Raises DataError."""
     folders = [
         Path(open_dataset(config, name, used_by="data.train").data_dir)
         for name in shares_of(config)
         if name != config.dataset.name
     ]
-    return sum(len(reader.read_videos(folder, "train")) for folder in folders)
+    videos = [v for folder in folders for v in reader.read_videos(folder, "train")]
+    return sum(video.method not in config.data.hold_out for video in videos)
 
 
 def lines(data: Data) -> list[str]:

@@ -120,6 +120,13 @@ def roc(videos: metrics.Items, clips: metrics.Items) -> Figure:
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
+def _plain(name: str) -> str:
+    """A name as it is: Matplotlib takes dollars for formulas, and leaves out of a
+    legend what begins with an underscore."""
+    name = name.replace("$", r"\$")
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
 def several_rocs(named: Mapping[str, metrics.Items]) -> Figure:
     """ROC of the videos of each run."""
     figure, axes = _plot()
@@ -127,9 +134,9 @@ def several_rocs(named: Mapping[str, metrics.Items]) -> Figure:
         if metrics.has_both(videos.label):
             area = metrics.auc(videos.label, videos.score)
             curve = thin(*metrics.roc(videos.label, videos.score))
-            colour = (FAKE, REAL, THIRD)[i % 3]
             style = LINES[i % len(LINES)]
-            label = f"{name}, {area:.3f}"
+            colour = (FAKE, REAL, THIRD)[(i + i // len(LINES)) % 3]
+            label = f"{_plain(name)}, {area:.3f}"
             axes.plot(*curve, ls=style, color=colour, lw=1.6, label=label)
     axes.plot([0, 1], [0, 1], ":", color=INK, lw=0.8)
     _unit_square(axes, "real called fake (FPR)", "fake called fake (TPR)")
@@ -148,7 +155,7 @@ def several_areas(named: Mapping[str, metrics.Summary]) -> Figure:
         if reach:
             axes.plot(reach, [row, row], "|-", color=INK, lw=1.4, ms=8)
         axes.plot(video.auc, row, "o", color=FAKE, ms=7)
-        label = f"{name}  {video.auc:.3f}"
+        label = f"{_plain(name)}  {video.auc:.3f}"
         axes.annotate(
             label, (video.auc, row), (0, 7), textcoords="offset points", ha="right"
         )
@@ -263,9 +270,9 @@ def methods(by_method: Mapping[str, metrics.Summary]) -> Figure:
         axes.barh(**bar, facecolor="none", edgecolor=FAKE, hatch=hatch)
         if span:
             axes.plot(span, [row, row], "|-", color=INK, lw=1.4, ms=8)
-        axes.text(0.515, row, f"{name}  {area:.3f}", va="center", size=9).set_bbox(
-            {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
-        )
+        axes.text(
+            0.515, row, f"{_plain(name)}  {area:.3f}", va="center", size=9
+        ).set_bbox({"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.85})
     lowest = [float(span[0] if span else area) for area, span in named.values()]
     left = min([0.5, *lowest])
     axes.set(xlim=(left - 0.01, 1.005), ylim=(len(named) - 0.4, -0.6))

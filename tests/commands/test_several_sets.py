@@ -226,6 +226,23 @@ def test_one_validation_set_of_several_can_be_named(three):
     assert sets.all_sets(config) == ["demo", "third"]
 
 
+def test_a_plan_before_the_build_leaves_held_out_videos_out(three):
+    config = three.copy_and_resolve_references()
+    others = [
+        split.videos
+        for name in ("second", "third")
+        for split in sets.open_split(
+            {name: sets.open_all(config)[name]}, "train", config
+        )
+    ]
+    assert sets.count_others(config) == sum(map(len, others))
+    held = {video.method for videos in others for video in videos if video.label}
+    with config.unlocked():
+        config.data.hold_out = tuple(held)
+    reals = sum(not video.label for videos in others for video in videos)
+    assert sets.count_others(config) == reals
+
+
 def test_a_set_that_only_judges_is_named_by_its_own_field(three, monkeypatch):
     asked = {}
     monkeypatch.setattr(

@@ -1,10 +1,12 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 
 from fakedetect_jax import report
+from fakedetect_jax.pages import figures
 from fakedetect_jax.reports import comparison
 from tests.made_scores import changed, made_rows, write_run
 from tfds_ffpp.errors import DataError
@@ -97,6 +99,27 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path, capsys):
     assert not (tmp_path / "comparison.html").exists()
     assert report.main([str(tmp_path / "none")]) == 3
     assert "nothing is there" in capsys.readouterr().err
+
+
+def test_a_page_that_would_be_its_own_numbers_is_refused(runs, tmp_path, capsys):
+    page = tmp_path / "a.json"
+    assert report.main([str(runs / "good"), "--output", str(page)]) == 2
+    assert "is to be the page: name it .html" in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_names_are_no_formulas_and_lines_differ(runs, tmp_path):
+    page = tmp_path / "a.html"
+    folders = [tmp_path / name for name in ("_base", "a$x^^$b", *"cdefg")]
+    for folder in folders:
+        shutil.copytree(runs / "good", folder)
+    assert report.main([*map(str, folders), "--output", str(page)]) == 0
+    compared = comparison.read_entries(folders)
+    axes = figures.several_rocs({e.name: e.videos for e in compared}).axes[0]
+    first, *_, last = axes.get_lines()[:7]  # there are six dashes
+    assert first.get_linestyle() == last.get_linestyle()
+    assert first.get_color() != last.get_color()
+    assert len(axes.get_legend().get_texts()) == len(compared)
 
 
 def test_a_damaged_report_is_named(runs, tmp_path):

@@ -1,5 +1,6 @@
 """Trees as they lie on people's disks: recognised, or said what they are instead."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -153,6 +154,19 @@ def test_missing_and_empty_roots(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="is not a folder"):
         scan(tmp_path / "file")
+
+
+def test_a_folder_that_may_not_be_read_is_said(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):  # root, as which tests may run, reads every folder
+        if str(path).endswith("FaceSwap/c23/videos"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="FaceSwap.* cannot be read .Permission denied"):
+        scan(tree)
 
 
 def test_a_method_asked_for_and_absent(tree):

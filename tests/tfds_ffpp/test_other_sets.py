@@ -158,6 +158,8 @@ def test_any_table(tmp_path):
         ("path,label\nx.mp4,\n", "line 2 has no label"),
         ("path,label\nnone.mp4,1\n", "line 2: .*none.mp4 is not there"),
         ("path,label,split\nx.mp4,1,dev\n", "line 2 has the split 'dev'"),
+        ('path,label\nx.mp4,"fake\ny.mp4,0\n', "is not CSV .*quote without its end"),
+        ('path,label\n"x.mp4,0' + "\n" + "x.mp4,0\n" * 20_000, "is not CSV .*quote"),
         ("path,label\nx.mp4,0\nx.mp4,1\n", None),
     ],
 )

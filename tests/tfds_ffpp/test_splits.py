@@ -17,6 +17,7 @@ from tfds_ffpp.tree.splits import (
     PACKAGED,
     SAME_SOURCE,
     SPLITS,
+    UNLISTED,
     assign,
     assign_all_test,
     assign_disjoint,
@@ -284,6 +285,21 @@ def test_all_ids_of_a_source_are_warned_of(tmp_path):
 def test_a_set_with_faceforensics_numbers_has_its_sources(dataset):
     names = [replace(record(i), dataset=dataset) for i in ("331", "332", "333")]
     assert components(names) == [("331", "332"), ("333",)]
+
+
+def test_a_video_of_nobody_known_is_counted_or_split_by_itself(small):
+    """As a folder 000_copy of frames is, whose name says no person."""
+    nobody = replace(record("000"), video_id="000_copy", target="", source="")
+    root, records = small
+    splits = assign([*records, nobody], root=root)
+    assert splits.dropped[UNLISTED] >= 1
+    actors = [
+        replace(record(f"{i:02d}__talking"), target=f"{i:02d}", source="")
+        for i in range(1, 7)
+    ]
+    odd = replace(actors[0], video_id="odd", target="", source="")
+    taken = assign([*actors, odd], root=Path("/nowhere")).records
+    assert sum(odd in part for part in taken.values()) == 1
 
 
 def test_numbers_of_another_set_are_not_those_of_faceforensics():

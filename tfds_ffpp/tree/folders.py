@@ -1,7 +1,8 @@
 """The folders of a tree that hold videos, and of what."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -107,7 +108,7 @@ def _mirror_folders(root: Path) -> list[Folder]:
 
 
 def _has_videos(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
+    with readable(folder), os.scandir(folder) as entries:
         return any(Path(e.name).suffix.lower() in VIDEO_SUFFIXES for e in entries)
 
 
@@ -309,6 +310,19 @@ def _only_splits(root: Path, trees: list[Tree], splits: set[str]) -> Tree | None
 
 
 def list_files(folder: Path) -> list[Path]:
-    """What a folder holds but other folders, by name."""
-    with os.scandir(folder) as entries:
+    """What a folder holds but other folders, by name. Raises as `readable`."""
+    with readable(folder), os.scandir(folder) as entries:
         return sorted(Path(e.path) for e in entries if not e.is_dir())
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Raises DataError where a folder may not be read: without a word a whole method
+    would be missing."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(
+            f"{printable(folder)} cannot be read ({error.strerror}); mind its "
+            "permissions"
+        ) from error

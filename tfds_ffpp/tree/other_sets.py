@@ -4,13 +4,14 @@ Their own lists call real 1 (Celeb-DF) or fake 1 (DFDC); here fake is always 1.
 """
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tfds_ffpp.errors import DataError
-from tfds_ffpp.tree import frame_sets
+from tfds_ffpp.tree import folders, frame_sets
 from tfds_ffpp.tree.naming import VIDEO_SUFFIXES, OtherSet, VideoRecord, is_utf8
 
 
@@ -30,11 +31,12 @@ def _videos(folder: Path) -> list[Path]:
     """The videos in a folder; without one, those of its folder `frames`."""
     if not folder.is_dir():
         return []
-    found = sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in VIDEO_SUFFIXES and is_utf8(p.name)
-    )
+    with folders.readable(folder):
+        found = sorted(
+            p
+            for p in folder.iterdir()
+            if p.suffix.lower() in VIDEO_SUFFIXES and is_utf8(p.name)
+        )
     return found or sorted(frame_sets.frame_folders(folder / "frames"))
 
 
@@ -264,19 +266,27 @@ class _Row(NamedTuple):
 def _csv_rows(path: Path, column: str) -> Iterator[_Row]:
     """The rows of a CSV that names its videos in a column, and has their label."""
     needed = column, "label"
-    reader = csv.DictReader(_read_text(path).splitlines())
-    lacking = [c for c in needed if c not in (reader.fieldnames or ())]
-    if lacking:
+    text = io.StringIO(_read_text(path), newline="")
+    reader = csv.DictReader(text, strict=True)
+    try:
+        lacking = [c for c in needed if c not in (reader.fieldnames or ())]
+        if lacking:
+            raise DataError(
+                f"{path} has no column {lacking[0]}; its first line must name "
+                f"{','.join(needed)}"
+            )
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
         raise DataError(
-            f"{path} has no column {lacking[0]}; its first line must name "
-            f"{','.join(needed)}"
-        )
-    for row in reader:
+            f"{path}: line {reader.line_num} is not CSV ({error}): look for a quote "
+            "without its end"
+        ) from error
+    for line, row in rows:
         for name in needed:
             if not row[name]:
-                raise DataError(f"{path}: line {reader.line_num} has no {name}")
+                raise DataError(f"{path}: line {line} has no {name}")
         names = *needed, "method", "group", "split"
-        yield _Row(reader.line_num, *(row.get(name) or "" for name in names))
+        yield _Row(line, *(row.get(name) or "" for name in names))
 
 
 def table(root: Path) -> OtherSet | None:

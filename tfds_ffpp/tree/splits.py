@@ -183,7 +183,7 @@ def _assign_official(
     dropped: Counter[str] = Counter()
     for record in records:
         homes = {home.get(i) for i in record.identities}
-        if None in homes:
+        if not homes or None in homes:  # or its name says nobody
             dropped[UNLISTED] += 1
         elif len(homes) > 1:
             raise DataError(
@@ -228,6 +228,11 @@ def _unknown_ids(records: Sequence[VideoRecord], pairs, folder: Path) -> list[st
 # Splits of our own ----------------------------------------------------------------
 
 
+def _people(record: VideoRecord) -> tuple[str, ...]:
+    """Who is in a video; one of nobody known stands for itself."""
+    return tuple(record.identities) or (record.key,)
+
+
 def components(records: Sequence[VideoRecord]) -> list[tuple[str, ...]]:
     """The people who occur together in a video, directly or through others.
 
@@ -243,8 +248,7 @@ def components(records: Sequence[VideoRecord]) -> list[tuple[str, ...]]:
         return x
 
     for record in records:
-        # A video of nobody known stands for itself.
-        ids = record.identities or (record.key,)
+        ids = _people(record)
         for other in ids:
             parent[find(other)] = find(ids[0])
     known = {i for r in records if r.dataset in FFPP_IDS for i in r.identities}
@@ -278,7 +282,7 @@ def _assign_disjoint(records: Sequence[VideoRecord]) -> dict[str, list[VideoReco
     home = _share_out(components(records))
     taken: dict[str, list[VideoRecord]] = {s: [] for s in SPLITS}
     for record in records:
-        taken[home[(record.identities or (record.key,))[0]]].append(record)
+        taken[home[_people(record)[0]]].append(record)
     return taken
 
 
@@ -286,13 +290,11 @@ def _assign_actors(
     records: Sequence[VideoRecord],
 ) -> tuple[dict[str, list[VideoRecord]], int]:
     """DeepFakeDetection: actors are split; fakes across the border are left out."""
-    home = _share_out(
-        [(i,) for i in sorted({i for r in records for i in r.identities})]
-    )
+    home = _share_out([(i,) for i in sorted({i for r in records for i in _people(r)})])
     taken: dict[str, list[VideoRecord]] = {s: [] for s in SPLITS}
     crossing = 0
     for record in records:
-        homes = {home[i] for i in record.identities}
+        homes = {home[i] for i in _people(record)}
         if len(homes) > 1:
             crossing += 1
         else:

@@ -293,7 +293,9 @@ def _add_uploads(app: FastAPI, service: Service) -> None:
                 answers.append(_accept_sample(service, path))
         except BaseException:  # nobody would know of those
             for answer in answers:
-                service.store.delete(answer.id)
+                with contextlib.suppress(jobs.StoreGone, jobs.StoreFull):
+                    service.store.delete(answer.id)
+                service.places.remove(answer.id)
             raise
         return answers
 
