@@ -160,12 +160,14 @@ def test_a_folder_that_may_not_be_read_is_said(tree, monkeypatch):
     scandir = os.scandir
 
     def refuse(path):  # root, as which tests may run, reads every folder
-        if str(path).endswith("FaceSwap/c23/videos"):
+        if str(path).endswith("Deepfakes/c23/videos"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match="FaceSwap.* cannot be read .Permission denied"):
+    with pytest.raises(
+        DataError, match="Deepfakes.* cannot be read .Permission denied"
+    ):
         scan(tree)
 
 
