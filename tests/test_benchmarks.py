@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,7 +65,7 @@ def test_what_grows_with_the_number_has_a_slope_of_one():
 
 
 def test_the_step_beside_augmentation_trains():
-    update = augment.training_step("demo", image_size=32, clips=8)
+    update: Any = augment.training_step("demo", image_size=32, clips=8)
     _, metrics = update()
     assert np.isfinite(metrics.loss) and metrics.finite
 

@@ -160,7 +160,7 @@ def _is_address(name: str) -> bool:
     return name == "-" or (bool(_ADDRESS.match(name)) and not os.path.lexists(name))
 
 
-def _expand(argument: str, left: set[Path]) -> Iterator[Source]:
+def _expand(argument: str, left: set[str]) -> Iterator[Source]:
     path = Path(argument)
     if _is_address(argument):
         yield check(argument)

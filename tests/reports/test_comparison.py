@@ -119,7 +119,8 @@ def test_names_are_no_formulas_and_lines_differ(runs, tmp_path):
     first, *_, last = axes.get_lines()[:7]  # there are six dashes
     assert first.get_linestyle() == last.get_linestyle()
     assert first.get_color() != last.get_color()
-    assert len(axes.get_legend().get_texts()) == len(compared)
+    legend = axes.get_legend()
+    assert legend and len(legend.get_texts()) == len(compared)
 
 
 def test_a_damaged_report_is_named(runs, tmp_path):
