@@ -115,11 +115,9 @@ class FrameReader:
         """
         wanted, length = order.frames_of(clip, num_valid, len(out))
         held = self._held.get(clip.video)
-        images: Sequence[bytes] = ()
-        if held is None:
-            images = self._images(clip.video)
-            if self._memory is not None:
-                held = self._hold(clip.video, images, self._memory)
+        images = [] if held is not None else self._images(clip.video)
+        if held is None and self._memory is not None:
+            held = self._hold(clip.video, images, self._memory)
         if held is not None:
             # All are there; unless asked not to, NumPy copies twice to find it out.
             np.take(held, wanted, axis=0, out=out, mode="clip")
