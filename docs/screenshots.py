@@ -1,6 +1,6 @@
 """Takes pictures of pages in a headless Chromium, as wide as a desktop and as a phone.
 
-python docs/screenshots.py report=RUN/eval/test@1280/report.html \
+python docs/screenshots.py report=RUN/eval/test@1120/report.html \
     evidence=pages/VIDEO.html [--out docs/pictures] [--height 1500]
 
 Each NAME=FILE becomes NAME_1200.png and NAME_400.png, cut where the page ends.
