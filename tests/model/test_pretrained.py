@@ -396,7 +396,7 @@ def test_a_resnet_50_on_real_videos_warns_of_random_weights(
     launchpad, tiny_config, tiny_run, tmp_path
 ):
     shutil.copytree(tiny_run.config.data.data_dir, tmp_path / "tfds")
-    (card,) = (tmp_path / "tfds").rglob("card.json")
+    (card,) = (tmp_path / "tfds").rglob("demo/*/card.json")
     facts = json.loads(card.read_text())
     card.write_text(json.dumps({**facts, "made": False}))
     process = launchpad.start(
