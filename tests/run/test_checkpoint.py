@@ -3,8 +3,11 @@
 import hashlib
 import json
 import random
+import sys
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import flax.struct
 import jax
@@ -287,6 +290,32 @@ def test_what_goes_wrong_while_sealing_is_said(folder, monkeypatch):
         for _ in range(1000):
             checkpoints.poll()
             time.sleep(0.01)
+
+
+def test_late_reports_of_a_failed_save_are_not_shown(folder, monkeypatch):
+    """Only those: what else ends in a thread is shown as ever."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    Checkpoints(folder, read_only=True)
+    assert sys.unraisablehook is sys.__unraisablehook__
+    Checkpoints(folder)
+    assert sys.unraisablehook is not sys.__unraisablehook__
+    shown: list[Any] = []
+    checkpoint._hide_late_reports(shown.append)
+    for error in (
+        RuntimeError("Event loop is closed"),
+        RuntimeError("another"),
+        ValueError("Event loop is closed"),
+    ):
+        report: Any = SimpleNamespace(exc_value=error)
+        sys.unraisablehook(report)
+    assert [str(one.exc_value) for one in shown] == ["another", "Event loop is closed"]
+
+
+def test_facts_that_are_not_known_are_not_written(folder):
+    write(folder, [1])
+    files = [path for path in (folder / "1" / "facts").rglob("*") if path.is_file()]
+    assert any('"seed"' in path.read_text() for path in files)
+    assert not any("null" in path.read_text() for path in files)
 
 
 def test_what_was_set_aside_before_is_never_overwritten(folder):
