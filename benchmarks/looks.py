@@ -127,7 +127,7 @@ def show_matrix(found: table.Results, suite: Json) -> None:
     for row in suite["matrix"]:
         cells = {cell["test"]: cell["measures"] for cell in row["cells"]}
         shown = [
-            f"{number(cells[t]['auc']['mean'])} {span(cells[t]['auc']['interval'])}"
+            f"{number(cells[t]['auc']['mean'])} ({span(cells[t]['auc']['interval'])})"
             for t in TESTS
         ]
         others = row["others"]["auc"]["mean"] if row["others"] else None

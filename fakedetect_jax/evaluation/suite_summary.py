@@ -317,7 +317,8 @@ class _Suite:
         )
 
     def differences(self, tests: Sequence[str]) -> Iterator[Difference]:
-        """Each recipe against the first; each fold against all methods."""
+        """Each recipe against the first; each fold against all methods, and against the
+        first recipe's where both are judged on one test."""
         first, *others = self.models
         for model in others:
             for test in tests:
@@ -326,9 +327,10 @@ class _Suite:
             test = self.own(model)
             yield self._difference((model, method), (model, ""), test, method)
         for model, method in self.folds:
-            if model != first and (first, method) in self.folds:
-                pair = (model, method), (first, method)
-                yield self._difference(*pair, self.own(model), method)
+            test = self.own(model)
+            there = model != first and (first, method) in self.folds
+            if there and test == self.own(first):
+                yield self._difference((model, method), (first, method), test, method)
 
     def _difference(
         self,
