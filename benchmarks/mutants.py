@@ -1,6 +1,6 @@
 """How many small faults in the code its tests notice.
 
-python -m benchmarks.mutants [--modules data,steps] [--sample 40] [--seed 0] [--jobs 2]
+python -m benchmarks.mutants [--modules order,steps] [--sample 40] [--seed 0] [--jobs 2]
 
 Makes one small change to a module at a time (another comparison, operator or number; a
 condition turned round; a call or a raise left out), in a copy of the tree, and runs the
