@@ -54,6 +54,7 @@ def send_at(place: str, nth: int, number: int) -> None:
         calls[0] += 1
         if calls[0] == nth:
             if number == 0:
+                print("it hangs", file=sys.stderr, flush=True)
                 time.sleep(3600)
             elif number < 0:
                 os.killpg(0, -number)

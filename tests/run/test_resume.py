@@ -177,7 +177,7 @@ def test_a_second_signal_ends_at_once(launchpad, tiny_config, tmp_path):
     command = ("--config", tiny_config, "--workdir", tmp_path / "w")
     # It hangs in a step, so that the first signal alone ends it after 25 seconds.
     process = launchpad.start(*command, phase=["train", 5, 0])
-    process.until("train 4/")
+    process.until("it hangs")
     process.send(signal.SIGTERM)
     process.until("SIGTERM: saving")
     time.sleep(0.6)  # two within half a second are one request
