@@ -175,7 +175,7 @@ class Process:
                 self._code = code if code >= 0 else 128 - code
         return self._code
 
-    def wait(self, timeout: float = 300) -> int:
+    def wait(self, timeout: float = 120) -> int:
         """The exit code; the process is killed and the test fails after `timeout` s."""
         end = time.monotonic() + timeout
         while (code := self.code()) is None:
@@ -185,7 +185,7 @@ class Process:
             time.sleep(0.02)
         return code
 
-    def until(self, text: str, timeout: float = 300) -> None:
+    def until(self, text: str, timeout: float = 120) -> None:
         """Waits until stdout or stderr holds a text."""
         end = time.monotonic() + timeout
         while text not in self.stdout + self.stderr:

@@ -97,20 +97,20 @@ def overconfident(*, people: int, wrong: float, sharpness: float, seed: int):
 def test_a_temperature_that_helps_on_people_left_out_is_used():
     rows = overconfident(people=40, wrong=0.2, sharpness=6.0, seed=0)
     found = calibration.calibrate(rows, max_error=0.05)
-    told = found.calibration
-    assert found.temperature == told.fitted > 2
-    assert told.used and known(told.cross_fitted_loss) < known(told.loss)
-    assert "is used" in calibration.describe(told)
+    fit = found.calibration
+    assert found.temperature == fit.fitted > 2
+    assert fit.used and known(fit.cross_fitted_loss) < known(fit.loss)
+    assert "is used" in calibration.describe(fit)
 
 
 def test_a_temperature_that_harms_people_left_out_is_not_used():
     """An errorless val: the fit makes the scores less sure, and each person worse."""
     rows = overconfident(people=12, wrong=0.0, sharpness=6.0, seed=0)
     found = calibration.calibrate(rows, max_error=0.05)
-    told = found.calibration
-    assert told.fitted > 1.2 and found.temperature == 1.0
-    assert not told.used and known(told.cross_fitted_loss) > known(told.loss)
-    assert "is not used" in calibration.describe(told)
+    fit = found.calibration
+    assert fit.fitted > 1.2 and found.temperature == 1.0
+    assert not fit.used and known(fit.cross_fitted_loss) > known(fit.loss)
+    assert "is not used" in calibration.describe(fit)
 
 
 def test_nobody_is_scored_by_a_temperature_that_saw_them():

@@ -124,7 +124,7 @@ def test_a_bomb_is_refused_from_its_header(central, tmp_path):
         result = worker.run(job)
     finally:
         worker.close()
-    assert time.monotonic() - start < 20  # nothing of it was decoded
+    assert time.monotonic() - start < 1
     assert "16384x8192 pixels" in result.reason
     assert result.memory * 1024 < 300e6
 

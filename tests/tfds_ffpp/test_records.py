@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.made_records import stored_video
+from tfds_ffpp.frames.stored import read_table, write_lines
 from tfds_ffpp.records import from_json, to_json
 
 
@@ -90,3 +92,13 @@ def test_what_is_no_object_is_no_record(value):
 def test_a_field_without_a_default_is_named():
     with pytest.raises(TypeError, match="'points'"):
         from_json(Whole, {k: v for k, v in to_json(WHOLE).items() if k != "points"})
+
+
+def test_a_name_with_an_unusual_line_end_stays_one_line(tmp_path):
+    """U+2028 and U+0085 end no line of a table."""
+    videos = [stored_video(video_id=f"a{end}b") for end in ("\u2028", "\u0085", "")]
+    write_lines(tmp_path / "videos.jsonl", videos)
+    found = read_table(tmp_path / "videos.jsonl")
+    assert [video.video_id for video in found] == [video.video_id for video in videos]
+    (tmp_path / "none.jsonl").write_text("")
+    assert read_table(tmp_path / "none.jsonl") == []
