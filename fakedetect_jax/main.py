@@ -345,8 +345,7 @@ def _run(argv: list[str], ready: _Ready, link: hosts.Hosts) -> int:
 
     config, folder = ready.config, ready.workdir
     if config.compilation_cache:
-        cache = str(Path(config.compilation_cache).expanduser())
-        jax.config.update("jax_compilation_cache_dir", cache)
+        parallel.keep_programs(str(Path(config.compilation_cache).expanduser()))
     if config.deterministic:
         parallel.ask_for_same_bits()
     parallel.require_accelerator(config.accelerator)

@@ -1,8 +1,7 @@
-"""Eight virtual CPU devices for every test; no compilation cache but a test's own."""
+"""Eight virtual CPU devices for every test; programs are compiled once for all."""
 
 import os
 import runpy
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,17 +151,27 @@ def launchpad(tmp_path_factory):
         yield pad
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory, worker_id) -> Path:
+    """Where all workers keep the programs that they compile, and take them from."""
+    base = tmp_path_factory.getbasetemp()
+    return (base if worker_id == "master" else base.parent) / "compiled"
+
+
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
-    """What a module compiled is of no use to the next, and takes gigabytes."""
+def keep_programs(compiled):
+    """Programs lie on disk: those of a module take gigabytes of memory."""
+    import jax
+
+    from fakedetect_jax.run import parallel
+
+    parallel.keep_programs(str(compiled))  # a command may have set another
     yield
-    if jax := sys.modules.get("jax"):
-        jax.clear_caches()
-        jax.config.update("jax_compilation_cache_dir", None)  # that a command set
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
-def tiny_config(tiny_run, tmp_path_factory, worker_id) -> Path:
+def tiny_config(tiny_run, tmp_path_factory, compiled) -> Path:
     """A config file for the tiny run's dataset: 12 steps in 6 epochs."""
     folder = tmp_path_factory.mktemp("tiny_config")
     config = tiny_run.config.copy_and_resolve_references()
@@ -171,10 +180,7 @@ def tiny_config(tiny_run, tmp_path_factory, worker_id) -> Path:
         config.data.train_clips_per_video = 4
         config.eval.batch_size = 2
         config.eval.final_split = ""
-        # Of all workers: a program is compiled once.
-        base = tmp_path_factory.getbasetemp()
-        shared = base if worker_id == "master" else base.parent
-        config.compilation_cache = str(shared / "compiled")
+        config.compilation_cache = str(compiled)
         config.data.manual_dir = ""
         config.log_every_steps = 1
     fields = {k: repr(v) for k, v in config.to_dict().items()}

@@ -37,6 +37,13 @@ PLACES = {
     "remove": ("os", "unlink"),  # of any file
 }
 
+# What commands import, most of them late.
+IMPORTED = (
+    *("grain", "matplotlib.pyplot", "scipy.optimize", "tensorboardX"),
+    *("fakedetect_jax.train", "fakedetect_jax.pages.evaluation_page"),
+    *("tfds_ffpp.tfds_ffpp_dataset_builder", "tfds_ffpp.synthetic.tree"),
+)
+
 
 def send_at(place: str, nth: int, number: int) -> None:
     """Has this process send itself a signal at the nth call of a place.
@@ -124,11 +131,8 @@ def run(request: dict) -> None:
 
 def main() -> None:
     """Reads requests until stdin ends."""
-    import grain  # noqa: F401
-    import matplotlib.pyplot  # noqa: F401
-    import tensorboardX  # noqa: F401
-
-    from tfds_ffpp.synthetic import tree  # noqa: F401
+    for name in IMPORTED:
+        importlib.import_module(name)
 
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"forking with {threads} threads is not safe"

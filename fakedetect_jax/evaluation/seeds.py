@@ -160,8 +160,9 @@ def change(first: Sequence[Items], second: Sequence[Items]) -> Change:
         degrees = total**2 / sum(p.variance**2 / p.degrees for p in parts)
     p = interval = None
     if degrees:
-        p = float(2 * scipy.stats.t.sf(abs(people.difference) / error, degrees))
-        reach = float(scipy.stats.t.ppf((1 + intervals.LEVEL) / 2, degrees)) * error
+        far = -abs(people.difference) / error
+        p = float(2 * scipy.special.stdtr(degrees, far))
+        reach = error * float(scipy.special.stdtrit(degrees, (1 + intervals.LEVEL) / 2))
         ends = people.difference - reach, people.difference + reach
         interval = [max(ends[0], -1.0), min(ends[1], 1.0)]
     means = [float(np.mean([_auc(one.label, row) for row in side])) for side in scores]

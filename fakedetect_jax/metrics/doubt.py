@@ -81,7 +81,9 @@ def upper_bound(
     if variance > 0:
         trials = min(rate * (1 - rate) / variance, trials)
     errors = rate * trials
-    return float(scipy.stats.beta.ppf(confidence, errors + 1, max(trials - errors, 0)))
+    if errors >= trials:
+        return 1.0
+    return float(scipy.special.betaincinv(errors + 1, trials - errors, confidence))
 
 
 def fit_band(videos: metrics.Items, max_error: float) -> Band | None:

@@ -164,7 +164,7 @@ def interval(
     variance = finite.var(ddof=1)
     if variance < 1e-18:
         return None
-    t = scipy.stats.t.ppf(1 - tail, num_clusters - 1)
+    t = scipy.special.stdtrit(num_clusters - 1, 1 - tail)
     share = np.clip(estimate, step / 2, 1 - step / 2)
     outwards = 1 if share > 0.5 else -1
     flat = share * (1 - share)
@@ -204,7 +204,7 @@ def mean_interval(
     if error < 1e-9 * max(mean, 1e-9):
         return None
     slope = np.mean(own**3) / np.mean(own**2) ** 1.5 / np.sqrt(n)
-    t = scipy.stats.t.ppf((1 + level) / 2, n - 1) * np.array([1, -1]) - slope / 6
+    t = scipy.special.stdtrit(n - 1, (1 + level) / 2) * np.array([1, -1]) - slope / 6
     if abs(slope) > 1e-6:  # its limit without skewness is t itself
         t = 3 / slope * (np.cbrt(1 + slope * t) - 1)
     low, high = mean - t * error
@@ -239,7 +239,7 @@ def combined_interval(
     deviations = both.std(axis=1, ddof=1)
     alike = deviations.min() < 1e-9
     r = 0.0 if alike else -sign * float(np.corrcoef(both)[0, 1])
-    t = scipy.stats.t.ppf((1 + level) / 2, num_clusters - 1)
+    t = scipy.special.stdtrit(num_clusters - 1, (1 + level) / 2)
     apart = r * (t * (deviations[0] - deviations[1])) ** 2
     one, two = (
         span or [estimate, estimate]
@@ -419,7 +419,7 @@ def auc_difference(
     if error == 0:
         p = 1.0 if difference == 0 else 0.0
     else:
-        p = float(2 * scipy.stats.norm.sf(abs(difference) / error))
+        p = float(2 * scipy.special.ndtr(-abs(difference) / error))
     return AucDifference(difference, error, p)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from scipy import stats
+from scipy.special import ndtri
 
 from fakedetect_jax.metrics import doubt, metrics
 from fakedetect_jax.reports.robustness import Curve
@@ -207,22 +207,22 @@ def detection_error(videos: metrics.Items) -> Figure:
     """Both error rates on normal-deviate axes (Martin et al., Eurospeech 1997)."""
     figure, axes = _plot()
     ticks = np.array([0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95])
-    low, high = stats.norm.ppf([0.0008, 0.97])
+    low, high = ndtri([0.0008, 0.97])
     if metrics.has_both(videos.label):
         false_alarm, hit = thin(*metrics.roc(videos.label, videos.score))
         rates = np.clip([false_alarm, 1 - hit], 1e-6, 1 - 1e-6)
-        axes.plot(*stats.norm.ppf(rates), "-", color=FAKE, lw=2, label="videos")
+        axes.plot(*ndtri(rates), "-", color=FAKE, lw=2, label="videos")
         rate = metrics.eer(videos.label, videos.score)
         assert rate is not None  # noqa: S101 - both classes are there
-        point = float(np.clip(stats.norm.ppf(np.clip(rate, 1e-6, 1)), low, high))
+        point = float(np.clip(ndtri(np.clip(rate, 1e-6, 1)), low, high))
         label = f"EER {rate:.1%}"
         axes.plot(
             point, point, "o", color=INK, ms=6, mfc=PAPER, label=label, clip_on=False
         )
     axes.plot([low, high], [low, high], ":", color=INK, lw=1)
     names = [f"{tick:.1%}".replace(".0%", "%") for tick in ticks]
-    axes.set_xticks(stats.norm.ppf(ticks), names)
-    axes.set_yticks(stats.norm.ppf(ticks), names)
+    axes.set_xticks(ndtri(ticks), names)
+    axes.set_yticks(ndtri(ticks), names)
     axes.set(xlim=(low, high), ylim=(low, high))
     axes.set(xlabel="real called fake", ylabel="fake called real")
     if axes.get_legend_handles_labels()[0]:

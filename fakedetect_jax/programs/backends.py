@@ -148,7 +148,7 @@ class JaxBackend:
         from fakedetect_jax.run import parallel
 
         if folder and not getattr(jax.config, "jax_compilation_cache_dir", None):
-            jax.config.update("jax_compilation_cache_dir", str(folder))
+            parallel.keep_programs(str(folder))
         self._model, self._folder = model, folder
         self._mesh = parallel.make_mesh(list(devices or jax.local_devices()))
         self._variables = parallel.put_replicated(model.variables, self._mesh)

@@ -103,6 +103,16 @@ def ask_for_same_bits() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC}=true".strip()
 
 
+def keep_programs(folder: str) -> None:
+    """Has compiled programs kept in a folder, for processes to come.
+
+    JAX leaves out those that compile within a second. A start has two dozen of them,
+    which take longer together than the one large program does to be read.
+    """
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 def require_accelerator(accelerator: str) -> None:
     """Raises ConfigError unless the default devices are of the wanted kind."""
     try:

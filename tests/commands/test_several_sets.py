@@ -51,16 +51,6 @@ def dfdc(root: Path, reals: list[Path], fakes: list[Path]) -> None:
     (part / "metadata.json").write_text(json.dumps(facts))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The runs here are of one program: it is compiled once for each mesh."""
-    cache = tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(scope="module")
 def three(tiny_run, tmp_path_factory):
     """The tiny run's config with two more sets; eight frames each.

@@ -424,6 +424,8 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(made, tmp_path):
     small = config(image_size=16)
     build(small, data_dir=tmp_path, manual_dir=made, options=replace)
     assert card(tmp_path)["config"]["image_size"] == 16
+    build(config(), data_dir=tmp_path, manual_dir=made, options=replace)
+    assert records_of(folder(tmp_path)) == before
     assert [p.name for p in tmp_path.iterdir()] == ["tfds_ffpp"]
 
 

@@ -348,9 +348,10 @@ def _accept_sample(service: Service, path: Path) -> JobAnswer:
     digest = sources.digest_of(str(path))
     try:
         shutil.copyfile(path, service.places.incoming(id))
-    except OSError:  # full by now
+    except OSError as error:
         service.places.incoming(id).unlink(missing_ok=True)
-        _need_space(service, size)
+        if is_no_space(error):  # by now
+            raise Refused(507, upload.FULL, after=60) from error
         raise
     return _accept(service, NewJob(id, path.name, size, digest, evidence=True))
 
