@@ -99,6 +99,23 @@ def test_two_processes_then_four_devices_are_one_device(
         )
 
 
+def test_two_processes_that_hold_all_frames_are_one_device(
+    hosts, undisturbed, tmp_path
+):
+    """Each device of both has a copy of the frames, and gathers its rows of a batch."""
+    both = hosts(tmp_path / "w", "--config.data.resident=device")
+    both[0].until("train 4/")
+    both[0].send(signal.SIGTERM)
+    codes = [process.wait() for process in both]
+    assert codes == [143, 143], [p.stderr for p in both]
+    assert re.search(r"frames +\d+ are decoded, .* on each device", both[0].stdout)
+    mine, alone = rows(tmp_path / "w"), rows(undisturbed)
+    assert len(mine) >= 4
+    np.testing.assert_allclose(
+        [r["loss"] for r in mine], [r["loss"] for r in alone[: len(mine)]], atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_a_process_dies_the_other_ends_with_a_sentence(
     hosts, undisturbed, tmp_path, victim
