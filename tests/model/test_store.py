@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -191,6 +192,32 @@ def test_frames_that_do_not_fit_are_said_with_both_sizes(config, data, monkeypat
     said = str(error.value)
     assert "108,000 frames" in said and "set config.data.resident=host" in said
     assert f"take {wanted:,.1f} GB and 12.0 GB are free" in said
+
+
+def test_the_batch_that_fits_has_the_groups_of_its_statistics(config, monkeypatch):
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update(batch_size=24)
+        config.model.update(norm_groups=3, remat=True)
+    settings_ = steps.make_step_settings(config, num_steps=STEPS)
+    create = functools.partial(
+        steps.create_train_state, settings_, settings.clip_shape(config)
+    )
+    fit = functools.partial(
+        compiled.fit_train_step,
+        *(settings_, jax.eval_shape(create), config),
+        parallel.make_mesh(jax.devices()[:1]),
+        stored=None,
+        warn=lambda text: None,
+    )
+    monkeypatch.setattr(memory, "free_bytes", lambda devices: None)
+    need = fit().need_bytes
+    assert need
+    monkeypatch.setattr(memory, "free_bytes", lambda devices: need * 3 // 4)
+    with pytest.raises(ConfigError) as error:
+        fit()
+    (size,) = map(int, re.findall(r"config.batch_size=(\d+)", str(error.value)))
+    assert 3 <= size < 24 and size % 3 == 0
 
 
 def test_a_frame_that_cannot_be_read_ends_the_start(config, data, monkeypatch):
