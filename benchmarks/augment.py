@@ -119,7 +119,8 @@ def time_all(
 
 def measure(args: argparse.Namespace, results: table.Results) -> None:
     """Prints a Markdown table of milliseconds per batch and shares of a step."""
-    shape = (args.clips, 10, args.image_size, args.image_size, 3)
+    num_frames = settings.load(args.config).data.clip_frames
+    shape = (args.clips, num_frames, args.image_size, args.image_size, 3)
     frames = jax.random.uniform(jax.random.key(1), shape)
     index = jnp.arange(args.clips)
     runs: dict[str, Callable[[], object]] = {
@@ -131,7 +132,7 @@ def measure(args: argparse.Namespace, results: table.Results) -> None:
     times = time_all(runs, rounds=args.rounds, clock=CLOCKS[args.clock])
     step = statistics.median(times["step"])
     results.say(
-        f"{args.clips} clips x 10 frames at {args.image_size} px, "
+        f"{args.clips} clips x {num_frames} frames at {args.image_size} px, "
         f"step of configs/{args.config}.py, {args.rounds} rounds, {args.clock} time, "
         f"on {jax.devices()[0].device_kind}"
     )

@@ -1,4 +1,6 @@
-"""Checks a built site: every link within it leads to a file and to a place in it.
+"""Checks a built site: every link within it leads to a file and to a place in it, and
+no page needs a script or style from elsewhere, so that it can be read and searched
+without a network.
 
 python docs/check_links.py build/site
 """
@@ -7,6 +9,8 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+STYLES = (("link", "stylesheet"), ("link", "preload"))
 
 
 class Page(HTMLParser):
@@ -17,6 +21,7 @@ class Page(HTMLParser):
         super().__init__()
         self.ids: set[str] = set()
         self.links: list[str] = []
+        self.needs: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -26,13 +31,18 @@ class Page(HTMLParser):
                 self.ids.add(value)
             elif name in ("href", "src") and value:
                 self.links.append(value)
+                if tag == "script" or (tag, dict(attrs).get("rel")) in STYLES:
+                    self.needs.append(value)
 
 
 def broken(site: Path) -> list[str]:
-    """Links of a site that lead nowhere, each as "page: link"."""
+    """Links of a site that lead nowhere or out of it, each as "page: link"."""
     pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
     found = []
     for path, page in pages.items():
+        for need in page.needs:
+            if urlsplit(need).netloc:
+                found.append(f"{path.relative_to(site)}: needs {need}")
         for link in page.links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:

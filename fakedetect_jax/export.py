@@ -38,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
     parser.add_argument(
         "--push",
         metavar="hf://ORG/NAME",
-        help="also put OUT on a model hub; a model that is new there is private",
+        help="also put what is written on a hub; a model that is new there is private",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
@@ -56,10 +56,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.push:
         hub.parse(arguments.push)  # before minutes of work
-    for path in _write(arguments):
+    written = _write(arguments)
+    for path in written:
         print(f"{path}  {path.stat().st_size:,} bytes")
     if arguments.push:
-        print(hub.push(Path(arguments.out).expanduser(), arguments.push))
+        from fakedetect_jax.trained.model import GUARD
+
+        others = (STABLEHLO, ONNX, GUARD)
+        print(hub.push(written, arguments.push, others=others))
     return 0
 
 

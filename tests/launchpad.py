@@ -9,7 +9,7 @@ on stdout by {"pid"} at once. {"wait": pid} asks for waitpid's status.
 
 A request may say where a signal shall come: "phase" is [place, nth call, signal], see
 PLACES. The signal is a real one; only its moment is chosen. A negative one goes to the
-whole group, as from a terminal; with 0 the call hangs. With "bound" permissions
+whole group, as from a terminal; with 0 the call hangs, with "raise" it fails. With "bound" permissions
 hold for it though it is root's; with "backwards" its clock shows yesterday and goes
 back; with "patience" it waits for so many seconds for a bucket.
 """
@@ -45,7 +45,7 @@ IMPORTED = (
 )
 
 
-def send_at(place: str, nth: int, number: int) -> None:
+def send_at(place: str, nth: int, number: int | str) -> None:
     """Has this process send itself a signal at the nth call of a place.
 
     With kill the call is given time to get half way; a stop comes before it.
@@ -60,7 +60,9 @@ def send_at(place: str, nth: int, number: int) -> None:
     def wrapped(*arguments, **options):
         calls[0] += 1
         if calls[0] == nth:
-            if number == 0:
+            if isinstance(number, str):
+                raise RuntimeError("made to fail")
+            elif number == 0:
                 print("it hangs", file=sys.stderr, flush=True)
                 time.sleep(3600)
             elif number < 0:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.reports.video_result import FaceResult, ModelFacts, VideoResult
 from fakedetect_jax.serving import sources
+from fakedetect_jax.serving.sources import Source
 from tfds_ffpp import records
 from tfds_ffpp.files import whole
 from tfds_ffpp.terminal.text import cell
@@ -96,14 +97,17 @@ class Rows:
                 end += len(line)
         return end
 
-    def kept(self, names: Iterable[str], model: ModelFacts) -> Iterator[VideoResult]:
+    def kept(
+        self, videos: Iterable[Source], model: ModelFacts
+    ) -> Iterator[VideoResult]:
         """The results that are there for these videos, whose files are still the same.
 
-        What was refused, or could not be read, is tried again.
+        What was refused, or could not be read, is tried again; so is the copy of a
+        video that has changed, whose page is now of something else.
 
         Raises ConfigError for those of another model, or made with other options.
         """
-        for name in names:
+        for name, copy_of in ((video.name, video.copy_of) for video in videos):
             line = self._lines.get(name)
             if line is None:
                 continue
@@ -114,7 +118,8 @@ class Rows:
                     f"({_said(result.model)}, and not {_said(model)}); choose another "
                     "--output"
                 )
-            if result.file and sources.digest_of(name) == result.file.sha256:
+            same = result.file and sources.digest_of(name) == result.file.sha256
+            if same and (not result.copy_of or result.copy_of == copy_of):
                 yield result
 
     def add(self, result: VideoResult) -> None:
@@ -165,10 +170,10 @@ def _name_in(line: bytes, path: Path) -> str:
 # The table -------------------------------------------------------------------------
 
 _OF_VIDEO = ("video", "outcome", "reason", "verdict", "score", "probability")
-_OF_FACE = ("shot", "outcome", "verdict", "score", "probability", "coverage")
+_OF_FACE = ("person", "shot", "outcome", "verdict", "score", "probability", "coverage")
 _HEAD = (
     *_OF_VIDEO,
-    *("copy_of", "sha256", "page"),
+    *("copy_of", "sha256", "damaged", "page"),
     *("part_verdict", "part_score", "part_from", "part_to"),
     "face",
     *(f"face_{name}" for name in _OF_FACE),
@@ -192,7 +197,8 @@ def _cells(result: VideoResult) -> Iterator[list[Any]]:
     part = result.part
     video = [
         *(getattr(result, name) for name in _OF_VIDEO),
-        *(result.copy_of, result.file and result.file.sha256, result.page),
+        *(result.copy_of, result.file and result.file.sha256),
+        *(result.file and result.file.damaged, result.page),
         *((part.verdict, part.score, *part.seconds) if part else [None] * 4),
     ]
     for number, face in enumerate(result.faces):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import platform
 import threading
 import time
@@ -15,8 +14,10 @@ import numpy as np
 from fakedetect_jax import settings
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.programs import portable, runtimes
+from fakedetect_jax.run import process
 from fakedetect_jax.trained import cache
 from fakedetect_jax.trained.model import TrainedModel
+from tfds_ffpp import system
 
 if TYPE_CHECKING:
     from fakedetect_jax.model.explain import Explanation
@@ -53,7 +54,8 @@ def choose(
 
     JAX, where it computes on an accelerator, or where none of the others is there, or
     a tenth faster, or its logits lie further than MOST_APART from JAX's. What was found
-    is kept in the folder, for this model's shape, machine and versions.
+    is kept in the folder, for this model's shape, machine and versions: another one is
+    made once there is a GPU.
     """
     there = runtimes.installed()
     if not there:
@@ -69,7 +71,8 @@ def choose(
                 others[name] = RuntimeBackend(name, model, folder)
         return _fastest(jax, others, settings.clip_shape(model.config)).encode()
 
-    machine = (platform.node(), os.cpu_count())
+    on_cpu = process.will_run_on_cpu("any")
+    machine = (platform.node(), system.num_cores(), on_cpu)
     shape = settings.clip_shape(model.config)
     facts = (model.config.model.to_dict(), shape, machine, runtimes.versions())
     found = cache.kept(folder, f"{cache.name_of('backend', *facts)}.choice", measured)

@@ -121,7 +121,7 @@ class ModelFacts:
     """Which model scored, and how: the first 16 digits of its weights' SHA-256.
 
     guard: of what it is, or "none" and why. window_frames, all_faces, find_shots,
-    link_people: see detector.Detector.load. source: on a hub.
+    link_people, backend: see detector.Detector.load. source: on a hub.
     """
 
     step: int
@@ -132,6 +132,7 @@ class ModelFacts:
     find_shots: bool = True
     link_people: bool = False
     source: str = ""
+    backend: str = "jax"
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,15 @@ def join_hosts(place: Place, local_device_ids: Sequence[int]) -> None:
 def ask_for_same_bits() -> None:
     """Asks XLA for programs of GPUs whose sums have one order; before the first device.
 
-    Slower, and a program that cannot be had so is refused by the compiler.
+    Slower, and a program that cannot be had so is refused by the compiler. Raises
+    ConfigError where XLA_FLAGS says the opposite.
     """
     flags = os.environ.get("XLA_FLAGS", "")
+    if re.search(rf"--{DETERMINISTIC}=(false|0)\b", flags):
+        raise ConfigError(
+            f"config.deterministic is True, but XLA_FLAGS has --{DETERMINISTIC}=false; "
+            "take it out there, or leave config.deterministic False"
+        )
     if DETERMINISTIC not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC}=true".strip()
 

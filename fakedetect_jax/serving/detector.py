@@ -167,9 +167,9 @@ class Detector:
 
         Yields:
           {"video", "outcome", "reason", …} see docs/predict.md; `outcome` is
-          "scored", "partial", "unfamiliar", "no face", "too short", "out of range",
-          "unreadable" or "refused". Only with the first three are `score` and
-          `probability` not None; only with the first two is `verdict`.
+          "scored", "partial", "unfamiliar", "no face", "too short", "needs video",
+          "out of range", "unreadable" or "refused". Only with the first three are
+          `score` and `probability` not None; only with the first two is `verdict`.
 
         Raises ConfigError at once for a single path that holds no video, and in a
         process that was forked after the model was loaded.
@@ -252,6 +252,7 @@ class Detector:
             find_shots=how.find_shots,
             link_people=how.describe,
             source=self.model.source,
+            backend=self.network.backend,
         )
 
     @property

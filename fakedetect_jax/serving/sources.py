@@ -23,6 +23,8 @@ MAX_LIST_BYTES = 64 << 20
 SHOWN_NAMES = 5  # of the files that a folder's line names
 PASSED_OVER = "passed over"
 A_LINK = "a link to a folder"
+NO_LINKS = "a link to a folder is not followed; name its target"
+NO_MEDIA = "neither its name nor its content is a video's or picture's"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # a URL, or a protocol of ffmpeg's
 _CONCAT = re.compile(rb"\s*(ffconcat\b|file\s|#EXTM3U)", re.IGNORECASE)
 
@@ -30,13 +32,14 @@ _CONCAT = re.compile(rb"\s*(ffconcat\b|file\s|#EXTM3U)", re.IGNORECASE)
 class Source(NamedTuple):
     """A video asked for: its path, or why it is not one.
 
-    passed: of a file of a folder that is no video, its kind; folder: that it was found
-    in; copy_of: an earlier video with the same content.
+    passed: of a file of a folder that is no video, its kind; why: that it is none;
+    folder: that it was found in; copy_of: an earlier video with the same content.
     """
 
     name: str
     refusal: str = ""
     passed: str = ""
+    why: str = ""
     folder: str = ""
     copy_of: str = ""
 
@@ -49,10 +52,7 @@ class Source(NamedTuple):
 def refused(source: Source) -> VideoResult:
     """The result of what is no video file."""
     if source.passed:
-        reason = "neither its name nor its content is a video's or picture's"
-        if source.passed == A_LINK:
-            reason = "a link to a folder is not followed; name its target"
-        return VideoResult(source.name, PASSED_OVER, reason=reason)
+        return VideoResult(source.name, PASSED_OVER, reason=source.why or NO_MEDIA)
     return VideoResult(source.name, "refused", reason=source.refusal)
 
 
@@ -221,7 +221,8 @@ def _in_folder(folder: Path, left: set[str]) -> Iterator[Source]:
     for place, folders, names in os.walk(folder, onerror=faults.append):
         folders.sort()
         for name in [n for n in folders if Path(place, n).is_symlink()]:
-            yield Source(str(Path(place, name)), passed=A_LINK, folder=str(folder))
+            path = str(Path(place, name))
+            yield Source(path, passed=A_LINK, why=NO_LINKS, folder=str(folder))
         if left:
             folders[:] = [
                 n for n in folders if os.path.realpath(Path(place, n)) not in left
@@ -241,14 +242,18 @@ def _in_place(path: Path, folder: Path, top: str) -> Source:
     # Not Path.resolve, which fails at a link that leads to itself.
     target = Path(os.path.realpath(path))
     leads_out = path.is_symlink() and not target.is_relative_to(top)
+    out = f"a link out of {folder}; name its target"
     if leads_out and suffix in (*VIDEO_SUFFIXES, *images.SUFFIXES):
-        return Source(str(path), f"a link out of {folder}; name its target")
+        return Source(str(path), out)
+    why = out if leads_out else ""
     try:
         if not leads_out and sniff.is_media(path):
             return check(str(path))
-    except OSError:  # what is no video by its name may as well stay closed
-        pass
-    return Source(str(path), passed=_ending(path), folder=str(folder))
+    except OSError as error:
+        if suffix in VIDEO_SUFFIXES:  # shared with other files
+            return check(str(path))
+        why = f"no video by its name, and it cannot be read ({error.strerror})"
+    return Source(str(path), passed=_ending(path), why=why, folder=str(folder))
 
 
 def _in_list(path: Path) -> Iterator[Source]:

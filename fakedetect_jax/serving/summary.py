@@ -24,7 +24,8 @@ from fakedetect_jax.serving.tracks import Pending, Track, Unreadable, people
 from fakedetect_jax.settings import Config
 from fakedetect_jax.trained.model import TrainedModel
 from tfds_ffpp import records
-from tfds_ffpp.frames.found import LeftOut, PreparedWindow
+from tfds_ffpp.frames.found import FileSummary, LeftOut, PreparedWindow
+from tfds_ffpp.frames.people import descriptors
 
 NOT_FAKE = "not called fake"
 UNFAMILIAR = "unfamiliar"
@@ -211,6 +212,12 @@ def _with_people(
         said = (
             "which faces are one person's was not looked at, so after a cut or a gap a "
             "face is a person of its own"
+        )
+        result = replace(result, warnings=(*result.warnings, said))
+    elif isinstance(video.end, FileSummary) and (more := video.end.not_described):
+        said = (
+            f"after {descriptors.MOST} faces {more:,} more were not looked at for "
+            "whose they are, so each is a person of its own"
         )
         result = replace(result, warnings=(*result.warnings, said))
     return replace(result, people=found)

@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fakedetect_jax.reports.video_result import Box, ClipResult
+from fakedetect_jax.reports.video_result import ClipResult
 from tfds_ffpp.frames.found import FileSummary, PreparedWindow, StoredFace
-from tfds_ffpp.frames.people.faces import overlap
+from tfds_ffpp.frames.people.faces import going_on
 
-# Of two windows' boxes of one face.
-MIN_OVERLAP = 0.2
 # Distance of two faces' descriptors below which they are one person's. dlib's authors
 # give 0.6 for pairs and take 0.5 to group faces (dlib, face_clustering.py).
 SAME_PERSON = 0.5
@@ -113,25 +111,16 @@ def join(tracks: list[Track], window: PreparedWindow) -> list[Track]:
     After a cut another person may be in the same place, so none goes on over one.
     """
     last = window.number - 1
-    free = [t for t in tracks if t.stored[-1].window == last and t.shot == window.shot]
+    open_ = [t for t in tracks if t.stored[-1].window == last and t.shot == window.shot]
+    boxes = [track.stored[-1].box for track in open_]
     joined = []
-    for face in window.faces:
-        track = _same(free, face.box)
-        if track is None:
+    found = going_on(boxes, [face.box for face in window.faces])
+    for face, number in zip(window.faces, found, strict=True):
+        if number is None:
             track = Track(window.shot)
             tracks.append(track)
         else:
-            free.remove(track)
+            track = open_[number]
         track.stored.append(face)
         joined.append(track)
     return joined
-
-
-def _same(tracks: Sequence[Track], box: Box) -> Track | None:
-    """The track that a box of the next window goes on with; None for a new one."""
-
-    def shared(track: Track) -> float:
-        return overlap(track.stored[-1].box, box)
-
-    best = max(tracks, key=shared, default=None)
-    return best if best is not None and shared(best) >= MIN_OVERLAP else None

@@ -160,8 +160,13 @@ def _download(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def push(folder: Path, text: str) -> Address:
+def push(files: Sequence[Path], text: str, *, others: Sequence[str] = ()) -> Address:
     """Puts an export on a hub in one commit; a model that is new there is private.
+
+    Args:
+      files: of the export, and nothing else.
+      text: the address, without a revision.
+      others: names that an export may have too: of an older one, they are deleted.
 
     Returns the address with the commit. Raises CheckpointError and ConfigError.
     """
@@ -169,12 +174,16 @@ def push(folder: Path, text: str) -> Address:
     if address.revision:
         raise ConfigError(f"{text}: a push makes the revision; leave @… out")
     api = _api()
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     with _one_sentence(address, "written"):
         api.create_repo(address.name, private=True, exist_ok=True)
-        files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-        operations = [CommitOperationAdd(path.name, str(path)) for path in files]
+        there = {file.rfilename for file in api.model_info(address.name).siblings or ()}
+        stale = there.intersection(others).difference(path.name for path in files)
+        operations = [
+            *(CommitOperationAdd(path.name, str(path)) for path in sorted(files)),
+            *(CommitOperationDelete(name) for name in sorted(stale)),
+        ]
         done = api.create_commit(
             address.name, operations, commit_message="Export of fakedetect-jax"
         )

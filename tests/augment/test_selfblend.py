@@ -258,8 +258,8 @@ def stages(still) -> dict[str, list[float]]:
     return {name: fingerprint(value) for name, value in found.items()}
 
 
-# What they were when the figures of docs/recipe.md were made: clips of a run depend on
-# every constant, so a resumed run would go on with others.
+# What they are: clips of a run depend on every constant, so that a resumed run would go
+# on with others.
 STAGES = {
     "shift_blocks": [-2.2258, 0.7877, 0.5615],
     "its face": [0.0384, -0.0017, -0.3960],

@@ -113,7 +113,7 @@ def test_the_gradients_of_parts_are_summed(small, whole):
     )
 
 
-@pytest.mark.parametrize("kind", ["norms", "lora", "svd", "last_n"])
+@pytest.mark.parametrize("kind", ["head", "norms", "lora", "svd", "last_n"])
 def test_frozen_leaves_stay_to_the_bit(small, whole, kind):
     """After 50 steps with decay and averages; what is trained does move."""
     config = varied(small, kind)

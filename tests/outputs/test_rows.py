@@ -67,6 +67,15 @@ def test_shares_one_after_another_are_one_run(faceless, videos, whole, tmp_path)
     assert all(part.count(b"\n") >= 11 for part in parts)
 
 
+@pytest.mark.parametrize("option", ["--output", "--report", "--annotate"])
+def test_a_share_finds_nothing_that_another_wrote(faceless, tmp_path, capsys, option):
+    """Parts are those of one list only where no job adds to the folder."""
+    write_video(tmp_path / "a.mp4", 8)
+    words = [option, str(tmp_path / "out"), "--shard", "1/3"]
+    assert predict.main(["--model", str(faceless), str(tmp_path), *words]) == 2
+    assert "of which every job of --shard must find the" in capsys.readouterr().err
+
+
 def test_killed_and_run_again_there_are_the_same_rows(
     faceless, videos, whole, tmp_path
 ):
@@ -121,6 +130,12 @@ def test_a_second_run_makes_what_is_new_or_changed(
     assert found["0002.mp4"]["score"] == pytest.approx(found["other.mp4"]["score"])
     assert len(found) == len(rows_of(output)), "none twice"
     assert found["broken.mp4"]["outcome"] == "unreadable"  # not asked for, so it stays
+    assert found["0013-copy.mp4"]["copy_of"] == str(folder / "0003.mp4")
+    shutil.copy(folder / "0002.mp4", folder / "0003.mp4")
+    assert run(faceless, folder, output) == 0
+    found = {Path(row["video"]).name: row for row in rows_of(output)}
+    assert found["0003.mp4"]["copy_of"] == str(folder / "0002.mp4")
+    assert "copy_of" not in found["0013-copy.mp4"]  # its page is its own again
 
 
 def test_what_was_not_there_is_tried_again(faceless, videos, tmp_path):
@@ -132,7 +147,9 @@ def test_what_was_not_there_is_tried_again(faceless, videos, tmp_path):
     assert row["outcome"] == "scored"
 
 
-@pytest.mark.parametrize("word", ["--window_frames=20", "--faces=largest"])
+@pytest.mark.parametrize(
+    "word", ["--window_frames=20", "--faces=largest", "--backend=onnxruntime"]
+)
 def test_rows_of_other_options_are_not_mixed(
     faceless, videos, whole, tmp_path, capsys, word
 ):
@@ -177,6 +194,8 @@ def test_the_table_has_a_line_for_each_face(videos, whole):
             assert float(line["score"]) == row["score"]
             assert line["sha256"] == row["file"]["sha256"]
             assert [float(line[k]) for k in ("from", "to")] == face["seconds"]
+            assert int(line["face_person"]) == face["person"]
+            assert line["damaged"] == str(row["file"]["damaged"])
     assert {line["outcome"] for line in table} >= {"scored", "passed over"}
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from fakedetect_jax import predict, settings
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.programs import backends, runtimes
 from fakedetect_jax.programs.onnx import graph
+from fakedetect_jax.run import process
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained.model import load_model
 from tests.serving.videos import reals
@@ -161,6 +163,18 @@ class TestChoosing:
     def test_one_that_differs_is_not_taken(self, model, tmp_path, monkeypatch):
         run = self.instant(model, 1e-3)
         assert self.choose(model, tmp_path, monkeypatch, run) == "jax"
+
+    def test_one_that_is_slower_is_not_taken(self, model, tmp_path, monkeypatch):
+        known = self.instant(model, 1e-6)
+
+        def slow(frames, length):
+            time.sleep(0.3)
+            return known(frames, length)
+
+        assert self.choose(model, tmp_path, monkeypatch, slow) == "jax"
+        # Found on a machine that has got a GPU since.
+        monkeypatch.setattr(process, "will_run_on_cpu", lambda _: False)
+        assert self.choose(model, tmp_path, monkeypatch, known) == "onnxruntime"
 
     def test_jax_where_nothing_else_is_there(self, model, monkeypatch):
         monkeypatch.setattr(runtimes, "installed", list)

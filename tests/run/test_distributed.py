@@ -27,10 +27,13 @@ def free_port() -> int:
 
 @pytest.fixture
 def hosts(launchpad, tiny_config):
-    """Starts a run of several processes, with two devices each; `own`: their flags."""
+    """Starts a run of several processes, with two devices each.
+
+    own: flags of some; phases: where a signal comes to some, see launchpad.py.
+    """
     started = []
 
-    def start(workdir, *more, count=2, own=None):
+    def start(workdir, *more, count=2, own=None, phases=None):
         port = free_port()
         mine = [
             launchpad.start(
@@ -39,6 +42,7 @@ def hosts(launchpad, tiny_config):
                 *(f"--process_id={number}", "--config.eval.batch_size=4", *more),
                 *(own or {}).get(number, ()),
                 devices=2,
+                phase=(phases or {}).get(number),
             )
             for number in range(count)
         ]
@@ -249,3 +253,14 @@ def test_a_fault_of_one_host_in_training_ends_both_with_its_sentence(
     assert errors[1 - failing] == errors[failing].replace(
         "error: ", f"error: process {failing}: "
     )
+
+
+def test_an_exception_of_one_host_ends_both_with_its_name(hosts, tmp_path):
+    """H2 An exception that nobody foresaw: the others hear what it was, exit 1."""
+    both = hosts(tmp_path / "w", phases={1: ["train", 2, "raise"]})
+    both[1].until("RuntimeError: made to fail")
+    codes = [process.wait(timeout=15) for process in both]
+    assert codes == [1, 1], [process.stderr for process in both]
+    assert "Traceback" in both[1].stderr and "Traceback" not in both[0].stderr
+    said = "error: process 1: it ended with RuntimeError: made to fail"
+    assert said in both[0].stderr.splitlines()

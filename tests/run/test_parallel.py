@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.run import memory, parallel, workdir
 
 GIB = 2**30
@@ -121,6 +121,12 @@ def test_what_is_shared_out_is_the_longest_axis_that_divides():
     for shape, spec in split.items():
         assert parallel.shared_out(mesh, shape).spec == PartitionSpec(*spec)
     assert np.prod(parallel.shared_out(mesh, (64, 16)).shard_shape((64, 16))) == 128
+
+
+def test_same_bits_and_a_flag_against_them_are_a_contradiction(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    with pytest.raises(ConfigError, match="XLA_FLAGS has --xla_gpu_deterministic_ops"):
+        parallel.ask_for_same_bits()
 
 
 def test_asked_for_same_bits_the_compiler_knows_the_flag():

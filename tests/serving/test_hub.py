@@ -42,7 +42,10 @@ def test_what_is_pushed_is_loaded_at_its_revision(
     hubs: Hub, faceless, tiny_run, tmp_path, capsys
 ):
     words = [str(tiny_run.workdir), str(tmp_path / "out"), "--push", "hf://me/tiny"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".env").write_text("KEY=1")
     assert export.main(words) == 0
+    (tmp_path / "out" / ".env").unlink()  # it was not pushed
     address = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"hf://me/tiny@[0-9a-f]{40}", address)
     assert hubs.private == {"me/tiny": True}
@@ -51,6 +54,11 @@ def test_what_is_pushed_is_loaded_at_its_revision(
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["license"] == "other" and front["datasets"]
     assert front["model-index"][0]["results"][0]["metrics"][0]["type"] == "roc_auc"
+
+    hubs.commit("me/tiny", {"model.onnx": b"of other weights", "notes": b"theirs"})
+    assert export.main(words) == 0
+    pushed = {**files_of(tmp_path / "out"), "notes": b"theirs"}
+    assert hubs.models["me/tiny"]["main"] == pushed
 
     hubs.commit("me/tiny", {**files_of(faceless), "evil.py": b"exit()"})
     old, new = load_model(address), load_model("hf://me/tiny")

@@ -1,5 +1,6 @@
 """One film of two people: told apart over cuts, each with a score of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from fakedetect_jax.serving.session import Session
 from fakedetect_jax.serving.summary import UNFAMILIAR
 from tests.made_videos import write_video
 from tests.serving.videos import reals, side_by_side
+from tfds_ffpp.frames.found import FileSummary
 from tfds_ffpp.frames.people import descriptors
 from tfds_ffpp.frames.video import read_clip
 
@@ -66,6 +68,22 @@ def test_each_person_has_one_score_over_all_its_shots(detector, film):
     shown = page.read_text()
     assert "Person 2: " in shown and "(person 2)" in shown
     assert not any("one person" in sentence for sentence in result.warnings)
+
+
+def test_how_many_faces_nobody_told_apart_is_said(detector, film, monkeypatch):
+    end = Session._finish
+
+    def with_more(self, video, *rest):
+        assert isinstance(video.end, FileSummary)
+        video.end = replace(video.end, not_described=7)
+        return end(self, video, *rest)
+
+    monkeypatch.setattr(Session, "_finish", with_more)
+    with Detector(detector.model, devices=jax.devices()[:1], window_frames=12) as own:
+        (result,) = own.results([film])
+    linked = result.model and result.model.link_people
+    said = "after 500 faces 7 more were not looked at for whose they are"
+    assert any(said in sentence for sentence in result.warnings) == linked
 
 
 def test_without_descriptors_tracks_stay_apart_and_that_is_said(detector, film):

@@ -121,6 +121,17 @@ def test_wrong_usage_exits_with_two(arguments, capsys):
     assert exit_.value.code == 2
 
 
+def test_the_command_on_record_scores_one_video_as_the_whole_did():
+    """Without what says which of many; words that are a video's name too stay."""
+    words = ["--model", "m", "--report", "videos", "--output=rows", "--shard", "3/8"]
+    words += ["--faces", "largest", "--batch_size=4", "--debug", "videos", "a.mp4"]
+    found = predict.parse_arguments(words, "predict")
+    kept = ["--model=m", "--report=videos", "--faces=largest", "--batch_size=4"]
+    assert found.options == [*kept, "--debug"]
+    again = predict.parse_arguments([*found.options, "b.mp4"], "predict")
+    assert again.options == found.options and again.videos == ["b.mp4"]
+
+
 def test_help_and_refusals_do_not_wait_for_jax():
     code = (
         "import sys; from fakedetect_jax import predict\n"

@@ -20,6 +20,11 @@ def test_a_folder_does_not_lead_out_of_itself(tmp_path):
     (folder / "link.mp4").symlink_to(outside)
     (folder / "elsewhere").symlink_to(tmp_path)
     (folder / "notes.md").write_text("no video")
+    (folder / "out").symlink_to(outside)
+    every = sources.find_all([str(folder)])
+    reasons = {Path(s.name).name: sources.refused(s).reason for s in every if s.passed}
+    assert reasons["notes.md"] == sources.NO_MEDIA
+    assert reasons["out"] == f"a link out of {folder}; name its target"
     found = {Path(s.name).name: s.refusal for s in sources.find([str(folder)])}
     assert found == {inside.name: "", "link.mp4": found["link.mp4"]}
     assert "a link out of" in found["link.mp4"]
@@ -27,9 +32,12 @@ def test_a_folder_does_not_lead_out_of_itself(tmp_path):
 
 def test_a_link_to_itself_is_passed_over(tmp_path):
     video = write_video(tmp_path / "a.mp4", 2)
-    for name in ("loop.mp4", "loop"):
+    for name in ("loop.mp4", "loop.ts", "loop"):
         (tmp_path / name).symlink_to(name)
-    found = {s.name: s for s in sources.find([str(tmp_path)])}
+    found = {s.name: s for s in sources.find_all([str(tmp_path)])}
+    passed = sources.refused(found[str(tmp_path / "loop")])
+    assert passed.reason and "it cannot be read (Too many levels" in passed.reason
+    assert "too many levels" in found[str(tmp_path / "loop.ts")].refusal
     assert not found[str(video)].refusal
     assert "link" in found[str(tmp_path / "loop.mp4")].refusal
     left = sources.find_all([str(tmp_path)], leave=[tmp_path / "loop"])

@@ -1,10 +1,13 @@
 """Which face of a window is which of the next."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from fakedetect_jax.serving import tracks
 from fakedetect_jax.serving.tracks import Pending, Track
 from tfds_ffpp.frames.found import Described, FileSummary, PreparedWindow, StoredFace
+from tfds_ffpp.frames.people import descriptors
 
 
 def box_of(window: int, box: list[float]) -> StoredFace:
@@ -54,6 +57,26 @@ def test_a_face_does_not_go_on_over_a_window_without_it():
 
 def test_a_face_goes_on_as_one_face_only():
     assert faces_over([LEFT], [moved(LEFT, 10), moved(LEFT, -30)]) == [[0, 1], [1]]
+
+
+def test_whose_face_it_is_is_asked_of_each_that_goes_on_as_none(monkeypatch):
+    """The same faces that get tracks of their own, up to a number of them."""
+    seen = [[LEFT], [moved(LEFT, 10), moved(LEFT, -30)], [RIGHT]]
+    assert faces_over(*seen) == [[0, 1], [1], [2]]
+
+    def gallery() -> descriptors.Gallery:
+        found = descriptors.Gallery(wanted=True)
+        for number, boxes in enumerate(seen):
+            stored = [box_of(number, box) for box in boxes]
+            faces: Any = [SimpleNamespace(box=None, track=None) for _ in boxes]
+            found.see(nothing, 0, faces, stored)
+        return found
+
+    nothing: Any = None
+    begun = [(one.window, one.face) for one in gallery()._begun]
+    assert begun == [(0, 0), (1, 1), (2, 0)]
+    monkeypatch.setattr(descriptors, "MOST", 2)
+    assert len(gallery()._begun) == 2 and gallery().left_out == 1
 
 
 # People ----------------------------------------------------------------------------

@@ -145,13 +145,14 @@ class FileSummary:
 
     loss: what of it did not decode, in words; partial: whether that is so much that no
     dataset would take it. described: of faces that go on with none of the window
-    before, where there are several.
+    before, where there are several; not_described: how many more there were.
     """
 
     file: FileFacts
     loss: str | None
     partial: bool
     described: list[Described] = field(default_factory=list)
+    not_described: int = 0
 
 
 @dataclass(frozen=True)

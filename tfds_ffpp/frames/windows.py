@@ -191,7 +191,8 @@ def _prepare(
         gallery.see(window.clip, window.shot, faces, stored)
         yield _prepared(number, window, stored, left)
     assert summary is not None  # noqa: S101  a file without frames is not usable
-    yield replace(summary, described=gallery.describe(how.alive))
+    described = gallery.describe(how.alive)
+    yield replace(summary, described=described, not_described=gallery.left_out)
 
 
 def _store_face(

@@ -68,14 +68,8 @@ class Block(nn.Module):
         """[N,H,W,C] -> the same."""
         width = x_NHWC.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype)
-        y = nn.Conv(
-            width,
-            (7, 7),
-            padding=3,
-            feature_group_count=width,
-            dtype=self.dtype,
-            name="conv",
-        )(x_NHWC)
+        conv = functools.partial(nn.Conv, width, (7, 7), padding=3)
+        y = conv(feature_group_count=width, dtype=self.dtype, name="conv")(x_NHWC)
         y = _norm(self.dtype, "norm")(y)
         y = nn.gelu(dense(4 * width, name="in")(y), approximate=False)
         y = dense(width, name="out")(y)

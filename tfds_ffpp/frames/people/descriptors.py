@@ -17,13 +17,12 @@ from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.crops import crop_frame
 from tfds_ffpp.frames.decoding.frames import Clip
 from tfds_ffpp.frames.found import Box, Described, StoredFace
-from tfds_ffpp.frames.people.faces import Faces, overlap
+from tfds_ffpp.frames.people.faces import Faces, going_on
 from tfds_ffpp.frames.people.finders import landmark_model
 
 SIDE = 256  # pixels of the crops that are described
 LOOKS = 2  # frames of a face
 MOST = 500  # faces of a film
-MIN_OVERLAP = 0.2  # of two windows' boxes of one face, as in serving.tracks
 _NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
 
 
@@ -65,6 +64,7 @@ class Gallery:
     """The faces of a film that may be one person's, kept small until its end."""
 
     wanted: bool
+    left_out: int = 0  # faces beyond MOST, which nobody can tell apart
     _begun: list[_Begun] = field(default_factory=list)
     _last: tuple[int, Sequence[StoredFace]] = (-1, ())
 
@@ -76,11 +76,15 @@ class Gallery:
         self._last = shot, stored
         if not self.wanted:
             return
+        known = going_on([b.box for b in before], [one.box for one in stored])
         for number, (face, one) in enumerate(zip(found, stored, strict=True)):
-            goes_on = any(overlap(one.box, b.box) >= MIN_OVERLAP for b in before)
-            if not goes_on and len(self._begun) < MOST:
-                crops = _crops(clip, face, one)
-                self._begun.append(_Begun(one.window, number, crops))
+            if known[number] is not None:
+                continue
+            if len(self._begun) == MOST:
+                self.left_out += 1
+                continue
+            crops = _crops(clip, face, one)
+            self._begun.append(_Begun(one.window, number, crops))
 
     def describe(self, alive: Callable[[], None]) -> list[Described]:
         """The numbers of each; nothing where there is but one face to tell."""

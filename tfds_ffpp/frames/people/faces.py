@@ -80,6 +80,25 @@ def overlap(a: Box, b: Box) -> float:
     return both / (sum(areas) - both)
 
 
+def going_on(before: Sequence[Box], boxes: Sequence[Box]) -> list[int | None]:
+    """For each box of a window the one of the window before that it goes on with.
+
+    Each of those once, the boxes in their order: the one that it overlaps most, by
+    MIN_OVERLAP at least. None for a new face.
+    """
+    free = list(range(len(before)))
+    found: list[int | None] = []
+    for box in boxes:
+        shared = {i: overlap(before[i], box) for i in free}
+        best = max(free, key=shared.__getitem__, default=None)
+        if best is not None and shared[best] >= MIN_OVERLAP:
+            free.remove(best)
+            found.append(best)
+        else:
+            found.append(None)
+    return found
+
+
 def link_tracks(found: Sequence[Sequence[Box]]) -> list[list[Box]]:
     """Links the boxes of successive frames, each to the track it overlaps most."""
     tracks: list[list[Box]] = []
