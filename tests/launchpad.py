@@ -9,9 +9,9 @@ on stdout by {"pid"} at once. {"wait": pid} asks for waitpid's status.
 
 A request may say where a signal shall come: "phase" is [place, nth call, signal], see
 PLACES. The signal is a real one; only its moment is chosen. A negative one goes to the
-whole group, as from a terminal; with 0 the call hangs, with "raise" it fails. With "bound" permissions
-hold for it though it is root's; with "backwards" its clock shows yesterday and goes
-back; with "patience" it waits for so many seconds for a bucket.
+whole group, as from a terminal; with 0 the call hangs, with "raise" it fails. With
+"bound" permissions hold for it though it is root's; with "backwards" its clock shows
+yesterday and goes back; with "patience" it waits for so many seconds for a bucket.
 """
 
 import ctypes
