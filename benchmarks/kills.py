@@ -3,8 +3,8 @@
 python -m benchmarks.kills MODEL VIDEOS [--files 1000] [--kills 10] [--seed 0]
 
 VIDEOS is a folder of videos of faces; the files are copies of them, each with other
-bytes behind it. The rows must be those of a run that nothing happened to, none missing, none twice; and
-how many files a second that run scores.
+bytes behind it. The rows must be those of a run that nothing happened to, none missing,
+none twice; and how many files a second that run scores.
 """
 
 import argparse
