@@ -1,6 +1,7 @@
 """Vision transformers: the published families' features, from the published names."""
 
 import functools
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from fakedetect_jax.model import explain, network, pretrained, steps
 from fakedetect_jax.model.backbones import names, vit
 from fakedetect_jax.model.backbones.vit import VITS, Size, ViT
 from fakedetect_jax.model.network import FakeDetector
+from fakedetect_jax.programs import runtimes
 from fakedetect_jax.programs.onnx.graph import serialised
 
 SIZES = {
@@ -310,9 +312,12 @@ def test_onnx_computes_the_same_function(name):
         score = jax.jit(steps.clip_outputs, static_argnums=0)
         expected = score(model, variables, (frames, length))
         batch = {"frames": frames, "length": length}
-        found = session.run(["logits", "features"], batch)
-        for one, wanted in zip(found, expected, strict=True):
-            np.testing.assert_allclose(np.asarray(one), wanted, atol=1e-4)
+        found = [session.run(["logits", "features"], batch)]
+        if find_spec("openvino"):
+            found.append(runtimes._openvino(graph)(frames, length))
+        for side in found:
+            for one, wanted in zip(side, expected, strict=True):
+                np.testing.assert_allclose(np.asarray(one), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["clip", "dinov3"])

@@ -1,12 +1,13 @@
 """The card: what tells real from fake without looking at it is said with numbers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.made_records import stored_video
-from tfds_ffpp.card import coverage_gap, rank_auc, shortcuts
+from tfds_ffpp.card import coverage_gap, foreign_crops, rank_auc, shortcuts
 
 
 def rows(real: int = 40, fake: int = 160, **changes):
@@ -81,3 +82,23 @@ def test_coverage_that_depends_on_the_label(missing):
         assert said[0].startswith(
             "No face was found in 0.0 % of the real and 20.0 % of the fake videos"
         )
+
+
+def test_crops_of_others_are_said_with_their_margin():
+    """By the size of the faces that were found in square pictures."""
+
+    def said(*faces: float, **options) -> list[str]:
+        """faces: sides of the faces in pictures of 200 pixels."""
+        recipe = {"crop": "face", "face_finder": "dlib", "margin": 1.3, **options}
+        square = {"num_valid": 4, "width": 200, "height": 200}
+        rows = [
+            replace(stored_video(label=0), **square, box=(0.0, 0.0, *[1.3 * side] * 2))
+            for side in faces
+        ]
+        return foreign_crops(rows, SimpleNamespace(**recipe))
+
+    (sentence,) = said(160, 160, 170, 140)
+    assert "a face takes 80% of their side, a margin of 1.25" in sentence
+    assert "reach beyond them in 75% of the videos" in sentence
+    assert said(60, 80, 70) == []  # a picture around a face is no crop of it
+    assert said(160, 160, crop="full") == []

@@ -1,12 +1,16 @@
 """Sets that come as frames: what their folders mean, and what is read of pictures."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from fakedetect_jax.data.dataset import open_dataset
+from fakedetect_jax.data.reader import read_videos
 from tests.made_videos import write_video
 from tfds_ffpp.build import build
 from tfds_ffpp.errors import DataError, UnusableVideoError
@@ -234,3 +238,29 @@ def test_a_dataset_of_frames_is_that_of_the_videos(tmp_path):
             )
     card = json.loads((Path(built[1].data_dir) / "card.json").read_text())
     assert any("their margin is their set's own" in w for w in card["warnings"])
+
+
+def test_made_faces_as_frames_are_stored_as_their_videos_are(tiny_run, tmp_path):
+    """So a model's scores of both, and its AUC, are the same."""
+    root = tmp_path / "frames"
+    for video in sorted(tiny_run.videos.rglob("c23/videos/*.mp4")):
+        place = video.relative_to(tiny_run.videos).parents[1]
+        write_frames(video, root / place / "frames" / video.stem)
+    shutil.copytree(tiny_run.videos / "splits", root / "splits")
+    videos = open_dataset(tiny_run.config)
+    recipe = replace(videos.builder_config, name="as_frames", masks=False)
+    frames = build(recipe, data_dir=tmp_path / "d", manual_dir=root, num_processes=1)
+    labels = []
+    for split in ("train", "val", "test"):
+        stored = []
+        for builder in (videos, frames):
+            rows = read_videos(Path(builder.data_dir), split)
+            examples = builder.as_data_source(split)
+            stored.append({r.key: (r, examples[i]) for i, r in enumerate(rows)})
+        assert stored[0].keys() == stored[1].keys()
+        for key, (row, example) in stored[0].items():
+            other, copied = stored[1][key]
+            np.testing.assert_array_equal(example["frames"], copied["frames"])
+            assert (row.box, row.face_seen) == (other.box, other.face_seen)
+            labels.append(row.label)
+    assert set(labels) == {0, 1} and len(labels) == 12
