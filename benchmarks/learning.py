@@ -188,9 +188,22 @@ def train(out: Path, num_seeds: int, jobs: int, scale: Fields, more: Fields) -> 
 # Judging ---------------------------------------------------------------------------
 
 
+def suite_of(out: Path) -> Any:
+    """What the suite says of its runs."""
+    return json.loads((out / "suite" / "suite.json").read_text())
+
+
+def is_rising(workdir: Path) -> bool:
+    """Whether a run reached its best val AUC in the last tenth of its steps."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["kind"] == "val"]
+    best = max(rows, key=lambda row: row["video_auc"] or 0.0)
+    return best["step"] > 0.9 * rows[-1]["step"]
+
+
 def read(out: Path, test: str) -> dict[str, list[Entry]]:
     """Arm -> its evaluations on a test, by seed."""
-    suite = json.loads((out / "suite" / "suite.json").read_text())
+    suite = suite_of(out)
     found: dict[str, list[Entry]] = {}
     for run in suite["runs"]:
         for tested in run["tests"]:
@@ -221,7 +234,7 @@ def show_arms(shown: table.Results, out: Path) -> None:
     indoor, street = read(out, TRAINED), read(out, UNSEEN_LOOK)
     heads = ("trained look, trained forgeries", "trained look, never trained")
     more = ("other look, trained forgeries", "**other look, never trained**")
-    shown.heads("", *heads, *more, *UNSEEN, "seeds")
+    shown.heads("", *heads, *more, *UNSEEN, "seeds", "still rising")
     for arm in ARMS:
         if arm not in street:
             continue
@@ -231,12 +244,18 @@ def show_arms(shown: table.Results, out: Path) -> None:
             for methods in (SEEN, UNSEEN)
         ]
         each = [area(street[arm], [method]) for method in UNSEEN]
-        shown.row(arm, *cells, *each, len(street[arm]))
+        runs = [out / "suite" / run["name"] for run in suite_of(out)["runs"]]
+        own = [path for path in runs if path.name.startswith(f"{arm}-")]
+        shown.row(arm, *cells, *each, len(street[arm]), sum(map(is_rising, own)))
     first = next(iter(street.values()))[0].report
     for name, found in first.trivial.items():
         each = [found.by_method[m].auc for m in UNSEEN if m in found.by_method]
         cells = [number(auc) for auc in each]
-        shown.row(f"a forest on {name}", "-", "-", "-", "-", *cells, "-")
+        shown.row(f"a forest on {name}", "-", "-", "-", "-", *cells, "-", "-")
+    shown.say()
+    shown.say(
+        "Still rising: seeds whose best val AUC is of the last tenth of the steps."
+    )
 
 
 def show_contrasts(shown: table.Results, out: Path) -> None:

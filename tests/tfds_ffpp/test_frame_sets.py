@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -247,9 +248,11 @@ def test_made_faces_as_frames_are_stored_as_their_videos_are(tiny_run, tmp_path)
         place = video.relative_to(tiny_run.videos).parents[1]
         write_frames(video, root / place / "frames" / video.stem)
     shutil.copytree(tiny_run.videos / "splits", root / "splits")
-    videos = open_dataset(tiny_run.config)
+    videos: Any = open_dataset(tiny_run.config)
     recipe = replace(videos.builder_config, name="as_frames", masks=False)
-    frames = build(recipe, data_dir=tmp_path / "d", manual_dir=root, num_processes=1)
+    frames: Any = build(
+        recipe, data_dir=tmp_path / "d", manual_dir=root, num_processes=1
+    )
     labels = []
     for split in ("train", "val", "test"):
         stored = []
