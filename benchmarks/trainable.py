@@ -3,7 +3,8 @@
 python -m benchmarks.trainable [--backbone clip_l14] [--frames 4]
 
 Of a training step on one clip: numbers that are trained, bytes of parameters and of the
-optimiser's state, and operations per frame as XLA counts them in the lowered program.
+optimiser's state, and operations per frame as XLA counts them in the lowered program;
+and what the compiled one takes besides, which is activations and gradients.
 """
 
 import argparse
@@ -40,8 +41,8 @@ def measure(backbone: str, frames: int, results: table.Results) -> None:
         return f"{size / 1e6:,.1f}"
 
     results.say(f"{backbone} at 224 pixels, frames alone, rank 8, last block; in MB.")
-    names = ("trainable", "trained", "share", "parameters", "optimiser", "TFLOP/frame")
-    results.heads(*names)
+    names = ("trainable", "trained", "share", "parameters", "optimiser")
+    results.heads(*names, "activations, gradients", "TFLOP/frame")
     for kind in KINDS:
         config = settings.load("ffpp").copy_and_resolve_references()
         with config.unlocked():
@@ -53,12 +54,15 @@ def measure(backbone: str, frames: int, results: table.Results) -> None:
         )
         state = jax.eval_shape(create)
         step = jax.jit(functools.partial(steps.train_step, step_settings))
-        counted: Any = step.lower(state, empty_batch(1, frames, 224)).cost_analysis()
+        lowered = step.lower(state, empty_batch(1, frames, 224))
+        counted: Any = lowered.cost_analysis()
+        sizes: Any = lowered.compile().memory_analysis()
+        beside = f"{sizes.temp_size_in_bytes / 1e6:,.0f}"
         trained = network.count_parameters(step_settings.split(state.params)[0])
         share = trained / network.count_parameters(state.params)
         held = megabytes(state.params), megabytes(state.opt_state)
         flops = f"{(counted or {}).get('flops', 0) / frames / 1e12:.2f}"
-        results.row(kind, f"{trained:,}", f"{share:.3%}", *held, flops)
+        results.row(kind, f"{trained:,}", f"{share:.3%}", *held, beside, flops)
 
 
 if __name__ == "__main__":

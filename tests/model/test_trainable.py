@@ -143,6 +143,18 @@ def test_frozen_leaves_stay_to_the_bit(small, whole, kind):
         assert (np.asarray(averaged[name]) == before[name]).all() != changed, name
 
 
+def test_less_is_kept_for_gradients_of_what_is_frozen(small, whole):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    taken = []
+    for kind in ("head", "norms", "all"):
+        settings, state = begin(varied(small, kind), whole)
+        batch = parallel.to_global(random_batch(8), mesh)
+        step = compiled.compile_train_step(settings, mesh).lower(state, batch).compile()
+        sizes: Any = step.memory_analysis()
+        taken.append(sizes.temp_size_in_bytes)
+    assert taken[0] < taken[1] < taken[2], taken
+
+
 @pytest.mark.parametrize("kind", FROZEN)
 def test_the_optimiser_keeps_nothing_of_what_is_frozen(small, whole, kind):
     settings, state = begin(varied(small, kind), whole)
