@@ -4,7 +4,7 @@ python .ci/run_docs.py [notebook] [TUTORIAL...]
 
 Everything without names. Each runs in a folder of its own, as a reader would; what
 takes a day there is made small here by CHANGES, what needs other people's data or
-machines is left out by SKIPPED. Needs the extra docs.
+machines is left out by SKIPPED. Needs the extras docs and serve, curl and port 8000.
 """
 
 import json
@@ -78,6 +78,8 @@ def run_tutorial(name: str, folder: Path) -> int:
 
 def run_newsroom(folder: Path) -> int:
     """Starts the page's service and sends its calls; returns how many commands ran."""
+    if shutil.which("curl") is None:
+        raise SystemExit("newsroom: curl is not installed")
     (folder / "configs").symlink_to(ROOT / "configs")
     home = {**os.environ, "HOME": str(folder), "PYTHONPATH": str(ROOT)}
     page = (ROOT / "docs/tutorials/newsroom.md").read_text()
@@ -123,9 +125,12 @@ def run_newsroom(folder: Path) -> int:
             hand_in, state, *rest = calls
             name = json.loads(call(hand_in))["id"]
             for _ in range(300):
-                if json.loads(call(state.replace("ID", name)))["state"] == "done":
+                job = json.loads(call(state.replace("ID", name)))
+                if job["state"] in ("done", "failed"):
                     break
                 time.sleep(1)
+            if job["state"] != "done":
+                raise SystemExit(f"the job is {job['state']}: {job['reason']}")
             for words in rest:
                 call(words.replace("ID", name))
         finally:

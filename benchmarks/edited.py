@@ -8,8 +8,8 @@ of one shot is forged, for 2, 5, 10 or 30 seconds, and that person is real in al
 shots; the real film of each is the same with that face as it was. All are scored as
 predict scores a file, with cuts looked for. The part is predict's most suspicious one,
 the whole its verdict on the film. A forgery is named where the part lies in its shot,
-and on its face; by chance that is one of some 240. OUT keeps films and rows, so that a
-stopped run goes on.
+and on its face; `by chance` is the share of all seconds of faces that are forged. OUT
+keeps films and rows, so that a stopped run goes on.
 """
 
 import argparse
@@ -158,7 +158,27 @@ def row_of(result: VideoResult, film: Film) -> dict[str, Any]:
         "shots": result.shots,
         "made": len(film.shots),
         "people": len(result.people or ()),
+        "seconds": sum(shot[2] for shot in film.shots) / RATE,
     }
+
+
+def score(
+    workdir: Path, out: Path, films: dict[str, Film]
+) -> dict[str, dict[str, Any]]:
+    """A row for each film, scored now or before by the same model."""
+    with Detector.load(workdir) as detector:
+        kept = out / f"rows-{detector.facts.weights}"
+        kept.mkdir(exist_ok=True)
+        places = {name: kept / f"{name}.json" for name in films}
+        new = [out / f"{name}.mp4" for name in films if not places[name].exists()]
+        with Progress("score films", len(new)) as bar:
+            for result in detector.results(new):
+                name = Path(result.video).stem
+                row = row_of(result, films[name])
+                with whole(places[name]) as place:
+                    place.write_text(json.dumps(row))
+                bar.step()
+    return {name: json.loads(place.read_text()) for name, place in places.items()}
 
 
 def show(results: table.Results, rows: dict[str, dict[str, Any]]) -> None:
@@ -169,7 +189,7 @@ def show(results: table.Results, rows: dict[str, dict[str, Any]]) -> None:
     results.say(f"People found, of {CAST}: {people[0]} to {people[-1]}.")
     results.say()
     results.heads(
-        *("forged", "films", "shot named", "and face", "part called fake"),
+        *("forged", "films", "shot named", "and face", "by chance", "part called fake"),
         *("that part is the forged", "whole called fake"),
     )
     for seconds in SPANS:
@@ -177,15 +197,16 @@ def show(results: table.Results, rows: dict[str, dict[str, Any]]) -> None:
             r for name, r in rows.items() if name.startswith(f"forged-{seconds:02d}")
         ]
         both = sum(row["part"] and row["face"] for row in own)
-        counts = (sum(r[k] for r in own) for k in ("named", "face", "part"))
+        named, face, part = (sum(r[k] for r in own) for k in ("named", "face", "part"))
+        share = f"{seconds / (2 * 60 * MINUTES):.1%}"
         results.row(
-            *(f"{seconds} s", len(own), *counts, both),
+            *(f"{seconds} s", len(own), named, face, share, part, both),
             sum(row["whole"] for row in own),
         )
     real = [row for name, row in rows.items() if name.startswith("real")]
-    hours = len(real) * MINUTES / 60
+    hours = sum(row["seconds"] for row in real) / 3600
     alarms = [sum(row[k] for row in real) for k in ("part", "whole")]
-    results.row("real", len(real), "", "", alarms[0], "", alarms[1])
+    results.row("real", len(real), "", "", "", alarms[0], "", alarms[1])
     results.say()
     results.say(
         f"False alarms an hour, of {hours:.1f} hours of real film: "
@@ -210,33 +231,20 @@ def main() -> None:
         film = plan(np.random.default_rng([options.seed, seconds, n]), seconds)
         method = METHODS[i % len(METHODS)]
         for kind in ("forged", "real"):
-            name = f"{kind}-{seconds:02d}-{n}-{method}"
+            name = f"{kind}-{seconds:02d}-{options.seed}.{n}-{method}"
             films[name] = film
             path = options.out / f"{name}.mp4"
             if not path.exists():
                 forged = kind == "forged"
                 face = studio.forged(film, method, options.seed) if forged else None
                 write(path, pictures(film, studio.takes(), face))
-    kept = options.out / "rows.jsonl"
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    rows = {row["name"]: row for row in map(json.loads, lines)}
-    new = [options.out / f"{name}.mp4" for name in films if name not in rows]
-    with (
-        Detector.load(options.workdir) as detector,
-        kept.open("a") as file,
-        Progress("score films", len(new)) as bar,
-    ):
-        for result in detector.results(new):
-            name = Path(result.video).stem
-            rows[name] = {"name": name, **row_of(result, films[name])}
-            print(json.dumps(rows[name]), file=file, flush=True)
-            bar.step()
+    rows = score(options.workdir, options.out, films)
     with table.results(parser, options) as results:
         results.say(
-            f"{len(rows)} films of {MINUTES} minutes; forged by {', '.join(METHODS)}, "
+            f"{len(films)} films of {MINUTES} minutes; forged by {', '.join(METHODS)}, "
             "in turns."
         )
-        show(results, {name: rows[name] for name in films})
+        show(results, rows)
 
 
 if __name__ == "__main__":

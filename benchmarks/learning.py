@@ -244,8 +244,8 @@ def show_arms(shown: table.Results, out: Path) -> None:
             for methods in (SEEN, UNSEEN)
         ]
         each = [area(street[arm], [method]) for method in UNSEEN]
-        runs = [out / "suite" / run["name"] for run in suite_of(out)["runs"]]
-        own = [path for path in runs if path.name.startswith(f"{arm}-")]
+        ended = [run for run in suite_of(out)["runs"] if not run["problem"]]
+        own = [out / "suite" / run["name"] for run in ended if run["model"] == arm]
         shown.row(arm, *cells, *each, len(street[arm]), sum(map(is_rising, own)))
     first = next(iter(street.values()))[0].report
     for name, found in first.trivial.items():

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from benchmarks import table
-from fakedetect_jax.serving.detector import Detector
+from fakedetect_jax.serving.detector import Detector, Limits
 from tfds_ffpp import system
 from tfds_ffpp.frames.found import Looked, PreparedWindow
 from tfds_ffpp.frames.video import even_plan, find_cuts, read_clip, read_windows
@@ -33,6 +33,7 @@ from tfds_ffpp.frames.windows import cut_shots
 
 RATE, SIZE = 25, (1080, 1920)
 SEGMENT = 60  # seconds that are encoded
+LIMIT = 6 * 3600.0  # of scoring a film, where predict's is an hour
 
 
 def pictures(source: Path, seconds: int) -> Iterator[np.ndarray]:
@@ -141,7 +142,9 @@ def score(model: str, film: Path) -> Scored:
     cores = system.num_cores()
     with (
         Memory() as memory,
-        Detector.load(model, apart=True, num_processes=cores) as detector,
+        Detector.load(
+            model, apart=True, num_processes=cores, limits=Limits(seconds=LIMIT)
+        ) as detector,
     ):
         (result,) = detector.results([film], on_progress=progress)
     seconds, own = time.monotonic() - start, time.process_time() - own

@@ -92,8 +92,12 @@ def results(
 def _place(
     parser: argparse.ArgumentParser, options: argparse.Namespace, name: str, mode: str
 ) -> Path | None:
-    """The file of a full run; None where another option than the mode was given."""
-    known = {action.dest for action in parser._actions}  # a benchmark may add others
+    """The file of a full run; None where another option than the mode was given.
+
+    Arguments that are no options say on what it ran.
+    """
+    # A benchmark may add others.
+    known = {action.dest for action in parser._actions if action.option_strings}
     chosen = {k: v for k, v in vars(options).items() if k in known}
     given = {k for k, v in chosen.items() if v != parser.get_default(k)}
     if given - {mode}:

@@ -5,12 +5,14 @@ without a network.
 python docs/check_links.py build/site
 """
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-STYLES = (("link", "stylesheet"), ("link", "preload"))
+ELSEWHERE = re.compile(r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)")  # in CSS
+LOADED = {"stylesheet", "preload", "modulepreload"}  # rel of what a page needs
 
 
 class Page(HTMLParser):
@@ -31,14 +33,19 @@ class Page(HTMLParser):
                 self.ids.add(value)
             elif name in ("href", "src") and value:
                 self.links.append(value)
-                if tag == "script" or (tag, dict(attrs).get("rel")) in STYLES:
+                rel = (dict(attrs).get("rel") or "").lower().split()
+                if tag == "script" or (tag == "link" and LOADED.intersection(rel)):
                     self.needs.append(value)
 
 
 def broken(site: Path) -> list[str]:
     """Links of a site that lead nowhere or out of it, each as "page: link"."""
     pages = {path: Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
-    found = []
+    found = [
+        f"{path.relative_to(site)}: needs {need}"
+        for path in sorted(site.rglob("*.css"))
+        for need in ELSEWHERE.findall(path.read_text())
+    ]
     for path, page in pages.items():
         for need in page.needs:
             if urlsplit(need).netloc:

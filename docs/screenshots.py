@@ -13,6 +13,7 @@ import io
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def take(page: Path, width: int, height: int, scratch: Path) -> Image.Image:
 def of_service(address: str, height: int, profile: Path) -> Iterator[Image.Image]:
     """Pictures of a service's page with its two made videos scored, at each width."""
     from selenium import webdriver
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
     options = webdriver.ChromeOptions()
@@ -67,8 +69,9 @@ def of_service(address: str, height: int, profile: Path) -> Iterator[Image.Image
         driver.get(address)
         WebDriverWait(driver, 60).until(lambda page: shown(page, "#sample"))
         driver.find_element("css selector", "#sample").click()
+        gone = [StaleElementReferenceException]  # drawn anew meanwhile
         for selector, count in ((".verdict", 2), ("video", 1), (".curve", 1)):
-            WebDriverWait(driver, 120).until(
+            WebDriverWait(driver, 120, ignored_exceptions=gone).until(
                 lambda page, s=selector, n=count: len(shown(page, s)) >= n
             )
         for width in WIDTHS:
@@ -77,7 +80,7 @@ def of_service(address: str, height: int, profile: Path) -> Iterator[Image.Image
                 "Emulation.setDeviceMetricsOverride", {**size, "mobile": False}
             )
             driver.execute_script("window.scrollTo(0, 0)")
-            driver.implicitly_wait(2)
+            time.sleep(2)  # until what moves has come to rest
             shot = io.BytesIO(driver.get_screenshot_as_png())
             yield ended(Image.open(shot).convert("RGB"))
     finally:

@@ -52,7 +52,7 @@ OF_MANY = ("videos", "shard", "output")
 class Folders(NamedTuple):
     """Where the pages go, and the annotated videos; None: nowhere.
 
-    options: of the command, without its videos.
+    options: of the command on one video.
     """
 
     report: Path | None
@@ -240,6 +240,8 @@ def _run(arguments: argparse.Namespace) -> int:
         is_model = option in ("workdir", "model")
         if not (option == "model" and path and path.startswith(HUB)):
             system.refuse_path(f"--{option}", path, bucket=is_model)
+    if arguments.shard[1] > 1:
+        _check_shard(arguments)
     folders = Folders(
         _folder("report", arguments.report),
         _folder("annotate", arguments.annotate),
@@ -253,20 +255,25 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _asked(arguments: argparse.Namespace, ours: list[Path]) -> list[Source]:
     """What is to have a row: all that was named and lies in folders, or a share."""
-    if arguments.shard[1] > 1:
-        _refuse_inside(arguments.videos, ours)
     found = sources.find_all(arguments.videos, leave=ours)
     for line in sources.skipped_lines(found):
         print(line, file=sys.stderr)
     return sources.shard(sources.with_copies(found), *arguments.shard)
 
 
-def _refuse_inside(videos: Sequence[str], ours: Sequence[Path]) -> None:
-    """Raises ConfigError where other jobs would find what this one writes."""
-    for folder in filter(os.path.isdir, videos):
+def _check_shard(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError where the jobs of an array would not make one run's rows."""
+    if arguments.backend == "auto":
+        raise ConfigError(
+            "--backend auto may find another one the fastest on each machine of "
+            "--shard; name one"
+        )
+    ours = (arguments.output, arguments.report, arguments.annotate)
+    for folder in filter(os.path.isdir, arguments.videos):
         top = os.path.realpath(folder)
-        for place in ours:
-            if Path(os.path.realpath(place)).is_relative_to(top):
+        for place in (place for place in ours if place and place != "-"):
+            real = os.path.realpath(os.path.expanduser(place))
+            if Path(real).is_relative_to(top):
                 raise ConfigError(
                     f"{place} lies in {folder}, of which every job of --shard must "
                     "find the same files; choose a place outside of it"

@@ -84,7 +84,7 @@ class TinyRun(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, load_config) -> TinyRun:
+def tiny_run(tmp_path_factory, load_config, keep_programs) -> TinyRun:
     """Twelve made videos, a tiny float32 model, two steps, one evaluation."""
     import jax
 
@@ -158,18 +158,25 @@ def launchpad(tmp_path_factory):
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory, worker_id) -> Path:
     """Where all workers keep the programs that they compile, and take them from."""
+    if place := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(place)
     base = tmp_path_factory.getbasetemp()
     return (base if worker_id == "master" else base.parent) / "compiled"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def keep_programs(compiled):
-    """Programs lie on disk: those of a module take gigabytes of memory."""
-    import jax
-
+    """Before the first program: JAX opens the folder once, whatever is set later."""
     from fakedetect_jax.run import parallel
 
-    parallel.keep_programs(str(compiled))  # a command may have set another
+    parallel.keep_programs(str(compiled))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Those of a module take gigabytes of memory."""
+    import jax
+
     yield
     jax.clear_caches()
 

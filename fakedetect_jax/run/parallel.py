@@ -113,10 +113,12 @@ def keep_programs(folder: str) -> None:
     """Has compiled programs kept in a folder, for processes to come.
 
     JAX leaves out those that compile within a second. A start has two dozen of them,
-    which take longer together than the one large program does to be read.
+    which take longer together than the one large program does to be read. Its own
+    variable for that counts where it is set.
     """
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def require_accelerator(accelerator: str) -> None:

@@ -32,7 +32,7 @@ _CONCAT = re.compile(rb"\s*(ffconcat\b|file\s|#EXTM3U)", re.IGNORECASE)
 class Source(NamedTuple):
     """A video asked for: its path, or why it is not one.
 
-    passed: of a file of a folder that is no video, its kind; why: that it is none;
+    passed: of a file of a folder that is no video, its kind; why: the reason;
     folder: that it was found in; copy_of: an earlier video with the same content.
     """
 

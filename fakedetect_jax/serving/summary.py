@@ -216,8 +216,8 @@ def _with_people(
         result = replace(result, warnings=(*result.warnings, said))
     elif isinstance(video.end, FileSummary) and (more := video.end.not_described):
         said = (
-            f"after {descriptors.MOST} faces {more:,} more were not looked at for "
-            "whose they are, so each is a person of its own"
+            f"the faces after the first {descriptors.MOST} ({more:,} more) were not "
+            "compared with others, so each counts as a person of its own"
         )
         result = replace(result, warnings=(*result.warnings, said))
     return replace(result, people=found)

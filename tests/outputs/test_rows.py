@@ -74,6 +74,10 @@ def test_a_share_finds_nothing_that_another_wrote(faceless, tmp_path, capsys, op
     words = [option, str(tmp_path / "out"), "--shard", "1/3"]
     assert predict.main(["--model", str(faceless), str(tmp_path), *words]) == 2
     assert "of which every job of --shard must find the" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    words = ["--backend=auto", "--shard", "1/3"]
+    assert predict.main(["--model", str(faceless), str(tmp_path), *words]) == 2
+    assert "--backend auto may find another one" in capsys.readouterr().err
 
 
 def test_killed_and_run_again_there_are_the_same_rows(
@@ -153,6 +157,9 @@ def test_what_was_not_there_is_tried_again(faceless, videos, tmp_path):
 def test_rows_of_other_options_are_not_mixed(
     faceless, videos, whole, tmp_path, capsys, word
 ):
+    if word.startswith("--backend"):
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
     output = shutil.copy(whole, tmp_path / "rows.jsonl")
     assert run(faceless, videos, output, word) == 2
     assert "rows of another model or of other options" in capsys.readouterr().err

@@ -164,6 +164,19 @@ class TestChoosing:
         run = self.instant(model, 1e-3)
         assert self.choose(model, tmp_path, monkeypatch, run) == "jax"
 
+    def test_a_model_of_bfloat16_is_compared_in_float32(
+        self, model, tmp_path, monkeypatch
+    ):
+        config = model.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.model.dtype = "bfloat16"
+        rounded = model._replace(config=config)
+        apart = self.instant(rounded, 0.0)(*some_clips(model, 4))[0]
+        apart = apart - self.instant(model, 0.0)(*some_clips(model, 4))[0]
+        assert np.abs(apart).max() > backends.MOST_APART
+        run = self.instant(model, 1e-6)
+        assert self.choose(rounded, tmp_path, monkeypatch, run) == "onnxruntime"
+
     def test_one_that_is_slower_is_not_taken(self, model, tmp_path, monkeypatch):
         known = self.instant(model, 1e-6)
 

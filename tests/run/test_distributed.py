@@ -107,9 +107,8 @@ def test_two_processes_that_hold_all_frames_are_one_device(
     hosts, undisturbed, tmp_path
 ):
     """Each device of both has a copy of the frames, and gathers its rows of a batch."""
-    both = hosts(tmp_path / "w", "--config.data.resident=device")
-    both[0].until("train 4/")
-    both[0].send(signal.SIGTERM)
+    held, stop = "--config.data.resident=device", ["train", 5, signal.SIGTERM]
+    both = hosts(tmp_path / "w", held, phases={0: stop})
     codes = [process.wait() for process in both]
     assert codes == [143, 143], [p.stderr for p in both]
     assert re.search(r"frames +\d+ are decoded, .* on each device", both[0].stdout)
