@@ -616,7 +616,9 @@ def test_a_hanging_decoder_costs_one_video(made, tmp_path):
         options=BuildOptions(time_limit=2),
     )
     thread.join()
-    assert card(tmp_path)["rejected"] == {"took longer than 2 seconds": 1}
+    assert card(tmp_path)["rejected"] == {
+        "took longer than 2 seconds (--time_limit)": 1
+    }
     assert sum(len(rows(tmp_path, s)) for s in LISTS) == 23
 
 

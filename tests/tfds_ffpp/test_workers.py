@@ -174,12 +174,12 @@ def test_a_hanging_decoder_costs_one_video(videos, tmp_path):
     pid = pid_of(worker)
     os.kill(pid, signal.SIGSTOP)
     result = worker.run(job(short[1], tmp_path, time_limit=1.0))
-    assert result.reason == "took longer than 1 seconds"
+    assert result.reason == "took longer than 1 seconds (--time_limit)"
     assert not psutil.pid_exists(pid)
     assert worker.run(job(short[1], tmp_path)).seconds
     worker.close()
     result = Worker().run(job(long, tmp_path, time_limit=0.3, preparation=SLOW))
-    assert result.reason == "took longer than 0.3 seconds"
+    assert result.reason == "took longer than 0.3 seconds (--time_limit)"
 
 
 def copy_job(path: Path, folder: Path, **changes) -> CopyJob:

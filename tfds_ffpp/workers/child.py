@@ -255,7 +255,9 @@ def _death(job: Job | CredentialsJob, code: int) -> Result:
         seconds = math.ceil(_processor_seconds(job)) + 1
         return Result(reason=f"took longer than {seconds} seconds of a processor")
     if code == -signal.SIGALRM:
-        return Result(reason=f"took longer than {job.time_limit:g} seconds")
+        return Result(
+            reason=f"took longer than {job.time_limit:g} seconds (--time_limit)"
+        )
     return Result(reason=death(code))
 
 

@@ -193,7 +193,7 @@ class Pool:
 def _too_long(job: Job, *, stalled: bool) -> str:
     if stalled and not isinstance(job, EntryJob):
         return f"nothing came of it for {job.stall_limit:g} seconds"
-    return f"took longer than {job.time_limit:g} seconds"
+    return f"took longer than {job.time_limit:g} seconds (--time_limit)"
 
 
 def _hand_on(done: queue.Queue, job: Job, result: Result) -> None:
