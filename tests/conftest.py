@@ -2,7 +2,6 @@
 
 import os
 import runpy
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +11,10 @@ from tests.launchpad import Launchpad
 from tfds_ffpp.synthetic import tree
 
 # Most of these tests' time is compiling, which takes a third without LLVM's
-# optimisations, and a third of that with the older way to emit fusions, which jaxlib
-# 0.12 has no more. Commands that are launched compile as they do for users.
-FLAGS = ["--xla_force_host_platform_device_count=8"]
-FLAGS.append("--xla_backend_optimization_level=0")
-if version("jaxlib").startswith("0.10."):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join(FLAGS)
+# optimisations. Commands that are launched compile as they do for users.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 ROOT = Path(__file__).parent.parent

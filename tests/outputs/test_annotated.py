@@ -78,7 +78,7 @@ def test_the_page_has_the_record_that_makes_the_numbers_again(made, faceless, ca
     for link in links:
         assert (Path(row["page"]).parent / link).is_file()
     command = re.findall(r"<code>(python -m fakedetect_jax\.predict .*?)</code>", page)
-    assert f"--model {faceless}" in command[0] and "broken" not in command[0]
+    assert f"--model={faceless}" in command[0] and "broken" not in command[0]
 
 
 def test_a_second_run_makes_what_was_taken_away(made, faceless, capsys):
