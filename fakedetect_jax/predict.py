@@ -269,7 +269,7 @@ def _check_shard(arguments: argparse.Namespace) -> None:
             "--shard; name one"
         )
     ours = (arguments.output, arguments.report, arguments.annotate)
-    for folder in filter(os.path.isdir, arguments.videos):
+    for folder in (video for video in arguments.videos if os.path.isdir(video)):
         top = os.path.realpath(folder)
         for place in (place for place in ours if place and place != "-"):
             real = os.path.realpath(os.path.expanduser(place))
