@@ -54,9 +54,8 @@ def choose(
 
     JAX, where it computes on an accelerator, or where none of the others is there, or
     a tenth faster, or its logits lie further than MOST_APART from JAX's in float32, in
-    which all others compute. What was found
-    is kept in the folder, for this model's shape, machine and versions; a machine that
-    gets a GPU is measured again.
+    which all others compute. What was found is kept in the folder, for this model's
+    shape, machine and versions; a machine that gets a GPU is measured again.
     """
     there = runtimes.installed()
     if not there:

@@ -547,8 +547,8 @@ def swapped(pairs, *, dataset="ffpp", lone=()):
         for i in (*people, *lone)
     ]
     rows += [{"method": "swap", "target": t, "source": s, "label": 1} for t, s in pairs]
-    told = {"dataset": dataset, "clip": 0, "score": 0.5, "logit": 0.0}
-    named = ({**row, **told, "video": str(i)} for i, row in enumerate(rows))
+    same = {"dataset": dataset, "clip": 0, "score": 0.5, "logit": 0.0}
+    named = ({**row, **same, "video": str(i)} for i, row in enumerate(rows))
     items = videos_of(list(map(ClipScore.from_json, named)))
     groups = {}
     for target, number in zip(

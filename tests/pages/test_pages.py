@@ -255,7 +255,7 @@ def test_ten_thousand_videos_fit_a_small_page_quickly(tmp_path):
     assert (folder / "report.html").stat().st_size < 5_000_000
 
 
-# What is told when something is missing or wrong.
+# What is said when something is missing or wrong.
 
 
 def warnings_of(rows=None, **context):

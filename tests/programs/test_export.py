@@ -70,8 +70,8 @@ def test_the_folder_holds_all_that_is_needed(exported, tiny_run):
     )
     assert facts["config"]["model"]["lstm_features"] == 8
     assert "Before you trust this" in (exported / "README.md").read_text()
-    told = json.dumps(facts)
-    assert str(tiny_run.workdir.parent) not in told  # nobody's folders
+    text = json.dumps(facts)
+    assert str(tiny_run.workdir.parent) not in text  # nobody's folders
 
 
 def test_an_export_scores_as_its_workdir(exported, tiny_run):

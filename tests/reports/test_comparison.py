@@ -92,10 +92,10 @@ def test_rebuild_writes_each_report_from_its_scores(runs, tmp_path):
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("")
     assert report.main([str(tmp_path)]) == 3
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert "it holds notes.txt" in told
-    assert told.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "it holds notes.txt" in said
+    assert said.count("\n") == 1
     assert not (tmp_path / "comparison.html").exists()
     assert report.main([str(tmp_path / "none")]) == 3
     assert "nothing is there" in capsys.readouterr().err
