@@ -1,10 +1,12 @@
-"""Writes the pages of docs/reference that follow from the code.
+"""Writes the pages of docs/reference that follow from the code, and measured tables.
 
 python docs/generate.py
 
 config.md: every config field, from the comments of configs/ffpp.py and the ranges that
 settings.py holds. commands.md: what --help prints. api.md: docstrings. faults.md: the
 docstrings of tests that begin with the id of a fault, such as "C1 An unknown field: …".
+In other pages, what stands between a line `<!-- table: NAME -->` and the next
+`<!-- end -->` is written from benchmarks/results.
 """
 
 import ast
@@ -23,6 +25,7 @@ from fakedetect_jax import settings
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reference"
+RESULTS = ROOT / "benchmarks" / "results"
 HEAD = "<!-- Written by docs/generate.py: change what it reads, then `make docs`. -->"
 
 
@@ -292,6 +295,84 @@ def _place(ids: str) -> tuple[str, int]:
     return first[0], int(first[1:])
 
 
+# Measured tables -----------------------------------------------------------------
+
+# What a train_step measured -> its file's name after train_step_.
+STEPS = {
+    "ResNet-18, 112 px, 8 clips": "resnet18_112",
+    "ResNet-18, 224 px, 2 clips": "resnet18_224",
+    "ResNet-50, 112 px, 4 clips": "resnet50_112",
+    "ResNet-50, 224 px, 2 clips": "resnet50_224",
+}
+
+
+def table_of(text: str, first: str) -> list[dict[str, str]]:
+    """Rows of the table in a results file whose first heading this is, by heading.
+
+    Raises ValueError if there is none.
+    """
+    lines = iter(text.splitlines())
+    heads = next((h for line in lines if (h := _cells(line))[:1] == [first]), None)
+    if heads is None:
+        raise ValueError(f"no table that begins with {first!r}")
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append(dict(zip(heads, _cells(line), strict=True)))
+    return rows
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("| ").split("|")]
+
+
+def steps_table(folder: Path) -> str:
+    """The step's rates beside its peers'."""
+    rows = [
+        "| float32 | project | PyTorch | flax | to PyTorch | to flax |",
+        "|---|---|---|---|---|---|",
+    ]
+    for mode in ("train", "infer"):
+        for name, file in STEPS.items():
+            path = folder / f"train_step_{file}.md"
+            found = {
+                row["side"]: row
+                for row in table_of(path.read_text(), "mode")
+                if row["mode"] == mode
+            }
+            rates = [
+                found[side]["frames/s (min-max)"].replace("-", "–")
+                for side in ("project", "torch", "flax")
+            ]
+            times = [
+                found[s]["project is"].removesuffix(" x") for s in ("torch", "flax")
+            ]
+            link = f"{mode} [{name}](../benchmarks/results/{path.name})"
+            rows.append(f"| {' | '.join([link, *rates, *times])} |")
+    return "\n".join(rows)
+
+
+def feed_table(folder: Path) -> str:
+    """The feed's rates beside those of other ways to store frames."""
+    rows = ["| clips/s | median (least–most) |", "|---|---|"]
+    for row in table_of((folder / "feed.md").read_text(), "clips/s"):
+        rate = f"{row['median']} ({row['min']}–{row['max']})"
+        rows.append(f"| {row['clips/s']} | {rate} |")
+    return "\n".join(rows)
+
+
+TABLES = {"steps": steps_table, "feed": feed_table}
+WITH_TABLES = (ROOT / "docs" / "performance.md",)
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def with_tables(text: str, folder: Path) -> str:
+    """A page with its tables as the results in a folder have them."""
+    return PLACE.sub(lambda m: f"{m[1]}{TABLES[m[2]](folder)}\n{m[3]}", text)
+
+
 PAGES = {
     "config.md": config_page,
     "commands.md": commands_page,
@@ -301,10 +382,12 @@ PAGES = {
 
 
 def main() -> None:
-    """Writes all pages."""
+    """Writes all pages and tables."""
     FOLDER.mkdir(exist_ok=True)
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page())
+    for path in WITH_TABLES:
+        path.write_text(with_tables(path.read_text(), RESULTS))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,29 @@ def test_a_generated_page_is_fresh(name):
     assert written == GENERATE["PAGES"][name]()
 
 
+@pytest.mark.parametrize("page", GENERATE["WITH_TABLES"], ids=lambda page: page.name)
+def test_measured_tables_are_those_of_the_results(page):
+    """If not: `make docs` writes them anew."""
+    text = page.read_text()
+    assert GENERATE["PLACE"].search(text)
+    assert text == GENERATE["with_tables"](text, GENERATE["RESULTS"])
+
+
+def test_a_table_is_written_from_its_results(tmp_path):
+    (tmp_path / "feed.md").write_text(
+        "# feed\n\n- a command\n\n| clips/s | median | min | max |\n|---|---|---|---|\n"
+        "| PNG | 79 | 60 | 94 |\n| JPEG | 5 | 4 | 6 |\n\nA remark.\n"
+    )
+    page = "Above\n\n<!-- table: feed -->\nold\n<!-- end -->\n\nBelow\n"
+    assert GENERATE["with_tables"](page, tmp_path) == (
+        "Above\n\n<!-- table: feed -->\n| clips/s | median (least–most) |\n"
+        "|---|---|\n| PNG | 79 (60–94) |\n| JPEG | 5 (4–6) |\n<!-- end -->\n\nBelow\n"
+    )
+    (tmp_path / "feed.md").write_text("# feed\n\nnothing\n")
+    with pytest.raises(ValueError, match="no table that begins with 'clips/s'"):
+        GENERATE["with_tables"](page, tmp_path)
+
+
 def test_the_drawing_shows_the_layers():
     """If not: python docs/architecture.py."""
     assert (ROOT / "docs" / "architecture.svg").read_text() == DRAW["drawing"]()
