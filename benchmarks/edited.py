@@ -58,12 +58,18 @@ class Film:
         start = sum(shot[2] for shot in self.shots[: self.forged[0]])
         return start / RATE, (start + self.shots[self.forged[0]][2]) / RATE
 
+    def person(self, frame: float, column: float) -> int:
+        """Who is seen at this frame, in the half of the picture with this column."""
+        ends = np.cumsum([shot[2] for shot in self.shots])
+        number = min(int(np.searchsorted(ends, frame, "right")), len(ends) - 1)
+        return self.shots[number][column > SIZE][0]
 
-def plan(rng: np.random.Generator, seconds: int) -> Film:
+
+def plan(rng: np.random.Generator, seconds: int, minutes: float = MINUTES) -> Film:
     """A film with a shot of so many seconds, in which one face may be forged."""
     cast = rng.choice(PEOPLE_IN_ALL, CAST, replace=False)
     lengths = []
-    while sum(lengths) < MINUTES * 60 * RATE:
+    while sum(lengths) < minutes * 60 * RATE:
         lengths.append(round(RATE * rng.uniform(*SHOTS)))
     at = int(rng.integers(len(lengths)))
     lengths[at] = seconds * RATE

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import augment, backends, growth, step_workers, table
+from benchmarks import augment, backends, edited, growth, step_workers, table
 from fakedetect_jax.model import network
 from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.model.kernels import max_pool
@@ -114,3 +114,11 @@ def test_backends_are_timed_and_compared(tmp_path, capsys):
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
     assert [row[1].strip() for row in rows] == ["jax", "onnxruntime", "openvino"]
     assert all(float(row[-1]) < 1e-4 for row in rows)
+
+
+def test_a_film_knows_who_is_seen():
+    film = edited.Film((((3, 0), (1, 5), 10), ((1, 7), (2, 0), 25)), (1, True))
+    seen = [film.person(*at) for at in ((0, 10), (9.5, 440), (10, 10), (34.9, 300))]
+    assert seen == [3, 1, 1, 2]
+    assert film.person(99, 10) == 1  # the last frame's, where a face ends later
+    assert film.span == (10 / edited.RATE, 35 / edited.RATE)
