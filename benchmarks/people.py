@@ -4,10 +4,10 @@ python -m benchmarks.people WORKDIR OUT [--films 10] [--seed 0]
 
 Films of a minute, drawn as those of benchmarks.edited but all real: hard cuts, two
 faces side by side, of four people who come again and again. Each face that predict
-follows has a true person. Counted are pairs of faces of a film: those of one person that are
-linked, and those of two people that are, which no link should join. Once by the
-descriptors of the extra `faces`, once with what follows a face from window to window
-alone. WORKDIR is any trained run: what it scores plays no part.
+follows has a true person. Counted are pairs of faces of a film: those of one person
+that are linked, and those of two people that are, which no link should join. Once by
+the descriptors of the extra `faces`, once with what follows a face from window to
+window alone. WORKDIR is any trained run: what it scores plays no part.
 """
 
 import argparse
