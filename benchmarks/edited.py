@@ -7,9 +7,9 @@ faces side by side, of four people who come again and again. In a forged film on
 of one shot is forged, for 2, 5, 10 or 30 seconds, and that person is real in all other
 shots; the real film of each is the same with that face as it was. All are scored as
 predict scores a file, with cuts looked for. The part is predict's most suspicious one,
-the whole its verdict on the film. A forgery is named where the part lies in its shot,
-and on its face; `by chance` is the share of all seconds of faces that are forged. OUT
-keeps films and rows, so that a stopped run goes on.
+the whole its verdict on the film, by the mean over it. A forgery is named where the
+part lies in its shot, and on its face; `by chance` is the share of all seconds of faces
+that are forged. OUT keeps films and rows, so that a stopped run goes on.
 """
 
 import argparse
@@ -25,7 +25,8 @@ import numpy as np
 
 from benchmarks import table
 from benchmarks.films import METHODS, PEOPLE, filmed
-from fakedetect_jax.metrics import doubt
+from fakedetect_jax.metrics import doubt, metrics
+from fakedetect_jax.pages.formats import number
 from fakedetect_jax.reports.video_result import VideoResult
 from fakedetect_jax.serving.detector import Detector
 from tfds_ffpp.files import whole
@@ -161,6 +162,8 @@ def row_of(result: VideoResult, film: Film) -> dict[str, Any]:
         "face": face,
         "part": part is not None and part.verdict == doubt.FAKE,
         "whole": result.verdict == doubt.FAKE,
+        "part_score": part.score if part is not None else 0.0,
+        "whole_score": result.score or 0.0,
         "shots": result.shots,
         "made": len(film.shots),
         "people": len(result.people or ()),
@@ -217,6 +220,15 @@ def show(results: table.Results, rows: dict[str, dict[str, Any]]) -> None:
     results.say(
         f"False alarms an hour, of {hours:.1f} hours of real film: "
         f"{alarms[0] / hours:.2f} by the part, {alarms[1] / hours:.2f} by the whole."
+    )
+    labels = np.array([name.startswith("forged") for name in rows], int)
+    by = [
+        metrics.auc(labels, np.array([row[f"{what}_score"] for row in rows.values()]))
+        for what in ("part", "whole")
+    ]
+    results.say(
+        f"Forged films against real ones, AUC: {number(by[0])} by the score of the "
+        f"most suspicious part, {number(by[1])} by the mean over the film."
     )
 
 

@@ -20,6 +20,7 @@ from tests.serving.videos import (
     LOSSLESS,
     all_of,
     cut_video,
+    flip_bits,
     reals,
     rows_of,
     side_by_side,
@@ -90,6 +91,21 @@ class TestOutcomes:
         whole = central.score(write_video(tmp_path / "whole.mkv", head, **LOSSLESS))
         assert whole["outcome"] == "scored" and not whole["file"]["damaged"]
         assert whole["score"] == pytest.approx(result.score, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("spoiled", "outcome"),
+        [(range(30, 45), "partial"), (range(5, 50), "unreadable")],
+    )
+    def test_flipped_bits(self, central, tmp_path, spoiled, outcome):
+        """P13 Flipped bits in H.264: scored on what decodes, if that is half of it."""
+        path = write_video(
+            tmp_path / "a.mp4", 60, pixel_format="yuv420p", options={"g": "12"}
+        )
+        (result,) = central.results([flip_bits(path, spoiled)])
+        assert result.outcome == outcome, result.reason
+        lost = re.match(r"only (\d+) of 60 frames decode; the first", result.reason)
+        assert lost and (int(lost[1]) >= 30) == (outcome == "partial")
+        assert (result.score is not None) == (outcome == "partial")
 
     def test_partial_in_the_command_and_on_its_page(self, faceless, tmp_path, capsys):
         path = cut_video(tmp_path / "v" / "a.mkv", 0.7)

@@ -86,3 +86,18 @@ def spoil(path: Path, number: int) -> None:
     assert packet.pos is not None
     whole[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
     path.write_bytes(whole)
+
+
+def flip_bits(path: Path, packets: range, seed: int = 0) -> Path:
+    """Flips one random bit of each 40 bytes in these packets of a video."""
+    rng = np.random.default_rng(seed)
+    with av.open(str(path)) as file:
+        found = [p for p in file.demux(video=0) if p.size]
+    whole = bytearray(path.read_bytes())
+    for packet in (found[i] for i in packets):
+        assert packet.pos is not None
+        for _ in range(max(packet.size // 40, 1)):
+            at = packet.pos + int(rng.integers(packet.size))
+            whole[at] ^= 1 << int(rng.integers(8))
+    path.write_bytes(whole)
+    return path
