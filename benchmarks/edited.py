@@ -62,8 +62,9 @@ class Film:
     def person(self, frame: float, column: float) -> int:
         """Who is seen at this frame, in the half of the picture with this column."""
         ends = np.cumsum([shot[2] for shot in self.shots])
-        number = min(int(np.searchsorted(ends, frame, "right")), len(ends) - 1)
-        return self.shots[number][column > SIZE][0]
+        at = min(int(np.searchsorted(ends, frame, "right")), len(ends) - 1)
+        left, right, _ = self.shots[at]
+        return (right if column > SIZE else left)[0]
 
 
 def plan(rng: np.random.Generator, seconds: int, minutes: float = MINUTES) -> Film:
@@ -93,9 +94,9 @@ def pictures(
     film: Film, takes: Sequence[Frames], forged: Frames | None
 ) -> Iterator[np.ndarray]:
     """The frames of a film; forged: of its forged face, None of a real film."""
-    for number, (*sides, length) in enumerate(film.shots):
+    for i, (*sides, length) in enumerate(film.shots):
         both = [of_shot(takes[person], first, length) for person, first in sides]
-        if forged is not None and number == film.forged[0]:
+        if forged is not None and i == film.forged[0]:
             both[film.forged[1]] = iter(forged)
         for pair in zip(*both, strict=True):
             yield np.concatenate(pair, axis=1)
