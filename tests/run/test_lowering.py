@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import pytest
@@ -50,11 +50,15 @@ class Program(NamedTuple):
         return arguments.split("tensor<")[1:], results.split("tensor<")[1:]
 
 
-def small(load_config, dtype: str):
+RESNET: dict[str, Any] = dict(backbone="resnet", stage_sizes=(1, 1), block="bottleneck")
+VIT: dict[str, Any] = dict(backbone="vit", width=24, depth=2, num_heads=2, patch_size=8)
+
+
+def small(load_config, dtype: str, backbone=RESNET):
     """The config with most kinds of operations, of a network with each kernel."""
     config = load_config("ffpp_best")
     with config.unlocked():
-        config.model.update(backbone="resnet", stage_sizes=(1, 1), block="bottleneck")
+        config.model.update(**backbone)
         config.model.update(lstm_features=8, bidirectional=False, dtype=dtype)
         config.dataset.image_size = 32
         config.data.clip_frames = 3
@@ -70,7 +74,11 @@ def small(load_config, dtype: str):
 def traced(request, load_config):
     """A step of a kind and type over eight devices, before it is lowered."""
     kind, dtype = request.param
-    config = small(load_config, dtype)
+    return trace(kind, dtype, small(load_config, dtype))
+
+
+def trace(kind: str, dtype: str, config):
+    """What Program is made of, but for the platform and its text."""
     mesh = parallel.make_mesh()
     settings = steps.make_step_settings(config, num_steps=10)
     state = jax.eval_shape(
@@ -97,9 +105,13 @@ def traced(request, load_config):
 
 @pytest.fixture(scope="module", params=["cuda", "tpu"])
 def program(request, traced) -> Program:
+    return lowered(request.param, traced)
+
+
+def lowered(platform: str, traced) -> Program:
     kind, dtype, step, *sizes = traced
-    lowered = step.lower(lowering_platforms=(request.param,))
-    return Program(request.param, kind, dtype, lowered.as_text(), *sizes)
+    text = step.lower(lowering_platforms=(platform,)).as_text()
+    return Program(platform, kind, dtype, text, *sizes)
 
 
 def test_each_convolution_is_one_of_the_compilers_in_the_models_type(program):
@@ -172,3 +184,36 @@ def test_a_step_on_frames_that_devices_hold_begins_with_their_gathering(program)
         before, after = program.text.split("stablehlo.optimization_barrier", 1)
         assert before.count('"stablehlo.gather"') == program.block_leaves > 2
         assert "stablehlo.convolution" not in before and "convolution" in after
+
+
+@pytest.fixture(scope="module", params=[TRAINED, SCORED])
+def traced_transformer(request, load_config):
+    """A step of a ViT in bfloat16."""
+    config = small(load_config, "bfloat16", VIT)
+    return trace(request.param, "bfloat16", config)
+
+
+@pytest.fixture(scope="module", params=["cuda", "tpu"])
+def transformer(request, traced_transformer) -> Program:
+    return lowered(request.param, traced_transformer)
+
+
+def test_a_transformer_multiplies_tokens_in_the_models_type(transformer):
+    products = re.findall(r"stablehlo\.dot_general .* : \((.*)\) ->", transformer.text)
+    # 16 clips of 3 frames of 16 patches and a token, times weights or gradients.
+    tokens = [p for p in products if re.search(r"<48x1[67]x\d+xb?f", p)]
+    layers = 6 * VIT["depth"] + 1  # q, k, v, out and two of the MLP; the patches
+    # Forward, and both gradients, but for that of the pixels.
+    times = 3 * layers - 1 if transformer.trains else 0
+    assert len(tokens) == (times or layers)
+    assert not [p for p in tokens if re.search(r"xf32>", p)]
+
+
+def test_a_transformer_is_the_compilers_alone(transformer):
+    assert transformer.count("while") == LOOPS[transformer.kind]
+    for operation in ("custom_call", "convolution", "scatter"):
+        assert transformer.count(operation) == 0
+
+
+def test_a_transformers_state_is_updated_in_place(transformer):
+    test_the_state_and_nothing_else_is_updated_in_place(transformer)

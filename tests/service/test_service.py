@@ -67,6 +67,23 @@ def test_every_file_has_the_result_that_predict_gives(server, faceless, videos):
         assert (job["playable"] == "ready") == (row["outcome"] != "unreadable"), job
 
 
+def test_another_runtime_gives_the_same_scores(server, faceless, videos, tmp_path):
+    pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxruntime")
+    path = videos[0]
+    options = [f"--model={faceless}", "--backend=onnxruntime", "--processes=1"]
+    with Server(tmp_path / "data", *options) as running:
+        id = running.hand_in(path)
+        assert running.until(id)["state"] == "done"
+        result = running.get(f"/v1/jobs/{id}/result").json
+    id = server.hand_in(path)
+    server.until(id)
+    by_jax = server.get(f"/v1/jobs/{id}/result").json
+    backends = [r["model"]["backend"] for r in (result, by_jax)]
+    assert backends == ["onnxruntime", "jax"]
+    assert result["score"] == pytest.approx(by_jax["score"], abs=1e-4)
+
+
 def test_what_is_made_of_a_video_can_be_fetched(server, videos):
     id = server.hand_in(videos[4])
     server.until(id, whole=True)
