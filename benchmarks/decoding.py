@@ -183,14 +183,19 @@ def main() -> int:
         for way in skipped(film, rounds):
             results.row(way.name, middle(way.clock), middle(way.processor))
         heads = ("processes", "threads of each", "seconds")
-        results.heads("the film through predict", *heads)
+        results.say()
+        results.say("The film through predict:")
+        results.heads(*heads)
         pairs = [(1, 1), (1, cores), (1, 2 * cores)]
         for processes, threads, way in shared(detector, [str(film)], pairs, rounds):
-            results.row("", processes, threads, middle(way.clock))
-        results.heads("short videos through predict", *heads)
+            results.row(processes, threads, middle(way.clock))
+        results.say()
+        results.say("The short videos through predict:")
+        results.heads(*heads)
         pairs = [(1, 1), (cores - 1 or 1, 1), (cores, 1), (cores + 1, 1), (cores, 2)]
+        pairs = list(dict.fromkeys(pairs))
         for processes, threads, way in shared(detector, videos, pairs, rounds):
-            results.row("", processes, threads, middle(way.clock))
+            results.row(processes, threads, middle(way.clock))
         count = options.changed
         same = changed(Path(name), count)
         results.say()
