@@ -301,14 +301,15 @@ def judge_all(options: argparse.Namespace) -> list[dict[str, Any]]:
         def judge(change: Change, name=name, facts=facts, source=source):
             text = f"{change}{hashlib.sha256(source).hexdigest()}"
             key = hashlib.sha256(text.encode()).hexdigest()
-            row = known.get(key)
-            if row is None or (options.again and row["ended"] == "passed"):
+            before = known.get(key)
+            row = before or {}
+            if not row or (options.again and row["ended"] == "passed"):
                 tree, began = trees.pop(), time.perf_counter()
                 ended = attempt(tree, name, change, facts)
                 trees.append(tree)
                 row = {"key": key, "module": name, **change._asdict(), "ended": ended}
                 row["seconds"] = round(time.perf_counter() - began, 1)
-                row["first"] = known.get(key, row).get("first", ended)
+                row["first"] = before["first"] if before else ended
                 with open(results, "a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"{name} {change.line}: {ended}, {row['seconds']} s", flush=True)
