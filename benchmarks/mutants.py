@@ -287,9 +287,10 @@ def judge_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     results = out / "results.jsonl"
     lines = results.read_text().splitlines() if results.exists() else []
     known: dict[str, dict[str, Any]] = {}
-    for row in map(json.loads, lines):
-        before = known.get(row["key"], row)
-        known[row["key"]] = {**row, "first": before.get("first", before["ended"])}
+    for line in lines:
+        row = json.loads(line)
+        first = known.get(row["key"], {"first": row["ended"]})["first"]
+        known[row["key"]] = {**row, "first": first}
     trees = [Tree(out / f"tree-{n}") for n in range(options.jobs)]
     rows = []
     for name in options.modules.split(","):
