@@ -3,8 +3,9 @@
 python -m benchmarks.parity [--only NAME]
 
 Each peer gets random weights, is saved as its library saves it, and is loaded with
-config.init_from's code; both see the same images in float32. Needs the extra bench,
-and for timm's own models timm and torchvision, which are left out where they are not.
+config.init_from's code; both see the same images in float32. Needs the extra bench.
+Where timm is installed too, with the torchvision that was made for that torch (the CPU
+build of the extra has none on PyPI), its models stand beside; else they are left out.
 """
 
 # pyright: reportMissingImports=false, reportMissingModuleSource=false
