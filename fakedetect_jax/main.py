@@ -49,7 +49,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "backend",
         "jax",
-        ["auto", "jax", "onnxruntime", "openvino"],
+        ["auto", "jax", "onnxruntime", "openvino", "openvino-bfloat16"],
         "What computes on a CPU (--mode eval); auto measures for a second, once.",
     )
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the best if not set.")

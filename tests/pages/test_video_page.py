@@ -1,5 +1,6 @@
 """The page of a video: whole, offline, and safe whatever the file is called."""
 
+import dataclasses
 import html.parser
 import re
 from pathlib import Path
@@ -54,16 +55,31 @@ def pages(tiny_run, tmp_path_factory) -> dict[str, Path]:
     def inspect(result, video):
         path = evidence.write_page(detector.network, result, video, folder / "out")
         written[Path(result.video).name] = path
+        if result.video == str(real):
+            facts = dataclasses.replace(detector.facts, backend="openvino-bfloat16")
+            result = dataclasses.replace(result, model=facts)
+            path = evidence.write_page(
+                detector.network, result, video, folder / "rounded"
+            )
+            written["rounded"] = path
         return result
 
     (folder / "out").mkdir()
+    (folder / "rounded").mkdir()
     for _ in detector.results([real, hostile, broken], inspect=inspect):
         pass
     return {
         "real": written[real.name],
         "hostile": written[hostile.name],
         "broken": written[broken.name],
+        "rounded": written["rounded"],
     }
+
+
+def test_a_page_says_what_else_than_jax_computed(pages):
+    text, _ = read(pages["rounded"])
+    assert "computed by openvino-bfloat16" in text
+    assert "computed by" not in read(pages["real"])[0]
 
 
 @pytest.mark.parametrize("name", ["real", "hostile", "broken"])

@@ -26,6 +26,14 @@ def need(name: str) -> None:
         pytest.skip(f"the package {name} is not installed")
 
 
+def need_bfloat16(model) -> None:
+    need("openvino")
+    try:
+        runtimes.load(runtimes.BFLOAT16, model.config, model.variables, None)
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="module")
 def model(tiny_run):
     return load_model(tiny_run.workdir)
@@ -44,7 +52,7 @@ def moved(model):
     return model._replace(variables=variables)
 
 
-@pytest.mark.parametrize("name", runtimes.NAMES)
+@pytest.mark.parametrize("name", runtimes.PACKAGES)
 def test_a_runtime_scores_videos_as_jax_does(detector, tiny_run, tmp_path, name):
     need(name)
     videos = reals(tiny_run)[:3]
@@ -60,7 +68,7 @@ def test_a_runtime_scores_videos_as_jax_does(detector, tiny_run, tmp_path, name)
         assert abs(row["score"] - expected["score"]) < 1e-4
 
 
-@pytest.mark.parametrize("name", runtimes.NAMES)
+@pytest.mark.parametrize("name", runtimes.PACKAGES)
 def test_a_graph_is_kept_for_its_weights_alone(model, tmp_path, name, monkeypatch):
     need(name)
     frames, length = some_clips(model, 3)
@@ -113,6 +121,7 @@ def test_a_kept_graph_needs_no_jax(faceless, tiny_run, tmp_path):
     [
         ("onnxruntime", "onnxruntime", "onnx"),
         ("openvino", "openvino", "openvino"),
+        ("openvino-bfloat16", "openvino", "openvino"),
         ("onnxruntime", "onnx", "onnx"),
     ],
 )
@@ -127,13 +136,61 @@ def test_a_package_that_is_missing_is_named(
     assert said.count("\n") == 1 and list(tmp_path.glob("*.onnx")) == []
 
 
-def test_openvino_takes_no_bidirectional_model(model):
+@pytest.mark.parametrize("name", ["openvino", "openvino-bfloat16"])
+def test_openvino_takes_no_bidirectional_model(model, name):
     need("openvino")
     config = model.config.copy_and_resolve_references()
     with config.unlocked():
         config.model.bidirectional = True
     with pytest.raises(ConfigError, match="use --backend onnxruntime or jax"):
-        runtimes.load("openvino", config, {}, None)
+        runtimes.load(name, config, {}, None)
+
+
+class TestBfloat16:
+    """openvino-bfloat16: close to float32, and never instead of it."""
+
+    def test_it_scores_nearly_as_float32_does(self, detector, model, tiny_run):
+        need_bfloat16(model)
+        video = reals(tiny_run)[1]
+        expected = detector.score(video)
+        with Detector.load(tiny_run.workdir, backend=runtimes.BFLOAT16) as other:
+            found = other.score(video)
+        assert found["model"]["backend"] == "openvino-bfloat16"
+        assert found["outcome"] == expected["outcome"] == "scored"
+        assert 1e-6 < abs(found["score"] - expected["score"]) < 0.01
+
+    def test_it_is_rounding_that_differs(self, model):
+        need_bfloat16(model)
+        clips = some_clips(model, 8)
+        exact, rounded = (
+            runtimes.load(name, model.config, model.variables, None)(*clips)
+            for name in ("openvino", runtimes.BFLOAT16)
+        )
+        for found, expected in zip(rounded, exact, strict=True):
+            apart = np.abs(found - expected)
+            # bfloat16 has 8 bits: 1/256 of a number, some of which add up.
+            assert 1e-5 < apart.max() < 0.03 * np.abs(expected).max()
+
+    def test_a_processor_without_it_is_refused(
+        self, faceless, tmp_path, capsys, monkeypatch
+    ):
+        need("openvino")
+        monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
+        import openvino  # pyright: ignore[reportMissingImports]
+
+        monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+        words = ["--model", str(faceless), __file__, "--backend=openvino-bfloat16"]
+        assert predict.main([*words, "--compilation_cache", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert "needs a processor that computes in bfloat16" in said
+        assert said.count("\n") == 1
+
+    @pytest.mark.parametrize("backend", ["jax-bfloat16", "onnxruntime-bfloat16"])
+    def test_others_do_not_offer_it(self, faceless, capsys, backend):
+        with pytest.raises(SystemExit) as end:
+            predict.main(["--model", str(faceless), __file__, "--backend", backend])
+        assert end.value.code == 2
+        assert f"invalid choice: '{backend}'" in capsys.readouterr().err
 
 
 class TestChoosing:
@@ -162,6 +219,15 @@ class TestChoosing:
         assert self.choose(model, tmp_path, monkeypatch, run) == "onnxruntime"
         # Not measured again: this one would lose.
         assert self.choose(model, tmp_path, monkeypatch, None) == "onnxruntime"
+
+    def test_none_of_less_precision_is_tried(self, model, tmp_path, monkeypatch):
+        there, tried = runtimes.installed(), []
+        run = self.instant(model, 1e-6)
+        monkeypatch.setattr(
+            runtimes, "load", lambda name, *_: tried.append(name) or run
+        )
+        backends.choose(model, jax.devices()[:1], tmp_path)
+        assert tried == there and set(tried) <= {"onnxruntime", "openvino"}
 
     def test_one_that_differs_is_not_taken(self, model, tmp_path, monkeypatch):
         run = self.instant(model, 1e-3)

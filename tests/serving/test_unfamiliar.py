@@ -181,7 +181,7 @@ def test_an_export_has_its_guard_or_is_refused(exported, guarded, tmp_path):
     assert load_model(folder).no_guard == "none"
 
 
-@pytest.mark.parametrize("name", runtimes.NAMES)
+@pytest.mark.parametrize("name", runtimes.PACKAGES)
 def test_backends_agree_on_distances(guarded, tiny_run, tmp_path, name):
     pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
     pytest.importorskip(name, reason=f"the package {name} is not installed")
