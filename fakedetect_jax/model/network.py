@@ -68,7 +68,8 @@ class FakeDetector(nn.Module):
 
     A backbone is a module with `__call__(images, train)` -> its last maps [N,…,D],
     `pool(maps)` -> features float32[…,D], and `places(values)`, which makes a picture
-    [...,h,w] of one value for each of the maps' places.
+    [...,h,w] of one value for each of the maps' places. Maps [N,h,w,D] are pooled by
+    their mean, which explain.py takes for granted; any other kind returns [N,L,D].
 
     Raises ConfigError at the first use when a field has no meaning.
     """

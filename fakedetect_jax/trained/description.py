@@ -58,6 +58,8 @@ MAX_CLIP_PIXELS = 1 << 25  # of all frames of a clip: 64 frames of 512x512 are h
 MAX_STORED_PIXELS = 1 << 28  # of all stored frames of a window
 MAX_PATCHES = 1 << 12  # of a frame; attention takes the square of it
 LEAST_PATCH = 14  # pixels, of the named transformers
+# How their names begin; other backbones have no attention.
+TRANSFORMERS = ("clip_", "dinov2_", "dinov3_", "siglip2_", "mae_")
 
 
 # What it says ----------------------------------------------------------------------
@@ -158,9 +160,11 @@ class Backbone(NamedTuple):
     patch_size: int
 
     @property
-    def patch(self) -> int:
-        """Pixels a side of the smallest thing that it tells apart."""
-        return self.patch_size if self.backbone == "vit" else LEAST_PATCH
+    def patch(self) -> int | None:
+        """Pixels a side of a transformer's patch, at the least; None of others."""
+        if self.backbone == "vit":
+            return self.patch_size
+        return LEAST_PATCH if self.backbone.startswith(TRANSFORMERS) else None
 
 
 # The whole -------------------------------------------------------------------------
@@ -315,9 +319,8 @@ def _misfit(described: Description) -> str | None:
         return f"clips of {clip} frames of {side} pixels are too large"
     if stored * side**2 > MAX_STORED_PIXELS:
         return f"{stored} frames of {side} pixels are too large"
-    backbone = records.from_json(Backbone, config.model)
-    is_resnet = backbone.backbone.startswith("resnet")
-    if not is_resnet and (side // backbone.patch) ** 2 > MAX_PATCHES:
+    patch = records.from_json(Backbone, config.model).patch
+    if patch and (side // patch) ** 2 > MAX_PATCHES:
         return f"frames of {side} pixels have too many patches"
     wanted = preprocessed(preparation, prepared.window_frames, clips, config.model)
     if dataclasses.asdict(prepared) != as_json(dataclasses.asdict(wanted)):

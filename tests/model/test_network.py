@@ -82,7 +82,7 @@ def build(**fields) -> Any:
     )
     statistics = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.full(leaf.shape, float(path[-1].key == "var")),
-        start["batch_stats"],
+        start.get("batch_stats", {}),
     )
     return model, {"params": params, "batch_stats": statistics}, x, length
 

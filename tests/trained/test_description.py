@@ -19,6 +19,10 @@ from hypothesis import strategies as st
 
 from fakedetect_jax import predict
 from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.model.backbones.convnext import CONVNEXTS
+from fakedetect_jax.model.backbones.efficientnet import EFFICIENTNETS
+from fakedetect_jax.model.backbones.resnet import BACKBONES
+from fakedetect_jax.model.backbones.vit import VITS
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.model import load_model, write_bundle
@@ -126,6 +130,22 @@ def test_a_value_out_of_range_is_named(folder, facts, field, value):
     assert all(c.isprintable() for c in told)
     if field.startswith(("config.data.eval", "preprocessing.window", "calibration.t")):
         assert field in told
+
+
+def test_only_of_a_transformer_patches_are_limited(facts):
+    large = put(facts, "config.model.patch_size", 14)
+    for place in ("config.dataset", "preprocessing.frames"):
+        large = put(large, f"{place}.image_size", 1024)
+
+    def fault(name: str) -> str:
+        with pytest.raises(ValueError) as caught:
+            description.check(put(large, "config.model.backbone", name))
+        return str(caught.value)
+
+    many = "frames of 1024 pixels have too many patches"
+    assert {fault(name) for name in (*VITS, "vit")} == {many}
+    others = (*BACKBONES, *CONVNEXTS, *EFFICIENTNETS, "resnet", "convnext")
+    assert many not in {fault(name) for name in others}
 
 
 def test_a_field_that_is_missing_is_named(folder, facts):
