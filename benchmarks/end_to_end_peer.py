@@ -1,14 +1,17 @@
 """The peer of benchmarks.end_to_end: the field's practice, from public parts.
 
-python -m benchmarks.end_to_end_peer crops LIST OUT    video files -> PNG crops
-python -m benchmarks.end_to_end_peer train LIST OUT    PNG crops -> a detector
-python -m benchmarks.end_to_end_peer rates LIST OUT    which way to compute is faster
+python -m benchmarks.end_to_end_peer crops LIST CROPS   video files -> PNG crops
+python -m benchmarks.end_to_end_peer train LIST CROPS STATES   PNG crops -> a detector
+python -m benchmarks.end_to_end_peer judge LIST CROPS STATES   each state's test AUC
+python -m benchmarks.end_to_end_peer rates LIST CROPS   which way to compute is faster
 
 OpenCV reads the videos, dlib finds the largest face of every frame, each frame is cut
-around its own box and kept as PNG; PyTorch's DataLoader reads and mirrors the crops.
+around its own box and kept as PNG. The workers of PyTorch's DataLoader read the crops
+and augment them on the CPU, as Albumentations does: OpenCV on bytes, one draw for all
+frames of a clip. What configs/demo.py does to its clips is a mirror, so it is one here.
 Network, optimiser, schedule, clip length and number of steps are those of
 configs/demo.py; half of each batch is real. LIST is JSON, for each video an object with
-path, name, split and label.
+path, name, split and label. STATES gets the weights at each validation.
 """
 
 # pyright: reportMissingImports=false
@@ -30,8 +33,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import phases
 from benchmarks.torch_model import Block
-from fakedetect_jax.run.process import restart_with_malloc
+from fakedetect_jax.run.process import end_with_parent, restart_with_malloc
 
 SIZE, STORED, MARGIN = 64, 30, 1.3
 FRAMES, BATCH, PER_VIDEO = 6, 12, 3
@@ -77,7 +81,8 @@ def cut_video(job: tuple[str, str]) -> int:
 def cut_all(rows: list[dict], out: Path, processes: int) -> None:
     """The crops of all videos, several at a time."""
     jobs = [(row["path"], str(out / row["name"])) for row in rows]
-    with get_context("spawn").Pool(processes) as pool:
+    # Linux's own way, in which the workers share what this process has imported.
+    with get_context("fork").Pool(processes) as pool:
         kept = list(pool.imap_unordered(cut_video, jobs, chunksize=4))
     print(json.dumps({"videos": len(kept), "crops": sum(kept)}), flush=True)
 
@@ -85,22 +90,25 @@ def cut_all(rows: list[dict], out: Path, processes: int) -> None:
 # Crops -> clips ---------------------------------------------------------------------
 
 
-def read_clip(files: list[Path], start: int) -> tuple[torch.Tensor, int]:
+def read_clip(
+    files: list[Path], start: int, mirrored: bool = False
+) -> tuple[torch.Tensor, int]:
     """Normalised frames [FRAMES,3,SIZE,SIZE], zeros behind a short end; how many."""
     frames = np.zeros((FRAMES, SIZE, SIZE, 3), np.float32)
     used = files[start : start + FRAMES]
     for i, file in enumerate(used):
         image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)  # pyright: ignore
+        image = cv2.flip(image, 1) if mirrored else image
         frames[i] = (image.astype(np.float32) / 255 - MEAN) / STD
     return torch.from_numpy(frames.transpose(0, 3, 1, 2)), len(used)
 
 
 class TrainClips(Dataset):
-    """Clips of videos drawn at random, half of them real, mirrored half of the time."""
+    """Clips of videos drawn at random, half of them real."""
 
-    def __init__(self, by_label: dict[int, list[list[Path]]], count: int):
-        """by_label: the crops of each video."""
-        self.by_label, self.count = by_label, count
+    def __init__(self, by_label: dict[int, list[list[Path]]], count: int, flip: float):
+        """by_label: the crops of each video; flip: the share of mirrored clips."""
+        self.by_label, self.count, self.flip = by_label, count, flip
 
     def __len__(self) -> int:
         return self.count
@@ -110,8 +118,7 @@ class TrainClips(Dataset):
         label = index % 2
         files = draw.choice(self.by_label[label])
         start = draw.randrange(max(len(files) - FRAMES, 0) + 1)
-        frames, length = read_clip(files, start)
-        frames = frames.flip(-1) if draw.random() < 0.5 else frames
+        frames, length = read_clip(files, start, draw.random() < self.flip)
         return frames, length, np.float32(label)
 
 
@@ -193,7 +200,7 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        return float(loss)
+        return loss.item()
 
     @torch.no_grad()
     def video_auc(self, loader: DataLoader, labels: list[int]) -> float:
@@ -217,43 +224,74 @@ def videos_of(rows: list[dict], crops: Path, split: str) -> Iterator[tuple]:
             yield row["label"], files
 
 
-def train_loader(rows: list[dict], crops: Path, steps: int, workers: int) -> DataLoader:
-    """Batches of a whole training."""
+def train_loader(
+    options: argparse.Namespace, rows: list[dict], steps: int
+) -> DataLoader:
+    """Batches of so many steps."""
     by_label: dict[int, list] = {0: [], 1: []}
-    for label, files in videos_of(rows, crops, "train"):
+    for label, files in videos_of(rows, options.crops, "train"):
         by_label[label].append(files)
-    clips = TrainClips(by_label, steps * BATCH)
-    return DataLoader(clips, BATCH, num_workers=workers, prefetch_factor=8)
+    clips = TrainClips(by_label, steps * BATCH, options.flip)
+    return DataLoader(clips, BATCH, num_workers=options.workers, prefetch_factor=8)
+
+
+def test_loader(
+    options: argparse.Namespace, rows: list[dict], split: str
+) -> tuple[DataLoader, list[int]]:
+    """Batches of a split, and the labels of its videos."""
+    videos = list(videos_of(rows, options.crops, split))
+    clips = TestClips([files for _, files in videos])
+    loader = DataLoader(clips, 32, num_workers=options.workers)
+    return loader, [label for label, _ in videos]
 
 
 def train(options: argparse.Namespace, rows: list[dict]) -> None:
-    """Trains; prints a line for each validation and one for test."""
-    loaders, labels = {}, {}
-    for split in ("val", "test"):
-        videos = list(videos_of(rows, options.crops, split))
-        labels[split] = [label for label, _ in videos]
-        clips = TestClips([files for _, files in videos])
-        loaders[split] = DataLoader(clips, 32, num_workers=options.workers)
+    """Trains, keeps the weights at each validation, tests the best of them.
+
+    The first phase ends with the first step, in which torch.compile compiles.
+    """
+    val, test = (test_loader(options, rows, split) for split in ("val", "test"))
     trainer = Trainer(options.steps, options.compiled)
-    batches = train_loader(rows, options.crops, options.steps, options.workers)
-    best, kept = -1.0, {}
-    for step, batch in enumerate(batches, start=1):
+    options.states.mkdir(parents=True)
+    best = (-1.0, 0)
+    for step, batch in enumerate(train_loader(options, rows, options.steps), start=1):
         loss = trainer.step(*batch)
+        if step == 1:
+            phases.begin("train")
         if step % options.every == 0 or step == options.steps:
-            auc = trainer.video_auc(loaders["val"], labels["val"])
+            phases.begin("validate")
+            auc = trainer.video_auc(*val)
+            phases.begin("train")
             print(json.dumps({"step": step, "loss": loss, "val": auc}), flush=True)
-            if auc > best:
-                state = trainer.model.state_dict().items()
-                best, kept = auc, {name: value.clone() for name, value in state}
-    trainer.model.load_state_dict(kept)
-    auc = trainer.video_auc(loaders["test"], labels["test"])
-    print(json.dumps({"test": auc}), flush=True)
+            kept = {"val": auc, "state": trainer.model.state_dict()}
+            torch.save(kept, state_file(options, step))
+            best = max(best, (auc, step))  # the newest on a tie, as in the project
+    phases.begin("test")
+    kept = torch.load(state_file(options, best[1]))
+    trainer.model.load_state_dict(kept["state"])
+    print(json.dumps({"test": trainer.video_auc(*test)}), flush=True)
+
+
+def state_file(options: argparse.Namespace, step: int) -> Path:
+    """Where the weights of a step are."""
+    return options.states / f"{step:06d}.pt"
+
+
+def judge(options: argparse.Namespace, rows: list[dict]) -> None:
+    """Prints step, val and test video AUC of each state, in their order."""
+    loader, labels = test_loader(options, rows, "test")
+    trainer = Trainer(1, compiled=False)
+    for file in sorted(options.states.glob("*.pt")):
+        kept = torch.load(file)
+        trainer.model.load_state_dict(kept["state"])
+        found = {"val": kept["val"], "test": trainer.video_auc(loader, labels)}
+        print(json.dumps({"step": int(file.stem), **found}), flush=True)
 
 
 def rates(options: argparse.Namespace, rows: list[dict]) -> None:
     """Seconds of a step, eagerly and compiled, and of the first ones."""
     found = {}
-    batch = next(iter(train_loader(rows, options.crops, 1, 1)))
+    batch = next(iter(train_loader(options, rows, 1)))
     for name in ("eager", "compiled"):
         trainer = Trainer(options.steps, name == "compiled")
         start = time.perf_counter()
@@ -270,21 +308,24 @@ def rates(options: argparse.Namespace, rows: list[dict]) -> None:
 def main() -> None:
     """Does what the first argument says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["crops", "train", "rates"])
+    parser.add_argument("what", choices=["crops", "train", "judge", "rates"])
     parser.add_argument("list", type=Path)
     parser.add_argument("crops", type=Path)
+    parser.add_argument("states", type=Path, nargs="?")
     parser.add_argument("--steps", type=int, default=1280)
     parser.add_argument("--every", type=int, default=160)
+    parser.add_argument("--flip", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args()
+    end_with_parent()
     if options.what != "crops":
         restart_with_malloc()
     rows = json.loads(options.list.read_text())
     if options.what == "crops":
         cut_all(rows, options.crops, options.workers)
     else:
-        {"train": train, "rates": rates}[options.what](options, rows)
+        {"train": train, "judge": judge, "rates": rates}[options.what](options, rows)
 
 
 if __name__ == "__main__":

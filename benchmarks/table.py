@@ -129,14 +129,19 @@ def versions() -> str:
     return ", ".join([f"Python {platform.python_version()}", *found])
 
 
-def _source() -> str:
-    """The commit, and today's date."""
-    commit = _git("rev-parse", "--short", "HEAD") or "no commit"
+def commit() -> str:
+    """The commit, and whether files differ from it."""
+    known = _git("rev-parse", "--short", "HEAD") or "no commit"
     changed = _git(
         "status", "--porcelain", "--untracked-files=no", ":!benchmarks/results"
     )
+    return f"{known}{' with changes' if changed else ''}"
+
+
+def _source() -> str:
+    """The commit, and today's date."""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return f"commit {commit}{' with changes' if changed else ''}, {day}"
+    return f"commit {commit()}, {day}"
 
 
 def _git(*words: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ from benchmarks import (
     augment,
     backends,
     edited,
+    end_to_end,
     growth,
+    phases,
     precision,
     step_workers,
     table,
@@ -152,3 +155,110 @@ def test_precisions_are_held_against_float32(tiny_run, capsys):
         exact = name in runtimes.PACKAGES
         assert (change < 1e-6) == exact and change < 0.1
     assert {row[4].split()[-1] for row in rows} == {"3"}
+
+
+SPEAKER = """
+import time
+from benchmarks import phases
+time.sleep(0.7)
+phases.begin("hold")
+print("a line", flush=True)
+held = bytearray(b"x" * 200_000_000)
+time.sleep(1.5)
+del held
+phases.begin("idle")
+time.sleep(0.7)
+"""
+
+
+def test_seconds_and_memory_are_those_of_each_phase(tmp_path):
+    """Of a real command, which holds 200 MB in one of its phases."""
+    (tmp_path / "speaker.py").write_text(SPEAKER)
+    where = {"PYTHONPATH": f"{tmp_path}:{Path(table.__file__).parents[1]}"}
+    done = phases.run(["speaker"], "start", where)
+    seconds, memory = done.seconds_by_phase(), done.memory_by_phase()
+    assert list(seconds) == ["start", "hold", "idle"] and done.lines == ["a line"]
+    assert seconds["start"] > 0.7 and seconds["hold"] > 1.5 and seconds["idle"] > 0.7
+    assert sum(seconds.values()) == pytest.approx(done.seconds)
+    assert memory["hold"] > memory["start"] + 150e6
+    assert memory["hold"] > memory["idle"] + 150e6
+    assert done.ends_of("hold") == [seconds["start"] + seconds["hold"]]
+
+
+def one_side(*validations: tuple[float, float, float]) -> end_to_end.Side:
+    seconds, memory = {"train": 60.0, "validate": 6.0}, {"train": 10**9}
+    found = [end_to_end.Validated(*one) for one in validations]
+    return end_to_end.Side(seconds, memory, 90.0, 10**6, 10**7, found)
+
+
+def test_a_detector_is_there_when_the_best_on_val_meets_the_bar_on_test():
+    rising = one_side((10, 0.7, 0.6), (20, 0.9, 0.92), (30, 0.95, 0.94))
+    assert (rising.detector, rising.auc) == (30, 0.94)
+    # What val does not choose is no detector, however good it is on test.
+    unseen = one_side((10, 0.9, 0.8), (20, 0.8, 0.99), (30, 0.9, 0.95))
+    assert (unseen.detector, unseen.auc) == (30, 0.95)
+    assert one_side((10, 0.99, 0.92)).detector is None
+
+
+def kept_round(
+    made_with: dict[str, str], videos: int, own: float, peer: float
+) -> end_to_end.Round:
+    sides = {
+        end_to_end.OWN: one_side((own, 0.99, 0.97)),
+        end_to_end.PEER: one_side((peer, 0.99, 0.96)),
+    }
+    ways = {"eager": end_to_end.Way(0.5, 0.1)}
+    beforehand = end_to_end.Beforehand(ways, "eager")
+    return end_to_end.Round(made_with, 0.5, videos, 1280, beforehand, sides)
+
+
+def measure_twice(monkeypatch, tmp_path, *, rounds: int, commit: str = "abc") -> list:
+    """The benchmark on a machine that measures in no time; what it had to measure."""
+    asked = []
+
+    def measured(task, made_with):
+        asked.append(task)
+        videos = 6 * task.scale.identities
+        return kept_round(made_with, videos, own=60, peer=60 * (4 + len(asked)))
+
+    monkeypatch.setattr(end_to_end, "measure", measured)
+    monkeypatch.setattr(end_to_end.tree, "write_tree", lambda *_, **__: None)
+    monkeypatch.setattr(end_to_end.metadata, "version", lambda name: "1.0")
+    monkeypatch.setattr(table, "commit", lambda: commit)
+    words = [f"--rounds={rounds}", f"--out={tmp_path}", f"--results={tmp_path}/a.md"]
+    monkeypatch.setattr(sys, "argv", ["/x/end_to_end.py", *words])
+    end_to_end.main()
+    return asked
+
+
+def test_an_interrupted_benchmark_goes_on_with_the_next_round(monkeypatch, tmp_path):
+    first = measure_twice(monkeypatch, tmp_path, rounds=1)
+    assert [task.scale.identities for task in first] == [64, 16]  # and a smaller tree
+    again = measure_twice(monkeypatch, tmp_path, rounds=3)
+    assert [task.scale.identities for task in again] == [64, 64]
+    assert all(task.beforehand.chosen == "eager" for task in again)
+    rows = (tmp_path / "a.md").read_text()
+    assert (
+        "| to a test AUC of 0.93, min | 1.0 (1.0 to 1.0) | 5.0 (5.0 to 6.0) |" in rows
+    )
+    with pytest.raises(SystemExit, match="commit 'abc', and this is 'def'"):
+        measure_twice(monkeypatch, tmp_path, rounds=3, commit="def")
+
+
+def test_the_peer_mirrors_whole_clips(tmp_path):
+    pytest.importorskip("torch", reason="the extra bench is not installed")
+    import cv2
+
+    from benchmarks import end_to_end_peer as peer
+
+    draw, files = np.random.default_rng(0), []
+    for number in range(4):
+        files.append(tmp_path / f"{number}.png")
+        image = draw.integers(0, 256, (peer.SIZE, peer.SIZE, 3), np.uint8)
+        cv2.imwrite(str(files[-1]), image)
+    clips = peer.TrainClips({0: [files], 1: [files]}, 64, end_to_end.mirrored())
+    plain, length = peer.read_clip(files, 0)
+    found = [clips[i][0] for i in range(64)]
+    mirrored = sum(bool((one == plain.flip(-1)).all()) for one in found)
+    same = sum(bool((one == plain).all()) for one in found)
+    assert length == 4 and mirrored + same == 64 and 16 < mirrored < 48
