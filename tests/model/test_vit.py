@@ -314,7 +314,7 @@ def test_onnx_computes_the_same_function(name):
         batch = {"frames": frames, "length": length}
         found = [session.run(["logits", "features"], batch)]
         if find_spec("openvino"):
-            found.append(runtimes._openvino(graph)(frames, length))
+            found.append(runtimes.start("openvino", graph)(frames, length))
         for side in found:
             for one, wanted in zip(side, expected, strict=True):
                 np.testing.assert_allclose(np.asarray(one), wanted, atol=1e-4)

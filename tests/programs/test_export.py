@@ -166,7 +166,7 @@ def test_onnx_scores_any_number_of_clips(tmp_path, monkeypatch, fields):
         for one, wanted in zip(found, expected, strict=True):
             np.testing.assert_allclose(np.asarray(one), wanted, atol=1e-4)
         if find_spec("openvino") and not model.bidirectional:
-            found = runtimes._openvino(path.read_bytes())(frames, length)
+            found = runtimes.start("openvino", path.read_bytes())(frames, length)
             for one, wanted in zip(found, expected, strict=True):
                 np.testing.assert_allclose(one, wanted, atol=1e-4)
 
