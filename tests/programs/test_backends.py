@@ -31,7 +31,9 @@ def need_bfloat16(model) -> None:
     try:
         runtimes.load(runtimes.BFLOAT16, model.config, model.variables, None)
     except ConfigError as error:
-        pytest.skip(str(error))
+        if "needs a processor" in str(error):
+            pytest.skip("no bfloat16 on this processor")
+        raise
 
 
 @pytest.fixture(scope="module")
