@@ -53,7 +53,8 @@ def measure(backbone: str, frames: int, results: table.Results) -> None:
             steps.create_train_state, step_settings, (frames, 224, 224, 3)
         )
         state = jax.eval_shape(create)
-        step = jax.jit(functools.partial(steps.train_step, step_settings))
+        train_step = functools.partial(steps.train_step, step_settings)
+        step = jax.jit(train_step, donate_argnums=0)  # as the trainer calls it
         lowered = step.lower(state, empty_batch(1, frames, 224))
         counted: Any = lowered.cost_analysis()
         sizes: Any = lowered.compile().memory_analysis()
