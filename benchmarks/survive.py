@@ -10,6 +10,7 @@ python -m benchmarks.survive [--quick] [--out runs/survive]
 """
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -144,9 +145,15 @@ def flip_bits(workdir: Path, times: int, seed: int) -> Bits:
     from fakedetect_jax.run.checkpoint import Checkpoints
 
     rng = random.Random(seed)
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    newest, before = checkpoints.steps()[:2]
-    files = [p for p in (workdir / "checkpoints" / str(newest)).rglob("*")]
+    folder = workdir / "checkpoints"
+
+    def opened() -> contextlib.closing[Checkpoints]:
+        """As a start after the flip opens them: it reads some of the files."""
+        return contextlib.closing(Checkpoints(folder, read_only=True))
+
+    with opened() as checkpoints:
+        newest, before = checkpoints.steps()[:2]
+    files = [p for p in (folder / str(newest)).rglob("*")]
     files = [p for p in files if p.is_file() and p.stat().st_size]
     found = recovered = 0
     for _ in range(times):
@@ -155,11 +162,12 @@ def flip_bits(workdir: Path, times: int, seed: int) -> Bits:
         content, place = bytearray(whole), rng.randrange(len(whole) * 8)
         content[place // 8] ^= 1 << place % 8
         path.write_bytes(bytes(content))
-        found += checkpoints.damage(newest) is not None
-        recovered += checkpoints.latest() == before
+        with opened() as checkpoints:
+            found += checkpoints.damage(newest) is not None
+            recovered += checkpoints.latest() == before
         path.write_bytes(whole)
-    intact = checkpoints.latest() == newest
-    checkpoints.close()
+    with opened() as checkpoints:
+        intact = checkpoints.latest() == newest
     return Bits(times, found, recovered, intact)
 
 

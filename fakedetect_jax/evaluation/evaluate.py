@@ -328,7 +328,7 @@ def _choose_subject(
     backend: str,
 ) -> Subject:
     config = run.config
-    step = weights.choose_step(checkpoints, step)
+    step = weights.choose_step(checkpoints, step, warn=run.terminal.warn)
     name = config.eval.dataset or config.dataset.name
     prefix = f"{name}-" if name != config.dataset.name else ""
     builder = open_dataset(config, name)

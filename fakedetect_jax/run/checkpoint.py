@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -83,6 +83,33 @@ def _raise_lost_peer(error: BaseException | None) -> None:
         if isinstance(error, jax.errors.JaxRuntimeError):
             raise error
         error = error.__cause__ or error.__context__
+
+
+def _numbers(folder: Path) -> dict[str, float] | None:
+    """What was measured for the step in a folder, empty if nothing was.
+
+    None where the file is damaged. What is in it may still be false: see damage.
+    """
+    path = folder / "metrics" / "metrics"
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return None
+    known = isinstance(found, dict) and isinstance(found.get(METRIC), int | float)
+    return found if known else None
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's own reads the numbers of every step when it opens a folder.
+
+    One damaged file would keep it from all the others.
+    """
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """None where nothing was measured, or the file is damaged."""
+        return _numbers(cast(Path, self.directory / str(step))) or None
 
 
 class SourceFrames(NamedTuple):
@@ -175,7 +202,7 @@ class Checkpoints:
                 ),
             ]
         )
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
@@ -388,9 +415,8 @@ class Checkpoints:
         return next((s for s in self.steps() if self.damage(s) is None), None)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What was measured on val for a step; empty if nothing was."""
-        path = self.directory / str(step) / "metrics" / "metrics"
-        return json.loads(path.read_text()) if path.exists() else {}
+        """What was measured on val for a step; empty if nothing was, or is damaged."""
+        return _numbers(self.directory / str(step)) or {}
 
     def best(self) -> int | None:
         """The whole checkpoint with the highest video AUC on val; newest on a tie."""
@@ -401,6 +427,21 @@ class Checkpoints:
         scored = {s: self.metrics(s).get(METRIC) for s in self.steps()}
         found = [(auc, s) for s, auc in scored.items() if auc is not None]
         return [step for _, step in sorted(found, reverse=True)]
+
+    def passed_over(self, chosen: int) -> list[str]:
+        """A sentence for each damaged step that might have come before a chosen one."""
+        ranked, steps = self.ranked(), self.steps()
+        if chosen in ranked:
+            before = ranked[: ranked.index(chosen)]
+        else:
+            before = [step for step in steps if step > chosen]
+        unknown = [s for s in steps if _numbers(self.directory / str(s)) is None]
+        found = {step: self.damage(step) for step in {*before, *unknown}}
+        return [
+            _skipped(step, why)
+            for step, why in sorted(found.items(), reverse=True)
+            if why not in (None, NOT_COMPLETED)
+        ]
 
     def facts(self, step: int) -> CheckpointFacts:
         """What a step says of itself and of the run that wrote it."""
@@ -414,17 +455,20 @@ class Checkpoints:
     def set_aside_damaged(self) -> list[str]:
         """Moves damaged steps newer than the last good one out of the way.
 
-        Returns one sentence for each. Raises CheckpointError when no good one is left
-        though there were some: starting anew would silently lose a run.
+        Older ones too whose numbers cannot be read, as none could tell how good they
+        are. Returns one sentence for each. Raises CheckpointError when no good one is
+        left though there were some: starting anew would silently lose a run.
         """
         reports, good = [], None
         for step in self.steps():
+            if good is not None and _numbers(self.directory / str(step)) is not None:
+                continue  # to look at all files of all steps would take long
             damage = self.damage(step)
-            if damage is None:
+            if damage is not None:
+                reports.append((step, damage))
+            elif good is None:
                 good = step
-                break
-            reports.append((step, damage))
-        sentences = [f"checkpoint {step} is skipped: {why}" for step, why in reports]
+        sentences = [_skipped(step, why) for step, why in reports]
         if self.foreign():
             names = ", ".join(map(repr, self.foreign()))
             sentences.append(f"{self.directory} holds {names}: no checkpoint, ignored")
@@ -558,6 +602,10 @@ _LEFTOVER = "orbax-checkpoint-tmp"
 
 def _is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and name == str(int(name))
+
+
+def _skipped(step: int, why: str | None) -> str:
+    return f"checkpoint {step} is skipped: {why}"
 
 
 def _some(names: set[str]) -> str:

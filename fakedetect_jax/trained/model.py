@@ -164,6 +164,7 @@ def read_workdir(
     from fakedetect_jax.data import dataset
     from fakedetect_jax.run import workdir
     from fakedetect_jax.run.checkpoint import Checkpoints
+    from tfds_ffpp.terminal.lines import Terminal
 
     folder = path / "checkpoints"
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -175,7 +176,7 @@ def read_workdir(
     with _without_notes():
         checkpoints = Checkpoints(folder, read_only=True)
     try:
-        step = choose_step(checkpoints, step)
+        step = choose_step(checkpoints, step, warn=Terminal().warn)
         facts = checkpoints.facts(step)
         config = as_config(facts.config)
         variables = read_variables(config, checkpoints, step, cache=cache)

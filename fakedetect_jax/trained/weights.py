@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
 # Evaluating a checkpoint ---------------------------------------------------------
 
 
-def choose_step(checkpoints: "Checkpoints", wanted: int | None) -> int:
+def choose_step(
+    checkpoints: "Checkpoints",
+    wanted: int | None,
+    *,
+    warn: Callable[[str], None] = lambda _: None,
+) -> int:
     """The step to evaluate: the wanted one, else the best on val, else the newest.
+
+    warn: is told of damaged ones that might have been chosen.
 
     Raises CheckpointError with what is there.
     """
@@ -41,6 +49,8 @@ def choose_step(checkpoints: "Checkpoints", wanted: int | None) -> int:
             f"{checkpoints.directory} holds no whole checkpoint "
             f"({'damaged: ' + str(there) if there else 'it is empty'}); train first"
         )
+    for sentence in checkpoints.passed_over(chosen):
+        warn(sentence)
     return chosen
 
 

@@ -21,6 +21,7 @@ from fakedetect_jax.model.steps import TrainState, zero_totals
 from fakedetect_jax.run import checkpoint, parallel
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.leaves import from_leaves, leaf_digests, to_leaves
+from fakedetect_jax.trained.weights import choose_step
 
 FACTS = CheckpointFacts(config={"seed": 0}, devices="1 x cpu")
 
@@ -122,17 +123,51 @@ def flip_bit(path, rng):
 
 def test_any_flipped_bit_is_found_and_the_one_before_is_used(folder):
     """T5 A flipped bit in a checkpoint: a warning, and the one before is used."""
-    write(folder, [1, 2]).close()
+    write(folder, [1, 2], [0.5, 0.6]).close()
     rng = random.Random(0)
     candidates = [p for p in data_files(folder, 2) if p.stat().st_size]
+    assert folder / "2" / "metrics" / "metrics" in candidates
     original = {p: p.read_bytes() for p in candidates}
-    checkpoints = Checkpoints(folder)
     for path in candidates:
         flip_bit(path, rng)
+        checkpoints = Checkpoints(folder, read_only=True)
         assert "is not what was written" in (checkpoints.damage(2) or "")
-        assert checkpoints.latest() == 1
+        assert checkpoints.latest() == checkpoints.best() == 1
+        checkpoints.close()
         path.write_bytes(original[path])
-    assert checkpoints.latest() == 2
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.latest() == checkpoints.best() == 2
+    checkpoints.close()
+
+
+# Not UTF-8, half a file, an empty one, not what a save writes.
+@pytest.mark.parametrize(
+    "content", [b'{"video_auc": 0.\xb5}', b'{"video_', b"", b"[]", b'{"wideo_auc": 1}']
+)
+@pytest.mark.parametrize("step", [1, 2])
+def test_damaged_numbers_of_a_step_cost_that_step_alone(folder, content, step):
+    """T5 Damaged numbers of val in a checkpoint: a warning, and another is used."""
+    write(folder, [1, 2], [0.9, 0.9]).close()
+    (folder / str(step) / "metrics" / "metrics").write_bytes(content)
+    other = 3 - step
+    why = "its file metrics/metrics is not what was written"
+    said = [f"checkpoint {step} is skipped: {why}"]
+    before = contents(folder)
+    reader = Checkpoints(folder, read_only=True)
+    assert (reader.ranked(), reader.metrics(step)) == ([other], {})
+    assert reader.latest() == (2 if step == 1 else 1)
+    warned: list[str] = []
+    assert choose_step(reader, None, warn=warned.append) == other
+    assert warned == said and contents(folder) == before
+    reader.close()
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.set_aside_damaged() == said
+    assert checkpoints.steps() == [other]
+    assert (folder.parent / "damaged" / str(step)).is_dir()
+    for later in (3, 4):
+        checkpoints.save(later, put(make_state(later)), FACTS, {"video_auc": 0.5})
+    checkpoints.finish()
+    assert checkpoints.best() == other
     checkpoints.close()
 
 

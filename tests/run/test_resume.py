@@ -201,17 +201,18 @@ def test_one_signal_to_the_whole_group_spares_the_workers(
     assert_same_run(workdir, undisturbed)
 
 
+@pytest.mark.parametrize("victims, bit", [("d/*", 4), ("metrics/metrics", 128)])
 def test_a_flipped_bit_costs_a_few_steps_and_is_told(
-    launchpad, tiny_config, undisturbed, tmp_path
+    launchpad, tiny_config, undisturbed, tmp_path, victims, bit
 ):
     """T5 A flipped bit in a checkpoint: a warning, and the one before is used."""
     workdir = tmp_path / "w"
     shutil.copytree(undisturbed, workdir)
     command = ("--config", tiny_config, "--workdir", workdir)
     newest = workdir / "checkpoints" / "12"
-    victim = max(newest.rglob("d/*"), key=lambda p: p.stat().st_size)
+    victim = max(newest.rglob(victims), key=lambda p: p.stat().st_size)
     content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 4
+    content[len(content) // 2] ^= bit
     victim.write_bytes(bytes(content))
     code, out, err = launchpad.run(*command)
     assert code == 0, err
