@@ -355,10 +355,16 @@ class Checkpoints:
             "again"
         )
 
+    def _without_folder(self) -> list[int]:
+        """The steps of which only the manifest is there, newest first."""
+        manifests = self.directory.glob("*.digest.json")
+        names = {path.name.split(".")[0] for path in manifests}
+        sealed = {int(name) for name in names if _is_step(name)}
+        return sorted(sealed.difference(self.steps()), reverse=True)
+
     def _drop_stale_manifests(self) -> None:
-        for manifest in self.directory.glob("*.digest.json"):
-            if not (self.directory / manifest.name.split(".")[0]).exists():
-                manifest.unlink()
+        for step in self._without_folder():
+            self._manifest(step).unlink()
 
     def close(self) -> None:
         """Ends the save under way; without it the newest would be lost."""
@@ -469,11 +475,14 @@ class Checkpoints:
             elif good is None:
                 good = step
         sentences = [_skipped(step, why) for step, why in reports]
+        # Of one that was removed for newer ones nothing need be said.
+        gone = [] if good is not None else self._without_folder()
+        sentences += [_skipped(step, "its folder is missing") for step in gone]
         if self.foreign():
             names = ", ".join(map(repr, self.foreign()))
             sentences.append(f"{self.directory} holds {names}: no checkpoint, ignored")
         lost = [step for step, why in reports if why != NOT_COMPLETED]
-        if good is None and lost:
+        if good is None and (lost or gone):
             raise CheckpointError(
                 f"no checkpoint in {self.directory} can be used "
                 f"({'; '.join(sentences)}); nothing was changed: restore the folder "

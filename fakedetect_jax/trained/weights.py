@@ -47,7 +47,7 @@ def choose_step(
     if chosen is None:
         raise CheckpointError(
             f"{checkpoints.directory} holds no whole checkpoint "
-            f"({'damaged: ' + str(there) if there else 'it is empty'}); train first"
+            f"({'damaged: ' + str(there) if there else 'it has no step'}); train first"
         )
     for sentence in checkpoints.passed_over(chosen):
         warn(sentence)

@@ -184,16 +184,29 @@ def test_a_config_of_a_run_that_lacks_a_field_is_named(stopped):
     assert "lacks model.backbone" in err and err.count("\n") == 1
 
 
-def test_lost_manifests_end_the_run_and_change_nothing(stopped):
-    """T5 All manifests lost: exit 4, no file is changed."""
+def assert_ends_and_changes_nothing(stopped):
     workdir, resume = stopped
-    for manifest in (workdir / "checkpoints").glob("*.digest.json"):
-        manifest.unlink()
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     code, _, err = resume("--config.num_epochs=8")
     assert code == 4 and err.startswith("error: no checkpoint in "), err
+    assert err.count("\n") == 1
     before.pop(workdir / "lock", None)
     assert before == {p: p.read_bytes() for p in before}
+
+
+def test_lost_manifests_end_the_run_and_change_nothing(stopped):
+    """T5 All manifests lost: exit 4, no file is changed."""
+    for manifest in (stopped[0] / "checkpoints").glob("*.digest.json"):
+        manifest.unlink()
+    assert_ends_and_changes_nothing(stopped)
+
+
+def test_lost_folders_of_steps_end_the_run_and_change_nothing(stopped):
+    """T5 All folders of steps lost: exit 4, no file is changed."""
+    for folder in (stopped[0] / "checkpoints").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    assert_ends_and_changes_nothing(stopped)
 
 
 def test_a_final_split_that_is_none_is_said_before_training(

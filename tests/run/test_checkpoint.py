@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 import sys
 import threading
 import time
@@ -224,6 +225,31 @@ def test_lost_manifests_are_damage_and_no_beginning(folder):
     checkpoints.close()
     assert "nothing was changed" in str(e.value) and e.value.exit_code == 4
     assert contents(folder.parent) == before
+
+
+def test_lost_folders_are_damage_and_no_beginning(folder):
+    """T5 All folders of steps lost: exit 4, no file is changed."""
+    write(folder, [1, 2]).close()
+    for step in ("1", "2"):
+        shutil.rmtree(folder / step)
+    before = contents(folder.parent)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="2 is skipped: its folder is mis") as e:
+        checkpoints.set_aside_damaged()
+    checkpoints.close()
+    assert "nothing was changed" in str(e.value) and e.value.exit_code == 4
+    assert contents(folder.parent) == before
+
+
+def test_a_lost_folder_beside_a_good_one_is_not_spoken_of(folder):
+    """A kill leaves it so, between the removal of an old step and of its manifest."""
+    write(folder, [1, 2]).close()
+    shutil.rmtree(folder / "1")
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.set_aside_damaged() == []
+    checkpoints.save(3, put(make_state(3)), FACTS)
+    checkpoints.close()
+    assert not (folder / "1.digest.json").exists()
 
 
 def test_a_first_save_that_was_cut_off_is_a_beginning(folder):
