@@ -33,6 +33,8 @@ PLACES = {
     "validate": ("fakedetect_jax.evaluation.evaluate", "score_clips"),
     "evaluate": ("fakedetect_jax.evaluation.evaluate", "evaluate"),
     "save": ("fakedetect_jax.run.checkpoint", "Checkpoints.save"),
+    "write": ("fakedetect_jax.run.checkpoint", "Checkpoints._write"),
+    "seal": ("fakedetect_jax.run.checkpoint", "Checkpoints._seal"),
     "commit": ("fakedetect_jax.run.checkpoint", "Checkpoints.finish"),
     "remove": ("os", "unlink"),  # of any file
 }

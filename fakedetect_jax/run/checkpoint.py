@@ -9,7 +9,8 @@ CHECKPOINTS/<step>.digest.json, is written when the save has ended; a step witho
 manifest that fits is no checkpoint. In a bucket the digests are the bucket's own, MD5,
 so that nothing is read again. While a save is under way CHECKPOINTS/saving.json
 names its step: a step that lacks its manifest and is not named there was whole once, so
-something has happened to the folder, and a run must not begin anew over it.
+something has happened to the folder, and a run must not begin anew over it. A step that
+is written anew lies in CHECKPOINTS/<step>.before until the new one is sealed.
 """
 
 import contextlib
@@ -189,6 +190,9 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         if not read_only:
             _hide_late_reports()
+            if jax.process_index() == 0 and self.directory.exists():
+                self._bring_back()
+            parallel.barrier("checkpoints opened")
         policies = ocp.checkpoint_managers
         # The best ones alone would lose the newest, from which a run goes on.
         keep = policies.AnyPreservationPolicy(
@@ -251,9 +255,9 @@ class Checkpoints:
           metrics: of this very state on val; video_auc decides which is best.
         """
         self.finish()
-        # As process 0 sees it: another may look when that one has removed it already.
+        # As process 0 sees it: another may look when that one has moved it already.
         if parallel.from_first(step in self.steps()):
-            self._forget(step)
+            self._put_by(step)
         stored = {k: v for k, v in to_leaves(state).items() if k not in facts.left_out}
         leaves = parallel.fetch_copies(stored)
         if jax.process_count() == 1:
@@ -293,11 +297,53 @@ class Checkpoints:
             _raise_lost_peer(error)
             raise self._save_error(step, error) from error
 
-    def _forget(self, step: int) -> None:
-        """Removes a step that is to be written anew, evaluated this time."""
+    def _before(self, step: int) -> Path:
+        """Where a step lies while it is written anew."""
+        return self.directory / f"{step}{_BEFORE}"
+
+    def _put_by(self, step: int) -> None:
+        """Makes room for a step that is to be written anew, evaluated this time.
+
+        It may be the only good one, so it is kept until the new one is sealed. Its
+        manifest stays: whichever folder fits it is the checkpoint, see _bring_back.
+        """
         if jax.process_index() == 0:
-            self._manifest(step).unlink(missing_ok=True)
-        self._manager.delete(step)
+            if self._before(step).exists():  # it fits no manifest
+                self._move_to_damaged(self._before(step))
+            self._move(self.directory / str(step), self._before(step))
+        parallel.barrier("checkpoint put by")
+        self._manager.reload()
+
+    def _bring_back(self) -> None:
+        """Ends what a kill left of a step that was being written anew.
+
+        Either the new one is sealed, or the one before takes its place again.
+        """
+        for name in self._folders():
+            number = name.removesuffix(_BEFORE)
+            if name == number or not _is_step(number):
+                continue
+            step = int(number)
+            folder, before = self.directory / number, self._before(step)
+            if self._fault(step, folder) is None:
+                self._remove(before)
+            elif self._fault(step, before) is None:
+                if folder.exists():
+                    self._remove(folder)
+                self._move(before, folder)
+                self._saving.unlink(missing_ok=True)
+
+    def _move(self, source: Path, target: Path) -> None:
+        """Moves a folder; in a bucket it is whole in one of both places at any time."""
+        if self._in_bucket:
+            addresses.copy(source, target)
+            addresses.remove(source)
+        else:
+            source.rename(target)
+
+    def _remove(self, folder: Path) -> None:
+        remove = addresses.remove if self._in_bucket else shutil.rmtree
+        remove(folder)
 
     def poll(self) -> None:
         """Completes the save under way if its files are written; never waits."""
@@ -341,11 +387,15 @@ class Checkpoints:
             files = file_digests(self.directory / str(step), md5=self._in_bucket)
             write_json(self._manifest(step), Manifest.of(files))
             self._saving.unlink(missing_ok=True)
+            if self._before(step).exists():
+                self._remove(self._before(step))
             self._drop_stale_manifests()
 
     def _save_error(self, step: int, error: Exception) -> CheckpointError:
         cure = "mend the connection" if self._in_bucket else "free some space"
         try:
+            if jax.process_index() == 0:
+                self._bring_back()
             good = str(self.latest() or "none")
         except (OSError, *addresses.errors()):
             good = "still there"
@@ -398,16 +448,21 @@ class Checkpoints:
 
     def damage(self, step: int) -> str | None:
         """What is wrong with the files of a step; None for a whole checkpoint."""
+        anew = not self._manifest(step).exists() or self._before(step).exists()
+        fault = self._fault(step, self.directory / str(step))
+        return NOT_COMPLETED if fault and anew and self._is_being_saved(step) else fault
+
+    def _fault(self, step: int, folder: Path) -> str | None:
+        """In what a folder is not what the manifest of a step says; None if it is."""
         manifest = self._manifest(step)
         if not manifest.exists():
-            saving = self._is_being_saved(step)
-            return NOT_COMPLETED if saving else f"its {manifest.name} is missing"
+            return f"its {manifest.name} is missing"
         try:
             files = Manifest.read(manifest).files
         except (ValueError, TypeError):
             return f"{manifest.name} is damaged"
         md5 = any(digest.startswith(MD5) for digest in files.values())
-        found = file_digests(self.directory / str(step), md5=md5)
+        found = file_digests(folder, md5=md5)
         for name, digest in files.items():
             if name not in found:
                 return f"its file {name} is missing"
@@ -481,7 +536,11 @@ class Checkpoints:
         if self.foreign():
             names = ", ".join(map(repr, self.foreign()))
             sentences.append(f"{self.directory} holds {names}: no checkpoint, ignored")
-        lost = [step for step, why in reports if why != NOT_COMPLETED]
+        lost = [
+            step
+            for step, why in reports
+            if why != NOT_COMPLETED or self._manifest(step).exists()
+        ]
         if good is None and (lost or gone):
             raise CheckpointError(
                 f"no checkpoint in {self.directory} can be used "
@@ -505,16 +564,22 @@ class Checkpoints:
         if self._in_bucket and not self._is_finished(step):
             addresses.remove(self.directory / str(step))
             return
+        folder = self._move_to_damaged(self.directory / str(step))
+        if self._manifest(step).exists():
+            move = addresses.move if self._in_bucket else shutil.move
+            move(self._manifest(step), folder / self._manifest(step).name)
+
+    def _move_to_damaged(self, source: Path) -> Path:
+        """Moves a folder out of the way; where to."""
         damaged = self.directory.parent / "damaged"
         move = addresses.move if self._in_bucket else shutil.move
         damaged.mkdir(exist_ok=True)
         # What was set aside before may be the only copy of something: it stays.
-        numbered = (f"{step}-{n}" for n in itertools.count(2))
-        names = itertools.chain([str(step)], numbered)
+        numbered = (f"{source.name}-{n}" for n in itertools.count(2))
+        names = itertools.chain([source.name], numbered)
         folder = next(damaged / n for n in names if not (damaged / n).exists())
-        move(self.directory / str(step), folder)
-        if self._manifest(step).exists():
-            move(self._manifest(step), folder / self._manifest(step).name)
+        move(source, folder)
+        return folder
 
     def restore(
         self, step: int, template: Any, frozen: Mapping[str, Any] | None = None
@@ -605,6 +670,7 @@ class Checkpoints:
         return found
 
 
+_BEFORE = ".before"  # behind the name of a step that is being written anew
 # In the names of folders that Orbax had not finished, and clears by itself.
 _LEFTOVER = "orbax-checkpoint-tmp"
 

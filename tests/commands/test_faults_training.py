@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.run.checkpoint import Checkpoints
 
 
@@ -140,6 +141,27 @@ def test_a_disk_that_fills_up_leaves_the_last_good_step(
         process = launchpad.start(*command, "--config.num_epochs=2000")
         process.until(f"from {kept}")
         process.send(signal.SIGKILL)
+
+
+def test_a_disk_that_fills_up_leaves_a_step_that_is_written_anew(tmp_path):
+    """T12 The disk fills up while a step is written anew: the one before stays."""
+    from tests.run.test_checkpoint import FACTS, make_state, put
+
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        checkpoints = Checkpoints(disk / "checkpoints")
+        checkpoints.save(4, put(make_state(4)), FACTS)
+        checkpoints.finish()
+        with contextlib.suppress(OSError):
+            (disk / "filler").write_bytes(bytes(4 << 20))
+        with pytest.raises(CheckpointError, match="the last good one is 4: free some"):
+            checkpoints.save(4, put(make_state(4)), FACTS, {"video_auc": 0.5})
+            checkpoints.finish()
+        checkpoints.close()
+        (disk / "filler").unlink()
+        checkpoints = Checkpoints(disk / "checkpoints")
+        assert checkpoints.set_aside_damaged() == []
+        assert (checkpoints.latest(), checkpoints.best()) == (4, None)
+        checkpoints.close()
 
 
 class small_disk:  # noqa: N801 - used as a function

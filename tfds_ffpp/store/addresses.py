@@ -118,6 +118,11 @@ def move(source: Path, target: Path) -> None:
     filesystem().mv(os.fspath(source), os.fspath(target), recursive=True)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copies a folder within a bucket to where nothing is, object by object."""
+    filesystem().copy(os.fspath(source), os.fspath(target), recursive=True)
+
+
 def remove(folder: Path) -> None:
     """Removes what lies below a folder of a bucket."""
     filesystem().rm(os.fspath(folder), recursive=True)
