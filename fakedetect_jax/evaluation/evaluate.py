@@ -204,11 +204,14 @@ def scored_with(
 def choose_folder(plain: Path, wanted: Fields) -> tuple[Path, list[str]]:
     """Where a result belongs: the plain folder, unless one of other settings is there.
 
+    A damaged result is none.
+
     Returns:
       The folder, and in what the result under the plain name differs.
     """
     there = results.recorded(plain)
-    if there == wanted or not (plain / "report.json").exists():
+    is_there = (plain / "report.json").exists() and not results.complaint(plain)
+    if there == wanted or not is_there:
         return plain, []
     short = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
     both = {**wanted, **there}
@@ -338,6 +341,8 @@ def _choose_subject(
     wanted = scored_with(config, facts, builder.data_dir, backend)
     plain = run.workdir / "eval" / f"{prefix}{split_name}@{step}"
     folder, differing = choose_folder(plain, wanted)
+    if complaint := results.complaint(folder):
+        run.terminal.warn(f"{complaint}: {split_name} is evaluated anew")
     if differing and results.recorded(folder) != wanted:
         run.terminal.say(
             f"{plain.name} was scored with another {', '.join(differing)}: "

@@ -84,14 +84,22 @@ def _begin(run: Run, evaluation: Path, folder: Path) -> None:
     """Empties a folder that is of other weights, data or settings."""
     wanted, path = results.recorded(evaluation), folder / "scored_with.json"
     if jax.process_index() == 0:
-        there = json.loads(path.read_text()) if path.exists() else None
-        if there != wanted:
-            if there is not None:
+        is_there = path.exists()
+        if not is_there or _read_json(path) != wanted:
+            if is_there:
                 _clear(folder)
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, wanted)
     run.hosts.meet("robustness begins")
     parallel.barrier("robustness begins")
+
+
+def _read_json(path: Path) -> Any:
+    """None for a damaged file, which fits nothing."""
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        return None
 
 
 def _clear(folder: Path) -> None:

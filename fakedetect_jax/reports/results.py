@@ -125,9 +125,25 @@ def _read_context(path: Path) -> Context:
 
 def recorded(folder: Path) -> Fields:
     """What the result in a folder was scored with; empty where none is whole."""
+    return _recorded(folder) or {}
+
+
+def complaint(folder: Path) -> str:
+    """A sentence where nobody can tell what a result was scored with; else empty."""
+    damaged = _recorded(folder) is None
+    return f"{folder / 'context.json'} is missing or damaged" if damaged else ""
+
+
+def _recorded(folder: Path) -> Fields | None:
+    """Empty where there is no result, or an old one that does not say; None: damage."""
     if not (folder / "report.json").exists():
         return {}
-    return json.loads((folder / "context.json").read_text()).get("scored_with") or {}
+    try:
+        found = json.loads((folder / "context.json").read_text(encoding="utf-8"))
+        scored_with = found.get("scored_with") or {}
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
+        return None
+    return scored_with if isinstance(scored_with, dict) else None
 
 
 def _check_whole(folder: Path, context: Context, clips: metrics.Items) -> None:

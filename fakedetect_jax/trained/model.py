@@ -318,7 +318,8 @@ def _card(path: Path, step: int, weights: str, *, made: bool = False) -> str:
         for folder in (plain, *sorted(plain.parent.glob(f"{plain.name}-*"))):
             card = folder / "MODEL_CARD.md"
             scored = results.recorded(folder).get("weights", weights)
-            if card.is_file() and scored == weights:
+            whole = card.is_file() and not results.complaint(folder)
+            if whole and scored == weights:
                 return card.read_text()
     warning = "Trained on made videos: its scores mean nothing on real ones.\n\n"
     return (

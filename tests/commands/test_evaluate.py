@@ -25,6 +25,7 @@ from fakedetect_jax.evaluation.evaluate import (
 from fakedetect_jax.model import steps
 from fakedetect_jax.pages.evaluation_page import write_report
 from fakedetect_jax.programs import compiled
+from fakedetect_jax.reports import results
 from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.process import StopRequest
@@ -240,6 +241,26 @@ def test_only_a_result_of_the_same_settings_is_shown_again(
     assert len(folders) == 3 and "with another eval.unscored" in out
 
 
+def test_a_damaged_context_costs_a_warning_and_one_more_evaluation(
+    launchpad, tiny_config, alone, tmp_path
+):
+    """T19 A damaged context.json of an evaluation: a warning, and it is made anew."""
+    workdir = tmp_path / "w"
+    shutil.copytree(alone[0].parent.parent, workdir)
+    path = workdir / "eval" / alone[0].name / "context.json"
+    whole = json.loads(path.read_text())
+    path.write_bytes(b"\xff" + path.read_bytes())
+    command = ("--config", tiny_config, "--workdir", workdir, "--mode=eval")
+    for warnings in (1, 0):
+        code, out, err = launchpad.run(*command, "--split=test")
+        assert code == 0 and "Traceback" not in err, err
+        said = f"warning: {path} is missing or damaged: test is evaluated anew"
+        assert err.splitlines().count(said) == warnings
+        assert ("was scored before" in out) == (not warnings)
+    assert [p.name for p in workdir.glob("eval/test@*")] == [path.parent.name]
+    assert json.loads(path.read_text())["scored_with"] == whole["scored_with"]
+
+
 def test_a_rebuilt_dataset_or_another_checkpoint_is_scored_anew(
     tiny_run, tmp_path, monkeypatch
 ):
@@ -285,6 +306,22 @@ def test_a_half_written_result_is_written_anew(tmp_path):
     assert folder.name.startswith("test@5-") and folder.parent == tmp_path
     (plain / "context.json").write_text(json.dumps({"scored_with": wanted}))
     assert choose_folder(plain, wanted) == (plain, [])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"scored_with": {"a', b"\xff", b"[]", b'{"scored_with": 3}']
+)
+def test_of_a_damaged_context_nothing_is_believed(tmp_path, content):
+    plain = tmp_path / "test@5"
+    plain.mkdir()
+    (plain / "report.json").write_text("{}")
+    assert results.complaint(plain)  # it is missing
+    (plain / "context.json").write_bytes(content)
+    assert results.recorded(plain) == {}
+    assert results.complaint(plain).startswith(f"{plain / 'context.json'} is ")
+    assert choose_folder(plain, {"weights": "a"}) == (plain, [])
+    (plain / "context.json").write_text("{}")  # of an old one, which does not say
+    assert (results.recorded(plain), results.complaint(plain)) == ({}, "")
 
 
 def test_each_dataset_has_a_test_of_its_own(tmp_path):

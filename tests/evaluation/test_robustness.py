@@ -4,10 +4,15 @@ import json
 import shutil
 import signal
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fakedetect_jax.augment.degrade import FAMILIES
+from fakedetect_jax.evaluation import robustness
+from fakedetect_jax.reports import results
+from fakedetect_jax.run.hosts import Hosts
 
 
 @pytest.fixture
@@ -46,3 +51,20 @@ def test_every_family_is_scored_once_however_often_it_is_stopped(launchpad, work
     assert page.count("<svg") == len(FAMILIES) and "mean of families" in out
     code, out, err = launchpad.run(*command)  # nothing is scored again
     assert code == 0 and "degrade" not in out + err, err
+
+
+def test_levels_of_which_nobody_can_tell_the_settings_are_scored_anew(
+    tiny_run, tmp_path
+):
+    run: Any = SimpleNamespace(hosts=Hosts())
+    folder = tmp_path / "robustness"
+    level, settings = folder / "blur-1.jsonl", folder / "scored_with.json"
+    for damaged in (False, True):
+        robustness._begin(run, tiny_run.evaluation, folder)
+        level.write_text("")
+        if damaged:
+            settings.write_bytes(b"\xff" + settings.read_bytes())
+        robustness._begin(run, tiny_run.evaluation, folder)
+        assert level.exists() == (not damaged)
+        there = json.loads(settings.read_text())
+        assert there == results.recorded(tiny_run.evaluation)
