@@ -11,7 +11,8 @@ A request may say where a signal shall come: "phase" is [place, nth call, signal
 PLACES. The signal is a real one; only its moment is chosen. A negative one goes to the
 whole group, as from a terminal; with 0 the call hangs, with "raise" it fails. With
 "bound" permissions hold for it though it is root's; with "backwards" its clock shows
-yesterday and goes back; with "patience" it waits for so many seconds for a bucket.
+yesterday and goes back; with "patience" it waits for so many seconds for a bucket; with
+"place" it begins in that folder.
 """
 
 import ctypes
@@ -106,6 +107,8 @@ def run(request: dict) -> None:
         os.dup2(file, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
+    if request.get("place"):
+        os.chdir(request["place"])
     if request.get("phase"):
         send_at(*request["phase"])
     if request.get("backwards"):

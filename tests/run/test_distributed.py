@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,12 @@ def free_port() -> int:
 def hosts(launchpad, tiny_config):
     """Starts a run of several processes, with two devices each.
 
-    own: flags of some; phases: where a signal comes to some, see launchpad.py.
+    own: flags of some; phases: where a signal comes to some, see launchpad.py; places:
+    the folders in which some begin.
     """
     started = []
 
-    def start(workdir, *more, count=2, own=None, phases=None):
+    def start(workdir, *more, count=2, own=None, phases=None, places=None):
         port = free_port()
         mine = [
             launchpad.start(
@@ -43,6 +45,7 @@ def hosts(launchpad, tiny_config):
                 *(own or {}).get(number, ()),
                 devices=2,
                 phase=(phases or {}).get(number),
+                place=str((places or {}).get(number, "")),
             )
             for number in range(count)
         ]
@@ -177,6 +180,28 @@ def test_a_wrong_command_on_one_host_ends_all(hosts, tmp_path, failing, flag, se
     assert all(sentence in error for error in errors)
 
 
+def said_by_two(config, folder: Path) -> str:
+    """The error of two hosts; one of them finds in a folder first what it imports."""
+    command = [sys.executable, "-m", "fakedetect_jax.main", f"--config={config}"]
+    command += [f"--workdir={folder / 'w'}", "--num_processes=2"]
+    command += [f"--coordinator=localhost:{free_port()}", "--notune_malloc"]
+    path = os.environ.get("PYTHONPATH", "")
+    both = [
+        subprocess.Popen(
+            [*command, f"--process_id={number}"],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": f"{place}:{ROOT}:{path}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, place in enumerate([ROOT, folder])
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2], errors
+    assert errors[0] == errors[1]
+    return errors[0]
+
+
 def test_hosts_with_other_code_end_at_once(tmp_path, tiny_config):
     """H1 Hosts with other code: said before the first step, exit 2.
 
@@ -186,24 +211,35 @@ def test_hosts_with_other_code_end_at_once(tmp_path, tiny_config):
         shutil.copytree(ROOT / package, tmp_path / package)
     changed = tmp_path / "fakedetect_jax" / "augment" / "clips.py"
     changed.write_text(changed.read_text() + "\nSPARE = 1\n")
-    command = [sys.executable, "-m", "fakedetect_jax.main", f"--config={tiny_config}"]
-    command += [f"--workdir={tmp_path / 'w'}", "--num_processes=2"]
-    command += [f"--coordinator=localhost:{free_port()}", "--notune_malloc"]
-    path = os.environ.get("PYTHONPATH", "")
-    both = [
-        subprocess.Popen(
-            [*command, f"--process_id={number}"],
-            cwd=place,
-            env={**os.environ, "PYTHONPATH": f"{place}:{path}"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, place in enumerate([ROOT, tmp_path])
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [2, 2], errors
-    assert errors[0] == errors[1]
-    assert re.search(r"the code is .*sources (\w+) on process 0 and .*", errors[0])
+    error = said_by_two(tiny_config, tmp_path)
+    assert re.search(r"the code is .*sources (\w+) on process 0 and .*", error)
+
+
+def test_hosts_with_other_packages_end_at_once(tmp_path, tiny_config):
+    """H1 Hosts with other versions of a package: said before the first step, exit 2.
+
+    One finds what an installed version says of itself, and not the package.
+    """
+    installed = tmp_path / "optax-0.0.1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: optax\nVersion: 0.0.1\n")
+    error = said_by_two(tiny_config, tmp_path)
+    ours = metadata.version("optax")
+    said = f"the version of optax is {ours} on process 0 and 0.0.1 on process 1"
+    assert said in error and "the code" not in error
+
+
+def test_hosts_that_see_other_checkpoints_end_at_once(hosts, undisturbed, tmp_path):
+    """H1 Hosts whose workdirs are not one: said before the first step, exit 4."""
+    for number in range(2):  # as disks of two machines, under one name
+        shutil.copytree(undisturbed, tmp_path / str(number) / "w")
+    shutil.rmtree(tmp_path / "1" / "w" / "checkpoints" / "12")
+    places = {number: tmp_path / str(number) for number in range(2)}
+    both = hosts("/proc/self/cwd/w", "--config.num_epochs=8", places=places)
+    codes, errors = end_within(both, 15)
+    assert codes == [4, 4] and errors[0] == errors[1]
+    assert "the newest checkpoint is 12 on process 0 and 10 on process 1" in errors[0]
+    assert "must be on a file system that all hosts see" in errors[0]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from fakedetect_jax.errors import CheckpointError
+from fakedetect_jax.run import fixed
 from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.training.resume import check_resume
 
@@ -328,24 +329,35 @@ def test_a_result_that_was_there_is_shown_as_such(
         assert (said in out) == seen
 
 
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        ("model.width", 16),
-        ("dataset.image_size", 48),
-        ("data.clip_frames", 3),
-        ("data.frame_stride", 2),
-        ("data.hold_out", ("Deepfakes",)),
-        ("optimizer.ema_decay", 0.5),
-    ],
-)
+OTHER_TASKS = [
+    ("model.width", 16),
+    ("dataset.image_size", 48),
+    ("data.clip_frames", 3),
+    ("data.frame_stride", 2),
+    ("data.hold_out", ("Deepfakes",)),
+    ("data.train", "demo=2,celebdf_v2=1"),
+    ("optimizer.ema_decay", 0.5),
+    ("eval.max_error", 0.01),
+    ("eval.validation", "celebdf_v2"),
+    ("trainable", "lora"),
+    ("adapter.last_n", 7),
+    ("adapter.rank", 7),
+    ("adapter.alpha", 7.0),
+]
+
+
+def test_every_field_that_a_model_fixes_is_tried():
+    assert {field for field, _ in OTHER_TASKS} >= set(fixed.TRAINED_FIELDS)
+
+
+@pytest.mark.parametrize("field, value", OTHER_TASKS)
 def test_fields_that_make_another_model_or_task_are_refused(tiny_run, field, value):
     """As a checkpoint tells them: through JSON."""
     recorded = json.loads(json.dumps(tiny_run.config.to_dict()))
     config = tiny_run.config.copy_and_resolve_references()
-    group, name = field.split(".")
+    group, _, name = field.rpartition(".")
     with config.unlocked():
-        config[group][name] = value
+        (config[group] if group else config)[name] = value
     run = SimpleNamespace(config=config.lock(), workdir=tiny_run.workdir)
     with pytest.raises(CheckpointError, match=f"another config: {field} was "):
         check_resume(run, CheckpointFacts(config=recorded), None, 2, None)  # pyright: ignore
