@@ -23,7 +23,8 @@ thing of the same base recipe, on made videos like the demo's but of 160 people 
   values are corrected for the three contrasts by Holm's method.
 * Beside the AUCs: what a random forest on block statistics reaches, and how many real
   test videos lie above the validation threshold as they are and after a change of
-  colour, light and sharpness that is no forgery, followed by JPEG compression.
+  colour, light and sharpness that is no forgery, followed by JPEG compression. Both are
+  scored on the same clips of each video.
 
 Every run is a command of fakedetect_jax.main, kept in OUT/<arm>/<fold>-<seed>/. A
 finished run is not run again, an interrupted one goes on.
@@ -52,8 +53,7 @@ from benchmarks import table
 from fakedetect_jax import settings
 from fakedetect_jax.augment import pixels, selfblend
 from fakedetect_jax.data import dataset, reader
-from fakedetect_jax.data.batch import empty_batch
-from fakedetect_jax.data.order import covering_clips
+from fakedetect_jax.data.order import ClipRef
 from fakedetect_jax.evaluation import evaluate
 from fakedetect_jax.evaluation.seeds import holm
 from fakedetect_jax.metrics import intervals, metrics, trivial
@@ -309,7 +309,8 @@ def test(bench: Bench, trial: Trial) -> Result:
     cluster_of = intervals.clusters(videos)
     real = videos.take(videos.label == 0)
     threshold = 0.5 if model.threshold is None else model.threshold
-    changed = regraded_scores(eval_step, variables, split, model.config, mesh)
+    reals = reader.open_split(builder, "test", model.config, hold_out=METHODS)
+    changed = regraded_scores(eval_step, variables, reals, model.config, mesh)
     comparisons, clusters, seen = {}, {}, []
     for method in METHODS:
         fake = videos.take(videos.method == method)
@@ -331,31 +332,33 @@ def test(bench: Bench, trial: Trial) -> Result:
     )
 
 
-def regraded_scores(eval_step, variables, split, config, mesh) -> np.ndarray:
-    """Video scores of the reals, changed as a whole and compressed, one per video."""
-    real = [i for i, v in enumerate(split.videos) if v.label == 0]
-    clips = covering_clips(
-        split.videos,
-        clip_frames=config.data.clip_frames,
-        frame_stride=config.data.frame_stride,
-        per_video=1,
-    )
-    clips = [clip for clip in clips if clip.video in set(real)]
-    rows, frames, size, _ = settings.batch_shape(config, config.eval.batch_size)
-    change = jax.jit(jax.vmap(regrade))
-    scores = []
-    for start in range(0, len(clips), rows):
-        batch = empty_batch(rows, frames, size)
-        part = clips[start : start + rows]
-        for row, clip in enumerate(part):
-            batch.length[row] = split.reader.read(
-                clip, split.videos[clip.video].num_valid, batch.frames[row]
-            )
-        keys = jax.random.split(jax.random.key(start), rows)
-        batch.frames[:] = np.asarray(change(batch.frames, keys))
-        logits = eval_step(variables, parallel.to_global(batch, mesh))
-        scores.append(metrics.sigmoid(parallel.fetch(logits))[: len(part)])
-    return np.concatenate(scores)
+def regraded_scores(eval_step, variables, reals, config, mesh) -> np.ndarray:
+    """Video scores of a split after regrade, over the clips of any evaluation.
+
+    A threshold is picked for means over those clips: of fewer, scores spread more.
+    """
+    changed = reals._replace(reader=Regraded(reals.reader))
+    rows = evaluate.score_clips(eval_step, variables, changed, config, mesh=mesh)
+    return metrics.videos(metrics.clips(rows)).score
+
+
+class Regraded:
+    """Reads clips after regrade; all clips of a video are changed alike."""
+
+    def __init__(self, frames: reader.Reads):
+        self._frames = frames
+        self._change = jax.jit(regrade)
+
+    def read(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> int:
+        """See FrameReader.read."""
+        length = self._frames.read(clip, num_valid, out)
+        key = jax.random.fold_in(jax.random.key(0), clip.video)
+        out[:] = np.asarray(self._change(out, key))
+        return length
+
+    def read_masks(self, clip: ClipRef, num_valid: int, out: np.ndarray) -> None:
+        """See FrameReader.read_masks: nothing is moved."""
+        self._frames.read_masks(clip, num_valid, out)
 
 
 def regrade(frames_THWC, key):

@@ -17,15 +17,21 @@ from benchmarks import (
     growth,
     phases,
     precision,
+    recipe,
     step_workers,
     table,
 )
 from fakedetect_jax.data import dataset, reader
+from fakedetect_jax.data.order import ClipRef, frames_of
+from fakedetect_jax.evaluation import evaluate
+from fakedetect_jax.metrics import metrics
 from fakedetect_jax.model import network
 from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.model.kernels import max_pool
 from fakedetect_jax.programs import runtimes
+from fakedetect_jax.run import parallel
 from fakedetect_jax.trained.model import load_model
+from tests.data.test_data import make_videos
 
 
 def run(monkeypatch, folder, *argv, error=None) -> None:
@@ -155,6 +161,56 @@ def test_precisions_are_held_against_float32(tiny_run, capsys):
         exact = name in runtimes.PACKAGES
         assert (change < 1e-6) == exact and change < 0.1
     assert {row[4].split()[-1] for row in rows} == {"3"}
+
+
+class Noise:
+    """A reader of frames that differ from each other."""
+
+    def read(self, clip, num_valid, out):
+        frames, length = frames_of(clip, num_valid, len(out))
+        for row, frame in enumerate(frames):
+            rng = np.random.default_rng([clip.video, frame])
+            out[row] = rng.integers(0, 256, 3)
+        return length
+
+    def read_masks(self, clip, num_valid, out):
+        raise AssertionError("no mask is asked for")
+
+
+def test_regraded_reals_are_scored_on_the_clips_of_stored_ones(
+    load_config, monkeypatch
+):
+    """So a re-grading that changes nothing changes no video's score."""
+    config = load_config("demo")
+    with config.unlocked():
+        config.dataset.image_size, config.data.clip_frames = 8, 4
+    reals = [video for video in make_videos(num_valid=20) if not video.label]
+    split = reader.Split("test", reals, Noise())
+    mesh = parallel.make_mesh(jax.devices()[:1])
+
+    def step(_, batch):
+        return batch.frames.mean((1, 2, 3, 4)) / 64 - 2
+
+    rows = evaluate.score_clips(step, {}, split, config, mesh=mesh)
+    stored = metrics.videos(metrics.clips(rows))
+    assert (stored.num_clips == 3).all()
+    monkeypatch.setattr(recipe, "regrade", lambda frames, key: frames)
+    regraded = recipe.regraded_scores(step, {}, split, config, mesh)
+    np.testing.assert_array_equal(regraded, stored.score)
+
+
+def test_clips_of_a_video_are_regraded_alike_and_videos_apart():
+    class Grey(Noise):
+        def read(self, clip, num_valid, out):
+            out[:] = 100
+            return 2
+
+    regraded, found = recipe.Regraded(Grey()), []
+    for video, start in ((0, 0), (0, 3), (1, 0)):
+        found.append(np.zeros((2, 16, 16, 3), np.uint8))
+        assert regraded.read(ClipRef(video, start, 1), 2, found[-1]) == 2
+    assert np.array_equal(found[0], found[1]) and (found[0] != 100).any()
+    assert not np.array_equal(found[0], found[2])
 
 
 SPEAKER = """
