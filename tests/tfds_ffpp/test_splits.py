@@ -236,9 +236,17 @@ def test_fallback_has_the_official_proportions():
     assert all(len({home[i] for i in ids}) == 1 for ids in SAME_SOURCE)
 
 
+# Ids of one YouTube video in conversion_dict.json of github.com/ondyari/FaceForensics.
+CUT_FROM_ONE = """
+331 332, 524 525, 566 567, 605 606, 614 615, 618 619, 639 640, 685 686 687,
+755 756, 766 767, 769 770, 787 788, 837 838, 875 876, 883 884, 937 938, 942 943,
+954 955, 967 968, 973 974, 982 983, 993 994
+"""
+
+
 def test_every_source_of_several_ids_is_known():
-    ids = [i for group in SAME_SOURCE for i in group]
-    assert len(SAME_SOURCE) == 22 and len(ids) == len(set(ids)) == 45
+    known = [tuple(ids.split()) for ids in CUT_FROM_ONE.split(",")]
+    assert len(known) == 22 and list(SAME_SOURCE) == known
 
 
 @pytest.mark.parametrize(
@@ -488,6 +496,40 @@ def test_people_in_two_folders_are_warned_of():
         in_folders(train=[("000", "003")], val=[("001", "002")], test=[("000", "005")])
     )
     assert len(splits.warnings) == 2 and "000" in splits.warnings[1]
+
+
+CUT_APART = {
+    "train": [("331", "000"), ("685", "001"), ("524", "002")],
+    "val": [("332", "003"), ("686", "004")],
+    "test": [("525", "005"), ("937", "006"), ("938", "007")],
+}
+
+
+@pytest.mark.parametrize("assigned", [assign_folders, assign_listed])
+@pytest.mark.parametrize("dataset", FFPP_IDS)
+def test_own_splits_warn_of_persons_cut_into_several_ids(assigned, dataset):
+    records = [replace(r, dataset=dataset) for r in in_folders(**CUT_APART)]
+    (warning,) = (w for w in assigned(records).warnings if "cut into two ids" in w)
+    assert warning.startswith("3 source videos")
+    for said in ("331 train/332 val", "524 train/525 test", "685 train/686 val"):
+        assert said in warning
+    assert "protocol=disjoint keeps them together" in warning
+    elsewhere = [replace(r, dataset="own") for r in records]
+    assert "cut into two ids" not in " ".join(assigned(elsewhere).warnings)
+
+
+def test_an_id_in_two_splits_itself_crosses_with_what_was_cut_from_its_source():
+    both = {"train": [("331", "000")], "test": [("331", "001"), ("332", "002")]}
+    warnings = assign_listed(in_folders(**both)).warnings
+    assert warnings[0].startswith("1 people stand in two splits")
+    assert "331 train+test/332 test" in warnings[1]
+
+
+def test_a_val_made_of_the_folder_train_keeps_a_source_together():
+    pairs = [(f"{i:03d}", f"{i + 500:03d}") for i in range(20)]
+    train = [*pairs, ("331", "332"), ("755", "200"), ("756", "201")]
+    warnings = assign_folders(in_folders(train=train, test=[("300", "301")])).warnings
+    assert "cut into two ids" not in " ".join(warnings)
 
 
 def test_a_set_without_a_list_is_all_test():

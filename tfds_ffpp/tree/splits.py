@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -305,19 +305,26 @@ def _assign_actors(
 # Putting it together --------------------------------------------------------------
 
 
-def _overlaps_in(taken: dict[str, list[VideoRecord]]) -> list[tuple[str, str]]:
-    home = {
-        i: split
+def _homes(taken: Mapping[str, Iterable[VideoRecord]]) -> dict[str, tuple[str, ...]]:
+    """Id of FaceForensics++ -> the splits that it is seen in, in their order."""
+    seen = {
+        split: {i for r in records if r.dataset in FFPP_IDS for i in r.identities}
         for split, records in taken.items()
-        for r in records
-        if r.dataset in FFPP_IDS
-        for i in r.identities
     }
+    every = sorted(set().union(*seen.values()))
+    return {i: tuple(s for s in seen if i in seen[s]) for i in every}
+
+
+def _overlaps_in(
+    taken: Mapping[str, Iterable[VideoRecord]],
+) -> list[tuple[str, str]]:
+    """Each two ids of one source that are not both in one and the same split."""
+    homes = _homes(taken)
     return [
         (a, b)
         for ids in SAME_SOURCE
-        for a, b in itertools.combinations((i for i in ids if i in home), 2)
-        if home[a] != home[b]
+        for a, b in itertools.combinations((i for i in ids if i in homes), 2)
+        if len({*homes[a], *homes[b]}) > 1
     ]
 
 
@@ -387,8 +394,8 @@ def assign(
         if crossing:
             dropped[CROSSING] = crossing
     overlaps = _overlaps_in(taken)
-    if overlaps:
-        warnings.append(_overlap_warning(overlaps, taken, strict=strict))
+    cure = "their train side was left out" if strict else "strict leaves them out"
+    warnings += _overlap_warnings(taken, cure)
     if overlaps and strict:
         dropped[OVERLAPPING] = _drop_overlaps(taken, overlaps)
         source += "; without the train side of source videos in two splits"
@@ -427,7 +434,10 @@ def assign_listed(records: Sequence[VideoRecord]) -> Splits:
         records={s: kept for s, kept in taken.items() if kept},
         official=True,
         source="the set's own list",
-        warnings=_shared_people(listed, "the set's own list"),
+        warnings=(
+            *_shared_people(listed, "the set's own list"),
+            *_overlap_warnings(taken),
+        ),
         dropped={"the set's own list does not name it": left} if left else {},
     )
 
@@ -465,13 +475,18 @@ def assign_folders(records: Sequence[VideoRecord]) -> Splits:
             f"There is no folder val: {len(val)} videos of train were made "
             "the val split, by people."
         )
+    taken: dict[str, list[VideoRecord]]
     taken = dict(zip(SPLITS, (train, val, test), strict=True))
     listed = [replace(r, listed=s) for s in SPLITS for r in taken[s]]
     return Splits(
         records={s: _in_order(taken[s]) for s in SPLITS},
         official=False,
         source=source,
-        warnings=(*warnings, *_shared_people(listed, "the folders")),
+        warnings=(
+            *warnings,
+            *_shared_people(listed, "the folders"),
+            *_overlap_warnings(taken),
+        ),
     )
 
 
@@ -500,20 +515,30 @@ def assign_disjoint(records: Sequence[VideoRecord], *, root: Path) -> Splits:
     return assign(records, root=root, official=False)
 
 
-def _overlap_warning(overlaps, taken, *, strict: bool) -> str:
-    home = {i: s for s, rs in taken.items() for r in rs for i in r.identities}
-    said = ", ".join(f"{a} {home[a]}/{b} {home[b]}" for a, b in overlaps)
-    cure = "their train side was left out" if strict else "strict leaves them out"
+def _overlap_warnings(
+    taken: Mapping[str, Iterable[VideoRecord]],
+    cure: str = "protocol=disjoint keeps them together",
+) -> tuple[str, ...]:
+    """A warning of the sources whose ids stand in different splits, if there are any.
+
+    cure: what is done about them, or may be.
+    """
+    homes, overlaps = _homes(taken), _overlaps_in(taken)
+    if not overlaps:
+        return ()
+    said = ", ".join(
+        "/".join(f"{i} {'+'.join(homes[i])}" for i in pair) for pair in overlaps
+    )
     return (
         f"{len(overlaps)} source videos were cut into two ids that stand in different "
-        f"splits ({said}); {cure}."
+        f"splits ({said}); {cure}.",
     )
 
 
 def _drop_overlaps(taken: dict[str, list[VideoRecord]], overlaps) -> int:
     """Removes the earlier side of each overlap with all its fakes; how many went."""
-    home = {i: s for s, rs in taken.items() for r in rs for i in r.identities}
-    out = {min(pair, key=lambda i: SPLITS.index(home[i])) for pair in overlaps}
+    homes = _homes(taken)  # one split each: here no id is in two
+    out = {min(pair, key=lambda i: SPLITS.index(homes[i][0])) for pair in overlaps}
     gone = 0
     for split in SPLITS:
         kept = [r for r in taken[split] if not out & set(r.identities)]
