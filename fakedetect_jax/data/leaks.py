@@ -15,6 +15,7 @@ from fakedetect_jax.data.order import ClipRef
 from fakedetect_jax.data.reader import Split
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.stored import StoredVideo
+from tfds_ffpp.tree.splits import first_id
 
 MOMENTS = (0.25, 0.5, 0.75)  # of a video; hashed is the stored frame nearest to each
 SIDE, LOW = 64, 16  # pixels a side; lowest frequencies a side
@@ -107,10 +108,14 @@ def near(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def people(part: Part, video: StoredVideo) -> set[str]:
-    """Who is seen in a video, or lends it a face; empty where the set does not say."""
+    """Who is seen in a video, or lends it a face; empty where the set does not say.
+
+    Ids of FaceForensics++ that were cut from one source are one person.
+    """
     whose = PEOPLE_OF.get(video.dataset, video.dataset)
     whose = f"{part.dataset}/{whose}" if part.made else whose
-    return {f"{whose}/{name}" for name in (video.target, video.source) if name}
+    names = (name for name in (video.target, video.source) if name)
+    return {f"{whose}/{first_id(video.dataset, name)}" for name in names}
 
 
 def find_leaks(parts: Sequence[Part], image_size: int) -> list[Leak]:

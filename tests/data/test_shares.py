@@ -229,6 +229,20 @@ def test_a_person_of_one_source_is_known_in_sets_that_take_from_it():
     assert leak.shared == "person celebdf_v2/097"
 
 
+def test_ids_of_one_source_are_one_person_in_every_set_of_faceforensics():
+    one = part("ffpp", "train", [1], people=["332"])
+    other = part("df40_ff", "test", [2, 3], people=["331", "333"])
+    (leak,) = leaks.find_leaks([one, other], 32)
+    assert leak.shared == "person ffpp/331"
+    assert leak.one.endswith("v1") and leak.other.endswith("v2")
+    elsewhere = [
+        part("celebdf_v2", s, [n], people=[p])
+        for s, n, p in (("train", 1, "331"), ("test", 2, "332"))
+    ]
+    elsewhere[1] = elsewhere[1]._replace(dataset="another")
+    assert leaks.find_leaks(elsewhere, 32) == []
+
+
 def test_made_people_are_those_of_their_own_set():
     one = part("a", "train", [1], people=["033"])
     other = part("b", "test", [2], people=["033"])

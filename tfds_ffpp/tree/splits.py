@@ -42,6 +42,7 @@ SAME_SOURCE = (
     ("982", "983"),
     ("993", "994"),
 )
+_FIRST = {i: ids[0] for ids in SAME_SOURCE for i in ids}
 # Why a video is in no split.
 UNLISTED = "an id that no split lists"
 CROSSING = "its two actors are in different splits"
@@ -50,6 +51,11 @@ OVERLAPPING = "shares its source video with another split"
 FFPP_IDS = ("ffpp", "deeperforensics", "df40_ff")
 # The lists of dataset/splits of github.com/ondyari/FaceForensics, with their licence.
 PACKAGED = Path(__file__).parents[1] / "ffpp_splits"
+
+
+def first_id(dataset: str, name: str) -> str:
+    """One name for a person of a set: of ids cut from one source, the first."""
+    return _FIRST.get(name, name) if dataset in FFPP_IDS else name
 
 
 @dataclass(frozen=True)
