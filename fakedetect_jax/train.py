@@ -288,8 +288,7 @@ def _name_videos(training: Training, step: int) -> str:
     """The videos in the batch of a step, for a message."""
     size = training.run.config.batch_size
     clips = [training.order[p] for p in range((step - 1) * size, step * size)]
-    videos = [training.data.train.videos[clip.video] for clip in clips]
-    names = [f"{v.method}/{v.video_id}" for v in videos]
+    names = [training.data.name(clip.video) for clip in clips]
     return ", ".join(dict.fromkeys(names))
 
 

@@ -142,7 +142,7 @@ def _apart(parts: Sequence[Part]) -> Iterator[tuple[Part, Part]]:
 
 
 def _name(part: Part, video: StoredVideo) -> str:
-    return f"{part.dataset} {part.split.name} {video.method}/{video.video_id}"
+    return f"{part.dataset} {part.split.name} {video.key}"
 
 
 def _by_people(one: Part, other: Part) -> Iterator[Leak]:

@@ -85,12 +85,12 @@ def without_unseen(
     )
     hidden = [not len(starts(v)) for v in videos]
     originals = {
-        f"{v.method}/{v.video_id}"
+        v.key
         for v, is_hidden in zip(videos, hidden, strict=True)
         if is_hidden and v.label == 0 and v.num_valid
     }
     return [
-        replace(v, num_valid=0) if is_hidden or v.original in originals else v
+        replace(v, num_valid=0) if is_hidden or v.original_key in originals else v
         for v, is_hidden in zip(videos, hidden, strict=True)
     ]
 
@@ -177,16 +177,15 @@ def _originals(videos: Sequence[StoredVideo], fakes: Sequence[int]) -> dict[int,
     A real video stands for itself.
     """
     usable = [(i, v) for i, v in enumerate(videos) if v.num_valid > 0]
-    real = {f"{v.method}/{v.video_id}": i for i, v in usable if v.label == 0}
+    real = {v.key: i for i, v in usable if v.label == 0}
     pairs = {}
     for i in fakes:
         video = videos[i]
-        original = video.original if video.label else None
+        original = video.original_key if video.label else None
         if original is not None and original not in real:
             raise DataError(
-                f"data.sampling=pair: the original {original} of "
-                f"{video.method}/{video.video_id} is not usable; "
-                "set data.sampling=method"
+                f"data.sampling=pair: the original {original} of {video.key} is not "
+                "usable; set data.sampling=method"
             )
         pairs[i] = i if original is None else real[original]
     return pairs

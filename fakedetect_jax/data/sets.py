@@ -1,6 +1,8 @@
 """The datasets of a run: what it is trained on, and what chooses its checkpoint."""
 
+import bisect
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,6 +60,15 @@ class Data(NamedTuple):
     def others(self) -> dict[str, DatasetFacts]:
         """Those of all other datasets."""
         return dict(list(self.facts.items())[1:])
+
+    def name(self, number: int) -> str:
+        """Which training video this is, for a message: its dataset and its key.
+
+        Builds of one set, as c23 and c40, have videos of the same keys.
+        """
+        ends = list(itertools.accumulate(self.sizes))
+        dataset = list(self.shares)[bisect.bisect_right(ends, number)]
+        return f"{dataset} {self.train.videos[number].key}"
 
 
 def shares_of(config) -> dict[str, float]:

@@ -23,10 +23,10 @@ class Video(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What makes it one video.
+        """What makes it one video: the parts of StoredVideo.key, and the compression.
 
         `033_097` is four videos in FF++, one of each method, so the name alone is no
-        key; nor is it across compression levels.
+        key; nor is it across compression levels, which only evaluations put together.
         """
         return self.dataset, self.method, self.compression, self.name
 

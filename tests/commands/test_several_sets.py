@@ -200,7 +200,7 @@ def test_a_set_that_was_exchanged_ends_the_resume(three, trained, tmp_path):
 
 
 def test_footage_in_the_splits_of_two_sets_ends_the_run(three, tmp_path):
-    with pytest.raises(DataError, match="the same file: demo train youtube/.* more"):
+    with pytest.raises(DataError, match="the same file: demo train ffpp/.* more"):
         go(three, tmp_path / "w", 1, allow_leaks=False)
 
 

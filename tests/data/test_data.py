@@ -19,6 +19,7 @@ from fakedetect_jax.data.order import (
     TrainOrder,
     covering_clips,
     held_in,
+    without_unseen,
 )
 from fakedetect_jax.data.reader import (
     FrameReader,
@@ -227,15 +228,43 @@ def test_a_pair_shows_a_run_of_stored_frames_at_exactly_one_time():
 
 def test_pair_sampling_names_a_fake_without_its_original():
     videos = [v for v in make_videos() if v.video_id != "004"]
-    with pytest.raises(DataError, match="original youtube/004 of Deepfakes/004_005"):
+    with pytest.raises(DataError, match="ffpp/youtube/004 of ffpp/Deepfakes/004_005"):
         make_order(videos, "pair")
+
+
+def two_sets() -> list[StoredVideo]:
+    """Videos of two sets that have the same names, the first set's reals first."""
+    videos = make_videos()
+    return [*videos, *(replace(video, dataset="other") for video in videos)]
+
+
+def test_a_fake_stands_beside_the_original_of_its_own_set():
+    videos = two_sets()
+    order = make_order(videos, "pair")
+    for turn in range(len(videos)):
+        real, fake = (videos[order[2 * turn + i].video] for i in range(2))
+        assert real.key == fake.original_key
+
+
+def test_a_real_that_is_not_shown_takes_the_fakes_of_its_own_set_along():
+    videos = [
+        replace(v, face_seen=[0] * 12) if v.key == "other/youtube/000" else v
+        for v in two_sets()
+    ]
+    options = {"clip_frames": 4, "stride": 1, "min_coverage": 0.5}
+    kept = without_unseen(videos, **options)
+    gone = [v.key for v, now in zip(videos, kept, strict=True) if not now.num_valid]
+    assert gone == [
+        "other/youtube/000",
+        *(f"other/{method}/000_001" for method in METHODS),
+    ]
 
 
 def test_pair_sampling_refuses_an_original_without_a_face():
     videos = [
         replace(v, num_valid=0) if v.video_id == "004" else v for v in make_videos()
     ]
-    with pytest.raises(DataError, match="original youtube/004 .* is not usable"):
+    with pytest.raises(DataError, match="original ffpp/youtube/004 .* is not usable"):
         make_order(videos, "pair")
 
 

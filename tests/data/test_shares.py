@@ -2,11 +2,14 @@
 
 import collections
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fakedetect_jax.data import leaks, shares
+from fakedetect_jax import train
+from fakedetect_jax.data import leaks, sets, shares
 from fakedetect_jax.data.mixture import JoinedReader, MixedOrder, joined
 from fakedetect_jax.data.order import ClipRef, TrainOrder
 from fakedetect_jax.data.reader import Split
@@ -134,6 +137,31 @@ def test_the_order_is_a_function_of_the_position_alone():
     assert [order[position] for position in reversed(range(60))] == forward[::-1]
 
 
+def test_videos_of_one_key_are_told_apart_by_their_set():
+    """As builds of two compressions have them, in what a run says of a bad batch."""
+    order = mixed("natural")
+    videos = [video for size in SIZES for video in make_videos(size // 4)]
+    data = sets.Data(
+        facts={},
+        made=False,
+        train=Split("train", videos, Numbered(0)),
+        sizes=SIZES,
+        shares=dict(zip(("c23", "c40", "raw"), WEIGHTS, strict=True)),
+        val=(),
+        blended_val=False,
+        memory=0,
+    )
+    config = SimpleNamespace(batch_size=8)
+    training: Any = SimpleNamespace(
+        run=SimpleNamespace(config=config), order=order, data=data
+    )
+    said = train._name_videos(training, 3).split(", ")
+    drawn = dict.fromkeys(order[position].video for position in range(16, 24))
+    names = np.repeat(["c23", "c40", "raw"], SIZES)
+    assert said == [f"{names[number]} {videos[number].key}" for number in drawn]
+    assert len({name.split()[0] for name in said}) == 3
+
+
 class Numbered:
     """A reader that writes its own number and the video's."""
 
@@ -185,7 +213,7 @@ class Pictures:
 def part(dataset, split, numbers, people=None, noise=0.0) -> leaks.Part:
     videos = [
         stored_video(
-            dataset=dataset if people else "",
+            dataset=dataset,
             method="fake",
             video_id=f"v{number}",
             target=str(people[i]) if people else "",
@@ -202,8 +230,8 @@ def part(dataset, split, numbers, people=None, noise=0.0) -> leaks.Part:
 def test_the_same_footage_coded_anew_is_found_and_no_other():
     one, other = part("a", "train", [1, 2, 3]), part("b", "test", [4, 2, 5], noise=0.1)
     (leak,) = leaks.find_leaks([one, other], 32)
-    assert leak == ("the same footage", "a train fake/v2", "b test fake/v2")
-    with pytest.raises(DataError, match="1 found: the same footage: a train fake/v2"):
+    assert leak == ("the same footage", "a train a/fake/v2", "b test b/fake/v2")
+    with pytest.raises(DataError, match="1 found: the same footage: a train a/fake/v2"):
         leaks.refuse([leak], allowed=False)
     assert "was trained on" in leaks.refuse([leak], allowed=True)
     assert leaks.refuse([], allowed=False) == ""

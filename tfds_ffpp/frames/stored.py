@@ -9,7 +9,7 @@ from pathlib import Path
 from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.files import Json
-from tfds_ffpp.tree.naming import VideoRecord
+from tfds_ffpp.tree.naming import Keyed, VideoRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ _FACTS = tuple(f.name for f in fields(VideoFacts))
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredVideo(VideoFacts):
+class StoredVideo(Keyed, VideoFacts):
     """One example of a dataset without its frames. See VideoRecord for the names."""
 
     dataset: str
@@ -63,11 +63,6 @@ class StoredVideo(VideoFacts):
     source: str
     original: str
     compression: str
-
-    @property
-    def key(self) -> str:
-        """dataset/method/video_id: the key of the example."""
-        return f"{self.dataset}/{self.method}/{self.video_id}"
 
     def to_json(self) -> Json:
         """As plain data: all features of the example but its frames."""

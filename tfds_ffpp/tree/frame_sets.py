@@ -346,7 +346,7 @@ def frames(root: Path) -> OtherSet | None:
         records.append(replace(plain, original=""))
     reals = {r.video_id: r for r in records if not r.label}
     named = [
-        replace(r, original=f"{reals[r.target].method}/{r.target}")
+        replace(r, original=reals[r.target].in_set)
         if r.label and r.target in reals
         else r
         for r in records

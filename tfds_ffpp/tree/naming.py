@@ -14,8 +14,32 @@ VIDEO_SUFFIXES = (
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
+class Keyed:
+    """How a video is named, wherever it is; see VideoRecord."""
+
+    dataset: str
+    method: str
+    video_id: str
+    original: str
+
+    @property
+    def in_set(self) -> str:
+        """method/video_id: the key without the dataset, as `original` has it."""
+        return f"{self.method}/{self.video_id}"
+
+    @property
+    def key(self) -> str:
+        """dataset/method/video_id: the key of the example."""
+        return f"{self.dataset}/{self.in_set}"
+
+    @property
+    def original_key(self) -> str:
+        """Key of the real video that this fake was made from; "" if unknown."""
+        return f"{self.dataset}/{self.original}" if self.original else ""
+
+
 @dataclass(frozen=True)
-class VideoRecord:
+class VideoRecord(Keyed):
     """One video and what its place and name say about it.
 
     path: its file, or the folder of its frames.
@@ -37,16 +61,6 @@ class VideoRecord:
     label: int
     original: str = ""
     listed: str = ""
-
-    @property
-    def key(self) -> str:
-        """dataset/method/video_id: the key of the example."""
-        return f"{self.dataset}/{self.method}/{self.video_id}"
-
-    @property
-    def original_key(self) -> str:
-        """Key of the real video that this fake was made from; "" if unknown."""
-        return f"{self.dataset}/{self.original}" if self.original else ""
 
     @property
     def mask(self) -> Path | None:
