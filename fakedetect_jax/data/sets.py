@@ -243,7 +243,7 @@ def train_order(config, data: Data) -> TrainOrder | MixedOrder:
         videos = data.train.videos[first : first + size]
         first += size
         try:
-            orders.append(_own_order(config, videos, number))
+            orders.append(own_order(config, videos, number))
         except DataError as error:
             if len(data.shares) == 1:
                 raise
@@ -253,7 +253,8 @@ def train_order(config, data: Data) -> TrainOrder | MixedOrder:
     return MixedOrder(orders, data.sizes, list(data.shares.values()))
 
 
-def _own_order(config, videos, number: int) -> TrainOrder:
+def own_order(config, videos: Sequence[StoredVideo], number: int) -> TrainOrder:
+    """Which clip comes when, of the training set of this number alone."""
     return TrainOrder(
         videos,
         # Sets of equal sizes are not to be shuffled alike.

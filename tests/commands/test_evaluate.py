@@ -27,7 +27,7 @@ from fakedetect_jax.pages.evaluation_page import write_report
 from fakedetect_jax.programs import compiled
 from fakedetect_jax.reports import results
 from fakedetect_jax.run import parallel
-from fakedetect_jax.run.checkpoint import Checkpoints
+from fakedetect_jax.run.checkpoint import CheckpointFacts, Checkpoints
 from fakedetect_jax.run.process import StopRequest
 from fakedetect_jax.run.workdir import Run
 from fakedetect_jax.trained import weights
@@ -259,6 +259,27 @@ def test_a_damaged_context_costs_a_warning_and_one_more_evaluation(
         assert ("was scored before" in out) == (not warnings)
     assert [p.name for p in workdir.glob("eval/test@*")] == [path.parent.name]
     assert json.loads(path.read_text())["scored_with"] == whole["scored_with"]
+
+
+def test_another_coverage_or_threshold_is_scored_anew(load_config, tmp_path):
+    config, facts = load_config("demo"), CheckpointFacts(threshold=0.5)
+    for name in ("videos-test.jsonl", "test.array_record-00000-of-00001"):
+        (tmp_path / name).touch()
+    plain = tmp_path / "test@5"
+    plain.mkdir()
+    wanted = evaluate.scored_with(config, facts, tmp_path)
+    (plain / "context.json").write_text(json.dumps({"scored_with": wanted}))
+    (plain / "report.json").write_text("{}")
+
+    def differing(facts):
+        wanted = evaluate.scored_with(config, facts, tmp_path)
+        return choose_folder(plain, wanted)[1]
+
+    assert differing(facts) == []
+    assert differing(replace(facts, threshold=0.4)) == ["threshold"]
+    with config.unlocked():
+        config.data.min_coverage = 0.9
+    assert differing(facts) == ["data.min_coverage"]
 
 
 def test_a_rebuilt_dataset_or_another_checkpoint_is_scored_anew(

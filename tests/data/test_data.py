@@ -148,6 +148,37 @@ def test_starts_of_neighbouring_clips_are_drawn_independently():
         assert abs(rho) < 0.08, distance  # five standard deviations
 
 
+@pytest.mark.parametrize("sampling", ["class", "pair"])
+def test_strides_and_blends_of_neighbouring_clips_are_drawn_independently(sampling):
+    order = make_order(
+        make_videos(num_valid=40), sampling, max_frame_stride=9, self_blend=0.5
+    )
+    fakes = [order[2 * turn + 1] for turn in range(4000)]
+    strides = np.array([clip.stride for clip in fakes])
+    blends = np.array([clip.blend for clip in fakes])
+    assert set(strides) == set(range(1, 10))
+    assert abs(np.corrcoef(strides, blends)[0, 1]) < 0.08  # five standard deviations
+    # Fakes and reals of one deck come again after 18 and 6 turns.
+    for drawn, distance in itertools.product((strides, blends), (1, 2, 6, 18)):
+        rho = np.corrcoef(drawn[:-distance], drawn[distance:])[0, 1]
+        assert abs(rho) < 0.08, distance
+
+
+def test_the_best_config_draws_half_reals_and_a_quarter_blends(load_config):
+    """Of 10,000 draws with its own fields; its augmentation is what videos meet."""
+    config = load_config("ffpp_best")
+    videos = make_videos(identities=60, num_valid=config.dataset.num_frames)
+    order = sets.own_order(config, videos, 0)
+    drawn = [order[position] for position in range(10_000)]
+    blends = sum(clip.blend for clip in drawn)
+    labels = [clip.blend or videos[clip.video].label for clip in drawn]
+    assert sum(labels) == 5000
+    assert abs(blends - 2500) < 180  # five standard deviations
+    assert not any(videos[clip.video].label for clip in drawn if clip.blend)
+    changes = "jpeg", "brightness_contrast", "hue_saturation", "blur", "downscale"
+    assert all(0 < config.augment[change] < 1 for change in changes)
+
+
 def test_any_position_is_had_without_the_ones_before():
     videos = make_videos()
     forward = [make_order(videos)[p] for p in range(200)]

@@ -526,6 +526,37 @@ def test_clips_marked_as_blends_are_blended(small, devices):
     np.testing.assert_allclose(run_steps(config, 1, [marked])[0], blended, atol=1e-4)
 
 
+def test_draws_of_blends_augmentation_and_dropout_are_independent(small):
+    """Of neighbouring clips and steps, and of one another."""
+    count, size = 4000, 8
+    batch = empty_batch(count, 1, size)
+    batch.frames[:] = 128  # so that a clip's mean level is what was drawn for it
+    batch.face[:] = [[0.4, 0.3], [0.4, 0.7], [0.55, 0.5], [0.7, 0.4], [0.7, 0.6]]
+    batch.index[:], batch.blend[:] = np.arange(count), True
+
+    def levels(change: dict[str, float]) -> list[np.ndarray]:
+        config = small.copy_and_resolve_references()
+        with config.unlocked():
+            config.update_from_flattened_dict(change)
+        step_settings = steps.make_step_settings(config, num_steps=10)
+
+        @jax.jit
+        def drawn(step):
+            frames, dropout = steps.prepare_inputs(step_settings, step, batch)
+            return frames.mean((1, 2, 3, 4)), jax.random.uniform(dropout, (count,))
+
+        return [np.asarray(column) for step in range(4) for column in drawn(step)]
+
+    blended = levels({"loss.self_blend": 0.5})
+    brighter = levels({"augment.brightness_contrast": 1.0})
+    columns = np.stack([*blended, *brighter[::2]])
+    apart = np.triu_indices(len(columns), 1)
+    assert np.abs(np.corrcoef(columns)[apart]).max() < 0.1  # six deviations
+    for distance in (1, 2, 8):
+        pairs = zip(columns[:, distance:], columns[:, :-distance], strict=True)
+        assert max(abs(np.corrcoef(a, b)[0, 1]) for a, b in pairs) < 0.1
+
+
 def in_parts(config, parts: int, rows: int):
     """The config with a batch that is computed in parts."""
     config = config.copy_and_resolve_references()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tfds_ffpp import layout
+from tfds_ffpp import layout, packaging
 from tfds_ffpp.errors import DataError
+from tfds_ffpp.tfds_ffpp_dataset_builder import NAMED_CONFIGS
 from tfds_ffpp.tree.scan import Scan, scan
 
 REALS = "original_sequences/youtube"
@@ -63,6 +64,16 @@ def test_deepfakedetection_comes_by_name_with_its_actors(tree):
         ("dfd", "actors"),
     }
     assert found.records[0].original_key in keys(found) or found.missing == {}
+
+
+def test_the_named_config_of_deepfakedetection_puts_all_of_it_in_test(tree):
+    """As the field tests on it; another split would leave fakes of two actors out."""
+    chosen = packaging.select(NAMED_CONFIGS["dfd"], tree)
+    assert {r.method for r in chosen.split.records["test"]} == {
+        "DeepFakeDetection",
+        "actors",
+    }
+    assert list(chosen.split.records) == ["test"] and not chosen.split.dropped
 
 
 def test_faceshifter_comes_by_name(tree):
