@@ -271,6 +271,11 @@ def measure_all(args: argparse.Namespace, results: table.Results) -> None:
             cells.append(f"{np.mean(values):{form}} ({ends})")
         results.row(name, *cells)
     results.say()
+    results.say(
+        f"The last column's threshold is the one above which {FALSE_ALARMS:.0%} of "
+        "val's reals as stored lie. Shares of re-graded reals are to be read beside "
+        "those of test's reals as stored, in the row above."
+    )
     results.say(f"{time.process_time() - start:.0f} processor seconds")
 
 
