@@ -16,7 +16,12 @@ from tfds_ffpp import records
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.fields import Fields
 from tfds_ffpp.frames.images import FRAMES
-from tfds_ffpp.frames.people.finders import landmark_model, need_model, network_model
+from tfds_ffpp.frames.people.finders import (
+    YUNET_FILES,
+    landmark_model,
+    need_model,
+    network_model,
+)
 from tfds_ffpp.frames.prepare import Preparation, file_digest
 from tfds_ffpp.frames.stored import Rejected, StoredVideo
 from tfds_ffpp.terminal.text import markdown
@@ -197,6 +202,21 @@ def versions(preparation: Preparation) -> dict[str, str]:
     return found
 
 
+def unknown_model(preparation: Preparation) -> list[str]:
+    """A warning where faces are found with another file than the known ones of YuNet.
+
+    A newer file is no fault, so it is taken: but nobody here has compared its boxes.
+    """
+    digest = versions(preparation).get("face_finder_model", "").removeprefix("sha256 ")
+    if not digest or digest in YUNET_FILES:
+        return []
+    return [
+        f"Faces are found with {Path(preparation.face_finder_model).name} of SHA-256 "
+        f"{digest}, which is none of {' and '.join(YUNET_FILES.values())}: see where "
+        "it comes from (docs/data.md, Faces)."
+    ]
+
+
 def _list_file(scan: Scan) -> ListFile | None:
     if scan.list_file is None:
         return None
@@ -344,6 +364,7 @@ def make_card(contents: Contents, config, *, most: int | None, version: str) -> 
     warnings = [MADE_WARNING] if made else []
     warnings += [*split.warnings, *shortcuts(rows), *coverage_gap(rows)]
     warnings += foreign_crops(rows, config)
+    warnings += unknown_model(config.preparation)
     missing = {m: list(names) for m, names in sorted(scan.missing.items())}
     warnings += [
         f"{m} lacks {len(names)} videos that others have, first {names[0]}."

@@ -222,6 +222,8 @@ def prepare(chosen: Selection, config, *, cache: Path, means: Means) -> Packed:
     """Prepares every chosen video. Raises DataError when too many cannot be used."""
     for line in account(chosen.scan):
         sys.stderr.write(f"{line}\n")
+    for warning in card.unknown_model(config.preparation):  # before hours of work
+        sys.stderr.write(f"warning: {warning}\n")
     first, second, originals = _in_order(chosen, config)
     outcome, faces = _Outcome(), {}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from tests.made_videos import Film, write_video
 from tfds_ffpp import build
 from tfds_ffpp.errors import DataError
@@ -154,9 +156,11 @@ def test_detectors_by_name(tmp_path):
         finders.open_finder("yunet", str(bad))
 
 
-@pytest.fixture(scope="module")
-def red_squares(tmp_path_factory):
-    """A model in YuNet's form: a face of 64 pixels around each red cell of 8."""
+def write_red_squares(path: Path, *, size: tuple) -> Path:
+    """A model in YuNet's form: a face of 64 pixels around each red cell of 8.
+
+    size: of the pictures, as its graph says.
+    """
     from onnx import TensorProto, helper, numpy_helper, save
 
     nodes, weights, outputs = [], [], []
@@ -194,14 +198,17 @@ def red_squares(tmp_path_factory):
             outputs.append(
                 helper.make_tensor_value_info(head, TensorProto.FLOAT, shape)
             )
-    picture = helper.make_tensor_value_info(
-        "input", TensorProto.FLOAT, [1, 3, "height", "width"]
-    )
+    picture = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, *size])
     graph = helper.make_graph(nodes, "yunet", [picture], outputs, weights)
     opset = [helper.make_opsetid("", 13)]
-    path = tmp_path_factory.mktemp("yunet") / "model.onnx"
     save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def red_squares(tmp_path_factory):
+    path = tmp_path_factory.mktemp("yunet") / "model.onnx"
+    return write_red_squares(path, size=("height", "width"))
 
 
 def red_square(level: float = 1.0) -> np.ndarray:
@@ -229,7 +236,20 @@ def test_yunet_finds_what_its_model_sees(red_squares, tmp_path):
     assert centre(found.box) == pytest.approx((84, 124), abs=2)
 
 
-def test_a_dataset_says_which_yunet_model_made_it(red_squares, tmp_path):
+def test_a_yunet_of_one_size_takes_pictures_of_others(tmp_path):
+    """As the file of 2023 is, whose graph says 640x640."""
+    one = write_red_squares(tmp_path / "model.onnx", size=(640, 640))
+    (box,) = finders.open_finder("yunet", str(one)).find(red_square())
+    assert box == pytest.approx((52, 92, 116, 156), abs=0.5)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_dataset_says_which_yunet_model_made_it(
+    known, red_squares, tmp_path, monkeypatch, capsys
+):
+    digest = hashlib.sha256(red_squares.read_bytes()).hexdigest()
+    if known:
+        monkeypatch.setitem(finders.YUNET_FILES, digest, "red.onnx")
     tree.write_tree(tmp_path / "videos", num_identities=6, num_frames=3)
     config = FfppConfig(
         name="red",
@@ -243,8 +263,16 @@ def test_a_dataset_says_which_yunet_model_made_it(red_squares, tmp_path):
         config, data_dir=tmp_path / "tfds", manual_dir=tmp_path / "videos"
     )
     told = json.loads((Path(builder.data_dir) / "card.json").read_text())
-    digest = hashlib.sha256(red_squares.read_bytes()).hexdigest()
     assert told["versions"]["face_finder_model"] == f"sha256 {digest}"
+    said = f"with model.onnx of SHA-256 {digest}, which is none of face_detection_yunet"
+    assert sum(said in warning for warning in told["warnings"]) == (not known)
+    assert capsys.readouterr().err.count(said) == (not known)
+
+
+def test_the_docs_have_the_digests_of_yunets_files():
+    page = (ROOT / "docs" / "data.md").read_text()
+    for digest, name in finders.YUNET_FILES.items():
+        assert re.search(rf"^\| `{name}` \| [\d ]+ \| `{digest}` \|$", page, re.M)
 
 
 class Pointless(finders.FaceFinder):

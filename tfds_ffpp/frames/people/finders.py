@@ -166,6 +166,18 @@ MOUTH_TO_EYES = 0.86
 MOUTH_ASIDE = 0.5
 
 
+# SHA-256 -> name of the files of github.com/opencv/opencv_zoo (MIT, Shiqi Yu) that
+# docs/data.md describes: of 640x640 pixels, and the same weights for any size.
+YUNET_FILES = {
+    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4": (
+        "face_detection_yunet_2023mar.onnx"
+    ),
+    "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0": (
+        "face_detection_yunet_2026may.onnx"
+    ),
+}
+
+
 def need_model(model: str) -> Path:
     """The file of a YuNet model. Raises DataError where there is none."""
     if not Path(model).is_file():
