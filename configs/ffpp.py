@@ -230,8 +230,9 @@ def _set_training(config: ConfigDict) -> None:
             "eps": 1e-8,  # Adam: added to the root of that mean
             "weight_decay": 0.0,  # decoupled, on kernels only
             "clip_norm": 0.0,  # global gradient norm; 0: no clipping
-            "backbone_multiplier": 1.0,  # learning rate of the backbone, relative
-            "layer_decay": 1.0,  # of it, per stage further from the head
+            # learning rate of the backbone, relative; also of its lora and svd
+            "backbone_multiplier": 1.0,
+            "layer_decay": 1.0,  # of it, per stage or block further from the head
             "ema_decay": 0.0,  # of averaged weights, used in evaluation; 0: none
         }
     )

@@ -10,6 +10,10 @@ import optax.contrib
 
 from fakedetect_jax.model.backbones.resnet import is_frozen
 
+# What is trained in place of the backbone's kernels lies in a group of the kind's name,
+# beside "backbone" and "head", by the names of the blocks; there, these are trained.
+ADAPTERS = {"lora": ("a", "b"), "svd": ("u", "s", "v")}
+
 
 def learning_rate(
     *, peak: float, schedule: str, warmup_steps: int, num_steps: int
@@ -112,8 +116,8 @@ def _rate_factor(
     freeze_stages: int,
 ) -> float:
     """What the learning rate of a parameter is multiplied by: less, the earlier it is
-    in the backbone, and 0 in its frozen stages."""
-    if names[0] != "backbone":
+    in the backbone, and 0 in its frozen stages. A change of a kernel learns as that."""
+    if names[0] not in ("backbone", *ADAPTERS):
         return 1.0
     if is_frozen(names[1], freeze_stages):
         return 0.0

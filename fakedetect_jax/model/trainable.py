@@ -21,12 +21,9 @@ from fakedetect_jax.model.network import (
     num_stages,
     size_of,
 )
-from fakedetect_jax.model.optimizer import stage_of
+from fakedetect_jax.model.optimizer import ADAPTERS, stage_of
 
 KINDS = ("all", "head", "norms", "lora", "svd", "last_n")
-# What is trained in place of the backbone's kernels lies in a group of the kind's name,
-# beside "backbone" and "head"; there, these leaves are trained.
-ADAPTERS = {"lora": ("a", "b"), "svd": ("u", "s", "v")}
 PROJECTIONS = ("query", "key", "value", "out")
 
 

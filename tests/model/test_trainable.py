@@ -221,6 +221,25 @@ def test_a_change_of_low_rank_begins_as_nothing_and_has_its_rank(small, whole):
     assert change["scale"] == settings.trainable.alpha / settings.trainable.rank == 8
 
 
+@pytest.mark.parametrize(("kind", "leaf"), [("lora", "b"), ("svd", "s")])
+def test_changes_of_early_blocks_learn_slower_than_the_head(small, whole, kind, leaf):
+    """At the rate of the block that they change, as if its kernels were trained."""
+    slower = {"optimizer.backbone_multiplier": 0.5, "optimizer.layer_decay": 0.1}
+    settings, state = begin(varied(small, kind, **slower), whole)
+    start = jax.tree.map(np.array, state.params)
+    trained, _ = jax.jit(functools.partial(steps.train_step, settings))(
+        state, random_batch(8)
+    )
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, trained.params)
+    # Adam's first step is the learning rate itself.
+    rate = small.optimizer.learning_rate
+    np.testing.assert_allclose(moved["head"]["bias"], rate, rtol=1e-3)
+    for block, factor in (("block1", 0.5), ("block0", 0.05)):
+        for name in trainable.PROJECTIONS:
+            change = moved[kind][block]["attention"][name][leaf]
+            np.testing.assert_allclose(change, factor * rate, rtol=1e-2)
+
+
 def test_the_least_part_is_kept_beside_the_rest(small, whole):
     """The losses are those of the full matrices, and nothing at the start."""
     settings, state = begin(varied(small, "svd"), whole)
