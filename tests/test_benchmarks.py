@@ -1,15 +1,20 @@
 """Benchmarks: what they find is kept with what made it; peers are what they say."""
 
 import argparse
+import functools
 import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks import (
+    accelerator,
     augment,
     backends,
     edited,
@@ -318,3 +323,64 @@ def test_the_peer_mirrors_whole_clips(tmp_path):
     mirrored = sum(bool((one == plain.flip(-1)).all()) for one in found)
     same = sum(bool((one == plain).all()) for one in found)
     assert length == 4 and mirrored + same == 64 and 16 < mirrored < 48
+
+
+class SmallBench(accelerator.Bench):
+    """The ceilings, and the training of a tiny network."""
+
+    def __init__(self, **fields):
+        sizes = {"clips": 2, "frames": 2, "size": 16, "steps": 2, "copied": 1}
+        options = {**sizes, "product": 64, "budget": 1e6, **fields}
+        super().__init__(argparse.Namespace(**options))
+
+    def config(self, backbone):
+        config = super().config(backbone)
+        with config.unlocked():
+            config.model.update(stage_sizes=(1,), width=4, lstm_features=4)
+        return config
+
+    def parts(self):
+        yield "ceilings", 0, self.look_at_ceilings
+        yield "training", 0, functools.partial(self.look_at_training, "demo")
+
+
+def ended(pid: int) -> bool:
+    """Whether a process of which this is no parent is gone within seconds."""
+    for _ in range(100):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True  # nobody here asks how it ended
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(("then", "code"), [("sleep 600", None), ("exit 3", 3)])
+def test_with_a_command_its_workers_end(tmp_path, then, code):
+    """Be it that its time is up, or that it ends without them."""
+    words = ["sh", "-c", f"sleep 600 & echo $! >&2; {then}"]
+    start = time.monotonic()
+    assert accelerator.run_whole(words, 3, tmp_path / "said") == code
+    assert time.monotonic() - start < 60
+    assert ended(int((tmp_path / "said").read_text()))
+
+
+@pytest.mark.skipif(
+    find_spec("torch") is None, reason="the extra bench is not installed"
+)
+def test_pytorch_has_a_share_of_the_accelerators_budget():
+    fault = SmallBench(budget=5).look_at_torch()["fault"]
+    assert fault.startswith("not done in its ") and int(fault.split()[-2]) <= 2
+
+
+def test_ceilings_that_cannot_be_had_cost_the_training_its_shares_alone():
+    bench = SmallBench(copied=1 << 30)  # a PiB, in MiB
+    *_, found = accelerator.measure(bench, table.Results(), 1e6)
+    training = found["training"]
+    assert "fault" in found["ceilings"] and training["frames_per_second"] > 0
+    assert (training["of_product"], training["of_copy"]) == (None, None)
+    bench.options.copied = 1
+    bench.look_at_ceilings()
+    training = bench.look_at_training("demo")
+    assert training["of_product"] > 0 and training["of_copy"] > 0
