@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 from fakedetect_jax.data.dataset import open_dataset
 from fakedetect_jax.data.reader import read_videos
-from tests.made_videos import write_video
+from fakedetect_jax.evaluation import evaluate
+from fakedetect_jax.pages.evaluation_page import write_report
+from fakedetect_jax.run import parallel
+from fakedetect_jax.run.process import StopRequest
+from fakedetect_jax.run.workdir import Run
+from tests.made_videos import picture, write_video
 from tfds_ffpp.build import build
 from tfds_ffpp.errors import DataError, UnusableVideoError
 from tfds_ffpp.frames import images
 from tfds_ffpp.frames.prepare import file_digest
 from tfds_ffpp.frames.video import even_plan, read_clip
+from tfds_ffpp.terminal.lines import Terminal
 from tfds_ffpp.tfds_ffpp_dataset_builder import FfppConfig
 from tfds_ffpp.tree.frame_sets import DF40, FAMILIES, expand
 from tfds_ffpp.tree.scan import account, scan
@@ -241,29 +248,119 @@ def test_a_dataset_of_frames_is_that_of_the_videos(tmp_path):
     assert any("their margin is their set's own" in w for w in card["warnings"])
 
 
-def test_made_faces_as_frames_are_stored_as_their_videos_are(tiny_run, tmp_path):
-    """So a model's scores of both, and its AUC, are the same."""
-    root = tmp_path / "frames"
-    for video in sorted(tiny_run.videos.rglob("c23/videos/*.mp4")):
-        place = video.relative_to(tiny_run.videos).parents[1]
-        write_frames(video, root / place / "frames" / video.stem)
-    shutil.copytree(tiny_run.videos / "splits", root / "splits")
-    videos: Any = open_dataset(tiny_run.config)
-    recipe = replace(videos.builder_config, name="as_frames", masks=False)
-    frames: Any = build(
+def forged_square(number: int, *, down: int) -> np.ndarray:
+    """A mask of a frame of 48x64: a square of 16 pixels that moves aside."""
+    mask = np.zeros((48, 64), np.uint8)
+    mask[down : down + 16, 10 + 2 * number : 26 + 2 * number] = 255
+    return mask
+
+
+@pytest.mark.parametrize("side", [48, 24])
+def test_masks_of_frames_are_those_of_the_stored_frames(tmp_path, side):
+    """DeepfakeBench's masks are pictures, numbered as the frames beside them."""
+    root, fakes = tmp_path / "set", "manipulated_sequences/Deepfakes/c23"
+    numbers, seen = range(0, 12, 2), {}
+    for i in range(6):
+        fake = f"{i:03d}_{i ^ 1:03d}"
+        for folder in (f"{FFPP}/{i:03d}", f"{fakes}/frames/{fake}"):
+            for number in numbers:
+                path = root / folder / f"{number:03d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), picture(number, seed=i))
+        for number in numbers:
+            path = root / fakes / "masks" / fake / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), forged_square(number, down=4 * i))
+    shutil.rmtree(root / fakes / "masks" / "004_005")
+    (root / fakes / "masks" / "005_004" / "000.png").unlink()
+    recipe = FfppConfig(
+        name="masks",
+        protocol="disjoint",
+        face_finder="none",
+        num_frames=4,
+        image_size=side,
+        masks=True,
+    )
+    built: Any = build(
         recipe, data_dir=tmp_path / "d", manual_dir=root, num_processes=1
     )
-    labels = []
+    for split in built.info.splits:
+        for example in built.as_data_source(split):
+            name, stored = example["video_id"].decode(), np.stack(example["masks"])
+            seen[name] = int(example["masked"])
+            if example["label"] == 0 or not example["masked"]:
+                assert not stored.any()
+                continue
+            assert tuple(example["box"]) == (0, 8, 48, 56)  # the centred square
+            true = [
+                forged_square(n, down=4 * int(name[:3])) for n in example["frame_index"]
+            ]
+            step = 48 // side  # all edges lie on the pixels that are left
+            wanted = np.stack(true)[:, ::step, 8:56:step]
+            np.testing.assert_array_equal(stored[..., 0], wanted)
+    fakes_seen = {name: masked for name, masked in seen.items() if "_" in name}
+    assert len(seen) == 12 and fakes_seen == {
+        **dict.fromkeys(("000_001", "001_000", "002_003", "003_002"), 1),
+        **dict.fromkeys(("004_005", "005_004"), 0),  # none; the first frame's lacks
+    }
+
+
+@pytest.fixture(scope="module")
+def as_frames(tiny_run, tmp_path_factory) -> Any:
+    """The tiny run's dataset, built from the frames of its videos and their masks."""
+    folder = tmp_path_factory.mktemp("as_frames")
+    for video in sorted(tiny_run.videos.rglob("*.mp4")):
+        place = video.relative_to(tiny_run.videos).parents[1]
+        if place.name == "masks":  # in a set of frames beside them, not above
+            frames = place.with_name("c23") / "masks"
+        else:
+            frames = place / "frames"
+        write_frames(video, folder / "set" / frames / video.stem)
+    shutil.copytree(tiny_run.videos / "splits", folder / "set" / "splits")
+    videos: Any = open_dataset(tiny_run.config)
+    recipe = replace(videos.builder_config, name="as_frames")
+    return build(
+        recipe, data_dir=folder / "d", manual_dir=folder / "set", num_processes=1
+    )
+
+
+def test_made_faces_as_frames_are_stored_as_their_videos_are(tiny_run, as_frames):
+    videos: Any = open_dataset(tiny_run.config)
+    labels, forged = [], 0
     for split in ("train", "val", "test"):
         stored = []
-        for builder in (videos, frames):
+        for builder in (videos, as_frames):
             rows = read_videos(Path(builder.data_dir), split)
             examples = builder.as_data_source(split)
             stored.append({r.key: (r, examples[i]) for i, r in enumerate(rows)})
         assert stored[0].keys() == stored[1].keys()
         for key, (row, example) in stored[0].items():
             other, copied = stored[1][key]
-            np.testing.assert_array_equal(example["frames"], copied["frames"])
+            for name in ("frames", "masks"):
+                np.testing.assert_array_equal(example[name], copied[name])
             assert (row.box, row.face_seen) == (other.box, other.face_seen)
+            assert (row.masked, other.masked) == (1, 1)
             labels.append(row.label)
-    assert set(labels) == {0, 1} and len(labels) == 12
+            forged += bool(row.label and np.any(example["masks"]))
+    assert set(labels) == {0, 1} and len(labels) == 12 and forged == 6
+
+
+def test_a_model_scores_frames_as_it_scores_their_videos(tiny_run, as_frames, tmp_path):
+    """Each clip's score, and so the AUC, of a run's own test split as a frame set."""
+    config = tiny_run.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.data_dir = str(Path(as_frames.data_dir).parents[2])
+        config.eval.dataset = "as_frames"
+    shutil.copytree(tiny_run.workdir, tmp_path / "w")
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    terminal = Terminal(quiet=True)
+    run = Run(config.lock(), tmp_path / "w", mesh, terminal, StopRequest(), "test")
+    found = evaluate.evaluate(run, "test")
+    write_report(found, metrics_file=run.workdir / "metrics.jsonl")
+    assert found.name.startswith("as_frames-test@")
+    scores, reports = [], []
+    for folder in (tiny_run.evaluation, found):
+        scores.append((folder / "scores.jsonl").read_text())
+        reports.append(json.loads((folder / "report.json").read_text()))
+    assert scores[0] == scores[1] and len(set(scores[0].splitlines())) > 2
+    assert reports[0]["video"]["auc"] == reports[1]["video"]["auc"]
