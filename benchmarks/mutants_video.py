@@ -1,13 +1,13 @@
-"""Damaged and forged videos through the decoders of the build and of predict.
+"""Damaged and forged videos through the decoders of the build and of predict, 300.
 
 Small videos of several containers and codecs are changed at random: flipped bytes,
 overwritten stretches, cut ends, doubled and exchanged blocks, large numbers written
 into headers. Each goes to a worker as the build sends it and as predict does.
 
-    python -m benchmarks.mutants_video --count 300
+    python -m benchmarks.mutants_video [--count 300] [--seed 0]
 
 Prints how each way ended, the longest time and the most memory of one video; exits with
-1 when a worker failed otherwise than by a reason.
+1 when a worker died, hung, or gave up on all videos.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import table
 from tests.made_videos import write_video
 from tfds_ffpp.frames.prepare import Preparation
 from tfds_ffpp.workers.jobs import EntryJob, Job, Result, WindowsJob
@@ -102,16 +103,87 @@ def jobs_of(path: Path, folder: Path) -> dict[str, Job]:
     }
 
 
+# How a job may end, and how none may.
+GOOD = ("prepared", "reason", "memory")
+BAD = ("hung", "died", "fatal")
+
+
 def outcome(result: Result) -> str:
-    """In a word: how a job ended."""
+    """In a word of GOOD or BAD: how a job ended.
+
+    memory: it was stopped at the limit, which a forged size may ask for.
+    """
     if result.fatal:
         return "fatal"
     if not result.reason:
         return "prepared"
-    for word in ("died", "longer", "memory"):
-        if word in result.reason:
-            return word
-    return "reason"
+    if "died" in result.reason or "was killed" in result.reason:
+        return "died"
+    if "took longer" in result.reason or "nothing came of it" in result.reason:
+        return "hung"
+    return "memory" if "memory" in result.reason else "reason"
+
+
+class Tally:
+    """How the jobs of one way ended, and the most that one of them took."""
+
+    def __init__(self):
+        """Of no job yet."""
+        self.ends: Counter[str] = Counter()
+        self.seconds, self.memory = 0.0, 0
+
+    def add(self, result: Result, seconds: float) -> None:
+        """One more."""
+        self.ends[outcome(result)] += 1
+        self.seconds = max(self.seconds, seconds)
+        self.memory = max(self.memory, result.memory)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a job ended as none may."""
+        return any(self.ends[word] for word in BAD)
+
+    def cells(self) -> list[str]:
+        """Of a row: counts, seconds, MiB."""
+        counts = [str(self.ends[word]) for word in (*GOOD, *BAD)]
+        return [*counts, f"{self.seconds:.2f}", f"{self.memory / 1024:.0f}"]
+
+
+def whole_videos(folder: Path) -> list[bytes]:
+    """The content of a video of each of SOURCES."""
+    return [
+        write_video(
+            folder / f"{i}.{suffix}",
+            24,
+            size=(96, 128),
+            codec=codec,
+            pixel_format=pixel_format,
+            options={},
+        ).read_bytes()
+        for i, (suffix, codec, pixel_format) in enumerate(SOURCES)
+    ]
+
+
+def survey(folder: Path, count: int, seed: int) -> dict[str, Tally]:
+    """Sends so many changed videos both ways."""
+    rng = np.random.default_rng(seed)
+    whole = whole_videos(folder)
+    found = {"build": Tally(), "predict": Tally()}
+    worker = Worker()
+    try:
+        for i in range(count):
+            kind = i % len(SOURCES)
+            path = folder / f"mutant{i}.{SOURCES[kind][0]}"
+            path.write_bytes(mutate(whole[kind], rng))
+            for way, job in jobs_of(path, folder).items():
+                start = time.monotonic()
+                result = worker.run(job)
+                found[way].add(result, time.monotonic() - start)
+                if outcome(result) not in ("prepared", "reason"):
+                    sys.stderr.write(f"{path.name} {way}: {result}\n")
+    finally:
+        worker.close()
+    return found
 
 
 def main() -> int:
@@ -119,46 +191,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    counts: dict[str, Counter] = {"build": Counter(), "predict": Counter()}
-    seconds: dict[str, float] = dict.fromkeys(counts, 0.0)
-    memory: dict[str, int] = dict.fromkeys(counts, 0)
-    worker = Worker()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        whole = [
-            write_video(
-                folder / f"{i}.{suffix}",
-                24,
-                size=(96, 128),
-                codec=codec,
-                pixel_format=pixel_format,
-                options={},
-            ).read_bytes()
-            for i, (suffix, codec, pixel_format) in enumerate(SOURCES)
-        ]
-        for i in range(arguments.count):
-            kind = i % len(SOURCES)
-            path = folder / f"mutant{i}.{SOURCES[kind][0]}"
-            path.write_bytes(mutate(whole[kind], rng))
-            for way, job in jobs_of(path, folder).items():
-                start = time.monotonic()
-                result = worker.run(job)
-                spent = time.monotonic() - start
-                counts[way][outcome(result)] += 1
-                if outcome(result) not in ("prepared", "reason"):
-                    sys.stderr.write(f"{path.name} {way}: {result}\n")
-                seconds[way] = max(seconds[way], spent)
-                memory[way] = max(memory[way], result.memory)
-    worker.close()
-    for way, found in counts.items():
-        shares = ", ".join(f"{n} {word}" for word, n in sorted(found.items()))
-        sys.stdout.write(
-            f"{way}: {arguments.count} videos: {shares}; at most {seconds[way]:.1f} s "
-            f"and {memory[way] / 1024:.0f} MiB\n"
-        )
-    return int(any(found["fatal"] for found in counts.values()))
+    table.add_option(parser)
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        table.results(parser, options) as results,
+    ):
+        found = survey(Path(name), options.count, options.seed)
+        results.say(f"{options.count} videos each way; the most of one video")
+        results.heads("way", *GOOD, *BAD, "seconds", "MiB")
+        for way, tally in found.items():
+            results.row(way, *tally.cells())
+    return int(any(tally.failed for tally in found.values()))
 
 
 if __name__ == "__main__":

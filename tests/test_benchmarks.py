@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks import (
     edited,
     end_to_end,
     growth,
+    mutants_video,
     phases,
     precision,
     recipe,
@@ -147,6 +149,36 @@ def test_a_film_knows_who_is_seen():
     assert seen == [3, 1, 1, 2]
     assert film.person(99, 10) == 1  # the last frame's, where a face ends later
     assert film.span == (10 / edited.RATE, 35 / edited.RATE)
+
+
+def test_a_decoder_that_is_killed_fails_the_damaged_videos(monkeypatch, tmp_path):
+    file = tmp_path / "mutants.md"
+    argv = ["mutants_video.py", "--count", "2", "--results", str(file)]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert mutants_video.main() == 0
+    over = threading.Event()
+
+    def kill_one():
+        while not over.is_set():
+            for process in psutil.Process().children():
+                if "tfds_ffpp.workers.child" in process.cmdline():
+                    process.kill()
+                    return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    try:
+        assert mutants_video.main() == 1
+    finally:
+        over.set()
+        thread.join()
+    head, _, *rows = [
+        x.split("|")[1:-1] for x in file.read_text().splitlines() if "|" in x
+    ]
+    died = [cell.strip() for cell in head].index("died")
+    assert [int(row[died]) for row in rows] == [1, 0]
+    assert all(int(row[-1]) > 0 for row in rows)  # MiB
 
 
 def test_precisions_are_held_against_float32(tiny_run, capsys):
