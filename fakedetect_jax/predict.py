@@ -247,7 +247,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _folder("annotate", arguments.annotate),
         tuple(arguments.options),
     )
-    with _open_output(arguments.output) as output:
+    with _disk_faults(), _open_output(arguments.output) as output:
         ours = output.places if isinstance(output, Rows) else []
         asked = _asked(arguments, [*ours, *folders.places])
         return _score_all(arguments, asked, output, folders)
@@ -457,6 +457,20 @@ def _folder(option: str, name: str | None) -> Path | None:
             f"--{option} {folder} cannot be made ({error.strerror}); choose another"
         ) from error
     return folder
+
+
+@contextlib.contextmanager
+def _disk_faults() -> Iterator[None]:
+    """Raises CheckpointError for a disk that is full or refuses."""
+    try:
+        yield
+    except OSError as error:
+        from fakedetect_jax.run.memory import disk_fault  # it imports JAX
+
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ there, or in FILE, makes those that are missing. At its end FILE has the rows of
 that it was not asked for, and then all that it was asked for, in that order.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -127,8 +128,9 @@ class Rows:
         row = json.dumps(result.to_json(), allow_nan=False) + "\n"
         content = row.encode()
         start = os.fstat(self._file.fileno()).st_size
-        self._file.write(content)
-        self._file.flush()
+        with _named(self.journal):
+            self._file.write(content)
+            self._file.flush()
         self._lines[result.video] = _Line(self.journal, start, len(content))
 
     def finish(self, asked: Iterable[str]) -> None:
@@ -136,10 +138,11 @@ class Rows:
         order = list(asked)
         others = self._lines.keys() - set(order)
         names = [*(name for name in self._lines if name in others), *order]
-        with whole(self.path) as place, place.open("wb") as file:
+        with _named(self.path), whole(self.path) as place, place.open("wb") as file:
             for name in names:
                 file.write(self._lines[name].read())
-        write_table(self.path, self.table)
+        with _named(self.table):
+            write_table(self.path, self.table)
         self._file.truncate(0)
         self.close()
 
@@ -148,7 +151,18 @@ class Rows:
         if not self._file.closed:
             if not os.fstat(self._file.fileno()).st_size:
                 self.journal.unlink(missing_ok=True)
-            self._file.close()
+            with contextlib.suppress(OSError):  # a row that add could not write
+                self._file.close()
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of writing get the file's name: that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _said(model: ModelFacts) -> str:

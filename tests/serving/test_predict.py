@@ -1,5 +1,6 @@
 """The command: any files in, a row and a line for each, and an exit code."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 from fakedetect_jax import predict
 from fakedetect_jax.outputs import table
 from fakedetect_jax.reports.video_result import ClipResult, FaceResult, VideoResult
+from tests.commands.test_faults_training import one_sentence, small_disk
 from tests.made_videos import write_video
 from tests.serving.videos import rows_of, write_many
 
@@ -247,6 +249,32 @@ def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys)
     assert len(found) == 200 and bad["outcome"] == "unreadable"
     assert "as the system does when its memory runs out" in bad["reason"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_at_the_rows_is_said(faceless, tmp_path, capsys):
+    """P19 The disk is full at the rows: exit 4 and a sentence; whole rows stay."""
+    videos = tmp_path / "videos"
+    write_many(videos, 4)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        words = ["--model", faceless, videos, "--output", disk / "rows.jsonl"]
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        os.truncate(filler, filler.stat().st_size - 8192)  # two pages of memory
+        code, said = error_of(capsys, *words)
+        assert code == 4, said
+        partial = disk / "rows.jsonl.partial"
+        assert f"{partial}: No space left on device; " in one_sentence(said)
+        assert {p.name for p in disk.iterdir()} == {"filler", "rows.jsonl.partial"}
+        whole = partial.read_bytes().splitlines(keepends=True)
+        whole = b"".join(line for line in whole if line.endswith(b"\n"))
+        assert 0 < whole.count(b"\n") < 4
+        filler.unlink()
+        code, said = error_of(capsys, *words)
+        assert code == 0, said
+        written = (disk / "rows.jsonl").read_bytes()
+        assert written.startswith(whole) and written.count(b"\n") == 4
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "/".join(["d" * 200] * 25)])
