@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from fakedetect_jax.metrics import doubt, metrics
 from fakedetect_jax.reports.robustness import Curve
+from tfds_ffpp.terminal.text import printable
 
 # Stand for the page's text and paper; in SVG they become its CSS variables.
 INK, PAPER = "#010203", "#fefdfc"
@@ -121,9 +122,9 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
 def _plain(name: str) -> str:
-    """A name as it is: Matplotlib takes dollars for formulas, and leaves out of a
-    legend what begins with an underscore."""
-    name = name.replace("$", r"\$")
+    """A name as the page's text shows it: Matplotlib takes dollars for formulas, and
+    leaves out of a legend what begins with an underscore."""
+    name = printable(name).replace("$", r"\$")
     return f"\u200b{name}" if name.startswith("_") else name
 
 

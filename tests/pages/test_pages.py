@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from fakedetect_jax.metrics import calibration, metrics
 from fakedetect_jax.pages import evaluation_page, formats
@@ -23,6 +24,7 @@ from tests.made_scores import (
     made_strips,
     write_run,
 )
+from tests.tfds_ffpp.test_text import NASTY
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.records import from_json, to_json
 
@@ -215,6 +217,40 @@ def test_names_from_a_dataset_cannot_break_the_page(tmp_path):
     page = page_of(folder)
     assert "<script" not in page
     assert "<b>x</b>" not in page
+
+
+def test_what_others_named_is_text_in_card_and_page(tmp_path):
+    """D29 Names with markup and control characters: text in card and report."""
+    rows = made_rows(methods={NASTY: 2.0}, dataset=NASTY, compression=NASTY)
+    folder = write_run(
+        tmp_path / "a \x1b[31m<script>run",
+        rows,
+        command=f"python {NASTY}",
+        selected_on=NASTY,
+        device=NASTY,
+        versions={NASTY: NASTY},
+        config={NASTY: NASTY, "model.stage_sizes": [1, 2]},
+        dataset_card={
+            "official_split": False,
+            "split_source": NASTY,
+            "warnings": [NASTY],
+        },
+    )
+    evaluation_page.write_report(folder)
+    page = page_of(folder)
+    card = (folder / "MODEL_CARD.md").read_text()
+    for text in (page, card):
+        assert not set(text) & set("\x1b\u202e")
+        assert "alert(1)" in text  # it is shown
+    assert "<script" not in page
+    shown = MarkdownIt().enable("table").render(card.split("---\n", 2)[2])
+    assert "<script" not in shown
+    code = "<code>m]|(x)?[31m&lt;script&gt;alert(1)&lt;/script&gt;'*_?</code>"
+    rows = re.findall("<tr>.*?</tr>", shown, re.DOTALL)
+    cells = [row.count("<td") for row in rows if "31m" in row]
+    assert cells == [5, 2]  # of the methods, and of the fields
+    assert shown.count(code) == 2
+    assert "<td><code>[1, 2]</code></td>" in shown
 
 
 def test_protocol_config_and_command_are_told(written):
