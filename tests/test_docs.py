@@ -8,6 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from fakedetect_jax import settings
+from fakedetect_jax.run import workdir
 from tests.conftest import ROOT
 
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
@@ -57,6 +58,13 @@ def test_every_field_is_explained_once():
     fields = [field for group in groups for field in group.fields]
     assert sorted(field.name for field in fields) == sorted(settings.RULES)
     assert [field.name for field in fields if not field.meaning] == []
+
+
+def test_the_fields_of_a_hosts_own_are_all_named():
+    text = " ".join((ROOT / "docs" / "resilience.md").read_text().split())
+    (named,) = re.findall(r"Only ([^.]*(?:\.\w[^.]*)*) are a host's own\.", text)
+    own = [name.removeprefix("data.") for name in workdir.HOSTS_OWN]
+    assert [n.removeprefix("data.") for n in re.findall("`([^`]+)`", named)] == own
 
 
 def test_a_comment_is_that_of_its_field():
