@@ -13,7 +13,9 @@ import safetensors.numpy
 from fakedetect_jax import predict, settings
 from fakedetect_jax.errors import CheckpointError
 from fakedetect_jax.model import steps
+from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained.model import load_model
+from tests.made_videos import write_video
 from tests.serving.videos import reals
 
 
@@ -106,6 +108,25 @@ class TestModels:
             safetensors.numpy.save_file(weights, path)
         with pytest.raises(CheckpointError, match=message):
             load_model(folder)
+
+    def test_programs_beside_the_weights_are_not_opened(self, faceless, tmp_path):
+        """P3 A damaged ONNX graph or StableHLO program: never opened; the model scores.
+
+        What runs the graph makes it of the weights.
+        """
+        folder = shutil.copytree(faceless, tmp_path / "model")
+        (folder / "model.onnx").write_bytes(b"\x08\x0a" + os.urandom(1000))
+        (folder / "model.stablehlo").write_bytes(os.urandom(1000))
+        video = write_video(tmp_path / "a.mp4", 8)
+        for backend in ("jax", "onnxruntime"):
+            rows = []
+            for model in (faceless, folder):
+                opened = Detector.load(
+                    model, devices=jax.devices()[:1], backend=backend
+                )
+                with opened as detector:
+                    rows.append(detector.score(video))
+            assert rows[0]["outcome"] == "scored" and rows[0] == rows[1]
 
     def test_averaged_weights_are_the_ones_used(self, tiny_run, tmp_path):
         """And an optimiser whose config fields are not there does not matter."""

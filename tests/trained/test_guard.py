@@ -154,11 +154,13 @@ def test_a_guard_is_small_whatever_the_network():
         (b"\x80\x04cposix\nsystem\n", "guard of this model"),
         ("link", "link out of its folder"),
         ("gone", "cannot be read"),
+        ("fifo", "is not a regular file; copy the whole folder again"),
         ("digest", "its digest is another"),
     ],
     ids=str,
 )
 def test_a_file_of_another_is_refused(tmp_path, change, said):
+    """P3 A guard that is damaged, of another model or no file: refused, exit 4."""
     found = fitted()
     path = tmp_path / "model" / "guard.safetensors"
     path.parent.mkdir()
@@ -173,14 +175,17 @@ def test_a_file_of_another_is_refused(tmp_path, change, said):
     if change == "link":
         path.rename(tmp_path / "other")
         path.symlink_to(tmp_path / "other")
-    elif change == "gone":
+    elif change in ("gone", "fifo"):
         os.unlink(path)
-    elif change == "digest":
+    if change == "fifo":  # where it is opened, that waits for ever
+        os.mkfifo(path)
+    if change == "digest":
         digest = "0" * 64
     facts = replace(found.facts, sha256=digest)
     with pytest.raises(CheckpointError, match=said) as caught:
         guard.read(path, facts, WIDTH if change != {} else WIDTH + 1)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
+    assert caught.value.exit_code == 4
 
 
 @pytest.mark.parametrize(
