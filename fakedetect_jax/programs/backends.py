@@ -55,8 +55,8 @@ def choose(
     JAX, where it computes on an accelerator, or where none of the others is there, or
     a tenth faster, or its logits lie further than MOST_APART from JAX's in float32, in
     which these others compute; one of less precision is never taken. What was found is
-    kept in the folder, for this model's shape, machine and versions; a machine that
-    gets a GPU is measured again.
+    kept in the folder for this machine, these versions and these weights, as logits of
+    others may lie further apart; a machine that gets a GPU is measured again.
     """
     there = runtimes.installed()
     if not there:
@@ -77,9 +77,9 @@ def choose(
         return _fastest(jax, others, shape, exact).encode()
 
     on_cpu = process.will_run_on_cpu("any")
-    machine = (platform.node(), system.num_cores(), on_cpu)
+    where = (platform.node(), system.num_cores(), on_cpu, runtimes.versions())
     shape = settings.clip_shape(model.config)
-    facts = (model.config.model.to_dict(), shape, machine, runtimes.versions())
+    facts = (model.config.model.to_dict(), shape, model.digest, where)
     found = cache.kept(folder, f"{cache.name_of('backend', *facts)}.choice", measured)
     return found.decode()
 

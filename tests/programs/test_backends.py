@@ -16,7 +16,7 @@ from fakedetect_jax.programs import backends, runtimes
 from fakedetect_jax.programs.onnx import graph
 from fakedetect_jax.run import process
 from fakedetect_jax.serving.detector import Detector
-from fakedetect_jax.trained.model import load_model
+from fakedetect_jax.trained.model import load_model, weights_digest
 from tests.serving.videos import reals
 
 
@@ -51,7 +51,7 @@ def some_clips(model, count: int) -> tuple[np.ndarray, np.ndarray]:
 def moved(model):
     """The model with other weights."""
     variables = jax.tree.map(lambda leaf: leaf * np.float32(1.1), model.variables)
-    return model._replace(variables=variables)
+    return model._replace(variables=variables, digest=weights_digest(variables))
 
 
 @pytest.mark.parametrize("name", runtimes.PACKAGES)
@@ -234,6 +234,18 @@ class TestChoosing:
     def test_one_that_differs_is_not_taken(self, model, tmp_path, monkeypatch):
         run = self.instant(model, 1e-3)
         assert self.choose(model, tmp_path, monkeypatch, run) == "jax"
+
+    def test_other_weights_of_that_shape_are_compared_again(
+        self, model, tmp_path, monkeypatch
+    ):
+        other = moved(model)
+        run = self.instant(model, 1e-6)
+        assert self.choose(model, tmp_path, monkeypatch, run) == "onnxruntime"
+        run = self.instant(other, 1e-3)
+        assert self.choose(other, tmp_path, monkeypatch, run) == "jax"
+        # Each is kept: nothing is measured, which would find the runtime None.
+        assert self.choose(model, tmp_path, monkeypatch, None) == "onnxruntime"
+        assert self.choose(other, tmp_path, monkeypatch, None) == "jax"
 
     def test_a_model_of_bfloat16_is_compared_in_float32(
         self, model, tmp_path, monkeypatch
