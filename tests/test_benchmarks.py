@@ -1,6 +1,7 @@
 """Benchmarks: what they find is kept with what made it; peers are what they say."""
 
 import argparse
+import contextlib
 import functools
 import sys
 import threading
@@ -151,34 +152,36 @@ def test_a_film_knows_who_is_seen():
     assert film.span == (10 / edited.RATE, 35 / edited.RATE)
 
 
-def test_a_decoder_that_is_killed_fails_the_damaged_videos(monkeypatch, tmp_path):
+def test_decoders_that_are_killed_fail_the_damaged_videos(monkeypatch, tmp_path):
     file = tmp_path / "mutants.md"
     argv = ["mutants_video.py", "--count", "2", "--results", str(file)]
     monkeypatch.setattr(sys, "argv", argv)
+
+    def rows() -> list[dict[str, str]]:
+        lines = [line for line in file.read_text().splitlines() if line[:1] == "|"]
+        head, _, *rows = [[c.strip() for c in x.split("|")[1:-1]] for x in lines]
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
     assert mutants_video.main() == 0
+    assert [row["died"] for row in rows()] == ["0", "0"]
+    assert all(int(row["MiB"]) > 0 for row in rows())
     over = threading.Event()
 
-    def kill_one():
-        while not over.is_set():
+    def kill_all():
+        while not over.wait(0.01):
             for process in psutil.Process().children():
-                if "tfds_ffpp.workers.child" in process.cmdline():
-                    process.kill()
-                    return
-            time.sleep(0.01)
+                with contextlib.suppress(psutil.Error):
+                    if "tfds_ffpp.workers.child" in process.cmdline():
+                        process.kill()
 
-    thread = threading.Thread(target=kill_one)
+    thread = threading.Thread(target=kill_all)
     thread.start()
     try:
         assert mutants_video.main() == 1
     finally:
         over.set()
         thread.join()
-    head, _, *rows = [
-        x.split("|")[1:-1] for x in file.read_text().splitlines() if "|" in x
-    ]
-    died = [cell.strip() for cell in head].index("died")
-    assert [int(row[died]) for row in rows] == [1, 0]
-    assert all(int(row[-1]) > 0 for row in rows)  # MiB
+    assert [row["died"] for row in rows()] == ["2", "2"]
 
 
 def test_precisions_are_held_against_float32(tiny_run, capsys):
