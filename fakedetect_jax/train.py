@@ -146,7 +146,11 @@ def _train_to_end(run: Run, checkpoints: Checkpoints) -> None:
     metrics_file = None
     if first:
         metrics_file = MetricsFile(
-            run.workdir, resumed_step=start, fields=fields, tracker=config.tracker
+            run.workdir,
+            resumed_step=start,
+            validated=is_closed(config, checkpoints, start),
+            fields=fields,
+            tracker=config.tracker,
         )
     training = Training(
         run=run,

@@ -35,11 +35,14 @@ class MetricsFile:
         workdir: Path,
         *,
         resumed_step: int,
+        validated: bool = True,
         fields: Fields | None = None,
         tracker: str = "",
     ):
         """Cuts what a lost piece of the run wrote after `resumed_step`.
 
+        validated: whether that step's checkpoint has its evaluation on val, which is
+          otherwise made again.
         fields: the config's, by their dotted names, to be compared with other runs'.
         tracker: "", or the package of config.tracker, which is installed.
         """
@@ -48,10 +51,12 @@ class MetricsFile:
         self._staged: tempfile.TemporaryDirectory | None = None
         self._file = None
         self._events = None
-        self._attempt(self._open, workdir, resumed_step, fields or {})
+        self._attempt(self._open, workdir, resumed_step, validated, fields or {})
         self._tracker = _Tracker(tracker, workdir, fields or {}) if tracker else None
 
-    def _open(self, workdir: Path, resumed_step: int, fields: Fields) -> None:
+    def _open(
+        self, workdir: Path, resumed_step: int, validated: bool, fields: Fields
+    ) -> None:
         folder = workdir
         if addresses.is_address(workdir):
             self._staged = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -61,7 +66,12 @@ class MetricsFile:
             lines = read_lines(self.path, required=("step", "kind"))
             if lines.damaged:
                 Terminal().warn(lines.complaint(self.path))
-            kept = [r for r in lines.rows if _is_up_to(r["step"], resumed_step)]
+            last = {"val": resumed_step if validated else resumed_step - 1}
+            kept = [
+                row
+                for row in lines.rows
+                if _is_up_to(row["step"], last.get(row["kind"], resumed_step))
+            ]
         path = folder / self.path.name
         write_lines(path, kept)
         self._file = open(path, "a")  # noqa: SIM115 - lives as long as the run

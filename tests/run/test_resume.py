@@ -160,13 +160,18 @@ def test_killed_while_the_only_checkpoint_is_written_anew_it_is_not_lost(
     # It is saved without numbers of val, and again when it has them.
     stop = ["validate", 1, signal.SIGTERM]
     assert launchpad.run(*command, phase=stop)[0] == 143
-    # Before it is written; when it is written and not sealed; when the old one is
-    # removed.
-    for place, nth in [("write", 1), ("seal", 1), ("remove", 10)]:
+    left = []
+    # Written, not sealed; while that one is removed again; not written; sealed, while
+    # the one before is removed.
+    for place, nth in [("seal", 1), ("remove", 10), ("write", 1), ("remove", 15)]:
         code, out, err = launchpad.run(*command, phase=[place, nth, signal.SIGKILL])
-        assert code == 137 and "from 2" in out, (place, out, err)
-        names = {path.name for path in (workdir / "checkpoints").iterdir()}
-        assert "2.before" in names and "2.digest.json" in names, (place, names)
+        assert code == 137 and "from 0" not in out, (place, out, err)
+        folders = [workdir / "checkpoints" / name for name in ("2", "2.before")]
+        left.append([sum(p.is_file() for p in f.rglob("*")) for f in folders])
+    anew, before = left[0]
+    assert 0 < left[1][0] < anew and left[1][1] == before, left
+    assert left[2] == [0, before], left
+    assert left[3][0] and 0 < left[3][1] < before, left
     code, out, err = launchpad.run(*command)
     assert code == 0 and "from 2" in out and "warning" not in err, (out, err)
     assert_same_run(workdir, undisturbed)
