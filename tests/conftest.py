@@ -35,10 +35,27 @@ SLOW = (
 )
 
 
+class Failures:
+    """Says what failed as soon as it does: a run that is cut short has no summary."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report):
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            reason = crash.message if crash else str(report.longrepr)
+            terminal.ensure_newline()
+            terminal.write_line(f"{report.when} of {report.nodeid}: {reason[:1000]}")
+
+
 def pytest_configure(config):
     """Has files begin in the order of their items."""
     if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
         config.option.loadscopereorder = False
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failures(config))
 
 
 def pytest_collection_modifyitems(items):

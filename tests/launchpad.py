@@ -26,6 +26,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests.patience import LIMIT
+
 # Where a signal may come: module, attribute, and whether while it runs.
 PLACES = {
     "compile": ("fakedetect_jax.training.start", "fit_train_step"),
@@ -186,7 +188,7 @@ class Process:
                 self._code = code if code >= 0 else 128 - code
         return self._code
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = LIMIT) -> int:
         """The exit code; the process is killed and the test fails after `timeout` s."""
         end = time.monotonic() + timeout
         while (code := self.code()) is None:
@@ -196,7 +198,7 @@ class Process:
             time.sleep(0.02)
         return code
 
-    def until(self, text: str, timeout: float = 120) -> None:
+    def until(self, text: str, timeout: float = LIMIT) -> None:
         """Waits until stdout or stderr holds a text."""
         end = time.monotonic() + timeout
         while text not in self.stdout + self.stderr:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import LIMIT
+
 SCRIPT = Path(__file__).parent.parent / ".ci" / "run"
 
 
@@ -29,7 +31,7 @@ def test_status_is_that_of_the_commands(rest, status):
         ["bash", "-c", f'{beginning()}echo "$scratch"\n{rest}\n'],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == status, done.stderr

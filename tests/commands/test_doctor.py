@@ -14,6 +14,7 @@ import pytest
 from fakedetect_jax import doctor
 from fakedetect_jax.doctor import FAULT, OK, WARNING
 from fakedetect_jax.run.checkpoint import Checkpoints
+from tests.patience import LIMIT
 from tfds_ffpp.tfds_ffpp_dataset_builder import Builder
 
 
@@ -23,7 +24,7 @@ def run(*words, **environ) -> subprocess.CompletedProcess:
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
     )
 
 
@@ -89,7 +90,7 @@ def test_a_disk_that_takes_no_more_is_a_fault(tmp_path):
         "print(list(doctor.look_at_machine(Path(sys.argv[1])))[1])"
     )
     words = [sys.executable, "-c", body, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
     assert "state='fault'" in done.stdout and "File too large" in done.stdout
 
 
@@ -110,7 +111,7 @@ def test_a_device_that_does_not_start_is_a_fault():
         env={**os.environ, "JAX_PLATFORMS": "cuda", "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert (
         "state='fault'" in done.stdout and "no device could be started" in done.stdout

@@ -30,6 +30,7 @@ from fakedetect_jax.data.reader import (
 )
 from tests.made_records import stored_video
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.stored import StoredVideo
 from tfds_ffpp.terminal.lines import Terminal
@@ -608,7 +609,7 @@ def test_held_videos_stay_within_the_budget():
 def test_a_video_that_two_threads_decode_counts_once(monkeypatch):
     records, memory = Records([stored_frames(8)]), MemoryBudget(20_000)
     reader = FrameReader(records, "train", image_size=16, memory=memory)
-    decode, both = reader._decode, threading.Barrier(2, timeout=20)
+    decode, both = reader._decode, threading.Barrier(2, timeout=LIMIT)
 
     def decode_together(*arguments):
         both.wait()

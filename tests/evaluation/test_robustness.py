@@ -13,6 +13,7 @@ from fakedetect_jax.augment.degrade import FAMILIES
 from fakedetect_jax.evaluation import robustness
 from fakedetect_jax.reports import results
 from fakedetect_jax.run.hosts import Hosts
+from tests.patience import LIMIT
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def workdir(tiny_run, tmp_path):
 def test_every_family_is_scored_once_however_often_it_is_stopped(launchpad, workdir):
     command = ("--workdir", workdir, "--mode=robustness", "--split=test")
     process = launchpad.start(*command)
-    end = time.monotonic() + 120
+    end = time.monotonic() + LIMIT
     while len(list(workdir.glob("eval/test@*/robustness/*-?.jsonl"))) < 9:
         assert process.code() is None and time.monotonic() < end, process.stderr
         time.sleep(0.02)

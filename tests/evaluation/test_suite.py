@@ -18,6 +18,7 @@ from fakedetect_jax.metrics.records import ClipScore
 from fakedetect_jax.reports import results
 from fakedetect_jax.reports.report import to_text
 from tests.made_scores import known
+from tests.patience import LIMIT
 from tfds_ffpp import system
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.store.files import write_lines
@@ -27,7 +28,7 @@ SUITE = "fakedetect_jax.suite"
 
 def wait_for(path: Path, text: str, process) -> None:
     """Waits until a file holds a text."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + LIMIT
     while not path.exists() or text not in path.read_text():
         assert process.code() is None and time.monotonic() < end, process.stderr
         time.sleep(0.02)
@@ -71,7 +72,7 @@ def finished(launchpad, asked) -> Path:
     children = psutil.Process(process.pid).children()
     process.send(signal.SIGKILL)
     assert process.wait() == 137
-    gone, left = psutil.wait_procs(children, timeout=60)
+    gone, left = psutil.wait_procs(children, timeout=LIMIT)
     assert len(gone) == 1 and left == []
     assert not any(train.parent.glob("eval/test@*"))  # it did not go on alone
     assert not (suite / "suite.json").exists()

@@ -14,6 +14,7 @@ import pytest
 from fakedetect_jax import predict
 from fakedetect_jax.outputs import rows
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 from tests.serving.videos import rows_of, write_many
 
 
@@ -95,7 +96,7 @@ def test_killed_and_run_again_there_are_the_same_rows(
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        end = time.monotonic() + 100
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end and process.poll() is None:
             if partial.exists() and partial.read_bytes().count(b"\n") >= least:
                 break

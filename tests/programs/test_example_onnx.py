@@ -14,6 +14,7 @@ from fakedetect_jax.programs import portable
 from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained.model import load_model, write_bundle
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 from tfds_ffpp.frames.video import read_clip
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "score_with_onnx.py"
@@ -51,7 +52,7 @@ def test_it_reproduces_scores_from_raw_videos(tiny_run, tmp_path):
         env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
     for row, found in zip(expected, json.loads(done.stdout), strict=True):

@@ -31,6 +31,7 @@ from fakedetect_jax.run import parallel
 from fakedetect_jax.run.checkpoint import Checkpoints
 from fakedetect_jax.run.leaves import to_leaves
 from tests.buckets import BucketServer, Refusing, environment  # noqa: E402
+from tests.patience import LIMIT
 from tests.run.test_checkpoint import FACTS, make_state, put, write
 
 
@@ -192,7 +193,7 @@ def test_a_lock_is_an_object_that_its_holder_renews_and_removes(folder, server):
     with hold(folder):
         assert server.names("locked") == ["locked/w/lock/1"]
         first = addresses.objects(folder)["lock/1"].generation
-        end = time.monotonic() + 20
+        end = time.monotonic() + LIMIT
         while addresses.objects(folder)["lock/1"].generation == first:
             assert time.monotonic() < end
         assert json.loads(server.read("locked/w/lock/1"))["holder"] == "me"
@@ -263,7 +264,7 @@ def test_a_holder_whose_folder_was_taken_hears_of_it(folder, server):
     lost = []
     with hold(folder, lost=lost):
         server.write("locked/w/lock/2", ELSEWHERE.encode())
-        end = time.monotonic() + 20
+        end = time.monotonic() + LIMIT
         while not lost and time.monotonic() < end:
             time.sleep(0.05)
     assert len(lost) == 1 and "was taken by process 7 on other" in lost[0]

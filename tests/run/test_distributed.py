@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fakedetect_jax.data import dataset
+from tests.patience import LIMIT
 
 ROOT = Path(__file__).parents[2]
 
@@ -196,7 +197,7 @@ def said_by_two(config, folder: Path) -> str:
         )
         for number, place in enumerate([ROOT, folder])
     ]
-    errors = [process.communicate(timeout=120)[1] for process in both]
+    errors = [process.communicate(timeout=LIMIT)[1] for process in both]
     assert [process.returncode for process in both] == [2, 2], errors
     assert errors[0] == errors[1]
     return errors[0]

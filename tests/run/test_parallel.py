@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from fakedetect_jax.errors import CheckpointError, ConfigError
 from fakedetect_jax.run import memory, parallel, workdir
+from tests.patience import LIMIT
 
 GIB = 2**30
 
@@ -142,7 +143,7 @@ def test_asked_for_same_bits_the_compiler_knows_the_flag():
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [

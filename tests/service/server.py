@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.conftest import ROOT
-
-LIMIT = 90.0  # seconds until something must have happened
+from tests.patience import LIMIT
 
 
 class Answer(NamedTuple):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = 60.0  # seconds until a server must answer
+from tests.patience import LIMIT
+
 REDIS = shutil.which("redis-server")
 
 

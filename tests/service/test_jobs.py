@@ -32,6 +32,7 @@ from fakedetect_jax.service.queue.opening import open_store
 from fakedetect_jax.service.queue.places import Places
 from fakedetect_jax.service.web import watch
 from tests.conftest import ROOT
+from tests.patience import LIMIT
 
 SCORED = Scored("scored", '{"video": "a"}', {"score": 2.0})
 
@@ -253,7 +254,7 @@ def test_the_job_of_a_worker_that_is_killed_is_anothers_soon(store, url, tmp_pat
         assert store.claim("w").id == second
         assert store.claim("w") is None
         killed.kill()
-    end = time.monotonic() + 20
+    end = time.monotonic() + LIMIT
     while (job := store.claim("w")) is None:
         assert time.monotonic() < end
         time.sleep(0.05)

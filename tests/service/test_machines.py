@@ -27,7 +27,8 @@ from fakedetect_jax.service.web.answers import ModelAnswer
 from fakedetect_jax.serving import session, sources
 from fakedetect_jax.serving.summary import Scale
 from tests.made_videos import write_video
-from tests.service.server import LIMIT, Server, command, environment
+from tests.patience import LIMIT
+from tests.service.server import Server, command, environment
 from tests.serving.videos import write_long
 from tfds_ffpp.workers.jobs import Result
 
@@ -92,7 +93,7 @@ def test_workers_share_a_queue_and_one_that_is_killed_loses_no_job(
         assert done[0]["attempt"] == 2
         assert web.metric("fakedetect_outcomes_total") == len(ids)
         assert web.metric("fakedetect_accepted_total") == len(ids)
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, alive = psutil.wait_procs(family, timeout=LIMIT)
         assert not alive
         store.close()
     assert web.log.read_text().count("Traceback") == 0

@@ -21,7 +21,8 @@ import pytest
 from fakedetect_jax import predict
 from fakedetect_jax.serving.detector import Detector
 from tests.made_videos import write_video
-from tests.service.server import FORM, LIMIT, Server, form
+from tests.patience import LIMIT
+from tests.service.server import FORM, Server, form
 from tests.serving.videos import all_of, cut_video, rows_of, write_long
 
 NEVER_THERE = "0" * 32
@@ -345,7 +346,7 @@ def test_a_decoder_that_hangs_or_eats_memory_costs_one_video(
         said = server.get(f"/v1/jobs/{hangs}/result").json
         limits = ("took longer than 20 seconds", "nothing came of it for 20 seconds")
         assert said["reason"].startswith(limits)
-        gone, alive = psutil.wait_procs(asleep, timeout=10)
+        gone, alive = psutil.wait_procs(asleep, timeout=LIMIT)
         assert not alive
         assert server.get("/healthz").status == 200
         quick = server.hand_in(videos[0])
@@ -517,7 +518,7 @@ def test_a_killed_service_loses_no_job_and_scores_none_twice(
     first.until_begun(ids[4])
     family = children_of(first.process)
     first.end(signal.SIGKILL)
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=LIMIT)
     assert not alive  # nobody goes on without the server
     (data / "incoming" / "half").write_bytes(b"an upload that never ended")
     with Server(data, *options) as second:

@@ -18,6 +18,7 @@ from fakedetect_jax.data import dataset, order, reader
 from fakedetect_jax.errors import ConfigError
 from fakedetect_jax.serving.detector import Detector
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 from tests.serving.videos import (
     reals,
     rows_of,
@@ -98,7 +99,7 @@ class TestPython:
             [sys.executable, "-W", "ignore", "-c", code],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("load the model in each process after the fork") == 4
@@ -111,7 +112,7 @@ class TestPython:
             f"Detector.load({str(tiny_run.workdir)!r})\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, check=True, timeout=120
+            [sys.executable, "-c", code], capture_output=True, check=True, timeout=LIMIT
         )
         assert done.stdout == done.stderr == b""
 

@@ -11,6 +11,7 @@ import pytest
 
 from fakedetect_jax import predict
 from fakedetect_jax.serving import evidence
+from tests.patience import LIMIT
 from tests.serving.videos import reals, side_by_side
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -23,7 +24,7 @@ def printed(page: Path) -> int:
     quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer")
     words = [CHROMIUM, *quiet, f"--user-data-dir={home}", f"--print-to-pdf={pdf}"]
     subprocess.run(
-        [*words, page.as_uri()], check=True, capture_output=True, timeout=120
+        [*words, page.as_uri()], check=True, capture_output=True, timeout=LIMIT
     )
     return len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes()))
 

@@ -20,6 +20,7 @@ from fakedetect_jax.outputs import table
 from fakedetect_jax.reports.video_result import ClipResult, FaceResult, VideoResult
 from tests.commands.test_faults_training import one_sentence, small_disk
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 from tests.serving.videos import rows_of, write_many
 
 VERDICT = "called fake|uncertain|called real"
@@ -208,11 +209,11 @@ def test_sigterm_leaves_a_partial_file_and_no_rubbish(faceless, tmp_path):
         stderr=subprocess.PIPE,
     )
     partial = output.with_name("out.jsonl.partial")
-    end = time.monotonic() + 200
+    end = time.monotonic() + LIMIT
     while not (partial.exists() and partial.stat().st_size) and time.monotonic() < end:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=30)[1].decode()
+    said = process.communicate(timeout=LIMIT)[1].decode()
     assert process.returncode == 143, said
     assert "out.jsonl.partial" in said and "Traceback" not in said
     assert rows_of(partial) and not output.exists()
@@ -228,7 +229,7 @@ def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys)
     others = psutil.Process().children()  # which wait, of detectors of other tests
 
     def kill():  # as the kernel does when the machine's memory runs out
-        end = time.monotonic() + 60
+        end = time.monotonic() + LIMIT
         while time.monotonic() < end and not killed:
             time.sleep(0.02)
             for child in set(psutil.Process().children()) - set(others):
@@ -242,7 +243,7 @@ def test_a_decoder_killed_for_memory_costs_one_video(faceless, tmp_path, capsys)
     thread.start()
     words = ["--model", str(faceless), str(first.parent), "--output", str(output)]
     code = predict.main([*words, "--processes=1"])
-    thread.join(timeout=20)
+    thread.join(timeout=LIMIT)
     assert code == 3 and len(killed) == 1
     found = rows_of(output)
     (bad,) = [row for row in found if row["outcome"] != "scored"]

@@ -26,6 +26,7 @@ import simplejpeg
 import tensorflow_datasets as tfds
 
 from tests.made_videos import FACELESS, records_of, write_tree, write_video
+from tests.patience import LIMIT
 from tfds_ffpp import build as build_module
 from tfds_ffpp import packaging
 from tfds_ffpp.__main__ import main, make_config
@@ -98,7 +99,7 @@ def command(tree: Path, data_dir: Path, *more: str) -> list[str]:
 
 def run(*args) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(*args), capture_output=True, text=True, timeout=120, check=False
+        command(*args), capture_output=True, text=True, timeout=LIMIT, check=False
     )
 
 
@@ -383,7 +384,7 @@ def test_ctrl_c_says_how_to_go_on(made, tmp_path):
         while process.poll() is None and not list(place.glob(".tfds_ffpp_cache/*/*")):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=LIMIT)
         if process.returncode:
             break
     assert process.returncode == 130, said
@@ -646,7 +647,7 @@ def test_a_decoder_killed_for_memory_fails_the_build_and_not_the_next(made, tmp_
         text=True,
     )
     kill_a_decoder(process, lambda: list(tmp_path.glob(".tfds_ffpp_cache/*/*")))
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 3, said
     (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "1 of 24 videos cannot be used" in error and "Traceback" not in said

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 from tests.tfds_ffpp import test_workers
 from tests.tfds_ffpp.test_workers import PREPARATION, pid_of
 from tfds_ffpp.frames.found import PreparedWindow, StoredFace
@@ -55,7 +56,7 @@ print(jobs.to_line(last).decode())
         [sys.executable, "-c", script, to_line(job).decode()],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
     )
     assert run.returncode == 0, run.stderr
     return result_from_json(json.loads(run.stdout))
@@ -399,12 +400,12 @@ def test_a_dead_decoder_leaves_its_process_for_the_next_video(video, tmp_path):
             )
         )
         thread.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + LIMIT
         while not (children := psutil.Process(pid).children()):
             assert time.monotonic() < end
             time.sleep(0.005)
         children[0].kill()
-        thread.join(timeout=20)
+        thread.join(timeout=LIMIT)
         assert results[0].reason == KILLED
         assert (
             worker.run(test_workers.job(video, tmp_path)).seconds
@@ -425,13 +426,13 @@ def test_the_decoder_ends_with_its_process(video, tmp_path):
         target=worker.run, args=(test_workers.job(long, tmp_path, preparation=slow),)
     )
     thread.start()
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while not (children := process.children()):
         assert time.monotonic() < end
         time.sleep(0.005)
     process.kill()
-    thread.join(timeout=20)
-    assert not psutil.wait_procs(children, timeout=5)[1]
+    thread.join(timeout=LIMIT)
+    assert not psutil.wait_procs(children, timeout=LIMIT)[1]
 
 
 def test_memory_is_shared_by_what_is_free():

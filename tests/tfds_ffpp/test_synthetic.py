@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fakedetect_jax.metrics import trivial
+from tests.patience import LIMIT
 from tfds_ffpp.errors import DataError
 from tfds_ffpp.frames.people.faces import clip_box
 from tfds_ffpp.frames.people.finders import DlibFinder
@@ -309,7 +310,7 @@ def test_a_killed_one_leaves_no_process(tmp_path):
     children = process.children(recursive=True)
     process.kill()
     process.wait()
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    gone, alive = psutil.wait_procs(children, timeout=LIMIT)
     for child in alive:
         child.kill()
     assert len(gone) >= 2 and not alive
@@ -392,7 +393,7 @@ def test_flicker_shows_in_the_order_of_frames_alone():
 
 def run(*arguments: str | os.PathLike) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "tfds_ffpp.synthetic", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
 
 
 def test_the_command_makes_a_tree_and_refuses_another(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.patience import LIMIT
 from tfds_ffpp import system
 
 # A process in which neither module can be found, from before anything else is imported.
@@ -42,7 +43,7 @@ def lacking(module: str, *argv: object) -> subprocess.CompletedProcess:
         text=True,
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": ""},  # one device
-        timeout=300,
+        timeout=LIMIT,
     )
 
 

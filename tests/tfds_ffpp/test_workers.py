@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 from tests.serving.videos import write_long
 from tfds_ffpp.errors import DataError, IrregularVideoError
 from tfds_ffpp.frames import entry
@@ -157,7 +158,7 @@ def test_a_killed_decoder_costs_one_video(videos, tmp_path, kill):
     pid = pid_of(worker)
     time.sleep(0.5)
     os.kill(pid, kill)
-    thread.join(timeout=20)
+    thread.join(timeout=LIMIT)
     (result,) = results
     assert result.reason.startswith("the decoding process ")
     assert f"({kill.name})" in result.reason

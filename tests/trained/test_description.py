@@ -27,6 +27,7 @@ from fakedetect_jax.serving.detector import Detector
 from fakedetect_jax.trained import description
 from fakedetect_jax.trained.model import load_model, write_bundle
 from tests.made_videos import write_video
+from tests.patience import LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_only_files_of_the_folder_are_opened(folder, tmp_path, name, kind):
     # Where it waits for ever, the test does not.
     thread = threading.Thread(target=load, daemon=True)
     thread.start()
-    thread.join(timeout=60)
+    thread.join(timeout=LIMIT)
     assert [type(error) for error in told] == [CheckpointError]
     assert str(told[0]).startswith(f"{path} ") and "\n" not in str(told[0])
 
