@@ -4,7 +4,8 @@ python -m benchmarks.growth [--sizes 100 1000 10000]
 Makes trees of tiny videos, a real and a fake of each person, every file with a digest
 of its own, and runs each command on them in a process of its own. A slope of 1 is
 linear: it is the exponent between the last two sizes, of the time beyond that of the
-smallest. Memory is the peak of the command's largest process.
+smallest. Memory is the peak of the command's largest process, and its growth is that
+between the last two sizes.
 """
 
 import argparse
@@ -29,9 +30,12 @@ from tfds_ffpp.terminal.progress import Progress
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "train", "val", "test")
 # Nothing of a video costs much, so that what grows with their number is seen.
+DATASET = (
+    *("name=growth", "image_size=32", "num_frames=4", "face_finder=none"),
+    *("layout=csv", "methods=()"),
+)
 SMALL = (
-    *("dataset.image_size=32", "dataset.num_frames=4", "dataset.face_finder=none"),
-    *("dataset.layout=csv", "dataset.methods=()", "synthetic.num_identities=0"),
+    *("data.manual_dir=", "synthetic.num_identities=0"),
     *("data.clip_frames=4", "data.sampling=class", "model.stage_sizes=(1,1)"),
     *("model.width=8", "model.stem=small", "model.lstm_features=8"),
     *("num_steps=1", "eval.final_split=", "compilation_cache="),
@@ -100,22 +104,30 @@ def measure(folder: Path, size: int) -> Iterator[tuple[str, Used]]:
     """Each command on a tree of so many videos."""
     tree = folder / "tree"
     make_tree(tree, size)
-    fields = [f"--config.{field}" for field in SMALL]
-    fields += [f"--config.data.{k}_dir={folder / v}" for k, v in WHERE.items()]
+    fields = [f"--config.dataset.{field}" for field in DATASET]
+    fields += [f"--config.{field}" for field in SMALL]
+    fields += [f"--config.data.data_dir={folder / 'tfds'}"]
     train = ("fakedetect_jax.main", "--config", "configs/demo.py", *fields)
-    yield "layout", run("tfds_ffpp.layout", tree)
-    yield "build and one step", run(*train, "--workdir", folder / "first")
-    yield "one step", run(*train, "--workdir", folder / "second")
+    yield "look at the folder", run("tfds_ffpp.layout", tree)
+    yield "build", run(*build_words(tree, folder / "tfds"))
+    yield "open, start, one step, save", run(*train, "--workdir", folder / "first")
     judge = ("fakedetect_jax.main", "--workdir", folder / "first", "--mode", "eval")
     yield "evaluate a quarter", run(*judge, "--split", "test")
     (evaluation,) = (folder / "first" / "eval").glob("test@*")
-    yield "report of it", run("fakedetect_jax.report", "--rebuild", evaluation)
+    yield "its report anew", run("fakedetect_jax.report", "--rebuild", evaluation)
     rows = folder / "rows.jsonl"
     detector = ("fakedetect_jax.predict", "--workdir", folder / "first")
     yield "predict", run(*detector, tree / "videos", "--output", rows)
 
 
-WHERE = {"data": "tfds", "manual": "tree"}
+def build_words(tree: Path, data_dir: Path) -> list[str]:
+    """The command that builds the dataset of a tree."""
+    fields = dict(field.split("=", 1) for field in DATASET)
+    words = ["tfds_ffpp", "--manual_dir", str(tree), "--data_dir", str(data_dir)]
+    words += ["--config", fields.pop("name")]
+    for name, value in fields.items():
+        words += ["--set", f"{name}={value}"]
+    return words
 
 
 def slope(sizes: Sequence[int], used: Sequence[Used]) -> str:
@@ -128,6 +140,14 @@ def slope(sizes: Sequence[int], used: Sequence[Used]) -> str:
     grown = math.log((two - base) / (one - base))
     first, *_, before, last = sizes  # what the smallest takes is taken away
     return f"{grown / math.log((last - first) / (before - first)):.2f}"
+
+
+def memory_growth(sizes: Sequence[int], used: Sequence[Used]) -> str:
+    """MB that a thousand videos more take, between the last two sizes."""
+    if len(sizes) < 2:
+        return "—"
+    more = used[-1].memory - used[-2].memory
+    return f"{1000 * more / (sizes[-1] - sizes[-2]):+.2f}"
 
 
 def main() -> None:
@@ -149,10 +169,12 @@ def main() -> None:
             finally:
                 shutil.rmtree(folder)
             bar.step()
-        results.heads("command", *(f"{s:,} videos" for s in options.sizes), "slope")
+        columns = [f"{size:,} videos" for size in options.sizes]
+        results.heads("command", *columns, "slope", "MB per 1,000 more")
         for name, used in found.items():
             cells = [f"{u.seconds:.1f} s, {u.memory:,.0f} MB" for u in used]
-            results.row(name, *cells, slope(options.sizes, used))
+            grown = memory_growth(options.sizes, used)
+            results.row(name, *cells, slope(options.sizes, used), grown)
 
 
 if __name__ == "__main__":

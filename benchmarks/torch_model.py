@@ -101,12 +101,12 @@ class Detector(nn.Module):
         return self.head(self.lstm(features)[0][:, -1])[:, 0]
 
 
-def copy_weights(model: Detector, weights: dict[str, np.ndarray]) -> None:
+def copy_weights(model: nn.Module, weights: dict[str, np.ndarray]) -> None:
     """The project's parameters ("backbone/layer1_0/conv1/kernel", …) into the peer."""
     state = model.state_dict()
 
     def put(name: str, array: np.ndarray) -> None:
-        state[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+        state[name].copy_(torch.tensor(array))
 
     leaves = {"kernel": "weight", "scale": "weight", "bias": "bias"}
     for name, array in weights.items():

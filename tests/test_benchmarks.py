@@ -37,6 +37,7 @@ from fakedetect_jax.model import network
 from fakedetect_jax.model.backbones import resnet
 from fakedetect_jax.model.kernels import max_pool
 from fakedetect_jax.programs import runtimes
+from fakedetect_jax.programs.backends import JaxBackend
 from fakedetect_jax.run import parallel
 from fakedetect_jax.trained.model import load_model
 from tests.data.test_data import make_videos
@@ -90,6 +91,8 @@ def test_what_grows_with_the_number_has_a_slope_of_one():
     sizes = (100, 1000, 10_000)
     used = [growth.Used(3 + 0.01 * n, 0.0) for n in sizes]
     assert growth.slope(sizes, used) == "1.00"
+    flat = [growth.Used(1.0, 200.0), growth.Used(1.0, 250.0), growth.Used(1.0, 295.0)]
+    assert growth.memory_growth((100, 1000, 10_000), flat) == "+5.00"
 
 
 def test_the_step_beside_augmentation_trains():
@@ -136,12 +139,41 @@ def test_flaxs_own_layers_are_the_same_network(monkeypatch, train):
 
 
 def test_backends_are_timed_and_compared(tmp_path, capsys):
-    options = argparse.Namespace(clips=8, rounds=2)  # a clip a device
+    options = argparse.Namespace(clips=8, rounds=2, torch=False)  # a clip a device
     model = backends.random_model("resnet18", frames=2, size=32)
     backends.measure(options, table.Results(), model, tmp_path)
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
-    assert [row[1].strip() for row in rows] == ["jax", "onnxruntime", "openvino"]
-    assert all(float(row[-1]) < 1e-4 for row in rows)
+    names = [row[1].strip() for row in rows]
+    assert names[:4] == ["jax", "onnxruntime", "openvino", "jax, bfloat16"]
+    assert all(float(row[-2]) < 1e-4 for row in rows[:3])
+    assert all(float(row[-2]) < 1e-2 for row in rows[3:])
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("resnet18", 32), ("dinov2_s14", 28)])
+def test_the_peer_of_backends_has_their_logits(backbone, size):
+    pytest.importorskip("torch", reason="of the extra bench")
+    model = backends.random_model(backbone, frames=3, size=size)
+    model, ways = backends.with_peers(model)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, size, size, 3), np.uint8)
+    batch = frames, np.full(2, 3, np.int32)
+    wanted = JaxBackend(model, jax.devices()[:1], None).outputs(*batch)[0]
+    assert ways["PyTorch, frozen"].dtype == "float32"
+    found = ways["PyTorch, eager"].open()(*batch)
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max() + 1e-6
+    half = ways["PyTorch, eager, bfloat16"].open()(*batch)
+    assert 0 < np.abs(half - wanted).max() < 0.05
+
+
+def test_the_projects_fastest_is_held_against_the_fastest_peer():
+    def way(dtype: str) -> backends.Way:
+        return backends.Way(dtype, lambda: lambda *_: np.zeros(1))
+
+    ways = {name: way("float32") for name in ("jax", "openvino", "PyTorch, eager")}
+    ways |= {"PyTorch, frozen": way("float32"), "jax, bfloat16": way("bfloat16")}
+    rates = dict(zip(ways, (4.0, 6.0, 5.0, 8.0, 90.0), strict=True))
+    assert [backends.to_peer(name, ways, rates) for name in ways] == [
+        *("", "0.75", "", "", "")
+    ]
 
 
 def test_a_film_knows_who_is_seen():
