@@ -1,6 +1,7 @@
 """Imports point downwards, and each fast-moving library is known to few modules."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,9 +111,18 @@ def modules(package: str, root: Path = ROOT) -> dict[str, Path]:
 EVERYTHING = modules("fakedetect_jax") | modules("tfds_ffpp")
 
 
-def imports(path: Path) -> Iterator[str]:
+def imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return imports_of(path.read_text())
+
+
+@functools.cache
+def imports_of(source: str) -> tuple[str, ...]:
+    return tuple(_imports(source))
+
+
+def _imports(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
