@@ -171,24 +171,15 @@ def _strata(
     return [group for fakes in by_method for group in (real, fakes)]
 
 
-def _originals(videos: Sequence[StoredVideo], fakes: Sequence[int]) -> dict[int, int]:
-    """For each of these videos the record of the real one that it manipulates.
+def originals(videos: Sequence[StoredVideo]) -> dict[int, int]:
+    """For each usable video the usable real one that it manipulates, itself if real.
 
-    A real video stands for itself.
+    Fakes whose original is unknown or not usable are left out.
     """
     usable = [(i, v) for i, v in enumerate(videos) if v.num_valid > 0]
     real = {v.key: i for i, v in usable if v.label == 0}
-    pairs = {}
-    for i in fakes:
-        video = videos[i]
-        original = video.original_key if video.label else None
-        if original is not None and original not in real:
-            raise DataError(
-                f"data.sampling=pair: the original {original} of {video.key} is not "
-                "usable; set data.sampling=method"
-            )
-        pairs[i] = i if original is None else real[original]
-    return pairs
+    by_key = ((i, v.original_key if v.label else v.key) for i, v in usable)
+    return {i: real[key] for i, key in by_key if key in real}
 
 
 class TrainOrder:
@@ -227,7 +218,12 @@ class TrainOrder:
         self._self_blend = self_blend
         groups = _strata(videos, sampling, self_blend)
         self._decks = [_Deck(g, seed, 1 + s) for s, g in enumerate(groups)]
-        self._originals = _originals(videos, groups[1]) if sampling == "pair" else None
+        self._originals = originals(videos) if sampling == "pair" else None
+        if self._originals is not None and not self._originals.keys() & set(groups[1]):
+            raise DataError(
+                "data.sampling=pair: of no training fake is the original there; "
+                "set data.sampling=class"
+            )
         # Whom to blend where no original stands beside the fake's place.
         real = [i for g in groups for i in g if not videos[i].label]
         self._blended = _Deck(sorted(set(real)), seed, 1 + len(groups))
@@ -271,15 +267,23 @@ class TrainOrder:
         )
 
     def _pair(self, turn: int) -> tuple[ClipRef, ClipRef]:
-        """A fake's own original and the fake, at the same time of the source."""
+        """A fake's own original and the fake, at the same time of the source.
+
+        Where its original is not there, another real video and the fake.
+        """
         assert self._originals is not None  # noqa: S101
         fake = self._decks[1][turn]
-        real = self._originals[fake]
+        real = self._originals.get(fake, self._blended[turn])
         rng = _random(self._seed, 0, turn)
         blend = self._draw_blend(rng)
+        is_paired = blend or fake in self._originals
         if blend:
             fake = real
         stride, starts = self._cuts(rng, fake)
+        if not is_paired:
+            its_stride, its_starts = self._cuts(rng, real)
+            own = ClipRef(fake, int(rng.choice(starts)), stride, blend)
+            return ClipRef(real, int(rng.choice(its_starts)), its_stride), own
         if fake == real:
             clip = ClipRef(fake, int(rng.choice(starts)), stride, blend)
             return clip._replace(blend=False), clip

@@ -15,7 +15,7 @@ from fakedetect_jax.data.dataset import (
     open_dataset,
 )
 from fakedetect_jax.data.mixture import MixedOrder
-from fakedetect_jax.data.order import TrainOrder
+from fakedetect_jax.data.order import TrainOrder, originals, without_unseen
 from fakedetect_jax.data.reader import MemoryBudget, Split
 from fakedetect_jax.errors import ConfigError
 from tfds_ffpp.errors import DataError
@@ -265,6 +265,22 @@ def own_order(config, videos: Sequence[StoredVideo], number: int) -> TrainOrder:
         sampling=config.data.sampling,
         self_blend=config.loss.self_blend,
         min_coverage=config.data.min_coverage,
+    )
+
+
+def count_unpaired(config, data: Data) -> int:
+    """The training fakes beside which data.sampling=pair shows another real video, as
+    their original is not there or not usable."""
+    videos = without_unseen(
+        data.train.videos,
+        clip_frames=config.data.clip_frames,
+        stride=config.data.frame_stride,
+        min_coverage=config.data.min_coverage,
+    )
+    paired = originals(videos)
+    return sum(
+        video.label == 1 and video.num_valid > 0 and number not in paired
+        for number, video in enumerate(videos)
     )
 
 

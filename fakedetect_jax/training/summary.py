@@ -36,6 +36,11 @@ def summarise(run: Run, plan: Plan, state, data: Data, start: int) -> None:
             f"faces     {train_missing} train and {val_missing} val videos are left "
             f"out: no clip shows a face in {config.data.min_coverage:.0%} of its frames"
         )
+    if config.data.sampling == "pair" and (alone := sets.count_unpaired(config, data)):
+        say(
+            f"pairs     {alone} training fakes stand beside another real video: their "
+            "original is not there or shows no face"
+        )
     say(
         f"batch     {config.batch_size} clips of {config.data.clip_frames} frames at "
         f"{config.dataset.image_size} px, {config.batch_size // devices} per device"

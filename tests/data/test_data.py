@@ -5,6 +5,8 @@ import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -258,12 +260,6 @@ def test_a_pair_shows_a_run_of_stored_frames_at_exactly_one_time():
         assert (real.start, real.stride) == (fake.start + 3, 3)
 
 
-def test_pair_sampling_names_a_fake_without_its_original():
-    videos = [v for v in make_videos() if v.video_id != "004"]
-    with pytest.raises(DataError, match="ffpp/youtube/004 of ffpp/Deepfakes/004_005"):
-        make_order(videos, "pair")
-
-
 def two_sets() -> list[StoredVideo]:
     """Videos of two sets that have the same names, the first set's reals first."""
     videos = make_videos()
@@ -292,11 +288,36 @@ def test_a_real_that_is_not_shown_takes_the_fakes_of_its_own_set_along():
     ]
 
 
-def test_pair_sampling_refuses_an_original_without_a_face():
+def test_a_fake_without_a_usable_original_stands_beside_another_real_video(load_config):
     videos = [
         replace(v, num_valid=0) if v.video_id == "004" else v for v in make_videos()
     ]
-    with pytest.raises(DataError, match="original ffpp/youtube/004 .* is not usable"):
+    videos = [replace(v, original="") if v.video_id == "002_003" else v for v in videos]
+    keys = {v.key: number for number, v in enumerate(videos)}
+    order, beside, drawn = make_order(videos, "pair"), {}, 0
+    for turn in range(400):
+        real, fake = (videos[order[2 * turn + i].video] for i in range(2))
+        assert (real.label, fake.label) == (0, 1) and real.num_valid
+        if fake.video_id in ("004_005", "002_003"):
+            beside.setdefault(fake.video_id, set()).add(real.key)
+            drawn += 1
+        else:
+            assert real.key == fake.original_key
+    usable = {key for key in keys if videos[keys[key]].label == 0} - {
+        "ffpp/youtube/004"
+    }
+    assert beside == {"004_005": usable, "002_003": usable}
+    fakes = sum(v.label for v in videos)
+    assert drawn == pytest.approx(400 * 2 * len(METHODS) / fakes, abs=20)
+    config = load_config("ffpp").copy_and_resolve_references()
+    config.data.update(clip_frames=4, frame_stride=1)
+    data: Any = SimpleNamespace(train=SimpleNamespace(videos=videos))
+    assert sets.count_unpaired(config, data) == 2 * len(METHODS)
+
+
+def test_pair_sampling_refuses_fakes_of_which_no_original_is_there():
+    videos = [replace(v, original="") if v.label else v for v in make_videos()]
+    with pytest.raises(DataError, match="of no training fake is the original there"):
         make_order(videos, "pair")
 
 
