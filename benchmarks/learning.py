@@ -248,7 +248,7 @@ def show_arms(shown: table.Results, out: Path) -> None:
     indoor, street = read(out, TRAINED), read(out, UNSEEN_LOOK)
     heads = ("trained look, trained forgeries", "trained look, never trained")
     more = ("other look, trained forgeries", "**other look, never trained**")
-    shown.heads("", *heads, *more, *UNSEEN, "seeds", "still rising")
+    shown.heads("recipe", *heads, *more, *UNSEEN, "seeds", "still rising")
     for arm in ARMS:
         if arm not in street:
             continue
@@ -294,9 +294,13 @@ def show_contrasts(shown: table.Results, out: Path) -> None:
         shown.row(
             named.name,
             f"{change.difference:+.3f}{_between(change.interval)}",
-            number(change.p),
-            number(p),
+            _chance(change.p),
+            _chance(p),
         )
+
+
+def _chance(p: float | None) -> str:
+    return "< 0.001" if p is not None and p < 0.001 else number(p)
 
 
 def _between(interval: Sequence[float] | None) -> str:

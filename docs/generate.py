@@ -363,8 +363,46 @@ def feed_table(folder: Path) -> str:
     return "\n".join(rows)
 
 
-TABLES = {"steps": steps_table, "feed": feed_table}
-WITH_TABLES = (ROOT / "docs" / "performance.md",)
+# Arms of benchmarks.learning by their names, in words.
+ARMS = {
+    "original": "the original recipe",
+    "best": "`ffpp_best` as it was",
+    "classes": "halves: as many reals as fakes",
+    "pairs": "pairs: each fake beside its original",
+    "augmented": "pairs, augmentation",
+    "blended": "pairs, half of the fakes self-blended",
+    "two_looks": "pairs, of two looks",
+    "transformer": "pairs, a transformer",
+}
+
+
+def learning_table(folder: Path) -> str:
+    """The AUCs of each recipe on seen and unseen looks and forgeries."""
+    text = (folder / "learning.md").read_text()
+    found = {row["recipe"]: row for row in table_of(text, "recipe")}
+    heads = [head for head in next(iter(found.values())) if "look, " in head]
+    rows = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for arm, words in ARMS.items():
+        cells = [found[arm][head].replace(" to ", "–") for head in heads]
+        rows.append(f"| {' | '.join([words, *cells])} |")
+    return "\n".join(rows)
+
+
+def contrasts_table(folder: Path) -> str:
+    """The contrasts of benchmarks.learning, as it prints them."""
+    first = "with it minus without"
+    found = table_of((folder / "learning.md").read_text(), first)
+    rows = [f"| {' | '.join(found[0])} |", "|---" * len(found[0]) + "|"]
+    return "\n".join([*rows, *(f"| {' | '.join(row.values())} |" for row in found)])
+
+
+TABLES = {
+    "steps": steps_table,
+    "feed": feed_table,
+    "learning": learning_table,
+    "contrasts": contrasts_table,
+}
+WITH_TABLES = ROOT / "docs" / "performance.md", ROOT / "docs" / "learning.md"
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -167,19 +167,23 @@ def test_strides_and_blends_of_neighbouring_clips_are_drawn_independently(sampli
         assert abs(rho) < 0.08, distance
 
 
-def test_the_best_config_draws_half_reals_and_a_quarter_blends(load_config):
-    """Of 10,000 draws with its own fields; its augmentation is what videos meet."""
-    config = load_config("ffpp_best")
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_best_config_draws_each_fake_beside_its_original(load_config, share):
+    """Of 10,000 draws with its own fields, and with blends as somebody may add them."""
+    config = load_config("ffpp_best").copy_and_resolve_references()
+    assert config.loss.self_blend == 0
+    config.loss.self_blend = share
     videos = make_videos(identities=60, num_valid=config.dataset.num_frames)
     order = sets.own_order(config, videos, 0)
     drawn = [order[position] for position in range(10_000)]
     blends = sum(clip.blend for clip in drawn)
     labels = [clip.blend or videos[clip.video].label for clip in drawn]
-    assert sum(labels) == 5000
-    assert abs(blends - 2500) < 180  # five standard deviations
+    assert labels == [0, 1] * 5000
+    assert abs(blends - share * 5000) <= 180 * (share > 0)  # five standard deviations
     assert not any(videos[clip.video].label for clip in drawn if clip.blend)
-    changes = "jpeg", "brightness_contrast", "hue_saturation", "blur", "downscale"
-    assert all(0 < config.augment[change] < 1 for change in changes)
+    for real, fake in zip(drawn[::2], drawn[1::2], strict=True):
+        of, own = videos[fake.video], videos[real.video].key
+        assert own == (of.key if fake.blend else of.original_key)
 
 
 def test_any_position_is_had_without_the_ones_before():

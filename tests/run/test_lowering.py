@@ -74,6 +74,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "convnext": dict(backbone="convnext", stage_sizes=(1, 1), width=24),
     "efficientnet": dict(backbone="efficientnet_b0"),  # with the stages of TINY
 }
+CHANGES = {
+    **{"jpeg": 0.5, "blur": 0.2, "downscale": 0.2},
+    **{"brightness_contrast": 0.3, "hue_saturation": 0.3},
+}
 TINY = Size((Stage(1, 3, 1, 8, 2), Stage(4, 5, 2, 16, 2)), stem=8, top=24)
 
 
@@ -83,7 +87,7 @@ class Way(NamedTuple):
     kind: str
     dtype: str
     backbone: str = RESNET
-    config: str = "ffpp"
+    changes: bool = False  # augmentation and self-blends: most kinds of operations
     split: bool = False
 
     def __str__(self) -> str:
@@ -92,8 +96,7 @@ class Way(NamedTuple):
 
 
 WAYS = [
-    # With most kinds of operations.
-    *(Way(k, d, config="ffpp_best") for d in ("float32", "bfloat16") for k in LOOPS),
+    *(Way(k, d, changes=True) for d in ("float32", "bfloat16") for k in LOOPS),
     Way(TRAINED, "bfloat16", split=True),
     *(
         Way(kind, "bfloat16", backbone)
@@ -105,8 +108,12 @@ WAYS = [
 
 def small(load_config, way: Way):
     """The config of a way, of a network with each kernel."""
-    config = load_config(way.config).copy_and_resolve_references()
+    config = load_config("ffpp").copy_and_resolve_references()
     with config.unlocked():
+        if way.changes:
+            config.model.pooling = "mean"
+            config.loss.self_blend = 0.5
+            config.augment.update(CHANGES)
         config.model.update(**BACKBONES[way.backbone])
         config.model.update(lstm_features=8, bidirectional=False, dtype=way.dtype)
         config.shard_optimizer = way.split
@@ -264,7 +271,7 @@ def test_a_step_on_frames_that_devices_hold_begins_with_their_gathering(program)
 @pytest.fixture(scope="module", params=[TRAINED, SCORED])
 def traced_transformer(request, load_config):
     """A step of a ViT in bfloat16."""
-    way = Way(request.param, "bfloat16", VIT, config="ffpp_best")
+    way = Way(request.param, "bfloat16", VIT, changes=True)
     return trace(load_config, way)
 
 
