@@ -210,6 +210,7 @@ def test_all_of_it_works_by_keyboard_alone(page, videos):
     body.send_keys(Keys.ENTER).perform()
     page.until(lambda: not page.all(".job"))
     assert page.script("return document.activeElement.id") == "files"
+    assert page.errors() == []  # the player asks for nothing that is deleted
 
 
 def test_made_videos_are_behind_one_click_and_the_reference_opens(page, server):

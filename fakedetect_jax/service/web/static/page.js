@@ -49,13 +49,30 @@ class Card {
     this.toggle.setAttribute("aria-expanded", String(open));
   }
 
+  // Takes the copies from the players, which would ask for more of them when they are gone.
+  unload() {
+    const players = [...this.body.querySelectorAll("video[src]")];
+    const sources = players.map((player) => player.getAttribute("src"));
+    for (const player of players) {
+      player.removeAttribute("src");
+      player.load();
+    }
+    return () => players.forEach((player, i) => { player.src = sources[i]; });
+  }
+
   async delete() {
     this.isGone = true;
+    const reload = this.unload();
     if (this.job) {
       try {
         await ask(`v1/jobs/${this.job.id}`, "DELETE");
       } catch (error) {
-        if (error.status !== 404) { this.isGone = false; this.tell(error.message, null); return; }
+        if (error.status !== 404) {
+          this.isGone = false;
+          this.tell(error.message, null);
+          reload();
+          return;
+        }
       }
       keep(this.job.id, false);
     }
