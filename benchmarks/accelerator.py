@@ -437,8 +437,8 @@ class Bench:
                 return {"fault": (lines or ["it ended"])[-1]}
             found = json.loads(out.read_text())
             facts = found["facts"]["torch"]
-            told = {name: facts.get(name) for name in ("compiled", "parameters")}
-            return {**told, "rows": found["rows"]}
+            named = {name: facts.get(name) for name in ("compiled", "parameters")}
+            return {**named, "rows": found["rows"]}
 
     def parts(self) -> Iterator[tuple[str, float, Callable[[], Facts]]]:
         """What is looked at, the most worth first, and what it compiles, as a multiple

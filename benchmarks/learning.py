@@ -19,11 +19,11 @@ never trained on, the mean over seeds. Four contrasts of it, also named before:
 Two more were named when these four were known, to see what of BEST it is that leaves
 nothing to learn: its augmentation and its self-blended clips, each alone, with pairs.
 
-All but the first are of the demo's recipe, whose only augmentation is the mirror. In
-trial runs, of which only val was looked at, it reached a val AUC of 0.93 in 2,000
-steps; the original recipe came to 0.89 in 2,600 and no higher until 4,000. With the
-choices of ffpp_best, which are made for faces of 224 pixels, it was 0.55 after 3,700:
-so here they judge themselves alone, and nothing else is measured through them.
+All but `original` and `best` are of the demo's recipe, whose only augmentation is the
+mirror, with what the contrast adds. In trial runs, of which only val was looked at,
+that recipe reached a val AUC of 0.93 in 2,000 steps; the original one came to 0.89 in
+2,600 and no higher until 4,000. With BEST, made for faces of 224 pixels, it was
+0.55 after 3,700: so no other contrast is measured through BEST as a whole.
 
 Intervals and p values are those of evaluation/seeds.py, over people and seeds at once,
 corrected for the six by Holm's method. Beside the AUCs stands what a random forest on

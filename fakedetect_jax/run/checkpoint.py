@@ -302,7 +302,7 @@ class Checkpoints:
         return self.directory / f"{step}{_BEFORE}"
 
     def _put_by(self, step: int) -> None:
-        """Makes room for a step that is to be written anew, evaluated this time.
+        """Moves a step aside that is to be written anew, evaluated this time.
 
         It may be the only good one, so it is kept until the new one is sealed. Its
         manifest stays: whichever folder fits it is the checkpoint, see _bring_back.

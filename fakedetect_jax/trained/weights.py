@@ -24,7 +24,7 @@ def choose_step(
 ) -> int:
     """The step to evaluate: the wanted one, else the best on val, else the newest.
 
-    warn: is told of damaged ones that might have been chosen.
+    warn: takes a sentence on each damaged one that might have been chosen.
 
     Raises CheckpointError with what is there.
     """

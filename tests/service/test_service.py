@@ -142,15 +142,15 @@ def test_evidence_that_somebody_asks_for_is_there_when_it_is_asked_for(
 def test_events_tell_how_far_a_job_is_until_it_is_over(server, tmp_path):
     id = server.hand_in(write_long(tmp_path / "long.mp4", repeats=20), "?evidence=0")
     events = server.get(f"/v1/jobs/{id}/events").body.decode()
-    told = [json.loads(line[6:]) for line in events.splitlines() if line[:5] == "data:"]
-    assert told[-1]["state"] == "done"
+    jobs = [json.loads(line[6:]) for line in events.splitlines() if line[:5] == "data:"]
+    assert jobs[-1]["state"] == "done"
     seen = {
-        phase: [job["frames_done"] for job in told if job["phase"] == phase]
+        phase: [job["frames_done"] for job in jobs if job["phase"] == phase]
         for phase in ("looking", "scoring")
     }
     assert all(frames == sorted(frames) for frames in seen.values())
     assert len({*seen["looking"], *seen["scoring"]}) > 1
-    assert max(seen["looking"] + seen["scoring"]) <= told[-1]["frames"]
+    assert max(seen["looking"] + seen["scoring"]) <= jobs[-1]["frames"]
 
 
 def test_pages_and_numbers_about_the_service(server, videos):
@@ -181,8 +181,8 @@ def left_behind(server) -> list[str]:
 def test_too_large_a_file_is_refused_while_it_comes_in(server):
     video = write_video(server.data.parent / "small.mp4", 4).read_bytes()
     large = video + bytes(6 << 20)
-    told = server.upload(large)
-    assert told.status == 413 and "4,194,304 bytes" in told.json["error"]
+    answer = server.upload(large)
+    assert answer.status == 413 and "4,194,304 bytes" in answer.json["error"]
     body = form(large)
     pieces = (body[i : i + 65536] for i in range(0, len(body), 65536))
     untold = server.ask("POST", "/v1/videos", pieces, **FORM)
