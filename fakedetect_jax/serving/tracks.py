@@ -22,7 +22,7 @@ ALIKE = 0.9
 class Track:
     """One person over successive windows of a shot: where, and the scored clips."""
 
-    shot: int = 0
+    shot: int
     stored: list[StoredFace] = field(default_factory=list)
     clips: list[ClipResult] = field(default_factory=list)
 

@@ -211,6 +211,25 @@ def test_the_interval_of_a_mean_without_skewness_is_t():
     assert high - 1.4 > 2 * (1.4 - low)
 
 
+def test_the_interval_of_a_skewed_mean_solves_halls_cubic():
+    """At each end T, Hall's T + gT^2/3 + g^2 T^3/27 + g/6, with g of n, is -+ t."""
+    values = np.random.default_rng(4).exponential(1.0, 25)
+    low, high = known(intervals.mean_interval(values, np.arange(25)))
+    away = values - values.mean()
+    g = np.mean(away**3) / np.mean(away**2) ** 1.5 / np.sqrt(25)
+    end = (values.mean() - np.array([high, low])) * 5 / values.std(ddof=1)
+    cubic = end + g * end**2 / 3 + g**2 * end**3 / 27 + g / 6
+    t = stats.t.ppf(0.975, 24)
+    assert g > 0.2 and cubic == pytest.approx([-t, t])
+
+
+def test_the_interval_of_a_mean_has_its_unit():
+    values, clusters = np.array([1.0, 2, 3, 4, 9]), np.arange(5)
+    found = known(intervals.mean_interval(values, clusters))
+    small = known(intervals.mean_interval(1e-7 * values, clusters))
+    assert small == pytest.approx([1e-7 * end for end in found], rel=1e-6, abs=0)
+
+
 def test_losses_are_of_what_was_scored():
     """A policy's 0 for a video without a clip is no probability, so has no loss."""
     rows = made_rows(num_identities=8)
@@ -276,7 +295,18 @@ def test_one_cluster_or_few_draws_with_a_value_give_no_interval(num_clusters, la
 
     assert found(num_clusters) is None
     draws[:] = np.nan_to_num(draws, nan=0.8)
-    assert found(30) is not None
+    assert found(30) is not None and found(2) is not None
+
+
+def test_half_of_the_draws_with_a_value_give_an_interval():
+    draws = np.random.default_rng(0).normal(0.8, 0.05, 300)
+
+    def found(lacking: int):
+        draws[:lacking] = np.nan
+        return intervals.interval(0.8, draws, num_clusters=30, step=1e-3)
+
+    assert found(150) is not None
+    assert found(151) is None
 
 
 def test_a_comparison_says_both_values_and_what_the_first_has_more():
@@ -375,9 +405,10 @@ def brute_delong(labels, first, second):
     return a1 - a2, np.sqrt(variance)
 
 
-def test_delong_is_its_definition_with_ties():
+@pytest.mark.parametrize("fakes", [2, 31])
+def test_delong_is_its_definition_with_ties(fakes):
     rng = np.random.default_rng(3)
-    labels = rng.integers(0, 2, 60)
+    labels = rng.permutation(np.arange(60) < fakes).astype(int)
     first = np.round(rng.normal(labels, 1), 1)
     second = np.round(rng.normal(labels * 0.5, 1), 1)
     difference, error = brute_delong(labels, first, second)
@@ -565,6 +596,15 @@ def test_two_people_who_were_swapped_with_each_other_are_one_cluster():
     assert intervals.described(items) == "swap pairs and target identities"
     assert intervals.num_identities(items) == 5
     assert intervals.described(swapped(both_ways)[0]) == "swap pairs"
+    pairs = intervals.swap_pairs(items)
+    assert sorted((a[1], b[1]) for a, b in pairs) == [("000", "003"), ("001", "002")]
+
+
+def test_a_pair_of_which_one_is_not_among_the_targets_is_none():
+    """Where only one of the two is scored, there is nothing to join."""
+    items, _ = swapped([("000", "003"), ("001", "002")])
+    shown = items.take(np.flatnonzero(items.target != "003"))
+    assert {a[1] for a, _ in intervals.swap_pairs(shown)} == {"001"}
 
 
 def test_people_whose_faces_go_round_are_clusters_of_their_own():

@@ -79,6 +79,12 @@ def test_whose_face_it_is_is_asked_of_each_that_goes_on_as_none(monkeypatch):
     assert len(gallery()._begun) == 2 and gallery().left_out == 1
 
 
+def test_two_tracks_or_videos_that_hold_the_same_are_two():
+    """They are told apart by what they are, and are keys while they change."""
+    assert len({Track(0), Track(0)}) == 2
+    assert len({Pending(0, "a.mp4", Path()), Pending(0, "a.mp4", Path())}) == 2
+
+
 # People ----------------------------------------------------------------------------
 
 
@@ -117,3 +123,17 @@ def test_two_faces_of_one_window_are_two_people_however_alike():
 def test_a_face_that_is_not_described_is_a_person_of_its_own():
     video, found = film([[0.0, 0.0]], [None], [[0.1, 0.0]], [None])
     assert tracks.people(video, found) == [0, 1, 0, 2]
+
+
+def test_where_two_people_look_alike_a_person_is_joined_only_from_nearer():
+    """0.4 lies between the two; nine tenths of it are the limit, where 0.5 is else."""
+    video, found = film([[0.0, 0.0], [0.4, 0.0]], [[0.0, 0.38]], [[0.0, -0.34]])
+    assert tracks.people(video, found) == [0, 1, 2, 0]
+    alone, found = film([[0.0, 0.0]], [[0.0, 0.38]])
+    assert tracks.people(alone, found) == [0, 0]
+
+
+def test_a_person_seen_in_the_same_window_does_not_end_the_search():
+    """The first person is beside it, the second not, and the third is too far."""
+    video, found = film([[0.0, 0.0]], [[0.6, 0.0]], [[0.2, 0.0], [0.5, 0.0]])
+    assert tracks.people(video, found) == [0, 1, 0, 1]
