@@ -150,6 +150,9 @@ def _set_model(config: ConfigDict) -> None:
             "depth": 12,  # vit only: blocks
             "num_heads": 4,  # vit only: of attention
             "registers": 0,  # vit only: tokens beside class token and patches
+            # vit only: how patches become tokens: linear | convolutions, for training
+            # from random weights on few faces
+            "embedding": "linear",
             "unit_features": False,  # frames' features as directions, of length 1
         }
     )

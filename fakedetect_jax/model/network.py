@@ -16,7 +16,7 @@ from fakedetect_jax.model.backbones import convnext
 from fakedetect_jax.model.backbones.convnext import CONVNEXTS, ConvNeXt
 from fakedetect_jax.model.backbones.efficientnet import EFFICIENTNETS, EfficientNet
 from fakedetect_jax.model.backbones.resnet import BACKBONES, EXPANSION, STEMS, ResNet
-from fakedetect_jax.model.backbones.vit import STYLES, VITS, Size, ViT
+from fakedetect_jax.model.backbones.vit import EMBEDDINGS, STYLES, VITS, Size, ViT
 from fakedetect_jax.model.temporal import (
     POOLINGS,
     TEMPORALS,
@@ -46,6 +46,7 @@ OWN_VIT = {
     "depth": 12,
     "num_heads": 4,
     "registers": 0,
+    "embedding": "linear",
 }
 
 
@@ -95,6 +96,7 @@ class FakeDetector(nn.Module):
     depth: int = 12
     num_heads: int = 4
     registers: int = 0
+    embedding: str = "linear"
     unit_features: bool = False
 
     def setup(self) -> None:
@@ -242,6 +244,7 @@ def size_of(model: FakeDetector) -> Size | None:
             model.num_heads,
             model.patch_size,
             model.registers,
+            embedding=model.embedding,
         )
     return VITS.get(model.backbone)
 
@@ -337,6 +340,7 @@ def check_fields(model: FakeDetector) -> None:
         ("stem", tuple(STEMS)),
         ("block", tuple(EXPANSION)),
         ("vit_style", tuple(STYLES)),
+        ("embedding", EMBEDDINGS),
         ("pooling", POOLINGS),
         ("dtype", DTYPES),
     )
@@ -413,6 +417,13 @@ def _check_transformer(model: FakeDetector, size: Size) -> None:
         raise ConfigError(
             f"config.model.width {size.width} does not divide by {unit}: num_heads "
             f"{size.heads}{', and four for rotary positions' if rotary else ''}"
+        )
+    halved = size.patch >= 4 and not size.patch & (size.patch - 1)
+    if size.embedding == "convolutions" and not (halved and min(size.stem)):
+        raise ConfigError(
+            f"config.model.embedding is 'convolutions', which halve the side: "
+            f"patch_size {size.patch} must be 4, 8, 16 or another power of two, and "
+            f"width {size.width} at least as many as the halvings"
         )
 
 

@@ -27,6 +27,10 @@ SIZES = {
     "siglip2": Size("siglip2", 32, 3, 2, 8),
 }
 every_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+# As no published one is: its patches become tokens by convolutions.
+CONVOLUTIONS = {
+    name: size._replace(embedding="convolutions") for name, size in SIZES.items()
+}
 # Parameters of the published encoders at 224 pixels, counted by transformers 5.24.
 PUBLISHED = {
     "clip_b32": 87_456_000,
@@ -78,6 +82,7 @@ def detector(size: Size, **fields: Any) -> FakeDetector:
         "num_heads": size.heads,
         "patch_size": size.patch,
         "registers": size.registers,
+        "embedding": size.embedding,
         "lstm_features": 8,
         "dtype": "float32",
     }
@@ -105,8 +110,10 @@ def build(size: Size, pixels: int = 24, **fields: Any) -> Any:
     return model, drawn(start), clips
 
 
-@every_size
-def test_the_shapes_are_those_of_the_model(size):
+@pytest.mark.parametrize("sizes", [SIZES, CONVOLUTIONS], ids=["linear", "convs"])
+@pytest.mark.parametrize("name", SIZES)
+def test_the_shapes_are_those_of_the_model(name, sizes):
+    size = sizes[name]
     _, variables, _ = build(size)
     made = {
         tuple(key.key for key in path): leaf.shape
@@ -247,9 +254,11 @@ def test_another_transformer_is_refused_with_its_size(tmp_path):
         pretrained.check_fit(path, detector(SIZES["plain"]), 24)
 
 
-@pytest.mark.parametrize("name", ["dinov3", "siglip2"])
-def test_remat_and_bfloat16_compute_the_same_function(name):
-    size = SIZES[name]._replace(depth=2)
+@pytest.mark.parametrize(
+    "size", [SIZES["dinov3"], SIZES["siglip2"], CONVOLUTIONS["plain"]], ids=str
+)
+def test_remat_and_bfloat16_compute_the_same_function(size):
+    size = size._replace(depth=2)
     model, variables, (frames, length) = build(size, temporal="none")
     images = steps.normalise(model, frames / np.float32(255))
 
@@ -300,11 +309,13 @@ def test_what_the_tokens_add_sums_to_the_logit(name):
     assert (np.asarray(found.heat)[beyond_clip] == 0).all()
 
 
+@pytest.mark.parametrize("pixels", [24, 32])
+@pytest.mark.parametrize("embedding", vit.EMBEDDINGS)
 @pytest.mark.parametrize("name", ["plain", "clip", "dinov3", "siglip2"])
-def test_onnx_computes_the_same_function(name):
-    size = SIZES[name]
+def test_onnx_computes_the_same_function(name, embedding, pixels):
+    size = SIZES[name]._replace(embedding=embedding)
     runtime = pytest.importorskip("onnxruntime")
-    model, variables, clips = build(size, unit_features=size.registers > 0)
+    model, variables, clips = build(size, pixels, unit_features=size.registers > 0)
     graph = serialised(model, variables, clips[0].shape[1:])
     session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for count in (1, 3):
@@ -320,11 +331,13 @@ def test_onnx_computes_the_same_function(name):
                 np.testing.assert_allclose(np.asarray(one), wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["clip", "dinov3"])
-def test_a_program_takes_any_number_of_clips(name):
+@pytest.mark.parametrize(
+    "size", [SIZES["clip"], SIZES["dinov3"], CONVOLUTIONS["plain"]], ids=str
+)
+def test_a_program_takes_any_number_of_clips(size):
     from jax import export
 
-    model, variables, clips = build(SIZES[name])
+    model, variables, clips = build(size)
     (count,) = export.symbolic_shape("clips")
     shapes = [
         jax.ShapeDtypeStruct((count, *part.shape[1:]), part.dtype) for part in clips
@@ -347,6 +360,40 @@ def test_pixels_are_scaled_as_each_backbone_expects():
         model = FakeDetector(backbone=backbone, vit_style=style)
         found = steps.normalise(model, frames)[0, 0, 0, 0]
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_no_published_file_has_the_convolutions_of_an_embedding(tmp_path):
+    """It says which weights are missing, and reads what a run of this kind exported."""
+    linear = build(SIZES["plain"])[1]["params"]["backbone"]
+    sources = names.schemes(SIZES["plain"])[0]
+    flat = {
+        source.name: np.zeros(1, np.float32) for source in sources.values() if source
+    }
+    assert "embed" in linear and "stem" not in linear["embed"]
+    save_file(flat, tmp_path / "vit.safetensors")
+    model = detector(CONVOLUTIONS["plain"])
+    with pytest.raises(CheckpointError, match=r"embed\.stem\.conv0\.kernel"):
+        pretrained.check_fit(tmp_path / "vit.safetensors", model, 24)
+
+
+def test_a_token_of_convolutions_sees_more_than_its_patch():
+    """And each place of the image reaches the token of the patch that it lies in."""
+    embed: Any = vit.Embed(CONVOLUTIONS["plain"])
+    image = np.zeros((1, 24, 24, 3), np.float32)
+    params = embed.init(jax.random.key(0), image)
+
+    def tokens(row: int, column: int) -> set[int]:
+        changed = image.copy()
+        changed[0, row, column] = 1
+        one, two = (np.asarray(embed.apply(params, x)) for x in (image, changed))
+        moved = np.abs(one - two).max(axis=(0, 2))[CONVOLUTIONS["plain"].prefix :]
+        return set(np.flatnonzero(moved > 1e-6).tolist())
+
+    for row in range(24):
+        for column in range(24):
+            assert 3 * (row // 8) + column // 8 in tokens(row, column)
+    assert tokens(0, 0) == {0}
+    assert tokens(8, 8) == {0, 1, 3, 4}
 
 
 def test_rotary_positions_know_only_how_far_apart_patches_are():
@@ -399,6 +446,9 @@ def test_attention_on_a_gpu_takes_the_fused_kernel(monkeypatch):
         ({"vit_style": "beit"}, "vit_style is 'beit'; use one of plain, clip"),
         ({"num_heads": 5}, "width 32 does not divide by 5"),
         ({"vit_style": "dinov3", "num_heads": 16}, "and four for rotary positions"),
+        ({"embedding": "conv"}, "use one of linear, convolutions"),
+        ({"embedding": "convolutions", "patch_size": 14}, "halve the side: patch_size"),
+        ({"embedding": "convolutions", "patch_size": 2}, "another power of two"),
         ({"freeze_stages": 1}, "set config.trainable instead"),
         ({"stem": "small"}, "stem is 'small', but the backbone 'vit' fixes it"),
         ({"backbone": "clip_l14"}, "backbone to 'resnet' or 'convnext' or 'vit' to"),

@@ -186,7 +186,9 @@ def _source(key: Key, names: Names) -> Source | None:
         return whole._replace(name=whole.name.format(index))
     if "/".join(path) in _BIASES and names is TIMM_DINOV3:
         return None
-    module = names["/".join(path[:-1])]
+    module = names.get("/".join(path[:-1]))
+    if module is None:  # an embedding's convolutions, which no published file has
+        return Source(".".join(key))
     return module._replace(name=module.name.format(index) + _LEAVES[path[-1]])
 
 

@@ -1,8 +1,10 @@
 """A vision transformer as nodes of an ONNX graph; as backbones/vit.py computes it."""
 
+from typing import Any
+
 import numpy as np
 
-from fakedetect_jax.model.backbones.vit import STYLES, Size, Turn, rotation
+from fakedetect_jax.model.backbones.vit import HALVING, STYLES, Size, Turn, rotation
 from fakedetect_jax.programs.onnx.nodes import Graph, dense
 
 
@@ -47,8 +49,9 @@ def _blocks(
 
 def _embed(graph: Graph, size: Size, images: str) -> str:
     at = "params.backbone.embed."
-    kernel = graph.constant(graph.weight(f"{at}kernel").transpose(3, 2, 0, 1))
-    x = graph.add("Conv", images, kernel, strides=[size.patch] * 2)
+    x = _stem(graph, size, images) if size.stem else images
+    if not size.stem:
+        x = _conv(graph, images, f"{at}kernel", strides=[size.patch] * 2)
     x = graph.add("Reshape", x, graph.integers(0, size.width, -1))
     x = graph.add("Transpose", x, perm=[0, 2, 1])
     if graph.has(f"{at}bias"):
@@ -73,6 +76,29 @@ def _embed(graph: Graph, size: Size, images: str) -> str:
     if STYLES[size.style].pre_norm:
         x = _norm(graph, size, x, "backbone.embed.pre_norm")
     return x
+
+
+def _conv(graph: Graph, x: str, name: str, **attributes: Any) -> str:
+    kernel = graph.constant(graph.weight(name).transpose(3, 2, 0, 1))
+    return graph.add("Conv", x, kernel, **attributes)
+
+
+def _stem(graph: Graph, size: Size, x: str) -> str:
+    """Normalised images [N,3,H,W] -> [N,D,h,w], by convolutions that halve the side."""
+    at = "params.backbone.embed.stem."
+    (above, below), (left, right) = HALVING[1]
+    pads = [above, left, below, right]
+    for i, channels in enumerate(size.stem):
+        # A 3x3 kernel of step 2 lacks one row below an even side, one at its right.
+        x = _conv(graph, x, f"{at}conv{i}.kernel", strides=[2, 2], pads=pads)
+        pads = [0, 0, 1, 1]
+        if i:
+            bias = graph.weight(f"{at}conv{i}.bias").reshape(channels, 1, 1)
+            x = graph.add("Add", x, graph.constant(bias))
+        x = gelu(graph, x, STYLES[size.style].gelu)
+    kernel = graph.weight(f"{at}projection.kernel").T[:, :, None, None]
+    bias = graph.constant(graph.weight(f"{at}projection.bias"))
+    return graph.add("Conv", x, graph.constant(kernel), bias)
 
 
 def _norm(graph: Graph, size: Size, x: str, name: str) -> str:
