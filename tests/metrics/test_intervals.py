@@ -281,6 +281,24 @@ def test_equal_parts_of_a_mean_do_not_average_out():
     assert mean(draws, 1.6 - draws) == pytest.approx([0.8, 0.8], abs=1e-6)
 
 
+def test_parts_that_rise_together_reach_as_far_as_both():
+    """Where each end is t standard deviations away, however much these differ."""
+    draws = np.random.default_rng(0).normal(0.0, 0.05, 300)
+    halved = 0.6 + draws / 2
+    reach = stats.t.ppf(0.975, 29) * draws.std(ddof=1)
+    spans = [0.8 - reach, 0.8 + reach], [0.6 - reach / 2, 0.6 + reach / 2]
+
+    def found(second, sign):
+        return intervals.combined_interval(
+            (0.8, 0.6), spans, (0.8 + draws, second), sign=sign, num_clusters=30
+        )
+
+    total = pytest.approx([1.4 - 1.5 * reach, 1.4 + 1.5 * reach])
+    apart = pytest.approx([0.2 - 0.5 * reach, 0.2 + 0.5 * reach])
+    assert found(halved, 1) == total
+    assert found(halved, -1) == apart
+
+
 @pytest.mark.parametrize(("num_clusters", "lacking"), [(1, 0), (30, 200)])
 def test_one_cluster_or_few_draws_with_a_value_give_no_interval(num_clusters, lacking):
     draws = np.random.default_rng(0).normal(0.8, 0.05, (2, 300))

@@ -80,7 +80,7 @@ def test_whose_face_it_is_is_asked_of_each_that_goes_on_as_none(monkeypatch):
 
 
 def test_two_tracks_or_videos_that_hold_the_same_are_two():
-    """They are told apart by what they are, and are keys while they change."""
+    """They are keys while they change, so equal contents make no equal ones."""
     assert len({Track(0), Track(0)}) == 2
     assert len({Pending(0, "a.mp4", Path()), Pending(0, "a.mp4", Path())}) == 2
 
@@ -127,9 +127,9 @@ def test_a_face_that_is_not_described_is_a_person_of_its_own():
 
 def test_where_two_people_look_alike_a_person_is_joined_only_from_nearer():
     """0.4 lies between the two; nine tenths of it are the limit, where 0.5 is else."""
-    video, found = film([[0.0, 0.0], [0.4, 0.0]], [[0.0, 0.38]], [[0.0, -0.34]])
+    video, found = film([[1.0, 1.0], [1.4, 1.0]], [[1.0, 1.38]], [[1.0, 0.66]])
     assert tracks.people(video, found) == [0, 1, 2, 0]
-    alone, found = film([[0.0, 0.0]], [[0.0, 0.38]])
+    alone, found = film([[1.0, 1.0]], [[1.0, 1.38]])
     assert tracks.people(alone, found) == [0, 0]
 
 

@@ -301,9 +301,8 @@ def _whitening(
 class Stem(nn.Module):
     """Convolutions that each halve the side, until a place is a patch; then a Dense.
 
-    They learn fine traces sooner and from fewer faces than one product for each patch
-    does (Xiao et al. 2021, here without a norm). Submodules: conv<i>, of which the
-    first has no bias, and projection.
+    After Xiao et al. 2021, but without norms. Submodules: conv<i>, of which the first
+    has no bias, and projection.
     """
 
     size: Size

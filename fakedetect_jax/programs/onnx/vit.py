@@ -49,8 +49,9 @@ def _blocks(
 
 def _embed(graph: Graph, size: Size, images: str) -> str:
     at = "params.backbone.embed."
-    x = _stem(graph, size, images) if size.stem else images
-    if not size.stem:
+    if size.stem:
+        x = _stem(graph, size, images)
+    else:
         x = _conv(graph, images, f"{at}kernel", strides=[size.patch] * 2)
     x = graph.add("Reshape", x, graph.integers(0, size.width, -1))
     x = graph.add("Transpose", x, perm=[0, 2, 1])
