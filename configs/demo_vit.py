@@ -1,9 +1,9 @@
 """The demo with a small vision transformer from random weights in the ResNet's place.
 
 python -m fakedetect_jax.main --config configs/demo_vit.py --workdir runs/demo-vit
-The same made videos and LSTM as configs/demo.py. On two cores it took 569 s, videos not
-counted, for a test video AUC of 0.90: 1.00 for each forgery that single frames show,
-0.48, which is chance, for Flicker, which only their order shows. The demo finds it too.
+The same made videos and LSTM as configs/demo.py. On two cores one run took 569 s,
+videos not counted, for a test video AUC of 0.90: 1.00 for each forgery that single
+frames show, 0.48, which is chance, for Flicker, which only their order shows.
 """
 
 from ml_collections import ConfigDict
